@@ -1,0 +1,1 @@
+"""The HTTP front door: parse, call one `core` function, return."""

@@ -1,0 +1,74 @@
+"""Parameter groups that several methods share, so that one idea has one name and one set of bounds."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+
+class Params(BaseModel):
+    """Frozen, closed and documented: the base of everything that comes from a spec."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+
+def _refuse_percentages(value: Any) -> Any:
+    if isinstance(value, int | float) and not isinstance(value, bool) and 1 < value <= 100:
+        raise ValueError(f"ratios are 0..1, got {value:g}; did you mean {value / 100:g}?")
+    return value
+
+
+NotAPercentage = BeforeValidator(_refuse_percentages)
+OpenRatio = Annotated[float, Field(gt=0, lt=1), NotAPercentage]
+"""A share strictly between nothing and everything."""
+Ratio = Annotated[float, Field(ge=0, le=1), NotAPercentage]
+"""A share from 0 to 1 inclusive."""
+
+LayerPattern = Annotated[str, Field(min_length=1, max_length=512)]
+"""A layer name, a glob, `re:` and a regular expression, or a layer type such as `Conv2d`."""
+
+
+class TrainingFields(Params):
+    """How to train: the same fields wherever a method trains or tunes."""
+
+    epochs: int | None = Field(None, ge=0, le=100_000)
+    """Passes over the training split. Either this or `iterations`."""
+    iterations: int | None = Field(None, ge=0, le=1_000_000_000)
+    """Optimizer steps; an alternative to `epochs`."""
+    optimizer: Literal["sgd", "adam", "adamw"] = "adamw"
+    """Optimizer: `sgd` (with `momentum`), `adam` or `adamw`."""
+    learning_rate: float = Field(1e-3, gt=0, le=1000)
+    """Peak learning rate."""
+    schedule: Literal["constant", "cosine", "linear", "multistep"] = "cosine"
+    """Learning-rate schedule over the whole run; `multistep` multiplies by `gamma` at each of `milestones`."""
+    milestones: tuple[OpenRatio, ...] = (0.5, 0.75)
+    """Where `multistep` lowers the rate, as shares of the run."""
+    gamma: float = Field(0.1, gt=0, lt=1)
+    """Factor of `multistep` at each milestone."""
+    warmup_iterations: int = Field(0, ge=0, le=10_000_000)
+    """Optimizer steps over which the rate rises linearly from 0 to `learning_rate`."""
+    batch_size: int = Field(64, ge=1, le=65_536)
+    """Examples in one optimizer step."""
+    weight_decay: float = Field(0.0, ge=0, le=10)
+    """Weight decay; never applied to biases and normalization parameters."""
+    momentum: Ratio = 0.9
+    """Momentum of `sgd`."""
+    label_smoothing: Ratio = 0.0
+    """Share of the target spread evenly over all classes."""
+    gradient_clip_norm: float | None = Field(None, gt=0)
+    """Largest norm of the gradient of one step; longer ones are scaled down."""
+
+    @model_validator(mode="after")
+    def _one_length(self) -> "TrainingFields":
+        if self.epochs is not None and self.iterations is not None:
+            raise ValueError("give either epochs or iterations, not both")
+        return self
+
+
+class Finetune(TrainingFields):
+    """Training of the network after a change, to win back accuracy. Give `epochs` or `iterations`."""
+
+    @model_validator(mode="after")
+    def _some_length(self) -> "Finetune":
+        if self.epochs is None and self.iterations is None:
+            raise ValueError("give epochs or iterations")
+        return self

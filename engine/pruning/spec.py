@@ -1,0 +1,145 @@
+"""Parameters of the pruning family: weights set to zero, channels removed."""
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from engine.method import Effect, MethodParams, Reference, Requires
+from engine.params import Finetune, LayerPattern, OpenRatio, Params
+
+Importance = Literal["magnitude_l1", "magnitude_l2", "taylor", "random"]
+
+
+class LayerChoice(Params):
+    """Which layers a method touches."""
+
+    include: tuple[LayerPattern, ...] = ()
+    """Only these layers, by name, glob, `re:` pattern or type; empty means every prunable layer."""
+    ignore: tuple[LayerPattern, ...] = ()
+    """Never these layers; wins over `include`."""
+
+
+class Budget(Params):
+    """How much of the network stays, measured instead of counted in channels. Exactly one field."""
+
+    params_ratio: OpenRatio | None = None
+    """Share of the parameters that stays."""
+    macs_ratio: OpenRatio | None = None
+    """Share of the multiply-accumulate operations that stays."""
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> "Budget":
+        if sum(value is not None for value in (self.params_ratio, self.macs_ratio)) != 1:
+            raise ValueError("give exactly one of params_ratio, macs_ratio")
+        return self
+
+
+class StructuredPruning(MethodParams, LayerChoice):
+    """Remove whole channels, so that the network really becomes smaller and faster.
+
+    Channels that residual connections, concatenations or depthwise convolutions tie together are removed together (DepGraph).
+    The output layer keeps its width and no layer is ever emptied.
+    """
+
+    title: ClassVar[str] = "Structured pruning"
+    requires: ClassVar[Requires] = Requires(dataset=False)
+    effect: ClassVar[Effect] = Effect(file_size="smaller", dense_latency="faster")
+    references: ClassVar[tuple[Reference, ...]] = (
+        Reference(title="Fang et al., DepGraph: Towards Any Structural Pruning, CVPR 2023", url="https://arxiv.org/abs/2301.12900"),
+        Reference(title="Li et al., Pruning Filters for Efficient ConvNets, ICLR 2017", url="https://arxiv.org/abs/1608.08710"),
+        Reference(
+            title="Molchanov et al., Importance Estimation for Neural Network Pruning, CVPR 2019", url="https://arxiv.org/abs/1906.10771"
+        ),
+    )
+    examples: ClassVar = (
+        {"method": "structured_pruning", "pruning_ratio": 0.5, "finetune": {"epochs": 3}},
+        {"method": "structured_pruning", "budget": {"macs_ratio": 0.25}, "scope": "global", "iterations": 3},
+    )
+
+    method: Literal["structured_pruning"] = "structured_pruning"
+    pruning_ratio: OpenRatio | None = None
+    """Share of the channels that is removed. Either this or `budget`; 0.5 where neither is given."""
+    budget: Budget | None = None
+    """What the pruned network may still cost, instead of `pruning_ratio`."""
+    importance: Importance = "magnitude_l2"
+    """How channels are ranked; `taylor` needs labelled data."""
+    scope: Literal["global", "layer"] = "layer"
+    """Rank all channels of the network together, or remove the same share of every layer."""
+    iterations: int = Field(1, ge=1, le=1000)
+    """Rounds of removing and tuning on the way to the target; each round tunes for `finetune`."""
+    round_to: int = Field(1, ge=1, le=1024)
+    """Kept channels of a layer are a multiple of this (8 suits most hardware)."""
+    min_channels: int = Field(1, ge=1, le=65_536)
+    """No layer keeps fewer channels than this."""
+    finetune: Finetune | None = None
+    """Tuning after each round; needs labelled data."""
+
+    @property
+    def needs(self) -> Requires:
+        """Labels when channels are ranked by gradients or the network is tuned."""
+        labels = self.importance == "taylor" or self.finetune is not None
+        return Requires(dataset=labels, labels=labels)
+
+    @model_validator(mode="after")
+    def _one_target(self) -> "StructuredPruning":
+        if self.pruning_ratio is not None and self.budget is not None:
+            raise ValueError("give either pruning_ratio or budget, not both")
+        return self
+
+
+class MagnitudePruning(MethodParams, LayerChoice):
+    """Set the least important weights to zero; shapes stay.
+
+    Zeros make the *compressed* file smaller. They do not make dense inference faster, and the report measures that.
+    Weights are pruned by rank; biases and normalization parameters never are.
+    """
+
+    title: ClassVar[str] = "Magnitude pruning (unstructured)"
+    requires: ClassVar[Requires] = Requires(dataset=False)
+    effect: ClassVar[Effect] = Effect(file_size="only_compressed", dense_latency="unchanged")
+    references: ClassVar[tuple[Reference, ...]] = (
+        Reference(
+            title="Han et al., Learning both Weights and Connections for Efficient Neural Networks, NeurIPS 2015",
+            url="https://arxiv.org/abs/1506.02626",
+        ),
+        Reference(title="Zhu, Gupta, To prune, or not to prune, 2017", url="https://arxiv.org/abs/1710.01878"),
+    )
+    examples: ClassVar = ({"method": "magnitude_pruning", "sparsity": 0.8, "finetune": {"epochs": 2}},)
+    forbids_next: ClassVar = {"structured_pruning": "channels are removed before weights are set to zero: put structured_pruning first"}
+
+    method: Literal["magnitude_pruning"] = "magnitude_pruning"
+    sparsity: OpenRatio = 0.5
+    """Share of the weights of the chosen layers that becomes zero."""
+    pattern: Annotated[str, Field(pattern=r"^[1-9]\d?:[1-9]\d?$")] | None = None
+    """`N:M` keeps N of every M neighbouring inputs, for example `2:4`; replaces `sparsity`."""
+    importance: Importance = "magnitude_l1"
+    """How weights are ranked; `taylor` (|weight · gradient|) needs labelled data."""
+    scope: Literal["global", "layer"] = "global"
+    """Rank all weights together, or prune every layer to the same sparsity."""
+    schedule: Literal["one_shot", "iterative", "gradual"] = "one_shot"
+    """`iterative` prunes and tunes in `iterations` rounds, each keeping the same share of what was left; `gradual` follows the cubic
+    schedule of Zhu and Gupta while it trains."""
+    iterations: int = Field(5, ge=1, le=1000)
+    """Rounds of `iterative`, or mask updates of `gradual`."""
+    finetune: Finetune | None = None
+    """Tuning with the mask held; each round of `iterative` tunes this long, `gradual` needs it."""
+
+    @property
+    def needs(self) -> Requires:
+        """Labels when weights are ranked by gradients or the network is tuned."""
+        labels = self.importance == "taylor" or self.finetune is not None
+        return Requires(dataset=labels, labels=labels)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "MagnitudePruning":
+        if self.schedule == "gradual" and self.finetune is None:
+            raise ValueError("schedule: gradual trains while it prunes, so it needs finetune")
+        if self.pattern is not None:
+            kept, group = map(int, self.pattern.split(":"))
+            if kept >= group:
+                raise ValueError(f"pattern {self.pattern} prunes nothing: N must be smaller than M")
+            if "sparsity" in self.model_fields_set:
+                raise ValueError("give either sparsity or pattern, not both")
+            if self.schedule == "gradual":
+                raise ValueError("an N:M pattern has no gradual schedule: use one_shot or iterative")
+        return self

@@ -1,0 +1,1 @@
+"""Celery workers and the supervisor of one job child. Never imports torch."""
