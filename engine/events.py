@@ -60,6 +60,8 @@ class Warned(_Event):
 
 
 class StepStarted(_Event):
+    """A step begins."""
+
     type: Literal["step_started"] = "step_started"
     method: str
 
