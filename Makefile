@@ -1,0 +1,58 @@
+# Every target sets up what it needs on a bare machine with Python ≥ 3.11 and pip.
+PYTHON ?= python3
+BIN := .venv/bin
+# Name an index with CPU builds here where the default one serves CUDA builds: make install TORCH_INDEX_URL=…
+TORCH_INDEX_URL ?=
+HOST ?= 127.0.0.1
+PORT ?= 8000
+DATA_DIR ?= data
+
+# Small networks train ten times slower when two threads wait for each other on a busy machine.
+export OMP_NUM_THREADS ?= 1
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo serve test check format docs migration faults claims
+
+help: ## Show the targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+install: .venv/installed ## Make .venv with everything pinned (CPU build of torch)
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt $(if $(TORCH_INDEX_URL),--extra-index-url $(TORCH_INDEX_URL)) \
+		--editable '.[api,worker,dev]'
+	touch $@
+
+demo: install ## Run the main job through the whole service and write build/demo/
+	$(BIN)/modelpress demo
+
+serve: install ## Serve on HOST:PORT with state in DATA_DIR
+	$(BIN)/modelpress serve --host $(HOST) --port $(PORT) --data-dir $(DATA_DIR)
+
+test: install ## Run all tests
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
+
+check: install ## Lint, types, import rules, dependencies, migrations, fresh documents
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/deptry .
+	$(BIN)/python -m core.migrate check
+	$(BIN)/python -m api.openapi --check
+	$(BIN)/python docs/generate.py --check
+
+format: install ## Format the code
+	$(BIN)/ruff check --fix --quiet . || true
+	$(BIN)/ruff format .
+
+docs: install ## Write docs/methods.md and docs/openapi.json anew
+	$(BIN)/python docs/generate.py
+	$(BIN)/python -m api.openapi
+
+faults: install ## Run the whole fault matrix with seeded random kills (minutes)
+	$(BIN)/python -m tests.faults
+
+claims: install ## Reproduce the papers' claims on small data (minutes)
+	$(BIN)/python -m benchmarks.claims --quick --json build/claims.json
