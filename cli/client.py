@@ -1,0 +1,86 @@
+"""A small client of the public contract, on the standard library; it knows HTTP and nothing of the service's insides."""
+
+import json
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+TERMINAL = frozenset({"succeeded", "failed", "cancelled"})
+
+
+class ApiError(Exception):
+    """The service refused; carries the problem document."""
+
+    def __init__(self, status: int, problem: dict[str, Any]) -> None:
+        self.status = status
+        self.problem = problem
+        lines = [f"{status} {problem.get('code', '')}: {problem.get('detail', '')}"]
+        lines += [f"  {item['pointer']}: {item['detail']} {item.get('hint') or ''}".rstrip() for item in problem.get("errors", [])]
+        super().__init__("\n".join(lines))
+
+
+class Client:
+    """Calls one service at `base_url`, with an API key where the service asks for one."""
+
+    def __init__(self, base_url: str, api_key: str | None = None) -> None:
+        self.base_url = base_url.rstrip("/")
+        self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+
+    def open(
+        self, method: str, path: str, body: bytes | IO[bytes] | None = None, headers: dict[str, str] | None = None, timeout: float = 120
+    ) -> IO[bytes]:
+        """Send one request and return the open response. Raises ApiError for 4xx and 5xx, OSError where nothing answers."""
+        request = urllib.request.Request(  # noqa: S310 - the scheme is the caller's base URL
+            self.base_url + path, data=body, method=method, headers={**self._headers, **(headers or {})}
+        )
+        try:
+            response: IO[bytes] = urllib.request.urlopen(request, timeout=timeout)  # noqa: S310
+        except urllib.error.HTTPError as error:
+            text = error.read()
+            raise ApiError(error.code, json.loads(text) if text.startswith(b"{") else {"detail": text.decode(errors="replace")}) from None
+        return response
+
+    def json(self, method: str, path: str, document: Any = None, headers: dict[str, str] | None = None) -> Any:
+        """Send JSON, receive JSON."""
+        body = None if document is None else json.dumps(document).encode()
+        sent = {"Content-Type": "application/json"} if body else {}
+        with self.open(method, path, body, {**sent, **(headers or {})}) as response:
+            text = response.read()
+        return json.loads(text) if text else None
+
+    def upload(self, kind: str, file: Path, format: str, metadata: dict[str, Any] | None = None) -> Any:
+        """Stream a file to `/v1/models` or `/v1/datasets`."""
+        query = {"name": file.stem, "format": format}
+        if metadata:
+            query["metadata"] = json.dumps(metadata)
+        headers = {"Content-Type": "application/octet-stream", "Content-Length": str(file.stat().st_size)}
+        with file.open("rb") as body, self.open("POST", f"/v1/{kind}?{urllib.parse.urlencode(query)}", body, headers, 3600) as response:
+            return json.loads(response.read())
+
+    def follow(self, job_id: str, wait_seconds: int = 2) -> Iterator[dict[str, Any]]:
+        """The job each time that it changed, by long-polling, until it is terminal."""
+        etag = ""
+        while True:
+            headers = {"Prefer": f"wait={wait_seconds}"} | ({"If-None-Match": etag} if etag else {})
+            try:
+                with self.open("GET", f"/v1/jobs/{job_id}", headers=headers) as response:
+                    etag = response.headers.get("ETag", "")  # type: ignore[attr-defined]
+                    job = json.loads(response.read())
+            except ApiError as error:
+                if error.status != 304:
+                    raise
+                continue
+            yield job
+            if job["status"] in TERMINAL:
+                return
+            time.sleep(0.1)
+
+    def download(self, path: str, target: Path) -> None:
+        """Save the body of a GET."""
+        with self.open("GET", path) as response, target.open("wb") as file:
+            while chunk := response.read(1 << 20):
+                file.write(chunk)
