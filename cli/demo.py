@@ -98,16 +98,17 @@ def _wait_until_ready(client: Client, service: "subprocess.Popen[bytes]", log: P
     raise SystemExit(f"The service was not ready within {seconds:.0f} s:\n{log.read_text(errors='replace')[-2000:]}")
 
 
-def _follow(client: Client, job: dict[str, Any], console: Console) -> dict[str, Any]:
+def _follow(client: Client, submitted: dict[str, Any], console: Console) -> dict[str, Any]:
     """Show live progress until the job is terminal: a bar on a terminal, a line for every new message elsewhere."""
-    console.print(f"Job {job['id']}: {job['spec'].get('name')}")
+    console.print(f"Job {submitted['id']}: {submitted['spec'].get('name')}")
+    job = submitted
     bar = Progress(
         TextColumn("{task.description:<40}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn(), console=console, transient=True
     )
     last = ""
     with bar:
         task = bar.add_task("queued", total=1.0)
-        for job in client.follow(job["id"]):
+        for job in client.follow(submitted["id"]):
             progress = job["progress"] or {}
             text = " · ".join(part for part in (job["phase"], progress.get("message")) if part) or job["status"]
             bar.update(task, completed=progress.get("fraction") or 0.0, description=text)
