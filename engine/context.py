@@ -1,0 +1,261 @@
+"""What a method is given besides the network and its parameters."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import nn
+
+from engine import events, masks
+from engine.errors import EngineError
+from engine.evaluation import fidelity_metrics, label_metrics
+from engine.logits import Batch, ClassHead, Examples, predict
+from engine.network import Network, Signature
+from engine.params import TrainingFields
+from engine.training import NO_HOOKS, History, Hooks, Loss, Moment, classification_loss, train
+
+_PROGRESS_SECONDS = 0.2
+
+
+class Splits(Protocol):
+    """The part of a dataset that methods reach: its splits by name."""
+
+    @property
+    def splits(self) -> Mapping[str, Examples]:
+        """`train`, `validation` and `test`, as far as they are there."""
+
+
+@dataclass(kw_only=True)
+class Context:
+    """Data, randomness, training, evaluation and a voice, for one step of one job.
+
+    The job builds one and calls `for_step` for each step; methods see only the step's own.
+    """
+
+    seed: int
+    """The job's seed."""
+    device: torch.device
+    work: Path
+    """Scratch folder that ends with the job."""
+    emit: Callable[[events.Event], None]
+    baseline: Network
+    """The uploaded model."""
+    data: Splits | None = None
+    load_teacher: Callable[[str], Network] | None = None
+    """Reads another uploaded model by its id."""
+    threads: int = 1
+    evaluation_split: str = "test"
+    """The split on which stages are measured."""
+    step_index: int | None = None
+    reported: dict[str, Any] = field(default_factory=dict)
+    """What the method put into the step's report."""
+    metrics: dict[str, float] = field(default_factory=dict)
+    """The last value of every metric of the step."""
+    _span: tuple[float, float] = (0.0, 1.0)
+    _draws: int = 0
+    _started: float = field(default_factory=time.monotonic)
+    _last_progress: float = 0.0
+    _baseline_outputs: dict[str, list[Any]] = field(default_factory=dict)
+
+    def for_step(self, index: int, span: tuple[float, float]) -> Context:
+        """The context of step `index`, whose work is the given share of the whole job."""
+        return replace(self, step_index=index, reported={}, metrics={}, _span=span, _draws=0)
+
+    @property
+    def signature(self) -> Signature:
+        """Inputs and outputs of the network; no step changes them."""
+        return self.baseline.signature
+
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        """Names of the inputs, in the order in which the module takes them."""
+        return tuple(tensor.name for tensor in self.signature.inputs)
+
+    # Randomness
+
+    def new_seed(self) -> int:
+        """A seed of its own for one random choice; the same in every run of the same job."""
+        self._draws += 1
+        sequence = np.random.SeedSequence([self.seed, 0 if self.step_index is None else self.step_index + 1, self._draws])
+        return int(sequence.generate_state(1)[0])
+
+    def rng(self) -> np.random.Generator:
+        """A fresh, seeded NumPy generator."""
+        return np.random.default_rng(self.new_seed())
+
+    def generator(self) -> torch.Generator:
+        """A fresh, seeded torch generator on the CPU."""
+        return torch.Generator().manual_seed(self.new_seed())
+
+    # Data and models
+
+    def split(self, name: str) -> Examples:
+        """A split of the dataset. Raises `dataset_invalid` where it is missing."""
+        splits = {} if self.data is None else self.data.splits
+        if name not in splits:
+            raise EngineError(
+                "dataset_invalid",
+                f"This step needs the {name!r} split, but the dataset has {', '.join(sorted(splits)) or 'no splits'}.",
+                hint=f"Upload a dataset with x_{name} and y_{name}.",
+            )
+        return splits[name]
+
+    def labelled(self, name: str) -> Examples:
+        """A split that has labels. Raises `dataset_invalid` where it has none."""
+        examples = self.split(name)
+        if examples.labels is None:
+            raise EngineError("dataset_invalid", f"This step needs labels, but the {name!r} split has none.", hint=f"Upload y_{name}.")
+        return examples
+
+    def teacher(self, name: str) -> Network:
+        """`baseline`, or another uploaded model by its id."""
+        if name == "baseline":
+            return self.baseline
+        if self.load_teacher is None:
+            raise EngineError("model_not_found", f"The teacher {name} is not part of this job.", category="internal")
+        return self.load_teacher(name)
+
+    def probe(self, module: nn.Module, examples: Examples) -> ClassHead:
+        """How `module` says class scores, seen on a few examples; checks that the labels fit."""
+        module.to(self.device)
+        count = min(examples.count, 32)
+        head = ClassHead.probe(module, Batch.of(examples, np.arange(count), self.input_names, self.device))
+        if examples.labels is not None and examples.count and int(examples.labels.max()) >= head.classes_count:
+            raise EngineError(
+                "shape_mismatch",
+                f"The dataset has the label {int(examples.labels.max())}, but the model gives only {head.classes_count} class scores.",
+                hint="Labels count from 0 to classes - 1.",
+            )
+        return head
+
+    # Training and evaluation
+
+    def train(
+        self,
+        network: Network | nn.Module,
+        params: TrainingFields,
+        *,
+        loss: Loss | None = None,
+        hooks: Hooks = NO_HOOKS,
+        split: str = "train",
+        seed: int | None = None,
+        start_iteration: int = 0,
+    ) -> History:
+        """Train a module in place on a split, by default on its labels; emits `train.loss` and, with a validation split, its metrics.
+
+        Two runs with the same explicit `seed` see the same examples in the same order.
+        """
+        module = network.module if isinstance(network, Network) else network
+        if loss is None:
+            loss = classification_loss(self.probe(module, self.labelled(split)), params.label_smoothing)
+        examples = self.split(split)
+        epochs_before = len(self.reported.setdefault("training", []))
+        clock = time.monotonic()
+
+        def on_step(moment: Moment) -> None:
+            nonlocal clock
+            if time.monotonic() - clock > _PROGRESS_SECONDS or moment.iteration == moment.iterations:
+                clock = time.monotonic()
+                self.progress(moment.iteration / moment.iterations, f"epoch {moment.epoch}, step {moment.iteration}/{moment.iterations}")
+
+        def on_epoch(moment: Moment, record: dict[str, float]) -> None:
+            if self.data is not None and "validation" in self.data.splits:
+                record |= self.evaluate(moment.module, "validation")
+            self.reported["training"].append(dict(record))
+            for name, value in record.items():
+                if name != "epoch":
+                    self.metric(name, value, step=epochs_before + int(record["epoch"]))
+
+        return train(
+            module,
+            examples,
+            params,
+            loss=loss,
+            names=self.input_names,
+            device=self.device,
+            seed=self.new_seed() if seed is None else seed,
+            hooks=replace(hooks, on_step=(*hooks.on_step, on_step), on_epoch=(*hooks.on_epoch, on_epoch)),
+            start_iteration=start_iteration,
+        )
+
+    def evaluate(self, network: Network | nn.Module, split: str) -> dict[str, float]:
+        """Metrics `<split>.<name>`: `top1` and `cross_entropy` with labels, fidelity to the baseline in any case."""
+        module = network.module if isinstance(network, Network) else network
+        examples = self.split(split)
+        outputs = predict(module.to(self.device), examples, self.input_names, self.device)
+        figures = {} if examples.labels is None else label_metrics(outputs, examples.labels)
+        if split not in self._baseline_outputs:
+            self._baseline_outputs[split] = predict(
+                masks.fold(self.baseline.module).to(self.device), examples, self.input_names, self.device
+            )
+        figures |= fidelity_metrics(self._baseline_outputs[split], outputs)
+        return {f"{split}.{name}": value for name, value in figures.items()}
+
+    def stage(self, name: str, module: nn.Module) -> dict[str, float]:
+        """Measure a stage of the step (`before`, `pruned`, `tuned` …) on the evaluation split, if there is one, and report it."""
+        figures: dict[str, float] = {}
+        if self.data is not None and self.evaluation_split in self.data.splits:
+            figures = self.evaluate(module, self.evaluation_split)
+        self.reported.setdefault("stages", []).append({"stage": name, **figures})
+        self.metrics |= figures
+        return figures
+
+    # Voice
+
+    def phase(self, name: str) -> None:
+        """Enter a phase: pruning, training, calibrating …"""
+        self.emit(events.Phase(phase=name, step_index=self.step_index))
+
+    def progress(self, fraction: float, message: str = "") -> None:
+        """Share of the current part of the step that is done."""
+        start, end = self._span
+        done = start + (end - start) * min(1.0, max(0.0, fraction))
+        elapsed = time.monotonic() - self._started
+        eta = elapsed * (1 - done) / done if done > 0.01 else None
+        self.emit(events.Progress(fraction=done, message=message, eta_seconds=eta, step_index=self.step_index))
+
+    @contextmanager
+    def part(self, start: float, end: float) -> Iterator[None]:
+        """Progress inside of the block counts as the share from `start` to `end` of the step."""
+        outer = self._span
+        width = outer[1] - outer[0]
+        self._span = (outer[0] + width * start, outer[0] + width * end)
+        try:
+            yield
+        finally:
+            self._span = outer
+
+    def rounds(self, count: int) -> Iterator[int]:
+        """1 … `count`, each of them an equal part of the step's progress."""
+        for number in range(1, count + 1):
+            with self.part((number - 1) / count, number / count):
+                yield number
+
+    def metric(self, name: str, value: float, *, step: int = 0, unit: str | None = None) -> None:
+        """One point of a series."""
+        self.metrics[name] = value
+        self.emit(events.MetricPoint(name=name, value=value, step=step, unit=unit, step_index=self.step_index))
+
+    def log(self, message: str) -> None:
+        """A line for the job's log."""
+        self.emit(events.Log(message=message, step_index=self.step_index))
+
+    def warn(self, code: str, message: str, **details: Any) -> None:
+        """Something that the user should know about the result."""
+        self.emit(events.Warned(code=code, message=message, details=details, step_index=self.step_index))
+
+    def unmatched(self, patterns: tuple[str, ...]) -> None:
+        """Tell the user that some `ignore` patterns name no layer."""
+        for pattern in patterns:
+            self.warn("pattern_unmatched", f"ignore: {pattern!r} names no layer of this network.", pattern=pattern)
+
+    def report(self, key: str, value: Any) -> None:
+        """Put JSON into the step's report."""
+        self.reported[key] = value

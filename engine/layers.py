@@ -1,0 +1,69 @@
+"""Choosing layers of a module by name, glob, `re:` pattern or type: what `include` and `ignore` of a spec mean."""
+
+import difflib
+import fnmatch
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import nn
+
+from engine.errors import EngineError
+
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+PRUNABLE = (*CONVOLUTIONS, nn.Linear)
+"""Layers whose weights and channels can be pruned."""
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The chosen layers by name, in the module's order, and the patterns that chose nothing."""
+
+    layers: dict[str, nn.Module]
+    unmatched_ignores: tuple[str, ...] = ()
+
+
+def select(
+    module: nn.Module,
+    *,
+    include: Sequence[str] = (),
+    ignore: Sequence[str] = (),
+    types: tuple[type[nn.Module], ...] = PRUNABLE,
+) -> Selection:
+    """Layers of the given `types` that an `include` pattern names (all, where there is none) and no `ignore` pattern does.
+
+    A pattern names a layer by its own name, by the name of a module around it, or by its type.
+    Raises `layer_not_found` where an `include` pattern names no layer: the user meant one that is not there.
+    """
+    candidates = {name: layer for name, layer in module.named_modules() if isinstance(layer, types)}
+    for pattern in include:
+        if not any(matches(pattern, name, layer) for name, layer in candidates.items()):
+            close = difflib.get_close_matches(pattern, candidates, n=3)
+            raise EngineError(
+                "layer_not_found",
+                f"include: {pattern!r} names no layer of this network.",
+                hint=f"Close names: {', '.join(close)}." if close else f"Layers: {', '.join(list(candidates)[:20])}.",
+            )
+    chosen = {
+        name: layer
+        for name, layer in candidates.items()
+        if (not include or any(matches(pattern, name, layer) for pattern in include))
+        and not any(matches(pattern, name, layer) for pattern in ignore)
+    }
+    unmatched = tuple(p for p in ignore if not any(matches(p, name, layer) for name, layer in module.named_modules()))
+    return Selection(chosen, unmatched)
+
+
+def matches(pattern: str, name: str, layer: nn.Module) -> bool:
+    """Whether `pattern` names this layer; `re:` patterns must match the whole name. Raises `pattern_invalid` on a broken one."""
+    if any(cls.__name__ == pattern for cls in type(layer).__mro__ if cls not in (nn.Module, object)):
+        return True
+    parts = name.split(".")
+    names = [".".join(parts[:length]) for length in range(1, len(parts) + 1)]
+    if pattern.startswith("re:"):
+        try:
+            expression = re.compile(pattern.removeprefix("re:"))
+        except re.error as error:
+            raise EngineError("pattern_invalid", f"{pattern!r} is not a regular expression: {error}.") from error
+        return any(expression.fullmatch(prefix) for prefix in names)
+    return any(fnmatch.fnmatchcase(prefix, pattern) for prefix in names)

@@ -1,0 +1,153 @@
+"""Masks that hold weights at zero: their type, their place in a module, and the way back to a plain module.
+
+A mask acts in the forward pass, as a parametrization of its weight: momentum, Adam's moments and weight decay act on the stored
+value only and cannot revive a pruned weight.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+
+class Density(NamedTuple):
+    """How many weights of how many are kept; exact, because it counts."""
+
+    kept_count: int
+    total_count: int
+
+    @property
+    def value(self) -> float:
+        """Share of the weights that is kept."""
+        return self.kept_count / self.total_count if self.total_count else 1.0
+
+    @property
+    def sparsity(self) -> float:
+        """Share of the weights that is zero."""
+        return 1 - self.value
+
+    def __add__(self, other: object) -> Density:
+        if not isinstance(other, Density):
+            return NotImplemented
+        return Density(self.kept_count + other.kept_count, self.total_count + other.total_count)
+
+
+@dataclass(frozen=True, eq=False)
+class Mask:
+    """Which entries of one weight are kept: boolean, of the weight's shape, only ever narrowed."""
+
+    keep: Tensor
+
+    def __post_init__(self) -> None:
+        if self.keep.dtype != torch.bool:
+            raise ValueError(f"a mask is boolean, not {self.keep.dtype}")
+
+    @classmethod
+    def full(cls, weight: Tensor) -> Mask:
+        """The mask that keeps everything of `weight`."""
+        return cls(torch.ones_like(weight, dtype=torch.bool))
+
+    def narrowed(self, keep: Tensor) -> Mask:
+        """The mask of `keep`. Raises ValueError where it has another shape or keeps what was pruned before."""
+        if keep.shape != self.keep.shape:
+            raise ValueError(f"a mask of shape {list(keep.shape)} does not fit a weight of shape {list(self.keep.shape)}")
+        if bool((keep & ~self.keep).any()):
+            raise ValueError("masks are nested: a pruned weight stays pruned")
+        return Mask(keep)
+
+    @property
+    def density(self) -> Density:
+        """Counts of kept and of all entries."""
+        return Density(int(self.keep.sum()), self.keep.numel())
+
+    def pack(self) -> bytes:
+        """One bit an entry, in row-major order, the first entry in the highest bit."""
+        return np.packbits(self.keep.cpu().numpy().reshape(-1)).tobytes()
+
+    @classmethod
+    def unpack(cls, data: bytes, shape: tuple[int, ...]) -> Mask:
+        """The mask that `pack` wrote."""
+        bits = np.unpackbits(np.frombuffer(data, dtype=np.uint8), count=int(np.prod(shape)))
+        return cls(torch.from_numpy(bits.astype(bool)).reshape(shape))
+
+
+class MaskedWeight(nn.Module):
+    """Parametrization w ↦ keep ? w : rest; gradients reach kept weights only. `rest` is zero unless weights are frozen elsewhere."""
+
+    keep: Tensor
+    rest: Tensor | None
+
+    def __init__(self, mask: Mask, rest: Tensor | None = None) -> None:
+        super().__init__()
+        self.register_buffer("keep", mask.keep.clone())
+        self.register_buffer("rest", None if rest is None else rest.detach().clone())
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """The weight that the layer sees."""
+        return torch.where(self.keep, weight, 0.0 if self.rest is None else self.rest)
+
+
+def hold(module: nn.Module, masks: Mapping[str, Mask], rests: Mapping[str, Tensor] | None = None) -> None:
+    """Hold every masked entry of the named weights (`conv1.weight`) from now on, in place.
+
+    A mask that is there already is narrowed; a weight shared by several layers is masked in all of them.
+    """
+    for name, mask in masks.items():
+        path, _, attribute = name.rpartition(".")
+        owner = module.get_submodule(path)
+        present = _parametrization(owner, attribute)
+        if present is not None:
+            present.keep.copy_(Mask(present.keep).narrowed(mask.keep.to(present.keep.device)).keep)
+            continue
+        shared = getattr(owner, attribute)
+        keepers = [
+            (layer, key) for layer in module.modules() for key, value in layer.named_parameters(recurse=False) if value is shared
+        ] or [(owner, attribute)]
+        for layer, key in keepers:
+            parametrize.register_parametrization(layer, key, MaskedWeight(mask, None if rests is None else rests.get(name)))
+
+
+def held(module: nn.Module) -> dict[str, Mask]:
+    """The masks in place, by the name of their weight."""
+    found = {}
+    for path, layer in module.named_modules():
+        for attribute in getattr(layer, "parametrizations", {}):
+            parametrization = _parametrization(layer, attribute)
+            if parametrization is not None:
+                found[f"{path}.{attribute}" if path else attribute] = Mask(parametrization.keep.clone())
+    return found
+
+
+def fold(module: nn.Module) -> nn.Module:
+    """A plain copy for export and measurement: every parametrized weight replaced by the value that the layer sees."""
+    module = copy.deepcopy(module)
+    for layer in list(module.modules()):
+        if parametrize.is_parametrized(layer):
+            _make_plain(layer)
+    return module
+
+
+def _make_plain(layer: nn.Module) -> None:
+    """Undo parametrization by hand: `remove_parametrizations` edits the class, which a deep copy shares with its original."""
+    values = {name: getattr(layer, name).detach() for name in layer.parametrizations}  # type: ignore[union-attr]
+    layer.__class__ = type(layer).__bases__[0]
+    del layer._modules["parametrizations"]
+    others = dict(layer._parameters)
+    layer._parameters.clear()
+    for name, value in values.items():
+        layer.register_parameter(name, nn.Parameter(value))
+    layer._parameters.update(others)
+
+
+def _parametrization(layer: nn.Module, attribute: str) -> MaskedWeight | None:
+    if not parametrize.is_parametrized(layer, attribute):
+        return None
+    stack = layer.parametrizations[attribute]  # type: ignore[index]
+    return next((item for item in stack if isinstance(item, MaskedWeight)), None)

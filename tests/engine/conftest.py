@@ -1,0 +1,140 @@
+"""A small world for methods: separable images, a context that records events, networks of the usual shapes."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from engine.context import Context
+from engine.events import Event
+from engine.network import Network, Signature, TensorSpec
+
+CLASSES = 5
+
+
+@dataclass
+class ToySplit:
+    """What methods read of a split."""
+
+    images: np.ndarray
+    labels: np.ndarray | None
+    reads: int = 0
+
+    @property
+    def count(self) -> int:
+        return len(self.images)
+
+    def batch(self, indices: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray | None]:
+        self.reads += len(indices)
+        return {"x": self.images[indices]}, None if self.labels is None else self.labels[indices]
+
+
+@dataclass
+class ToyData:
+    splits: Mapping[str, ToySplit]
+
+
+def make_split(count: int, seed: int) -> ToySplit:
+    """Noisy copies of five fixed 1x8x8 patterns."""
+    patterns = np.random.default_rng(0).normal(size=(CLASSES, 1, 8, 8))
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, CLASSES, count)
+    images = patterns[labels] + 1.5 * rng.normal(size=(count, 1, 8, 8))
+    return ToySplit(images.astype(np.float32), labels.astype(np.int64))
+
+
+def mlp(width: int = 32) -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, CLASSES))
+
+
+def cnn(width: int = 8) -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(1, width, 3, padding=1),
+        nn.BatchNorm2d(width),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(width, 2 * width, 3, padding=1),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(32 * width, CLASSES),
+    )
+
+
+@dataclass
+class World:
+    """A context together with the events that it emitted."""
+
+    context: Context
+    network: Network
+    data: ToyData
+    events: list[Event] = field(default_factory=list)
+
+    def of(self, kind: str) -> list[Any]:
+        return [event for event in self.events if event.type == kind]
+
+
+def signature(shape: tuple[int, ...] = (1, 8, 8), classes: int = CLASSES) -> Signature:
+    return Signature((TensorSpec("x", (None, *shape)),), (TensorSpec("y", (None, classes)),))
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Callable[..., World]:
+    """Builds a world around a module; the same module and seed give the same world."""
+
+    def build(
+        module: nn.Module, *, seed: int = 0, train: int = 200, teachers: Mapping[str, nn.Module] | None = None, **splits: Any
+    ) -> World:
+        network = Network(signature(), module=module.eval())
+        data = ToyData({"train": make_split(train, 1), "test": make_split(200, 2), **splits})
+        events: list[Event] = []
+        context = Context(
+            seed=seed,
+            device=torch.device("cpu"),
+            work=tmp_path,
+            emit=events.append,
+            baseline=network,
+            data=data,
+            load_teacher=lambda name: Network(signature(), module=(teachers or {})[name]),
+        )
+        return World(context.for_step(0, (0.0, 1.0)), network, data, events)
+
+    return build
+
+
+@pytest.fixture
+def toy_split() -> Callable[[int, int], ToySplit]:
+    """Makes further splits: count, seed."""
+    return make_split
+
+
+@pytest.fixture
+def trained_mlp() -> nn.Module:
+    """An MLP that has learned the toy images a little."""
+    return _trained(mlp())
+
+
+@pytest.fixture
+def trained_cnn() -> nn.Module:
+    return _trained(cnn())
+
+
+def _trained(module: nn.Module) -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        for layer in module.modules():
+            if hasattr(layer, "reset_parameters"):
+                layer.reset_parameters()
+    split = make_split(300, 1)
+    optimizer = torch.optim.Adam(module.parameters(), lr=3e-3)
+    images, labels = torch.from_numpy(split.images), torch.from_numpy(split.labels)
+    module.train()
+    for _ in range(30):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(module(images), labels).backward()
+        optimizer.step()
+    return module.eval()
