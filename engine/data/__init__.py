@@ -1,0 +1,17 @@
+"""Datasets of every format as splits of arrays. Importing this package loads no numpy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from engine.data.dataset import Data
+    from engine.network import Signature
+
+
+def load_dataset(path: Path, format: str, metadata: dict[str, Any], signature: Signature, work: Path | None = None) -> Data:
+    """A dataset made ready for a network with this signature; see `engine.data.loading`."""
+    from engine.data.loading import load_dataset as load
+
+    return load(path, format, metadata, signature, work)

@@ -1,0 +1,23 @@
+"""Reads an uploaded dataset, by its format."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from engine.data.dataset import Data
+from engine.data.npz import load_npz
+from engine.errors import EngineError
+from engine.network import Signature
+
+
+def load_dataset(path: Path, format: str, metadata: dict[str, Any], signature: Signature, work: Path | None = None) -> Data:
+    """A dataset made ready for a network with this signature.
+
+    `work` takes arrays that have to be inflated (default: a new directory under TMPDIR). Raises `dataset_invalid`, `unsafe_format`,
+    `shape_mismatch` (examples that do not fit the network's inputs) and `decompression_limit_exceeded`.
+    """
+    if format != "npz":
+        raise EngineError("unsupported_format", f"Datasets of format {format!r} are not read.", hint="Upload an npz file.")
+    return load_npz(path, metadata, signature, work or Path(tempfile.mkdtemp(prefix="dataset-")))

@@ -1,0 +1,159 @@
+"""Walks an ONNX graph in its order and rebuilds it node by node."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import onnx
+import torch
+from torch import fx
+
+from engine.errors import EngineError
+from engine.formats.from_onnx import (
+    activations,
+    elementwise,
+    linear,
+    normalization,
+    pooling,
+    reductions,
+    reshape,
+    shapes,
+    sizes,
+)
+from engine.formats.from_onnx.builder import Builder
+from engine.formats.from_onnx.elementwise import DTYPES
+from engine.formats.from_onnx.reader import KEEP_HINT, Op
+from engine.formats.from_onnx.values import Constant, Value
+
+Handler = Callable[[Op, Builder], Any]
+_GROUPS = (activations, elementwise, linear, normalization, pooling, reductions, reshape, shapes)
+OPERATORS: Mapping[str, Handler] = {name: handler for group in _GROUPS for name, handler in group.OPERATORS.items()}
+_CONTROL_FLOW = {"If", "Loop", "Scan", "SequenceMap"}
+_OPEN_SIZES = ((64, 96), (224, 256), (16, 24), (32, 33), (512, 640), (1, 2))
+"""What an open dimension other than the batch is imagined to be, tried in this order until the whole graph fits."""
+
+
+def build_module(model: onnx.ModelProto) -> fx.GraphModule:
+    """The graph as an `fx.GraphModule` in eval mode, of `torch.nn` layers named after the file's own tensors.
+
+    The module takes the graph's inputs in their order, with any batch size, and returns its output (a tuple where there are
+    several). Initializers that are used twice stay one parameter. Raises `unsupported_operator` for a node that has no
+    trainable form, and `model_invalid` where shapes contradict one another.
+    """
+    _refuse_unknown(model.graph.node)
+    inputs = graph_inputs(model.graph)
+    failure: EngineError | None = None
+    for open_sizes in _OPEN_SIZES:
+        try:
+            return _build(model, inputs, open_sizes)
+        except EngineError as error:
+            failure = failure or error
+            if error.code != "model_invalid" or not _has_open_sizes(inputs):
+                break
+    assert failure is not None
+    raise failure
+
+
+def graph_inputs(graph: onnx.GraphProto) -> list[onnx.ValueInfoProto]:
+    """Inputs that the caller gives: old files list the initializers among them."""
+    initializers = {item.name for item in graph.initializer}
+    return [item for item in graph.input if item.name not in initializers]
+
+
+def fixed_batch(inputs: Iterable[onnx.ValueInfoProto]) -> int | None:
+    """The batch size that the file fixes, or None where the first dimension of some input is open."""
+    first = [item.type.tensor_type.shape.dim[0] for item in inputs if item.type.tensor_type.shape.dim]
+    sizes_ = {dim.dim_value for dim in first}
+    return sizes_.pop() if len(sizes_) == 1 and all(dim.dim_value > 0 for dim in first) else None
+
+
+def _refuse_unknown(nodes: Iterable[onnx.NodeProto]) -> None:
+    for node in nodes:
+        known = node.op_type in OPERATORS and node.domain in ("", "ai.onnx")
+        if known:
+            continue
+        kind = f"{node.domain}::{node.op_type}" if node.domain else node.op_type
+        reason = "control flow depends on the data" if node.op_type in _CONTROL_FLOW else "the operator has no trainable form here"
+        raise EngineError(
+            "unsupported_operator",
+            f"Node {node.name or '(unnamed)'} ({kind}) cannot be made trainable: {reason}.",
+            hint=KEEP_HINT,
+            details={"node": node.name, "operator": kind},
+        )
+
+
+def _build(model: onnx.ModelProto, inputs: list[onnx.ValueInfoProto], open_sizes: tuple[int, int]) -> fx.GraphModule:
+    graph = model.graph
+    build = Builder(probes=2)
+    build.static_batch = fixed_batch(inputs)
+    values: dict[str, Value] = {item.name: Constant(shapes.tensor_of(item), item.name) for item in graph.initializer}
+    for item in inputs:
+        values[item.name] = build.placeholder(item.name, _probes(item, build.static_batch, open_sizes))
+    consumers: dict[str, list[onnx.NodeProto]] = defaultdict(list)
+    for node in graph.node:
+        for name in node.input:
+            consumers[name].append(node)
+    for output in graph.output:
+        consumers[output.name].append(onnx.NodeProto())
+    opset = max((item.version for item in model.opset_import if item.domain in ("", "ai.onnx")), default=1)
+    for node in graph.node:
+        try:
+            read = [values[name] if name else None for name in node.input]
+        except KeyError as error:
+            raise EngineError(
+                "model_invalid", f"Node {node.name or node.op_type} reads {error.args[0]!r}, which nothing computes before."
+            ) from None
+        results = _convert(Op(node, read, opset, consumers), build)
+        values.update((name, value) for name, value in zip(node.output, results, strict=False) if name)
+    try:
+        outputs = [values[item.name] for item in graph.output]
+    except KeyError as error:
+        raise EngineError("model_invalid", f"The output {error.args[0]!r} is computed by no node.") from None
+    return build.module(outputs)
+
+
+def _convert(op: Op, build: Builder) -> list[Value]:
+    try:
+        result = sizes.evaluate(op)
+        if result is None:
+            result = OPERATORS[op.type](op, build)
+    except EngineError:
+        raise
+    except (RuntimeError, ValueError, TypeError, IndexError, KeyError, AttributeError, NotImplementedError, AssertionError) as error:
+        raise EngineError(
+            "model_invalid",
+            f"Node {op.label} does not fit its inputs: {str(error).splitlines()[0] if str(error) else type(error).__name__}.",
+            hint="Check the file with onnx.checker.check_model(full_check=True), or export it again.",
+            details={"node": op.node.name, "operator": op.type},
+        ) from error
+    return result if isinstance(result, list) else [result]
+
+
+def _probes(item: onnx.ValueInfoProto, static_batch: int | None, open_sizes: tuple[int, int]) -> tuple[torch.Tensor, ...]:
+    """Two imagined inputs on the meta device that differ in the batch and in every open dimension."""
+    kind = item.type.tensor_type
+    dtype = DTYPES.get(kind.elem_type)
+    if dtype is None or not item.type.HasField("tensor_type") or not kind.HasField("shape"):
+        raise EngineError("unsupported_operator", f"Input {item.name!r} is not a tensor of known rank and a numeric type.", hint=KEEP_HINT)
+    batches = (static_batch, static_batch + 2) if static_batch is not None else (2, 3)
+    return tuple(
+        torch.empty(
+            [
+                batches[probe]
+                if index == 0 and (static_batch is not None or dim.dim_value <= 0)
+                else dim.dim_value
+                if dim.dim_value > 0
+                else open_sizes[probe]
+                for index, dim in enumerate(kind.shape.dim)
+            ],
+            dtype=dtype,
+            device="meta",
+        )
+        for probe in range(2)
+    )
+
+
+def _has_open_sizes(inputs: Iterable[onnx.ValueInfoProto]) -> bool:
+    return any(dim.dim_value <= 0 for item in inputs for dim in item.type.tensor_type.shape.dim[1:])

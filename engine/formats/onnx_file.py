@@ -1,0 +1,62 @@
+"""Reads an ONNX file of a stranger: checked before any runtime sees it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+
+from engine.errors import EngineError
+from engine.formats.from_onnx.rebuild import graph_inputs
+from engine.network import Signature, TensorSpec
+
+_TYPES: dict[int, str] = {
+    onnx.TensorProto.FLOAT: "float32",
+    onnx.TensorProto.DOUBLE: "float64",
+    onnx.TensorProto.FLOAT16: "float16",
+    onnx.TensorProto.BFLOAT16: "bfloat16",
+    onnx.TensorProto.INT8: "int8",
+    onnx.TensorProto.INT16: "int16",
+    onnx.TensorProto.INT32: "int32",
+    onnx.TensorProto.INT64: "int64",
+    onnx.TensorProto.UINT8: "uint8",
+    onnx.TensorProto.BOOL: "bool",
+}
+QUANTIZED_OPERATORS = {
+    "QuantizeLinear",
+    "DequantizeLinear",
+    "DynamicQuantizeLinear",
+    "QLinearConv",
+    "QLinearMatMul",
+    "ConvInteger",
+    "MatMulInteger",
+    "MatMulNBits",
+}
+
+
+def read_model(path: Path) -> onnx.ModelProto:
+    """Parse and check a file. Raises `model_invalid` and the codes of `engine.limits`."""
+    try:
+        model = onnx.load_model(str(path), load_external_data=False)
+    except Exception as error:
+        raise EngineError("model_invalid", "The file is not a whole ONNX model: its protobuf ends early or is damaged.") from error
+    return model
+
+
+def is_quantized(model: onnx.ModelProto) -> bool:
+    """Whether the graph computes with integers already."""
+    return any(node.op_type in QUANTIZED_OPERATORS for node in model.graph.node)
+
+
+def signature_of(model: onnx.ModelProto) -> Signature:
+    """Names, shapes and types of inputs and outputs."""
+    return Signature(
+        inputs=tuple(_spec(item) for item in graph_inputs(model.graph)), outputs=tuple(_spec(item) for item in model.graph.output)
+    )
+
+
+def _spec(item: onnx.ValueInfoProto) -> TensorSpec:
+    kind = item.type.tensor_type
+    return TensorSpec(
+        item.name, tuple(dim.dim_value if dim.dim_value > 0 else None for dim in kind.shape.dim), _TYPES.get(kind.elem_type, "unknown")
+    )

@@ -1,0 +1,89 @@
+"""Writes a network as one ONNX file with a dynamic batch."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import shutil
+import warnings
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.nn.utils import parametrize, prune
+
+from engine.errors import EngineError
+from engine.network import Network, TensorSpec
+
+OPSET = 18
+_LARGEST_FILE_BYTES = 2**31 - 2**20
+_EXAMPLE_BATCH = 2
+_EXAMPLE_OPEN_SIZE = 64
+
+
+def export_onnx(network: Network, path: Path) -> None:
+    """Write the network to `path`: same input and output names as its signature, first dimension open, no external data.
+
+    Masks and parametrizations become plain weights first. A network that still is an ONNX file is copied as it stands.
+    Raises `export_failed` where the module cannot be written as ONNX.
+    """
+    if network.onnx_path is not None:
+        if network.onnx_path.resolve() != path.resolve():
+            shutil.copyfile(network.onnx_path, path)
+        return
+    module = folded(network.module)
+    arguments = tuple(_example(spec) for spec in network.signature.inputs)
+    shapes = tuple({0: torch.export.Dim("batch")} if example.dim() else None for example in arguments)
+    try:
+        with warnings.catch_warnings(), _Quiet():
+            warnings.simplefilter("ignore")
+            program = torch.onnx.export(
+                module,
+                arguments,
+                dynamo=True,
+                dynamic_shapes=shapes,
+                input_names=[spec.name for spec in network.signature.inputs],
+                output_names=[spec.name for spec in network.signature.outputs],
+                opset_version=OPSET,
+                verbose=False,
+            )
+        assert program is not None
+        program.save(str(path))
+    except Exception as error:
+        raise EngineError(
+            "export_failed", f"The network could not be written as ONNX: {_first_line(error)}.", category="internal"
+        ) from error
+
+
+def folded(module: nn.Module) -> nn.Module:
+    """A copy in eval mode on the CPU in which masks and parametrizations have become plain weights."""
+    result = copy.deepcopy(module).cpu().eval()
+    for layer in result.modules():
+        if parametrize.is_parametrized(layer):
+            for name in list(layer.parametrizations):  # type: ignore[arg-type]
+                parametrize.remove_parametrizations(layer, name)
+        for name in [hook._tensor_name for hook in layer._forward_pre_hooks.values() if isinstance(hook, prune.BasePruningMethod)]:
+            prune.remove(layer, name)  # type: ignore[no-untyped-call]
+    return result
+
+
+def _example(spec: TensorSpec) -> torch.Tensor:
+    sizes = [_EXAMPLE_BATCH if index == 0 else size or _EXAMPLE_OPEN_SIZE for index, size in enumerate(spec.shape)]
+    dtype: torch.dtype = getattr(torch, spec.dtype)
+    return torch.zeros(sizes, dtype=torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype)
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip().splitlines()
+    return text[0].rstrip(".") if text else type(error).__name__
+
+
+class _Quiet:
+    """Silences the exporter's log lines, which speak of missing torchvision and the like."""
+
+    def __enter__(self) -> None:
+        self._disabled = logging.root.manager.disable
+        logging.disable(logging.WARNING)
+
+    def __exit__(self, *_: object) -> None:
+        logging.disable(self._disabled)
