@@ -32,6 +32,17 @@ class Splits(Protocol):
         """`train`, `validation` and `test`, as far as they are there."""
 
 
+@dataclass(frozen=True)
+class StepFile:
+    """A file that a step publishes besides the network: a mask, a ticket, a sparse form of the weights."""
+
+    path: Path
+    kind: str
+    format: str
+    metrics: dict[str, Any]
+    """Figures that were measured on this file."""
+
+
 @dataclass(kw_only=True)
 class Context:
     """Data, randomness, training, evaluation and a voice, for one step of one job.
@@ -58,6 +69,8 @@ class Context:
     """What the method put into the step's report."""
     metrics: dict[str, float] = field(default_factory=dict)
     """The last value of every metric of the step."""
+    files: list[StepFile] = field(default_factory=list)
+    """What the step publishes besides the network; the job moves them to its outputs when the step ends."""
     _span: tuple[float, float] = (0.0, 1.0)
     _draws: int = 0
     _started: float = field(default_factory=time.monotonic)
@@ -66,7 +79,7 @@ class Context:
 
     def for_step(self, index: int, span: tuple[float, float]) -> Context:
         """The context of step `index`, whose work is the given share of the whole job."""
-        return replace(self, step_index=index, reported={}, metrics={}, _span=span, _draws=0)
+        return replace(self, step_index=index, reported={}, metrics={}, files=[], _span=span, _draws=0)
 
     @property
     def signature(self) -> Signature:
@@ -259,3 +272,7 @@ class Context:
     def report(self, key: str, value: Any) -> None:
         """Put JSON into the step's report."""
         self.reported[key] = value
+
+    def artifact(self, path: Path, *, kind: str, format: str, **metrics: Any) -> None:
+        """Publish a finished file of the scratch folder (`context.work`) when the step ends."""
+        self.files.append(StepFile(path, kind, format, metrics))

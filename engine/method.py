@@ -87,12 +87,15 @@ class MethodParams(Params):
 
 @functools.cache
 def catalogue() -> dict[str, type[MethodParams]]:
-    """Every method by wire name, sorted; found by importing `engine.<family>.spec` of every family."""
+    """Every method by wire name, sorted; found by importing `engine.<family>.spec` of every family.
+
+    A long `spec.py` may be split by topic: it imports the classes of the modules beside it.
+    """
     found: dict[str, type[MethodParams]] = {}
     for package in pkgutil.iter_modules(engine.__path__, "engine."):
         if package.ispkg and importlib.util.find_spec(f"{package.name}.spec"):
             module = importlib.import_module(f"{package.name}.spec")
             for _, cls in inspect.getmembers(module, inspect.isclass):
-                if issubclass(cls, MethodParams) and cls.__module__ == module.__name__ and "method" in cls.model_fields:
+                if issubclass(cls, MethodParams) and cls.__module__.startswith(f"{package.name}.") and "method" in cls.model_fields:
                     found[cls.wire_name()] = cls
     return dict(sorted(found.items()))

@@ -27,6 +27,15 @@ LayerPattern = Annotated[str, Field(min_length=1, max_length=512)]
 """A layer name, a glob, `re:` and a regular expression, or a layer type such as `Conv2d`."""
 
 
+class LayerChoice(Params):
+    """Which layers a method touches."""
+
+    include: tuple[LayerPattern, ...] = ()
+    """Only these layers, by name, glob, `re:` pattern or type; empty means every prunable layer."""
+    ignore: tuple[LayerPattern, ...] = ()
+    """Never these layers; wins over `include`."""
+
+
 class TrainingFields(Params):
     """How to train: the same fields wherever a method trains or tunes."""
 

@@ -5,18 +5,9 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from engine.method import Effect, MethodParams, Reference, Requires
-from engine.params import Finetune, LayerPattern, OpenRatio, Params
+from engine.params import Finetune, LayerChoice, OpenRatio, Params
 
 Importance = Literal["magnitude_l1", "magnitude_l2", "taylor", "random"]
-
-
-class LayerChoice(Params):
-    """Which layers a method touches."""
-
-    include: tuple[LayerPattern, ...] = ()
-    """Only these layers, by name, glob, `re:` pattern or type; empty means every prunable layer."""
-    ignore: tuple[LayerPattern, ...] = ()
-    """Never these layers; wins over `include`."""
 
 
 class Budget(Params):
