@@ -1,0 +1,273 @@
+"""The way in and the way out: staged, hashed, registered, published; read back with every chunk verified."""
+
+import asyncio
+import contextlib
+import os
+import tempfile
+import time
+from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import TracebackType
+
+from sqlalchemy import ColumnElement, and_, delete, exists, select
+from sqlalchemy.orm import Session
+
+from core import failpoints
+from core.blobs.digest import CHUNK_BYTES, Blob, Digester, chunk_digest
+from core.blobs.store import full_disk, open_store
+from core.clock import db_now
+from core.db import Database
+from core.dialect import insert
+from core.errors import ChecksumMismatch, DigestMismatch, StorageFull, UploadTooLarge
+from core.settings import Settings
+from core.tables import Artifact, Dataset, Job, Model, StoredBlob, Upload
+
+BUFFER_BYTES = 4 * 2**20
+HEAD_BYTES = 4096
+_hashers = ThreadPoolExecutor(2, thread_name_prefix="sha256")
+
+
+class Staged:
+    """A file on its way in. Use it as a context manager: what was not kept is removed."""
+
+    def __init__(self, folder: Path, *, limit_bytes: int | None, reserve_bytes: int) -> None:
+        self._limit_bytes = limit_bytes
+        self._reserve_bytes = reserve_bytes
+        self._digester = Digester()
+        self.head = b""
+        """The first bytes, for magic numbers."""
+        with full_disk():
+            fd, name = tempfile.mkstemp(dir=folder, prefix="in-")
+        self.path = Path(name)
+        self._file = os.fdopen(fd, "wb", buffering=0)
+
+    def __enter__(self) -> "Staged":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.discard()
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Append; hashing runs beside writing. Raises `upload_too_large` and `storage_full`."""
+        size = self._digester.size_bytes + len(data)
+        if self._limit_bytes is not None and size > self._limit_bytes:
+            raise UploadTooLarge(f"more than {self._limit_bytes} bytes", hint="the operator sets MODELPRESS_MAX_UPLOAD_BYTES")
+        if len(self.head) < HEAD_BYTES:
+            self.head += bytes(data[: HEAD_BYTES - len(self.head)])
+        if len(data) < CHUNK_BYTES:
+            self._digester.update_whole(data)
+            self._digester.update_chunks(data)
+            self._append(data)
+            return
+        hashes = [_hashers.submit(update, data) for update in (self._digester.update_whole, self._digester.update_chunks)]
+        try:
+            self._append(data)
+        finally:
+            for future in hashes:
+                future.result()
+
+    def finish(self, expected_sha256: str | None = None) -> Blob:
+        """Close the file. Raises `digest_mismatch` when the bytes are not the expected ones."""
+        self._file.close()
+        blob = self._digester.finish()
+        if expected_sha256 is not None and expected_sha256 != blob.sha256:
+            raise DigestMismatch(f"the bytes that arrived have the SHA-256 {blob.sha256}, not {expected_sha256}", hint="send them again")
+        return blob
+
+    def discard(self) -> None:
+        """Remove the file unless it was kept."""
+        self._file.close()
+        self.path.unlink(missing_ok=True)
+
+    def _append(self, data: bytes | memoryview) -> None:
+        with full_disk():
+            if free_bytes(self.path.parent) - len(data) < self._reserve_bytes:
+                raise StorageFull("the disk for uploads is almost full", hint="free some space, or add a disk")
+            view = memoryview(data)
+            while view:
+                view = view[self._file.write(view) :]
+
+
+class Blobs:
+    """The blob store and its register in the database.
+
+    A blob is registered before it is published, and removed inside the transaction that takes it off the register. So an upload of
+    bytes that are being removed waits, and then publishes them anew; a crash in between leaves a row without bytes at worst, which
+    nothing refers to.
+    """
+
+    def __init__(self, settings: Settings, database: Database) -> None:
+        self._settings = settings
+        self._database = database
+        self.store = open_store(settings.resolved_blob_url, settings.staging_dir)
+
+    def stage(self, *, limit_bytes: int | None = None) -> Staged:
+        """An empty file on its way in. Raises `storage_full`."""
+        return Staged(self.store.staging, limit_bytes=limit_bytes, reserve_bytes=self._settings.min_free_bytes)
+
+    async def receive(self, stream: AsyncIterator[bytes], *, limit_bytes: int, size_bytes: int | None = None) -> Staged:
+        """Stage a request's body; receiving, hashing and writing run side by side, in constant memory.
+
+        `size_bytes` is the announced length, so that what cannot fit is refused before it is sent.
+        Raises `upload_too_large` and `storage_full`; nothing is left behind then.
+        """
+        if size_bytes is not None and size_bytes > limit_bytes:
+            raise UploadTooLarge(f"{size_bytes} bytes are more than {limit_bytes}", hint="the operator sets MODELPRESS_MAX_UPLOAD_BYTES")
+        if size_bytes is not None:
+            self.check_room(size_bytes)
+        staged = await asyncio.to_thread(self.stage, limit_bytes=limit_bytes)
+        writing: asyncio.Task[None] | None = None
+        try:
+            async for buffer in _buffered(stream):
+                if writing is not None:
+                    await writing
+                writing = asyncio.create_task(asyncio.to_thread(staged.write, buffer))
+            if writing is not None:
+                await writing
+        except BaseException:
+            if writing is not None:
+                await asyncio.wait([writing])
+            staged.discard()
+            raise
+        return staged
+
+    def check_room(self, size_bytes: int) -> None:
+        """Raises `storage_full` when the disks would be below their low watermark after `size_bytes` more."""
+        rooms = [free_bytes(self.store.staging), self.store.free_bytes()]
+        if any(room is not None and room - size_bytes < self._settings.min_free_bytes for room in rooms):
+            raise StorageFull(f"there is no room for {size_bytes} bytes", hint="free some space, or add a disk")
+
+    def keep(self, staged: Staged, expected_sha256: str | None = None) -> Blob:
+        """Publish a staged file. Raises `digest_mismatch`, `storage_full` and `service_unavailable`."""
+        blob = staged.finish(expected_sha256)
+        with self._database.unit_of_work() as session:
+            register(session, blob)
+        failpoints.hit("blob.registered")
+        self.store.publish(staged.path, key_of(blob.sha256))
+        failpoints.hit("blob.published")
+        return blob
+
+    def put_file(self, path: Path, expected_sha256: str | None = None) -> Blob:
+        """Publish a copy of a file, hashed while it is copied. Raises as `keep`."""
+        with self.stage() as staged, path.open("rb") as file:
+            while data := file.read(BUFFER_BYTES):
+                staged.write(data)
+            return self.keep(staged, expected_sha256)
+
+    def put_bytes(self, content: bytes) -> Blob:
+        """Publish bytes that are in memory. Raises as `keep`."""
+        with self.stage() as staged:
+            staged.write(content)
+            return self.keep(staged)
+
+    def read(self, blob: Blob, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
+        """Bytes `start` to `stop`, in pieces of at most one MiB, each verified before it is handed out.
+
+        Raises `checksum_mismatch` when stored bytes were damaged or are gone.
+        """
+        stop = blob.size_bytes if stop is None else min(stop, blob.size_bytes)
+        for index in range(start // CHUNK_BYTES, -(-stop // CHUNK_BYTES) if stop > start else 0):
+            first = index * CHUNK_BYTES
+            chunk = self._chunk(blob, index)
+            yield chunk[max(0, start - first) : stop - first]
+
+    def read_all(self, blob: Blob) -> bytes:
+        """All bytes at once; for small blobs such as reports."""
+        return b"".join(self.read(blob))
+
+    def fetch(self, blob: Blob, path: Path) -> None:
+        """Write a verified copy to `path`, which must not exist. Raises `checksum_mismatch`; nothing is left behind then."""
+        digester = Digester()
+        try:
+            with path.open("xb") as file, full_disk():
+                for chunk in self.read(blob):
+                    digester.update_whole(chunk)
+                    file.write(chunk)
+            if digester.whole_sha256() != blob.sha256:
+                raise _damaged(blob)
+        except BaseException:
+            path.unlink(missing_ok=True)
+            raise
+
+    def signed_url(self, blob: Blob, seconds: int = 900) -> str | None:
+        """A URL at the store itself, or None where the service serves the bytes."""
+        return self.store.sign(key_of(blob.sha256), seconds)
+
+    def collect(self, *, most: int = 100) -> int:
+        """Remove blobs that nothing has referred to for `blob_grace_seconds`; returns how many."""
+        with self._database.reader() as session:
+            candidates = list(session.scalars(select(StoredBlob.sha256).where(_idle(self._settings.blob_grace_seconds)).limit(most)))
+        removed = 0
+        for sha256 in candidates:
+            with self._database.unit_of_work() as session:
+                statement = delete(StoredBlob).where(StoredBlob.sha256 == sha256, _idle(self._settings.blob_grace_seconds))
+                if session.scalar(statement.returning(StoredBlob.sha256)) is not None:
+                    self.store.delete(key_of(sha256))
+                    removed += 1
+        return removed
+
+    def sweep_staging(self) -> int:
+        """Remove staged files that a dead process left behind; returns how many."""
+        oldest = time.time() - self._settings.staging_expiry_seconds
+        removed = 0
+        for path in self.store.staging.iterdir():
+            with contextlib.suppress(FileNotFoundError):
+                if path.stat().st_mtime < oldest:
+                    path.unlink()
+                    removed += 1
+        return removed
+
+    def _chunk(self, blob: Blob, index: int) -> bytes:
+        first = index * CHUNK_BYTES
+        try:
+            chunk = self.store.read(key_of(blob.sha256), first, min(first + CHUNK_BYTES, blob.size_bytes))
+        except FileNotFoundError as error:
+            raise _damaged(blob) from error
+        if chunk_digest(chunk) != blob.chunk_digest(index):
+            raise _damaged(blob)
+        return chunk
+
+
+def key_of(sha256: str) -> str:
+    """The name of a blob in the store."""
+    return f"sha256/{sha256[:2]}/{sha256}"
+
+
+def register(session: Session, blob: Blob) -> None:
+    """Note that the blob is about to be used; waits for a removal of the same bytes that is under way."""
+    statement = insert(session, StoredBlob).values(sha256=blob.sha256, size_bytes=blob.size_bytes, chunk_digests=blob.chunk_digests)
+    session.execute(statement.on_conflict_do_update(index_elements=[StoredBlob.sha256], set_={"touched_at": db_now()}))
+
+
+def free_bytes(folder: Path) -> int:
+    """Room on the disk of a folder, for an unprivileged process."""
+    disk = os.statvfs(folder)
+    return disk.f_bavail * disk.f_frsize
+
+
+def _idle(grace_seconds: float) -> ColumnElement[bool]:
+    uses = [Model.blob_sha256, Dataset.blob_sha256, Artifact.blob_sha256, Job.checkpoint_sha256, Upload.blob_sha256]
+    used = [exists().where(column == StoredBlob.sha256) for column in uses]
+    return and_(StoredBlob.touched_at < db_now(-grace_seconds), *(~use for use in used))
+
+
+def _damaged(blob: Blob) -> ChecksumMismatch:
+    return ChecksumMismatch(
+        f"the stored bytes of sha256:{blob.sha256} are damaged or gone, so they are not served",
+        hint="upload the file again, or run the job again",
+    )
+
+
+async def _buffered(stream: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """The same bytes in buffers of about `BUFFER_BYTES`."""
+    parts: list[bytes] = []
+    size = 0
+    async for part in stream:
+        parts.append(part)
+        size += len(part)
+        if size >= BUFFER_BYTES:
+            yield b"".join(parts)
+            parts, size = [], 0
+    if parts:
+        yield b"".join(parts)

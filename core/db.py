@@ -1,0 +1,116 @@
+"""Two databases behind one set of rules: who may commit, who may write, and what happens after a commit.
+
+Only `Database.unit_of_work` commits. What must not happen before the commit (ringing the doorbell) is asked for with
+`after_commit` or `ring`.
+"""
+
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from sqlalchemy import Connection, Engine, create_engine, event, make_url
+from sqlalchemy.orm import Session, sessionmaker
+from sqlalchemy.pool import ConnectionPoolEntry
+
+from core.serialization import to_json
+from core.settings import Settings
+
+__all__ = ["Database", "Session", "after_commit", "ring"]
+
+_HOOKS = "after_commit"
+_RINGS = "rings"
+
+
+class Database:
+    """The service's database. `doorbell` is called after a commit with the name of each queue that got work."""
+
+    def __init__(self, settings: Settings, doorbell: Callable[[str], None] | None = None) -> None:
+        self.url = make_url(settings.resolved_database_url)
+        self.engine = _engine(settings)
+        self.doorbell = doorbell
+        self._writers = sessionmaker(self.engine, expire_on_commit=False)
+        self._readers = sessionmaker(_for_reading(self.engine), expire_on_commit=False)
+
+    @contextmanager
+    def unit_of_work(self) -> Iterator[Session]:
+        """One transaction: commits when the block ends well, rolls back when it raises. The only place that commits."""
+        with self._writers() as session:
+            yield session
+            session.commit()
+            hooks, rings = session.info.pop(_HOOKS, []), session.info.pop(_RINGS, {})
+        for hook in hooks:
+            hook()
+        if self.doorbell is not None:
+            for queue in rings:
+                self.doorbell(queue)
+
+    @contextmanager
+    def reader(self) -> Iterator[Session]:
+        """A session for reading, which takes no write lock; what it changes is lost."""
+        with self._readers() as session:
+            yield session
+
+    def close(self) -> None:
+        """Close every pooled connection."""
+        self.engine.dispose()
+
+
+def after_commit(session: Session, hook: Callable[[], None]) -> None:
+    """Call `hook` once the session's unit of work has committed."""
+    session.info.setdefault(_HOOKS, []).append(hook)
+
+
+def ring(session: Session, queue: str) -> None:
+    """Ring the doorbell of `queue` once the session's unit of work has committed."""
+    session.info.setdefault(_RINGS, {})[queue] = None
+
+
+def _engine(settings: Settings) -> Engine:
+    url = make_url(settings.resolved_database_url)
+    if url.get_backend_name() == "sqlite":
+        if url.database and url.database != ":memory:":
+            settings.data_dir.mkdir(parents=True, exist_ok=True)
+        engine = create_engine(url, json_serializer=to_json, pool_size=8, max_overflow=32, connect_args={"check_same_thread": False})
+        event.listen(engine, "connect", _sqlite_connect(settings.sqlite_busy_seconds))
+        event.listen(engine, "begin", _sqlite_begin)
+        return engine
+    return create_engine(
+        url,
+        json_serializer=to_json,
+        pool_size=8,
+        max_overflow=32,
+        pool_pre_ping=True,
+        connect_args={
+            "connect_timeout": 5,
+            "keepalives_idle": 5,
+            "keepalives_interval": 2,
+            "keepalives_count": 3,
+            "tcp_user_timeout": 15_000,
+            "application_name": "modelpress",
+        },
+    )
+
+
+def _for_reading(engine: Engine) -> Engine:
+    if engine.dialect.name == "sqlite":
+        return engine.execution_options(sqlite_begin="BEGIN")
+    # Each statement of READ COMMITTED sees its own snapshot anyway: without BEGIN and ROLLBACK two round trips are saved.
+    return engine.execution_options(isolation_level="AUTOCOMMIT")
+
+
+def _sqlite_connect(busy_seconds: float) -> Callable[[sqlite3.Connection, ConnectionPoolEntry], None]:
+    def connect(connection: sqlite3.Connection, _: ConnectionPoolEntry) -> None:
+        # The driver's own transactions begin too late: `_sqlite_begin` sends BEGIN.
+        connection.isolation_level = None
+        connection.execute(f"PRAGMA busy_timeout={int(busy_seconds * 1000)}")
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=FULL")
+        connection.execute("PRAGMA foreign_keys=ON")
+
+    return connect
+
+
+def _sqlite_begin(connection: Connection) -> Any:
+    # A transaction that reads first and writes later would fail at once with SQLITE_BUSY instead of waiting for its turn.
+    connection.exec_driver_sql(connection.get_execution_options().get("sqlite_begin", "BEGIN IMMEDIATE"))

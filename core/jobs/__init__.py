@@ -1,0 +1,60 @@
+"""The life of a job. Status changes here and nowhere else."""
+
+from core.jobs.body import artifact_body, body, event_body, metric_body, timestamp
+from core.jobs.check import Checked, check
+from core.jobs.claim import SPEC_VERSION, Claim, Input, claim
+from core.jobs.control import cancel, cancel_queued, delete
+from core.jobs.create import Created, create, create_inspection, retry
+from core.jobs.history import Mark, events, log, marks, metrics
+from core.jobs.queries import artifacts, get, search, version
+from core.jobs.records import Heartbeat, JobError, NewArtifact, NewEvent, Outcome, Point, Report, job_error
+from core.jobs.states import EDGES, TERMINAL, Status
+from core.jobs.work import cancelled, checkpoint, fail, finish, heartbeat, lose, release
+
+__all__ = [
+    "EDGES",
+    "SPEC_VERSION",
+    "TERMINAL",
+    "Checked",
+    "Claim",
+    "Created",
+    "Heartbeat",
+    "Input",
+    "JobError",
+    "Mark",
+    "NewArtifact",
+    "NewEvent",
+    "Outcome",
+    "Point",
+    "Report",
+    "Status",
+    "artifact_body",
+    "artifacts",
+    "body",
+    "cancel",
+    "cancel_queued",
+    "cancelled",
+    "check",
+    "checkpoint",
+    "claim",
+    "create",
+    "create_inspection",
+    "delete",
+    "event_body",
+    "events",
+    "fail",
+    "finish",
+    "get",
+    "heartbeat",
+    "job_error",
+    "log",
+    "lose",
+    "marks",
+    "metric_body",
+    "metrics",
+    "release",
+    "retry",
+    "search",
+    "timestamp",
+    "version",
+]

@@ -1,0 +1,116 @@
+"""A job as its clients see it: one pure function for the API, the event stream and the command line."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+from core.jobs.states import TERMINAL
+from core.tables import Artifact, Job, JobEvent, JobMetric
+
+
+def timestamp(value: datetime | None) -> str | None:
+    """RFC 3339 in UTC, with milliseconds."""
+    return None if value is None else value.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def body(job: Job) -> dict[str, Any]:
+    """The job object of the public contract."""
+    base = f"/v1/jobs/{job.id}"
+    return {
+        "object": "job",
+        "id": job.id,
+        "name": job.name,
+        "status": job.status,
+        "phase": job.phase,
+        "outcome": job.outcome,
+        "progress": _progress(job),
+        "model_id": job.model_id,
+        "dataset_id": job.dataset_id,
+        "spec": job.spec,
+        "normalized_spec": job.normalized_spec,
+        "spec_hash": job.spec_hash,
+        "engine_version": job.engine_version,
+        "steps": job.steps,
+        "summary": job.summary,
+        "warnings": job.warnings,
+        "error": job.error,
+        "attempt": job.attempt,
+        "max_attempts": job.max_attempts,
+        "isolation": job.isolation,
+        "queue": job.queue,
+        "priority": -job.rank,
+        "device": job.device,
+        "worker": job.worker,
+        "labels": job.labels,
+        "retry_of": job.retry_of,
+        "cancel_requested_at": timestamp(job.cancel_requested_at),
+        "created_at": timestamp(job.created_at),
+        "started_at": timestamp(job.started_at),
+        "finished_at": timestamp(job.finished_at),
+        "urls": {
+            "self": base,
+            "cancel": f"{base}/cancel",
+            "events": f"{base}/events",
+            "stream": f"{base}/events/stream",
+            "logs": f"{base}/logs",
+            "metrics": f"{base}/metrics",
+            "artifacts": f"{base}/artifacts",
+            "report": f"{base}/report.json",
+        },
+    }
+
+
+def _progress(job: Job) -> dict[str, Any]:
+    told = job.progress or {}
+    return {
+        "fraction": 1.0 if job.status == "succeeded" else told.get("fraction", 0.0),
+        "step_index": told.get("step_index"),
+        "steps_count": len(job.steps),
+        "message": "" if job.status in TERMINAL else told.get("message", ""),
+        "eta_seconds": None if job.status in TERMINAL else told.get("eta_seconds"),
+    }
+
+
+def event_body(event: JobEvent) -> dict[str, Any]:
+    """One event; its id orders the events of the job and is what `Last-Event-ID` holds."""
+    return {
+        "object": "event",
+        "id": f"evt_{event.job_id.removeprefix('job_')}{event.seq:08d}",
+        "seq": event.seq,
+        "job_id": event.job_id,
+        "type": event.type,
+        "attempt_fence": event.fence,
+        "data": event.data,
+        "created_at": timestamp(event.created_at),
+    }
+
+
+def metric_body(point: JobMetric) -> dict[str, Any]:
+    """One point of a series."""
+    return {
+        "seq": point.seq,
+        "name": point.name,
+        "step_index": point.step_index,
+        "step": point.step,
+        "value": point.value,
+        "unit": point.unit,
+        "attempt_fence": point.fence,
+    }
+
+
+def artifact_body(artifact: Artifact) -> dict[str, Any]:
+    """One published file."""
+    return {
+        "object": "artifact",
+        "id": artifact.id,
+        "job_id": artifact.job_id,
+        "kind": artifact.kind,
+        "format": artifact.format,
+        "filename": artifact.filename,
+        "step_index": artifact.step_index,
+        "size_bytes": artifact.size_bytes,
+        "gzip_bytes": artifact.gzip_bytes,
+        "sha256": artifact.blob_sha256,
+        "metrics": artifact.metrics,
+        "created_at": timestamp(artifact.created_at),
+        "urls": {"self": f"/v1/artifacts/{artifact.id}", "content": f"/v1/artifacts/{artifact.id}/content"},
+    }

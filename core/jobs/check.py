@@ -1,0 +1,105 @@
+"""Is a spec meaningful for the models and datasets of a project?"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session, undefer
+
+from core.errors import DatasetInvalid, DatasetRequired, FieldError, ModelInvalid, NotFound, SpecInvalid
+from core.tables import Dataset, Model
+from engine.spec import LABEL_METRICS, Spec, parse
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A spec that holds, with the rows that it names."""
+
+    spec: Spec
+    model: Model
+    dataset: Dataset | None
+    teachers: list[Model]
+
+
+def check(session: Session, project_id: str, document: Any) -> Checked:
+    """Validate a spec given as JSON types, also against what is known of its model and dataset.
+
+    Raises `spec_invalid` or `dataset_required` with every problem, `not_found` for an id that the project does not have,
+    `model_invalid` and `dataset_invalid` for an upload that cannot be used.
+    """
+    spec, problems = parse(document)
+    if spec is None:
+        errors = [FieldError(problem.pointer, problem.code, problem.detail, problem.hint) for problem in problems]
+        raise _refusal(errors)
+    model = _find(session, Model, project_id, spec.model, "/model")
+    dataset = _find(session, Dataset, project_id, spec.dataset, "/dataset") if spec.dataset else None
+    teachers = [
+        _find(session, Model, project_id, teacher, f"/steps/{index}/teacher")
+        for index, step in enumerate(spec.steps)
+        for teacher in step.teachers()
+    ]
+    for row in (model, *teachers):
+        if row.status == "invalid":
+            raise ModelInvalid(f"{row.id} cannot be used: {_reason(row)}", hint="GET /v1/models/{id} says what was found")
+    if dataset is not None and dataset.status == "invalid":
+        raise DatasetInvalid(f"{dataset.id} cannot be used: {_reason(dataset)}", hint="GET /v1/datasets/{id} says what was found")
+    errors = [*_label_errors(spec, dataset), *_training_errors(spec, model)]
+    if errors:
+        raise _refusal(errors)
+    return Checked(spec, model, dataset, list({teacher.id: teacher for teacher in teachers}.values()))
+
+
+def _refusal(errors: list[FieldError]) -> SpecInvalid:
+    kind = DatasetRequired if all(error.code == "dataset_required" for error in errors) else SpecInvalid
+    count = "one problem" if len(errors) == 1 else f"{len(errors)} problems"
+    return kind(f"the spec has {count}: {'; '.join(error.detail for error in errors)}"[:2000], errors=errors)
+
+
+def _find(session: Session, table: type[Any], project_id: str, row_id: str, pointer: str) -> Any:
+    statement = select(table).where(table.id == row_id, table.project_id == project_id, table.deleted_at.is_(None))
+    row = session.scalars(statement.options(undefer(table.inspection))).one_or_none()
+    if row is None:
+        detail = f"there is no {table.__name__.lower()} {row_id!r} in this project"
+        raise NotFound(detail, errors=[FieldError(pointer, "not_found", detail)])
+    return row
+
+
+def _reason(row: Model | Dataset) -> str:
+    return str(row.error["message"]) if row.error else "its inspection did not succeed"
+
+
+def _label_errors(spec: Spec, dataset: Dataset | None) -> list[FieldError]:
+    if dataset is None or dataset.inspection is None or dataset.inspection.get("labels") is not False:
+        return []
+    errors = [
+        FieldError(f"/steps/{index}", "labels_required", f"steps[{index}] ({step.wire_name()}) needs labels, and {dataset.id} has none")
+        for index, step in enumerate(spec.steps)
+        if step.needs.labels
+    ]
+    hint = "agreement, sqnr_db and cosine need no labels"
+    errors += [
+        FieldError(f"/evaluation/metrics/{index}", "labels_required", f"{metric} needs labels, and {dataset.id} has none", hint)
+        for index, metric in enumerate(spec.evaluation.metrics)
+        if metric in LABEL_METRICS
+    ]
+    accuracy = spec.constraints.accuracy if spec.constraints else None
+    if accuracy is not None and accuracy.metric in LABEL_METRICS:
+        detail = f"{accuracy.metric} needs labels, and {dataset.id} has none"
+        errors.append(FieldError("/constraints/accuracy/metric", "labels_required", detail, hint))
+    return errors
+
+
+def _training_errors(spec: Spec, model: Model) -> list[FieldError]:
+    if model.inspection is None or model.inspection.get("trainable") is not False:
+        return []
+    reason = model.inspection.get("untrainable_reason") or "it holds operators that cannot be trained"
+    return [
+        FieldError(
+            f"/steps/{index}",
+            "unsupported_operator",
+            f"steps[{index}] ({step.wire_name()}) changes weights, which this model does not allow: {reason}",
+            "static_quantization and dynamic_quantization work on the graph itself",
+        )
+        for index, step in enumerate(spec.steps)
+        if step.needs.trainable
+    ]

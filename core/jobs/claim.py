@@ -1,0 +1,193 @@
+"""How a worker gets a job: one statement that picks the next one, raises its fence and sets its lease.
+
+The next job is the one of highest priority; among equals, that of the project with the fewest running jobs on this queue; then the
+oldest. The waiting projects are walked by index (a loose index scan), so that the cost grows with their number and not with the
+number of queued jobs.
+"""
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import ColumnElement, ScalarSelect, Select, func, literal_column, or_, select
+from sqlalchemy.orm import Session, aliased
+
+from core.blobs.digest import Blob
+from core.clock import db_now
+from core.jobs.states import Status, transition
+from core.tables import Dataset, Job, JobTeacher, Model, Project, StoredBlob
+
+SPEC_VERSION = 1
+"""Version of the spec that this code writes and runs. Raised when an older worker could not run a newer spec."""
+
+# Literals, not parameters: a partial index is used only where the planner sees its predicate.
+_QUEUED: ColumnElement[str] = literal_column("'queued'")
+_RUNNING: ColumnElement[str] = literal_column("'running'")
+_TRIES = 8
+
+
+@dataclass(frozen=True)
+class Input:
+    """A file that the job reads: where it is, and what the client declared about it."""
+
+    id: str
+    format: str
+    metadata: dict[str, Any]
+    blob: Blob
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One attempt: everything that a worker needs to run it, and the fence that its writes must say."""
+
+    job_id: str
+    project_id: str
+    kind: str
+    fence: int
+    attempt: int
+    max_attempts: int
+    spec: dict[str, Any]
+    steps: list[dict[str, Any]]
+    warnings: list[dict[str, Any]]
+    model: Input | None
+    dataset: Input | None
+    teachers: dict[str, Input]
+    checkpoint: Blob | None
+    checkpoint_state: dict[str, Any] | None
+
+    @property
+    def timeout_seconds(self) -> float:
+        """Wall-clock limit of this attempt."""
+        return float(self.spec["limits"]["timeout_seconds"])
+
+
+def claim(
+    session: Session,
+    queue: str,
+    *,
+    worker: str,
+    device: str,
+    lease_seconds: float,
+    isolation: dict[str, Any] | None = None,
+    device_memory_bytes: int = 0,
+    spec_version: int = SPEC_VERSION,
+) -> Claim | None:
+    """Take the next job of `queue`, or None when there is none that this worker can run.
+
+    The caller commits at once: the lease runs from now on.
+    """
+    for attempt in range(_TRIES):
+        job = transition(
+            session,
+            Status.QUEUED,
+            Status.RUNNING,
+            Job.id == _next_job(queue, spec_version, device_memory_bytes),
+            event="started",
+            data={"worker": worker, "device": device},
+            worker=worker,
+            device=device,
+            isolation=isolation,
+            phase="starting",
+            fence=Job.fence + 1,
+            attempt=Job.attempt + 1,
+            lease_expires_at=db_now(lease_seconds),
+            attempt_started_at=db_now(),
+            started_at=func.coalesce(Job.started_at, db_now()),
+            available_at=None,
+        )
+        if job is not None:
+            return _claim_of(session, job)
+        if session.scalar(select(_next_project(queue, spec_version, device_memory_bytes))) is None:
+            return None
+        # Every free job of the chosen project was being claimed by others just now: choose again.
+        time.sleep(0.002 * attempt)
+    return None
+
+
+def _head(job: Any, queue: str, spec_version: int, memory_bytes: int) -> Select[str]:
+    """Ids of the jobs that the worker may take."""
+    return select(job.id).where(
+        job.status == _QUEUED,
+        job.queue == queue,
+        job.spec_version <= spec_version,
+        job.gpu_memory_bytes <= memory_bytes,
+        or_(job.available_at.is_(None), job.available_at <= db_now()),
+    )
+
+
+def _next_job(queue: str, spec_version: int, memory_bytes: int) -> ScalarSelect[str]:
+    """The head of the chosen project's line, passing over rows that another claim holds."""
+    job = aliased(Job)
+    return (
+        _head(job, queue, spec_version, memory_bytes)
+        .where(job.project_id == _next_project(queue, spec_version, memory_bytes))
+        .order_by(job.rank, job.id)
+        .limit(1)
+        .with_for_update(skip_locked=True)
+        .scalar_subquery()
+    )
+
+
+def _next_project(queue: str, spec_version: int, memory_bytes: int) -> ScalarSelect[str]:
+    """The project whose turn it is."""
+    first, later, own, running, head = (aliased(Job) for _ in range(5))
+    waiting = (
+        select(func.min(first.project_id).label("project_id"))
+        .where(first.status == _QUEUED, first.queue == queue)
+        .cte("waiting", recursive=True)
+    )
+    following = (
+        select(func.min(later.project_id))
+        .where(later.status == _QUEUED, later.queue == queue, later.project_id > waiting.c.project_id)
+        .scalar_subquery()
+    )
+    waiting = waiting.union_all(select(following).where(waiting.c.project_id.is_not(None)))
+    best = (
+        _head(own, queue, spec_version, memory_bytes)
+        .where(own.project_id == waiting.c.project_id)
+        .order_by(own.rank, own.id)
+        .limit(1)
+        .scalar_subquery()
+    )
+    busy = (
+        select(func.count())
+        .select_from(running)
+        .where(running.status == _RUNNING, running.queue == queue, running.project_id == waiting.c.project_id)
+        .scalar_subquery()
+    )
+    lines = select(waiting.c.project_id, best.label("head_id"), busy.label("running")).where(waiting.c.project_id.is_not(None)).subquery()
+    return (
+        select(lines.c.project_id)
+        .join(head, head.id == lines.c.head_id)
+        .join(Project, Project.id == lines.c.project_id)
+        .where(or_(Project.max_running_jobs.is_(None), lines.c.running < Project.max_running_jobs))
+        .order_by(head.rank, lines.c.running, head.id)
+        .limit(1)
+        .scalar_subquery()
+    )
+
+
+def _claim_of(session: Session, job: Job) -> Claim:
+    model = session.get_one(Model, job.model_id) if job.model_id else None
+    dataset = session.get_one(Dataset, job.dataset_id) if job.dataset_id else None
+    teachers = session.scalars(select(Model).join(JobTeacher, JobTeacher.model_id == Model.id).where(JobTeacher.job_id == job.id))
+    return Claim(
+        job_id=job.id,
+        project_id=job.project_id,
+        kind=job.kind,
+        fence=job.fence,
+        attempt=job.attempt,
+        max_attempts=job.max_attempts,
+        spec=job.normalized_spec,
+        steps=job.steps,
+        warnings=job.warnings,
+        model=_input_of(session, model) if model else None,
+        dataset=_input_of(session, dataset) if dataset else None,
+        teachers={teacher.id: _input_of(session, teacher) for teacher in teachers},
+        checkpoint=Blob.of(session.get_one(StoredBlob, job.checkpoint_sha256)) if job.checkpoint_sha256 else None,
+        checkpoint_state=job.checkpoint,
+    )
+
+
+def _input_of(session: Session, row: Model | Dataset) -> Input:
+    return Input(row.id, row.format, row.declared, Blob.of(session.get_one(StoredBlob, row.blob_sha256)))

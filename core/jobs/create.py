@@ -1,0 +1,151 @@
+"""Jobs come into being: by a spec, as a retry, or for the inspection of an upload."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from core import db, failpoints, idempotency, ids
+from core.errors import JobNotTerminal, QuotaExceeded
+from core.jobs.check import check
+from core.jobs.claim import SPEC_VERSION
+from core.jobs.queries import get
+from core.jobs.states import TERMINAL, Status
+from core.settings import Settings
+from core.tables import Dataset, Job, JobEvent, JobLabel, JobTeacher, Model, Project
+from engine import __version__ as engine_version
+
+INSPECTION_TIMEOUT_SECONDS = 900
+_INSPECTION_ATTEMPTS = 3
+
+
+@dataclass(frozen=True)
+class Created:
+    """The job of a submission; `replayed` when the same `Idempotency-Key` had made it before."""
+
+    job: Job
+    replayed: bool
+
+
+def create(
+    session: Session,
+    settings: Settings,
+    project_id: str,
+    document: Any,
+    *,
+    idempotent: idempotency.Request | None = None,
+    retry_of: str | None = None,
+) -> Created:
+    """Make a job of a spec given as JSON types; the job, its first event and the idempotency key appear together.
+
+    Raises what `core.jobs.check.check` and `core.idempotency.reserve` raise, and `quota_exceeded`.
+    """
+    job_id = ids.new("job")
+    if idempotent is not None:
+        bound = idempotency.reserve(session, project_id, idempotent, job_id)
+        if bound != job_id:
+            return Created(get(session, project_id, bound), replayed=True)
+    checked = check(session, project_id, document)
+    _check_quota(session, project_id)
+    spec = checked.spec
+    job = _job(
+        job_id,
+        project_id,
+        "compress",
+        name=spec.name,
+        labels=dict(spec.labels),
+        spec=document,
+        normalized_spec=spec.normalized(),
+        spec_hash=spec.spec_hash(),
+        model_id=checked.model.id,
+        dataset_id=checked.dataset.id if checked.dataset else None,
+        retry_of=retry_of,
+        queue=settings.gpu_queue if spec.device == "gpu" else settings.cpu_queue,
+        rank=-spec.priority,
+        max_attempts=spec.max_attempts,
+        steps=[
+            {"index": index, "id": step.id, "method": step.wire_name(), "status": "pending", "metrics": {}}
+            for index, step in enumerate(spec.steps)
+        ],
+    )
+    session.add(job)
+    session.flush()
+    session.add_all(JobLabel(job_id=job_id, key=key, value=value) for key, value in spec.labels.items())
+    session.add_all(JobTeacher(job_id=job_id, model_id=teacher.id) for teacher in checked.teachers)
+    _first_event(session, job)
+    return Created(job, replayed=False)
+
+
+def retry(session: Session, settings: Settings, project_id: str, job_id: str, *, idempotent: idempotency.Request | None = None) -> Created:
+    """A new job of an ended job's spec. Raises `job_not_terminal`, and what `create` raises."""
+    old = get(session, project_id, job_id)
+    if old.status not in TERMINAL:
+        raise JobNotTerminal(f"{job_id} is {old.status}: only a job that has ended can be run again", hint="cancel it first, or wait")
+    return create(session, settings, project_id, old.spec, idempotent=idempotent, retry_of=job_id)
+
+
+def create_inspection(session: Session, settings: Settings, row: Model | Dataset) -> Job:
+    """The hidden job that parses an upload in a sandbox and says what is in it."""
+    kind: Literal["inspect_model", "inspect_dataset"] = "inspect_model" if isinstance(row, Model) else "inspect_dataset"
+    spec = {"limits": {"timeout_seconds": INSPECTION_TIMEOUT_SECONDS, "memory_bytes": None}}
+    job = _job(
+        ids.new("job"),
+        row.project_id,
+        kind,
+        name=None,
+        labels={},
+        spec={},
+        normalized_spec=spec,
+        spec_hash=None,
+        model_id=row.id if kind == "inspect_model" else None,
+        dataset_id=row.id if kind == "inspect_dataset" else None,
+        retry_of=None,
+        queue=settings.inspect_queue,
+        rank=0,
+        max_attempts=_INSPECTION_ATTEMPTS,
+        steps=[],
+    )
+    session.add(job)
+    session.flush()
+    _first_event(session, job)
+    return job
+
+
+def _job(job_id: str, project_id: str, kind: str, **columns: Any) -> Job:
+    return Job(
+        id=job_id,
+        project_id=project_id,
+        kind=kind,
+        spec_version=SPEC_VERSION,
+        engine_version=engine_version,
+        gpu_memory_bytes=0,
+        status=Status.QUEUED,
+        warnings=[],
+        attempt=0,
+        fence=0,
+        version=1,
+        event_seq=1,
+        metric_seq=0,
+        log_bytes=0,
+        **columns,
+    )
+
+
+def _first_event(session: Session, job: Job) -> None:
+    session.add(JobEvent(job_id=job.id, seq=1, type="created", fence=0, data={"retry_of": job.retry_of} if job.retry_of else {}))
+    session.flush()
+    db.ring(session, job.queue)
+    failpoints.hit("create.before_commit")
+    db.after_commit(session, lambda: failpoints.hit("create.after_commit"))
+
+
+def _check_quota(session: Session, project_id: str) -> None:
+    limit = session.scalar(select(Project.max_queued_jobs).where(Project.id == project_id))
+    if limit is None:
+        return
+    waiting = select(func.count()).select_from(Job).where(Job.project_id == project_id, Job.status == Status.QUEUED, Job.kind == "compress")
+    if (session.scalar(waiting) or 0) >= limit:
+        raise QuotaExceeded(
+            f"the project has {limit} queued jobs, which is its limit", hint="wait until some have run", retry_after_seconds=30
+        )

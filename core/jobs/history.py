@@ -1,0 +1,92 @@
+"""The append-only record of a job: events, series of metrics, log."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import insert, select, update
+from sqlalchemy.orm import Session
+
+from core.jobs.records import NewEvent, Point
+from core.serialization import clean, finite
+from core.tables import Job, JobEvent, JobLog, JobMetric
+
+MAX_LOG_BYTES = 4 * 2**20
+"""How much is kept of one job's log, over all its attempts."""
+_CUT = b"\n[the log is longer than the service keeps: the rest was dropped]\n"
+
+
+def add_events(session: Session, job_id: str, fence: int, last_seq: int, events: Sequence[NewEvent]) -> None:
+    """Append events; their numbers were taken from the job's counter, which stands at `last_seq` after them."""
+    rows = [
+        {"job_id": job_id, "seq": seq, "type": event.type, "fence": fence, "data": finite(event.data)}
+        for seq, event in enumerate(events, last_seq - len(events) + 1)
+    ]
+    if rows:
+        session.execute(insert(JobEvent), rows)
+
+
+def add_metrics(session: Session, job_id: str, fence: int, last_seq: int, points: Sequence[Point]) -> None:
+    """Append points of series; their numbers were taken from the job's counter, which stands at `last_seq` after them."""
+    rows = [
+        {
+            "job_id": job_id,
+            "seq": seq,
+            "fence": fence,
+            "step_index": point.step_index,
+            "name": point.name[:200],
+            "step": point.step,
+            "value": finite(float(point.value)),
+            "unit": point.unit,
+        }
+        for seq, point in enumerate(points, last_seq - len(points) + 1)
+    ]
+    if rows:
+        session.execute(insert(JobMetric), rows)
+
+
+def add_log(session: Session, job_id: str, fence: int, offset: int, text: str) -> None:
+    """Append to the log at `offset`, its present length; past `MAX_LOG_BYTES` the rest is dropped, and the log says so once."""
+    content = clean(text).encode()
+    if not content or offset >= MAX_LOG_BYTES:
+        return
+    if offset + len(content) > MAX_LOG_BYTES:
+        content = content[: MAX_LOG_BYTES - offset] + _CUT
+    session.execute(insert(JobLog), [{"job_id": job_id, "offset": offset, "fence": fence, "content": content}])
+    session.execute(
+        update(Job).where(Job.id == job_id).values(log_bytes=offset + len(content)), execution_options={"synchronize_session": False}
+    )
+
+
+def events(session: Session, job_id: str, *, after: int = 0, limit: int = 100) -> list[JobEvent]:
+    """Events with a number above `after`, oldest first."""
+    statement = select(JobEvent).where(JobEvent.job_id == job_id, JobEvent.seq > after).order_by(JobEvent.seq).limit(limit)
+    return list(session.scalars(statement))
+
+
+def metrics(session: Session, job_id: str, *, after: int = 0, limit: int = 1000, name: str | None = None) -> list[JobMetric]:
+    """Points with a number above `after`, oldest first; of one series where `name` is given."""
+    statement = select(JobMetric).where(JobMetric.job_id == job_id, JobMetric.seq > after).order_by(JobMetric.seq).limit(limit)
+    return list(session.scalars(statement if name is None else statement.where(JobMetric.name == name)))
+
+
+def log(session: Session, job_id: str, *, offset: int = 0) -> Iterable[bytes]:
+    """The log's bytes from `offset` on, in the pieces in which they were written."""
+    statement = select(JobLog).where(JobLog.job_id == job_id).order_by(JobLog.offset)
+    for piece in session.scalars(statement):
+        if piece.offset + len(piece.content) > offset:
+            yield piece.content[max(0, offset - piece.offset) :]
+
+
+@dataclass(frozen=True)
+class Mark:
+    """How far a job's record has come; comparing two of them is the cheap poll."""
+
+    version: int
+    event_seq: int
+    status: str
+
+
+def marks(session: Session, job_ids: Sequence[str]) -> dict[str, Mark]:
+    """The marks of many jobs in one statement; for the process's one poller, whatever the number of its clients."""
+    statement = select(Job.id, Job.version, Job.event_seq, Job.status).where(Job.id.in_(job_ids))
+    return {row.id: Mark(row.version, row.event_seq, row.status) for row in session.execute(statement)}

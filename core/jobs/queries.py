@@ -1,0 +1,64 @@
+"""Jobs as clients find them: always within one project, never the hidden inspections."""
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from sqlalchemy import exists, select
+from sqlalchemy.orm import Session
+
+from core.errors import MalformedRequest, NotFound
+from core.jobs.states import Status
+from core.paging import Page, page
+from core.tables import Artifact, Job, JobLabel
+
+
+def get(session: Session, project_id: str, job_id: str) -> Job:
+    """One job of the project. Raises `not_found`."""
+    statement = select(Job).where(Job.id == job_id, Job.project_id == project_id, Job.kind == "compress")
+    job = session.scalars(statement, execution_options={"populate_existing": True}).one_or_none()
+    if job is None:
+        raise NotFound(f"there is no job {job_id!r} in this project")
+    return job
+
+
+def search(
+    session: Session,
+    project_id: str,
+    *,
+    status: Sequence[str] = (),
+    label: Sequence[str] = (),
+    model_id: str | None = None,
+    created_after: datetime | None = None,
+    limit: int = 20,
+    after: str | None = None,
+) -> Page[Job]:
+    """Jobs of the project, newest first. `label` holds `key:value` or `key`; all must hold. Raises `malformed_request`."""
+    statement = select(Job).where(Job.project_id == project_id, Job.kind == "compress")
+    if unknown := [value for value in status if value not in set(Status)]:
+        raise MalformedRequest(f"no such status: {unknown[0]!r}", hint=f"statuses: {', '.join(Status)}")
+    if status:
+        statement = statement.where(Job.status.in_(status))
+    for item in label:
+        key, colon, value = item.partition(":")
+        same = (JobLabel.job_id == Job.id) & (JobLabel.key == key)
+        statement = statement.where(exists().where(same & (JobLabel.value == value) if colon else same))
+    if model_id is not None:
+        statement = statement.where(Job.model_id == model_id)
+    if created_after is not None:
+        statement = statement.where(Job.created_at > created_after)
+    return page(session, statement, Job.id, limit=limit, after=after)
+
+
+def version(session: Session, project_id: str, job_id: str) -> tuple[int, str]:
+    """Version and status of a job, without the rest. Raises `not_found`."""
+    statement = select(Job.version, Job.status).where(Job.id == job_id, Job.project_id == project_id, Job.kind == "compress")
+    row = session.execute(statement).one_or_none()
+    if row is None:
+        raise NotFound(f"there is no job {job_id!r} in this project")
+    return row.version, row.status
+
+
+def artifacts(session: Session, project_id: str, job_id: str) -> list[Artifact]:
+    """What a job published, in order. Raises `not_found`."""
+    version(session, project_id, job_id)
+    return list(session.scalars(select(Artifact).where(Artifact.job_id == job_id).order_by(Artifact.position)))

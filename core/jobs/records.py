@@ -1,0 +1,100 @@
+"""What workers hand over: errors, events, points, artifacts, reports."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypedDict
+
+from core.blobs.digest import Blob
+from core.serialization import finite
+
+Outcome = Literal["constraints_met", "constraints_not_met", "no_constraints"]
+
+
+class JobError(TypedDict):
+    """Why a job failed, as the client reads it."""
+
+    code: str
+    category: Literal["user", "resource", "transient", "internal"]
+    message: str
+    hint: str | None
+    retryable: bool
+    step_index: int | None
+    details: dict[str, Any]
+
+
+def job_error(
+    code: str,
+    category: Literal["user", "resource", "transient", "internal"],
+    message: str,
+    *,
+    hint: str | None = None,
+    retryable: bool = False,
+    step_index: int | None = None,
+    details: dict[str, Any] | None = None,
+) -> JobError:
+    """A job's error with every key there."""
+    return JobError(
+        code=code, category=category, message=message, hint=hint, retryable=retryable, step_index=step_index, details=details or {}
+    )
+
+
+@dataclass(frozen=True)
+class NewEvent:
+    """One line for the job's history."""
+
+    type: str
+    data: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Point:
+    """One point of a series, such as `train.loss` at epoch 3."""
+
+    name: str
+    value: float
+    step: int = 0
+    unit: str | None = None
+    step_index: int | None = None
+
+
+@dataclass(frozen=True)
+class NewArtifact:
+    """A verified file whose bytes are in the blob store already."""
+
+    kind: str
+    format: str
+    filename: str
+    blob: Blob
+    gzip_bytes: int | None = None
+    step_index: int | None = None
+    metrics: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a worker tells beside its heartbeat. None leaves a column as it is; lists of `steps` and `warnings` are whole lists."""
+
+    phase: str | None = None
+    progress: dict[str, Any] | None = None
+    steps: list[dict[str, Any]] | None = None
+    warnings: list[dict[str, Any]] | None = None
+    isolation: dict[str, Any] | None = None
+    events: Sequence[NewEvent] = ()
+    metrics: Sequence[Point] = ()
+    log: str = ""
+
+    def __bool__(self) -> bool:
+        """Whether it says anything."""
+        return any((self.values(), self.events, self.metrics, self.log))
+
+    def values(self) -> dict[str, Any]:
+        """The columns to write."""
+        columns = {name: getattr(self, name) for name in ("phase", "progress", "steps", "warnings", "isolation")}
+        return {name: finite(value) for name, value in columns.items() if value is not None}
+
+
+@dataclass(frozen=True)
+class Heartbeat:
+    """The answer to a heartbeat."""
+
+    cancel_requested: bool

@@ -1,0 +1,28 @@
+"""A right that one process has at a time, by the database's clock."""
+
+from sqlalchemy import delete, or_
+from sqlalchemy.orm import Session
+
+from core.clock import db_now
+from core.dialect import insert
+from core.tables import Lease
+
+
+def acquire(session: Session, name: str, owner: str, seconds: float) -> bool:
+    """Take or renew the lease; False while another owner has it."""
+    statement = (
+        insert(session, Lease)
+        .values(name=name, owner=owner, expires_at=db_now(seconds))
+        .on_conflict_do_update(
+            index_elements=[Lease.name],
+            set_={"owner": owner, "expires_at": db_now(seconds)},
+            where=or_(Lease.owner == owner, Lease.expires_at < db_now()),
+        )
+        .returning(Lease.owner)
+    )
+    return session.scalar(statement) == owner
+
+
+def release(session: Session, name: str, owner: str) -> None:
+    """Let another process take the lease at once."""
+    session.execute(delete(Lease).where(Lease.name == name, Lease.owner == owner))

@@ -1,0 +1,35 @@
+"""The parts of the service as one process holds them."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from core.blobs import Blobs
+from core.db import Database
+from core.queue import Doorbell
+from core.settings import Settings
+from core.uploads import Uploads
+
+
+@dataclass(frozen=True)
+class Service:
+    """Settings, database, blobs and doorbell; made once a process."""
+
+    settings: Settings
+    database: Database
+    blobs: Blobs
+    uploads: Uploads
+    doorbell: Doorbell
+
+    @classmethod
+    @contextmanager
+    def open(cls, settings: Settings) -> Iterator["Service"]:
+        """Open every part; the database must have been migrated. Closes them at the end."""
+        doorbell = Doorbell(settings)
+        database = Database(settings, doorbell.ring)
+        try:
+            blobs = Blobs(settings, database)
+            yield cls(settings, database, blobs, Uploads(settings, database, blobs), doorbell)
+        finally:
+            doorbell.close()
+            database.close()

@@ -1,0 +1,80 @@
+"""What an operator can set: environment variables `MODELPRESS_<NAME>`, or a `.env` file."""
+
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+MIB = 2**20
+GIB = 2**30
+
+
+class Settings(BaseSettings):
+    """One immutable object for every process of the service."""
+
+    model_config = SettingsConfigDict(env_prefix="MODELPRESS_", env_file=".env", extra="ignore", frozen=True)
+
+    data_dir: Path = Path("data")
+    """Folder of the embedded database, the local blobs, staged uploads and work directories."""
+    database_url: str = ""
+    """SQLAlchemy URL, `sqlite:///…` or `postgresql://…`; empty: a SQLite file in `data_dir`."""
+    broker_url: str = ""
+    """Celery broker, `redis://…` or `redis+socket://…`; empty: no doorbell, which `modelpress serve` replaces by its own Valkey."""
+    blob_url: str = ""
+    """`file:///…` or `s3://bucket/prefix`; empty: the folder `blobs` in `data_dir`. S3 reads the usual `AWS_*` variables."""
+
+    auth: Literal["required", "off"] = "required"
+    """Whether every request needs an API key; off is allowed on a loopback bind only."""
+    max_upload_bytes: int = Field(64 * GIB, ge=1)
+    """Largest model or dataset."""
+    max_spec_bytes: int = Field(1 * MIB, ge=1024)
+    """Largest JSON or YAML body."""
+    min_free_bytes: int = Field(512 * MIB, ge=0)
+    """Low watermark of the disks that hold blobs and staged uploads: below it uploads are refused with `storage_full`."""
+
+    lease_seconds: float = Field(15, gt=0)
+    """How long a job stays with a worker that is not heard of."""
+    heartbeat_seconds: float = Field(2, gt=0)
+    """How often a worker renews its leases and tells its progress."""
+    reconcile_seconds: float = Field(1, gt=0)
+    """How often lost jobs are looked for."""
+    retry_delay_seconds: float = Field(2, ge=0)
+    """Pause before another attempt after a transient failure; doubled with each attempt."""
+    drain_seconds: float = Field(30, ge=0)
+    """How long a worker that was asked to stop waits for its job's next checkpoint."""
+    upload_expiry_seconds: float = Field(86_400, gt=0)
+    """An upload without a new part for this long is dropped."""
+    staging_expiry_seconds: float = Field(86_400, gt=0)
+    """A staged file that was not touched for this long belongs to a dead process and is removed."""
+    blob_grace_seconds: float = Field(3600, gt=0)
+    """A blob that nothing refers to is kept at least this long."""
+    idempotency_seconds: float = Field(86_400, gt=0)
+    """How long an `Idempotency-Key` is remembered."""
+
+    cpu_queue: str = "cpu"
+    gpu_queue: str = "gpu"
+    inspect_queue: str = "inspect"
+    isolation_minimum: int = Field(0, ge=0, le=3)
+    """Lowest isolation tier (0..3) under which a worker may run a job; a lower one fails closed."""
+
+    sqlite_busy_seconds: float = Field(10, gt=0)
+    """How long a SQLite writer waits for another one."""
+    log_format: Literal["json", "console"] = "json"
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    @cached_property
+    def resolved_database_url(self) -> str:
+        """The database in use."""
+        return self.database_url or f"sqlite:///{self.data_dir.resolve() / 'modelpress.db'}"
+
+    @cached_property
+    def resolved_blob_url(self) -> str:
+        """The blob store in use."""
+        return self.blob_url or (self.data_dir.resolve() / "blobs").as_uri()
+
+    @property
+    def staging_dir(self) -> Path:
+        """Where uploads are written before their hash is known; on the local store's own disk, so that publishing is a rename."""
+        return self.data_dir.resolve() / "staging"
