@@ -1,0 +1,290 @@
+"""Scores published files in a process of its own, which has never seen the network in memory: `python -m engine.verification`.
+
+The process reads one JSON request a line from standard input, answers one JSON line each on standard output, loads every file from
+disk with stock ONNX Runtime, and ends with its input or its parent. It imports no torch. `engine.examiner` speaks to it.
+"""
+
+import ctypes
+import hashlib
+import json
+import math
+import os
+import signal
+import sys
+import zlib
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from engine import evaluation, runtime
+from engine.errors import EngineError
+from engine.examples import Batch, Examples, RandomExamples, SplitExamples
+from engine.measurement import latencies
+
+Arrays = list[NDArray[Any]]
+MAX_STORED_OUTPUT_BYTES = 1 << 30
+"""Outputs of the baseline are kept on disk up to this size, so that it need not run again for every file."""
+
+
+def score(request: dict[str, Any], examples: Examples) -> dict[str, Any]:
+    """Metrics of one file on all examples, in one pass.
+
+    Label metrics need labels and class scores. Fidelity compares with the baseline: its stored outputs, or the file run beside.
+
+    Args:
+        request: `file`, `baseline` (a file; the same one for the baseline itself), `outputs` (a directory for the baseline's
+            outputs), `metrics` (label metrics wanted), `required` (whether missing class scores are an error), `batch_size`, `threads`.
+        examples: What to run on.
+
+    Raises:
+        EngineError: `export_mismatch` where an output is not finite although the baseline's is, `shape_mismatch`.
+    """
+    own = runtime.open_session(Path(request["file"]), threads=request["threads"])
+    is_baseline = request["file"] == request["baseline"]
+    store = OutputStore(Path(request["outputs"]), examples.count)
+    reference: Callable[[Batch, slice, Arrays], Arrays]
+    if is_baseline:
+        reference = store.keep
+    elif store.complete:
+        reference = store.read
+    else:
+        baseline = runtime.open_session(Path(request["baseline"]), threads=request["threads"])
+        reference = lambda batch, place, _: _outputs(baseline, batch)  # noqa: E731
+    totals = Totals(request["metrics"] if examples.labelled else (), required=request["required"])
+    start = 0
+    for batch in examples.batches(request["batch_size"]):
+        outputs = _outputs(own, batch)
+        expected = reference(batch, slice(start, start + batch.count), outputs)
+        if not is_baseline:
+            _refuse_damage(expected, outputs)
+        totals.add(expected, outputs, batch)
+        start += batch.count
+    store.close()
+    figures = totals.figures()
+    return {
+        "metrics": {f"{examples.name}.{name}": value for name, value in figures.items()},
+        "examples_count": examples.count,
+        "labelled": examples.labelled,
+        "skipped": totals.skipped,
+    }
+
+
+class Totals:
+    """Means over all examples of figures that are computed batch by batch, and the signal-to-noise ratio of all of them together."""
+
+    def __init__(self, metrics: Iterable[str], *, required: bool) -> None:
+        self.skipped: str | None = None
+        self._metrics = tuple(metrics)
+        self._required = required
+        self._sums: dict[str, float] = {}
+        self._count = 0
+        self._signal = self._noise = 0.0
+
+    def add(self, expected: Arrays, outputs: Arrays, batch: Batch) -> None:
+        """Take one batch in."""
+        figures = evaluation.fidelity_metrics(expected, outputs)
+        if batch.labels is not None and self._metrics:
+            figures |= self._label_metrics(outputs, batch.labels)
+        for name, value in figures.items():
+            self._sums[name] = self._sums.get(name, 0.0) + value * batch.count
+        self._count += batch.count
+        for left, right in zip(expected, outputs, strict=True):
+            if np.issubdtype(left.dtype, np.floating):
+                wide = left.astype(np.float64)
+                self._signal += float(np.square(wide).sum())
+                self._noise += float(np.square(wide - right).sum())
+
+    def figures(self) -> dict[str, float]:
+        """All metrics by name."""
+        means = {name: total / self._count for name, total in self._sums.items()}
+        if "sqnr_db" in means:
+            means["sqnr_db"] = evaluation.ratio_db(self._signal, self._noise)
+        return means
+
+    def _label_metrics(self, outputs: Arrays, labels: NDArray[np.int64]) -> dict[str, float]:
+        try:
+            return evaluation.label_metrics(outputs, labels, self._metrics)
+        except EngineError as error:
+            if self._required or self._count:
+                raise
+            self._metrics, self.skipped = (), error.message
+            return {}
+
+
+class OutputStore:
+    """The baseline's outputs for all examples, memory-mapped files in one directory; nothing where they would be too large."""
+
+    def __init__(self, directory: Path, count: int) -> None:
+        self._directory = directory
+        self._count = count
+        self._files: list[np.memmap[Any, Any]] = []
+        self._too_large = False
+
+    @property
+    def complete(self) -> bool:
+        """Whether the outputs were stored."""
+        return (self._directory / "complete").exists()
+
+    def keep(self, batch: Batch, place: slice, outputs: Arrays) -> Arrays:
+        """Store one batch of outputs, unless all of them would be too large or do not have the examples in their first dimension."""
+        if not self._files and not self._too_large:
+            size = sum(output.nbytes for output in outputs) * self._count // max(1, batch.count)
+            fits = size <= MAX_STORED_OUTPUT_BYTES and all(output.ndim and len(output) == batch.count for output in outputs)
+            self._too_large = not fits
+            if fits:
+                self._directory.mkdir(parents=True, exist_ok=True)
+                self._files = [
+                    np.lib.format.open_memmap(self._directory / f"{i}.npy", "w+", output.dtype, (self._count, *output.shape[1:]))
+                    for i, output in enumerate(outputs)
+                ]
+        for file, output in zip(self._files, outputs, strict=False):
+            file[place] = output
+        return outputs
+
+    def read(self, batch: Batch, place: slice, _: Arrays) -> Arrays:
+        """The stored outputs of one batch."""
+        if not self._files:
+            names = sorted(self._directory.glob("*.npy"), key=lambda path: int(path.stem))
+            self._files = [np.lib.format.open_memmap(path, "r") for path in names]
+        return [np.asarray(file[place]) for file in self._files]
+
+    def close(self) -> None:
+        """Mark outputs that were written as complete."""
+        if self._files and not self.complete:
+            (self._directory / "complete").touch()
+
+
+def compare(request: dict[str, Any]) -> dict[str, Any]:
+    """Largest differences between a file's outputs and the `expected` ones (npz files of `inputs` by name and `outputs` in order)."""
+    session = runtime.open_session(Path(request["file"]), threads=request["threads"])
+    with np.load(request["inputs"], allow_pickle=False) as inputs, np.load(request["expected"], allow_pickle=False) as expected:
+        wanted = [expected[str(i)] for i in range(len(expected.files))]
+        outputs = runtime.run(session, dict(inputs))
+    shapes = [[list(array.shape) for array in arrays] for arrays in (wanted, outputs)]
+    if shapes[0] != shapes[1]:
+        raise EngineError(
+            "export_mismatch", f"The exported file gives outputs of shapes {shapes[1]} instead of {shapes[0]}.", category="internal"
+        )
+    worst, scale = 0.0, 0.0
+    for left, right in zip(wanted, outputs, strict=True):
+        difference = np.abs(left.astype(np.float64) - right.astype(np.float64))
+        worst = max(worst, float(np.max(np.where(left == right, 0.0, difference), initial=0.0)))
+        scale = max(scale, float(np.max(np.abs(left.astype(np.float64)), initial=0.0)))
+    return {"max_abs_difference": worst if math.isfinite(worst) else None, "max_abs_value": scale}
+
+
+def tensor_digests(path: Path) -> dict[str, list[Any]]:
+    """Type, shape and sha256 of the bytes of every tensor in a safetensors file."""
+    from safetensors import deserialize
+
+    return {
+        name: [item["dtype"], list(item["shape"]), hashlib.sha256(item["data"]).hexdigest()]
+        for name, item in deserialize(path.read_bytes())
+    }
+
+
+def file_sizes(path: Path) -> dict[str, int]:
+    """`file_bytes`, and `gzip_bytes`: the size after gzip at its default level, 6."""
+    packer, packed = zlib.compressobj(6, zlib.DEFLATED, 31), 0
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            packed += len(packer.compress(block))
+    return {"file_bytes": path.stat().st_size, "gzip_bytes": packed + len(packer.flush())}
+
+
+def _outputs(session: ort.InferenceSession, batch: Batch) -> Arrays:
+    names = {item.name for item in session.get_inputs()}
+    outputs = runtime.run(session, {name: value for name, value in batch.feed.items() if name in names})
+    padded = len(next(iter(batch.feed.values()))) if np.ndim(next(iter(batch.feed.values()))) else batch.count
+    return [output[: batch.count] if output.ndim and len(output) == padded else output for output in outputs]
+
+
+def _refuse_damage(expected: Arrays, outputs: Arrays) -> None:
+    for left, right in zip(expected, outputs, strict=True):
+        floating = np.issubdtype(left.dtype, np.floating) and np.issubdtype(right.dtype, np.floating)
+        if floating and np.isfinite(left).all() and not np.isfinite(right).all():
+            raise EngineError(
+                "export_mismatch",
+                "The compressed file gives outputs that are not finite, where the original's are.",
+                hint="Lower the learning rate or the compression; for quantization, calibrate on more examples.",
+            )
+
+
+class Desk:
+    """Answers requests; keeps the dataset loaded between them."""
+
+    def __init__(self) -> None:
+        self._data: dict[str, Any] = {}
+
+    def answer(self, request: dict[str, Any]) -> Any:
+        """Do what `request["do"]` says."""
+        match request["do"]:
+            case "score":
+                return score(request, self._examples(request, Path(request["file"])))
+            case "latency":
+                examples = self._examples(request, Path(request["baseline"]))
+                files = [Path(request[name]) for name in ("baseline", "result")]
+                return latencies(
+                    files[0], files[1], examples, request["batch_sizes"], threads=request["threads"], repeats=request["repeats"]
+                )
+            case "compare":
+                return compare(request)
+            case "tensors":
+                return tensor_digests(Path(request["file"]))
+            case "sizes":
+                return file_sizes(Path(request["file"]))
+            case other:
+                raise EngineError("internal_error", f"unknown request {other!r}", category="internal")
+
+    def _examples(self, request: dict[str, Any], file: Path) -> Examples:
+        session = runtime.open_session(file, threads=request["threads"])
+        if request["dataset"] is None:
+            return RandomExamples(session, seed=request["seed"])
+        key = json.dumps(request["dataset"], sort_keys=True)
+        if key not in self._data:
+            self._data = {key: _load(request)}
+        return SplitExamples(request["split"], self._data[key].splits[request["split"]], session)
+
+
+def _load(request: dict[str, Any]) -> Any:
+    from engine.data import load_dataset
+    from engine.network import Signature, TensorSpec
+
+    described = request["dataset"]
+    sides = [
+        tuple(TensorSpec(t["name"], tuple(t["shape"]), t["dtype"]) for t in request["signature"][side]) for side in ("inputs", "outputs")
+    ]
+    return load_dataset(Path(described["path"]), described["format"], described["metadata"], Signature(*sides))
+
+
+def die_with_parent(parent: int) -> None:
+    """Have the kernel kill this process when its parent ends, whatever way it ends (Linux; elsewhere the closed input does it)."""
+    if sys.platform == "linux":
+        set_death_signal = 1
+        ctypes.CDLL(None).prctl(set_death_signal, signal.SIGKILL, 0, 0, 0)
+        if os.getppid() != parent:
+            os._exit(1)
+
+
+def main() -> None:
+    """Serve requests until the input ends. Stray prints of libraries go to standard error."""
+    die_with_parent(int(sys.argv[1]))
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    desk = Desk()
+    for line in sys.stdin:
+        try:
+            answer: dict[str, Any] = {"result": desk.answer(json.loads(line))}
+        except EngineError as error:
+            answer = {"error": {key: getattr(error, key) for key in ("code", "message", "hint", "category", "retryable", "details")}}
+        except MemoryError:
+            answer = {"error": {"code": "out_of_memory", "message": "Measuring the file needs more memory.", "category": "resource"}}
+        print(json.dumps(answer), file=answers, flush=True)
+
+
+if __name__ == "__main__":
+    main()
