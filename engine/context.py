@@ -1,131 +1,40 @@
-"""What a method is given besides the network and its parameters."""
+"""What a method that trains is given besides the network and its parameters."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from engine import events, masks
+from engine import masks
 from engine.errors import EngineError
 from engine.evaluation import fidelity_metrics, label_metrics
 from engine.logits import Batch, ClassHead, Examples, predict
-from engine.network import Network, Signature
+from engine.network import Network
 from engine.params import TrainingFields
+from engine.step import StepContext
 from engine.training import NO_HOOKS, History, Hooks, Loss, Moment, classification_loss, train
 
 _PROGRESS_SECONDS = 0.2
 
 
-class Splits(Protocol):
-    """The part of a dataset that methods reach: its splits by name."""
-
-    @property
-    def splits(self) -> Mapping[str, Examples]:
-        """`train`, `validation` and `test`, as far as they are there."""
-
-
-@dataclass(frozen=True)
-class StepFile:
-    """A file that a step publishes besides the network: a mask, a ticket, a sparse form of the weights."""
-
-    path: Path
-    kind: str
-    format: str
-    metrics: dict[str, Any]
-    """Figures that were measured on this file."""
-
-
 @dataclass(kw_only=True)
-class Context:
-    """Data, randomness, training, evaluation and a voice, for one step of one job.
+class Context(StepContext):
+    """Training, evaluation and further models, on top of what every step is given."""
 
-    The job builds one and calls `for_step` for each step; methods see only the step's own.
-    """
-
-    seed: int
-    """The job's seed."""
     device: torch.device
-    work: Path
-    """Scratch folder that ends with the job."""
-    emit: Callable[[events.Event], None]
-    baseline: Network
-    """The uploaded model."""
-    data: Splits | None = None
     load_teacher: Callable[[str], Network] | None = None
     """Reads another uploaded model by its id."""
-    threads: int = 1
-    evaluation_split: str = "test"
-    """The split on which stages are measured."""
-    step_index: int | None = None
-    reported: dict[str, Any] = field(default_factory=dict)
-    """What the method put into the step's report."""
-    metrics: dict[str, float] = field(default_factory=dict)
-    """The last value of every metric of the step."""
-    files: list[StepFile] = field(default_factory=list)
-    """What the step publishes besides the network; the job moves them to its outputs when the step ends."""
-    _span: tuple[float, float] = (0.0, 1.0)
-    _draws: int = 0
-    _started: float = field(default_factory=time.monotonic)
-    _last_progress: float = 0.0
     _baseline_outputs: dict[str, list[Any]] = field(default_factory=dict)
-
-    def for_step(self, index: int, span: tuple[float, float]) -> Context:
-        """The context of step `index`, whose work is the given share of the whole job."""
-        return replace(self, step_index=index, reported={}, metrics={}, files=[], _span=span, _draws=0)
-
-    @property
-    def signature(self) -> Signature:
-        """Inputs and outputs of the network; no step changes them."""
-        return self.baseline.signature
-
-    @property
-    def input_names(self) -> tuple[str, ...]:
-        """Names of the inputs, in the order in which the module takes them."""
-        return tuple(tensor.name for tensor in self.signature.inputs)
-
-    # Randomness
-
-    def new_seed(self) -> int:
-        """A seed of its own for one random choice; the same in every run of the same job."""
-        self._draws += 1
-        sequence = np.random.SeedSequence([self.seed, 0 if self.step_index is None else self.step_index + 1, self._draws])
-        return int(sequence.generate_state(1)[0])
-
-    def rng(self) -> np.random.Generator:
-        """A fresh, seeded NumPy generator."""
-        return np.random.default_rng(self.new_seed())
 
     def generator(self) -> torch.Generator:
         """A fresh, seeded torch generator on the CPU."""
         return torch.Generator().manual_seed(self.new_seed())
-
-    # Data and models
-
-    def split(self, name: str) -> Examples:
-        """A split of the dataset. Raises `dataset_invalid` where it is missing."""
-        splits = {} if self.data is None else self.data.splits
-        if name not in splits:
-            raise EngineError(
-                "dataset_invalid",
-                f"This step needs the {name!r} split, but the dataset has {', '.join(sorted(splits)) or 'no splits'}.",
-                hint=f"Upload a dataset with x_{name} and y_{name}.",
-            )
-        return splits[name]
-
-    def labelled(self, name: str) -> Examples:
-        """A split that has labels. Raises `dataset_invalid` where it has none."""
-        examples = self.split(name)
-        if examples.labels is None:
-            raise EngineError("dataset_invalid", f"This step needs labels, but the {name!r} split has none.", hint=f"Upload y_{name}.")
-        return examples
 
     def teacher(self, name: str) -> Network:
         """`baseline`, or another uploaded model by its id."""
@@ -219,60 +128,3 @@ class Context:
         self.reported.setdefault("stages", []).append({"stage": name, **figures})
         self.metrics |= figures
         return figures
-
-    # Voice
-
-    def phase(self, name: str) -> None:
-        """Enter a phase: pruning, training, calibrating …"""
-        self.emit(events.Phase(phase=name, step_index=self.step_index))
-
-    def progress(self, fraction: float, message: str = "") -> None:
-        """Share of the current part of the step that is done."""
-        start, end = self._span
-        done = start + (end - start) * min(1.0, max(0.0, fraction))
-        elapsed = time.monotonic() - self._started
-        eta = elapsed * (1 - done) / done if done > 0.01 else None
-        self.emit(events.Progress(fraction=done, message=message, eta_seconds=eta, step_index=self.step_index))
-
-    @contextmanager
-    def part(self, start: float, end: float) -> Iterator[None]:
-        """Progress inside of the block counts as the share from `start` to `end` of the step."""
-        outer = self._span
-        width = outer[1] - outer[0]
-        self._span = (outer[0] + width * start, outer[0] + width * end)
-        try:
-            yield
-        finally:
-            self._span = outer
-
-    def rounds(self, count: int) -> Iterator[int]:
-        """1 … `count`, each of them an equal part of the step's progress."""
-        for number in range(1, count + 1):
-            with self.part((number - 1) / count, number / count):
-                yield number
-
-    def metric(self, name: str, value: float, *, step: int = 0, unit: str | None = None) -> None:
-        """One point of a series."""
-        self.metrics[name] = value
-        self.emit(events.MetricPoint(name=name, value=value, step=step, unit=unit, step_index=self.step_index))
-
-    def log(self, message: str) -> None:
-        """A line for the job's log."""
-        self.emit(events.Log(message=message, step_index=self.step_index))
-
-    def warn(self, code: str, message: str, **details: Any) -> None:
-        """Something that the user should know about the result."""
-        self.emit(events.Warned(code=code, message=message, details=details, step_index=self.step_index))
-
-    def unmatched(self, patterns: tuple[str, ...]) -> None:
-        """Tell the user that some `ignore` patterns name no layer."""
-        for pattern in patterns:
-            self.warn("pattern_unmatched", f"ignore: {pattern!r} names no layer of this network.", pattern=pattern)
-
-    def report(self, key: str, value: Any) -> None:
-        """Put JSON into the step's report."""
-        self.reported[key] = value
-
-    def artifact(self, path: Path, *, kind: str, format: str, **metrics: Any) -> None:
-        """Publish a finished file of the scratch folder (`context.work`) when the step ends."""
-        self.files.append(StepFile(path, kind, format, metrics))

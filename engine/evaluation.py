@@ -83,6 +83,11 @@ def sqnr_db(reference: Sequence[Array], outputs: Sequence[Array]) -> float:
     for left, right in _floating(reference, outputs):
         signal += float(np.square(left).sum())
         noise += float(np.square(left - right).sum())
+    return ratio_db(signal, noise)
+
+
+def ratio_db(signal: float, noise: float) -> float:
+    """10·log10(signal / noise) of two powers, between ±`MAX_SQNR_DB`."""
     if not math.isfinite(noise):
         return -MAX_SQNR_DB
     ratio = max(signal, _TINY * _TINY) / max(noise, _TINY * _TINY)

@@ -1,5 +1,6 @@
 """The parent's side of `engine.verification`: starts the process, asks, and turns its death into a sentence."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -38,11 +39,9 @@ class Examiner:
         answer = _Answer(do)
         self._waiting.append(answer)
         assert self._process.stdin is not None
-        try:
+        with contextlib.suppress(BrokenPipeError):  # the death is told when the answer is read
             self._process.stdin.write(json.dumps({"do": do, **request}, default=str).encode() + b"\n")
             self._process.stdin.flush()
-        except BrokenPipeError:
-            pass  # The death is told when the answer is read.
         return lambda: self._wait(answer)
 
     def _wait(self, wanted: "_Answer") -> Any:
@@ -77,11 +76,10 @@ class Examiner:
         """End the process, at once where the caller failed."""
         if kind is not None:
             self._process.kill()
-        assert self._process.stdin is not None and self._process.stdout is not None
-        try:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        with contextlib.suppress(BrokenPipeError):
             self._process.stdin.close()
-        except BrokenPipeError:
-            pass
         self._process.stdout.close()
         try:
             self._process.wait(10)

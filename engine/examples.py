@@ -1,8 +1,8 @@
 """What a published file is tried on: a split of the dataset, or random inputs where there is none. Numpy only."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any, Protocol
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import onnxruntime as ort
@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 from engine import runtime
 from engine.errors import EngineError
 from engine.runtime import Feed
+
+if TYPE_CHECKING:
+    from engine.data.dataset import Data
 
 RANDOM = "random"
 """Stands in place of the split's name in metrics that were measured on random inputs."""
@@ -124,6 +127,13 @@ class RandomExamples:
             size if isinstance(size, int) else batch if (size == self._batch_name and size is not None) or position == 0 else open_size
             for position, size in enumerate(declared)
         ]
+
+
+def with_evaluation_split(data: "Data", split: str, seed: int) -> "Data":
+    """The dataset with the split that is evaluated: a `validation` split that is not there is carved out of `train`."""
+    if split != "validation" or split in data.splits:
+        return data
+    return replace(data, splits={**data.splits, "train": data.train(seed=seed), "validation": data.validation(seed=seed)})
 
 
 def fixed_batch(session: ort.InferenceSession) -> int | None:

@@ -1,13 +1,12 @@
 """Choosing layers of a module by name, glob, `re:` pattern or type: what `include` and `ignore` of a spec mean."""
 
 import difflib
-import fnmatch
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import nn
 
+from engine import patterns
 from engine.errors import EngineError
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -55,15 +54,6 @@ def select(
 
 
 def matches(pattern: str, name: str, layer: nn.Module) -> bool:
-    """Whether `pattern` names this layer; `re:` patterns must match the whole name. Raises `pattern_invalid` on a broken one."""
-    if any(cls.__name__ == pattern for cls in type(layer).__mro__ if cls not in (nn.Module, object)):
-        return True
-    parts = name.split(".")
-    names = [".".join(parts[:length]) for length in range(1, len(parts) + 1)]
-    if pattern.startswith("re:"):
-        try:
-            expression = re.compile(pattern.removeprefix("re:"))
-        except re.error as error:
-            raise EngineError("pattern_invalid", f"{pattern!r} is not a regular expression: {error}.") from error
-        return any(expression.fullmatch(prefix) for prefix in names)
-    return any(fnmatch.fnmatchcase(prefix, pattern) for prefix in names)
+    """Whether `pattern` names this layer. Raises `pattern_invalid` on a broken regular expression."""
+    types = {cls.__name__ for cls in type(layer).__mro__ if cls not in (nn.Module, object)}
+    return patterns.matches(pattern, name, types)

@@ -7,6 +7,8 @@ runs: its median, and a 95 % interval of that median from order statistics of bl
 
 import math
 import time
+import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,30 +30,37 @@ MIN_RUNS = 5
 _BLOCKS = 20
 
 
+def file_sizes(path: Path) -> dict[str, int]:
+    """`file_bytes`, and `gzip_bytes`: the size after gzip at its default level, 6."""
+    packer, packed = zlib.compressobj(6, zlib.DEFLATED, 31), 0
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            packed += len(packer.compress(block))
+    return {"file_bytes": path.stat().st_size, "gzip_bytes": packed + len(packer.flush())}
+
+
 def latencies(
-    baseline: Path, result: Path, examples: Examples, batch_sizes: list[int], *, threads: int, repeats: int
+    sessions: Sequence[ort.InferenceSession], examples: Examples, batch_sizes: Sequence[int], *, threads: int, repeats: int
 ) -> list[dict[str, Any]]:
-    """Time both files for every batch size.
+    """Time two files for every batch size.
 
     Args:
-        baseline: The uploaded network as ONNX.
-        result: The published file.
+        sessions: The uploaded network and the published file.
         examples: Where inputs come from; repeated up to the batch size.
         batch_sizes: Sizes to measure; a file with a fixed batch is measured at that size only.
-        threads: Threads inside one operator.
+        threads: Threads of both sessions, for the record.
         repeats: Timed runs of each file, cut short after about two seconds for each batch size (at least five).
 
     Returns:
         One entry a batch size: `batch_size`, `baseline` and `result` (each `p50`, `p95` in ms, `runs_count`), `speedup` (> 1 where
         the result is faster), its interval `speedup_low`, `speedup_high`, and the `verdict`.
     """
-    sessions = [runtime.open_session(path, threads=threads) for path in (baseline, result)]
     fixed = [size for session in sessions if (size := fixed_batch(session)) is not None]
     sizes = list(dict.fromkeys(fixed)) if fixed else list(dict.fromkeys(batch_sizes))
     return [_measure(sessions, examples.feed(size), size, threads, repeats) for size in sizes]
 
 
-def _measure(sessions: list[ort.InferenceSession], feed: Feed, batch_size: int, threads: int, repeats: int) -> dict[str, Any]:
+def _measure(sessions: Sequence[ort.InferenceSession], feed: Feed, batch_size: int, threads: int, repeats: int) -> dict[str, Any]:
     times = _interleaved(sessions, feed, repeats)
     speedup, low, high = paired_ratio(times[0], times[1])
     figures = [
@@ -76,7 +85,7 @@ def _measure(sessions: list[ort.InferenceSession], feed: Feed, batch_size: int, 
     }
 
 
-def _interleaved(sessions: list[ort.InferenceSession], feed: Feed, repeats: int) -> NDArray[np.float64]:
+def _interleaved(sessions: Sequence[ort.InferenceSession], feed: Feed, repeats: int) -> NDArray[np.float64]:
     """Seconds of each run, shape (2, runs); who goes first changes with every pair."""
     inputs = [{item.name: feed[item.name] for item in session.get_inputs()} for session in sessions]
     deadline = time.perf_counter() + SECONDS_PER_BATCH_SIZE

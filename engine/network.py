@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from engine.errors import EngineError
 
@@ -28,6 +28,16 @@ class Signature:
 
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+
+    def to_json(self) -> dict[str, list[dict[str, Any]]]:
+        """The signature as JSON types, as it stands in an inspection."""
+        return {side: [asdict(tensor) for tensor in getattr(self, side)] for side in ("inputs", "outputs")}
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, list[dict[str, Any]]]) -> Signature:
+        """The signature that `to_json` wrote."""
+        sides = (tuple(TensorSpec(t["name"], tuple(t["shape"]), t["dtype"]) for t in document[side]) for side in ("inputs", "outputs"))
+        return cls(*sides)
 
 
 class Network:

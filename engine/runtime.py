@@ -12,19 +12,15 @@ from numpy.typing import NDArray
 from engine.errors import EngineError
 
 Feed = Mapping[str, NDArray[Any]]
-Level = ort.GraphOptimizationLevel
 CPU = ["CPUExecutionProvider"]
 
 
-def open_session(
-    path: Path, *, threads: int, level: Level = Level.ORT_ENABLE_ALL, save_optimized: Path | None = None
-) -> ort.InferenceSession:
+def open_session(path: Path, *, threads: int, save_optimized: Path | None = None) -> ort.InferenceSession:
     """Load an ONNX file on the CPU, with ONNX Runtime's defaults but for the number of threads.
 
     Args:
         path: The file.
         threads: Threads inside one operator.
-        level: Graph optimizations; all of them by default, as a user of the file gets.
         save_optimized: Where to write the graph that really runs.
 
     Raises:
@@ -33,7 +29,6 @@ def open_session(
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    options.graph_optimization_level = level
     options.log_severity_level = 3
     if save_optimized is not None:
         options.optimized_model_filepath = str(save_optimized)

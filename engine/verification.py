@@ -4,33 +4,37 @@ The process reads one JSON request a line from standard input, answers one JSON 
 disk with stock ONNX Runtime, and ends with its input or its parent. It imports no torch. `engine.examiner` speaks to it.
 """
 
-import ctypes
 import hashlib
 import json
 import math
 import os
 import signal
 import sys
-import zlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
 from engine import evaluation, runtime
+from engine.child.linux import die_with_parent
+from engine.data import load_dataset
 from engine.errors import EngineError
-from engine.examples import Batch, Examples, RandomExamples, SplitExamples
+from engine.examples import Batch, Examples, RandomExamples, SplitExamples, with_evaluation_split
 from engine.measurement import latencies
+from engine.network import Signature
+
+if TYPE_CHECKING:
+    from engine.data.dataset import Data
 
 Arrays = list[NDArray[Any]]
 MAX_STORED_OUTPUT_BYTES = 1 << 30
 """Outputs of the baseline are kept on disk up to this size, so that it need not run again for every file."""
 
 
-def score(request: dict[str, Any], examples: Examples) -> dict[str, Any]:
+def score(request: dict[str, Any], own: ort.InferenceSession, examples: Examples) -> dict[str, Any]:
     """Metrics of one file on all examples, in one pass.
 
     Label metrics need labels and class scores. Fidelity compares with the baseline: its stored outputs, or the file run beside.
@@ -38,12 +42,12 @@ def score(request: dict[str, Any], examples: Examples) -> dict[str, Any]:
     Args:
         request: `file`, `baseline` (a file; the same one for the baseline itself), `outputs` (a directory for the baseline's
             outputs), `metrics` (label metrics wanted), `required` (whether missing class scores are an error), `batch_size`, `threads`.
+        own: The file's session.
         examples: What to run on.
 
     Raises:
         EngineError: `export_mismatch` where an output is not finite although the baseline's is, `shape_mismatch`.
     """
-    own = runtime.open_session(Path(request["file"]), threads=request["threads"])
     is_baseline = request["file"] == request["baseline"]
     store = OutputStore(Path(request["outputs"]), examples.count)
     reference: Callable[[Batch, slice, Arrays], Arrays]
@@ -187,15 +191,6 @@ def tensor_digests(path: Path) -> dict[str, list[Any]]:
     }
 
 
-def file_sizes(path: Path) -> dict[str, int]:
-    """`file_bytes`, and `gzip_bytes`: the size after gzip at its default level, 6."""
-    packer, packed = zlib.compressobj(6, zlib.DEFLATED, 31), 0
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            packed += len(packer.compress(block))
-    return {"file_bytes": path.stat().st_size, "gzip_bytes": packed + len(packer.flush())}
-
-
 def _outputs(session: ort.InferenceSession, batch: Batch) -> Arrays:
     names = {item.name for item in session.get_inputs()}
     outputs = runtime.run(session, {name: value for name, value in batch.feed.items() if name in names})
@@ -215,64 +210,43 @@ def _refuse_damage(expected: Arrays, outputs: Arrays) -> None:
 
 
 class Desk:
-    """Answers requests; keeps the dataset loaded between them."""
+    """Answers requests about one job; keeps its dataset loaded between them."""
 
     def __init__(self) -> None:
-        self._data: dict[str, Any] = {}
+        self._data: Data | None = None
 
     def answer(self, request: dict[str, Any]) -> Any:
         """Do what `request["do"]` says."""
         match request["do"]:
             case "score":
-                return score(request, self._examples(request, Path(request["file"])))
+                session = runtime.open_session(Path(request["file"]), threads=request["threads"])
+                return score(request, session, self._examples(request, session))
             case "latency":
-                examples = self._examples(request, Path(request["baseline"]))
-                files = [Path(request[name]) for name in ("baseline", "result")]
-                return latencies(
-                    files[0], files[1], examples, request["batch_sizes"], threads=request["threads"], repeats=request["repeats"]
-                )
+                sessions = [runtime.open_session(Path(request[name]), threads=request["threads"]) for name in ("baseline", "result")]
+                examples = self._examples(request, sessions[0])
+                return latencies(sessions, examples, request["batch_sizes"], threads=request["threads"], repeats=request["repeats"])
             case "compare":
                 return compare(request)
             case "tensors":
                 return tensor_digests(Path(request["file"]))
-            case "sizes":
-                return file_sizes(Path(request["file"]))
             case other:
                 raise EngineError("internal_error", f"unknown request {other!r}", category="internal")
 
-    def _examples(self, request: dict[str, Any], file: Path) -> Examples:
-        session = runtime.open_session(file, threads=request["threads"])
-        if request["dataset"] is None:
+    def _examples(self, request: dict[str, Any], session: ort.InferenceSession) -> Examples:
+        described = request["dataset"]
+        if described is None:
             return RandomExamples(session, seed=request["seed"])
-        key = json.dumps(request["dataset"], sort_keys=True)
-        if key not in self._data:
-            self._data = {key: _load(request)}
-        return SplitExamples(request["split"], self._data[key].splits[request["split"]], session)
-
-
-def _load(request: dict[str, Any]) -> Any:
-    from engine.data import load_dataset
-    from engine.network import Signature, TensorSpec
-
-    described = request["dataset"]
-    sides = [
-        tuple(TensorSpec(t["name"], tuple(t["shape"]), t["dtype"]) for t in request["signature"][side]) for side in ("inputs", "outputs")
-    ]
-    return load_dataset(Path(described["path"]), described["format"], described["metadata"], Signature(*sides))
-
-
-def die_with_parent(parent: int) -> None:
-    """Have the kernel kill this process when its parent ends, whatever way it ends (Linux; elsewhere the closed input does it)."""
-    if sys.platform == "linux":
-        set_death_signal = 1
-        ctypes.CDLL(None).prctl(set_death_signal, signal.SIGKILL, 0, 0, 0)
-        if os.getppid() != parent:
-            os._exit(1)
+        if self._data is None:
+            signature = Signature.from_json(request["signature"])
+            data = load_dataset(Path(described["path"]), described["format"], described["metadata"], signature, Path(request["work"]))
+            self._data = with_evaluation_split(data, request["split"], request["seed"])
+        return SplitExamples(request["split"], self._data.splits[request["split"]], session)
 
 
 def main() -> None:
     """Serve requests until the input ends. Stray prints of libraries go to standard error."""
-    die_with_parent(int(sys.argv[1]))
+    if sys.platform == "linux":
+        die_with_parent(int(sys.argv[1]), signal.SIGKILL)
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     desk = Desk()

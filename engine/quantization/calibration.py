@@ -53,8 +53,8 @@ def percentile_range(counts: NDArray[np.int64], extrema: tuple[float, float], pe
     edges = np.linspace(*extrema, len(counts) + 1)
     share = np.concatenate([[0.0], np.cumsum(counts) / max(1, counts.sum())])
     tail = (100.0 - percentile) / 200.0
-    low = edges[np.searchsorted(share, tail, side="right") - 1]
-    high = edges[min(np.searchsorted(share, 1.0 - tail, side="left"), len(counts))]
+    low = edges[int(np.searchsorted(share, tail, side="right")) - 1]
+    high = edges[min(int(np.searchsorted(share, 1.0 - tail, side="left")), len(counts))]
     return float(low), float(high)
 
 
@@ -164,7 +164,7 @@ def _run(
     path = work / "instrumented.onnx"
     onnx.save(model, path)
     model.Clear()
-    session = runtime.open_session(path, threads=threads, level=runtime.Level.ORT_ENABLE_BASIC)
+    session = runtime.open_session(path, threads=threads)
     path.unlink()
     for feed in feeds():
         yield feed, runtime.run(session, feed, outputs)

@@ -1,0 +1,53 @@
+"""`job.json`: what a job child finds in its directory."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+FILE_NAME = "job.json"
+
+
+class InputFile(BaseModel):
+    """An uploaded file; `path` is relative to the job directory."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    id: str | None = None
+    path: Path
+    format: str
+    metadata: dict[str, Any] = {}
+    sha256: str | None = None
+    name: str | None = None
+
+    def below(self, directory: Path) -> "InputFile":
+        """The same file with a path that does not depend on the working directory."""
+        return self.model_copy(update={"path": (directory / self.path).absolute()})
+
+
+class Job(BaseModel):
+    """One job of a child."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    kind: Literal["compress", "inspect_model", "inspect_dataset"]
+    job_id: str
+    spec: dict[str, Any] | None = None
+    device: str = "cpu"
+    threads: int = 1
+    model: InputFile | None = None
+    dataset: InputFile | None = None
+    teachers: dict[str, InputFile] = {}
+    resume: str | None = None
+
+    @classmethod
+    def read(cls, directory: Path) -> "Job":
+        """The job in `directory`, with absolute paths."""
+        job = cls.model_validate_json((directory / FILE_NAME).read_bytes())
+        return job.model_copy(
+            update={
+                "model": job.model and job.model.below(directory),
+                "dataset": job.dataset and job.dataset.below(directory),
+                "teachers": {name: file.below(directory) for name, file in job.teachers.items()},
+            }
+        )
