@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from engine.errors import EngineError
-from engine.formats.from_onnx.rebuild import build_module
 from engine.formats.onnx_file import is_quantized, read_model, signature_of
 from engine.network import Network
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 def load_network(path: Path, format: str, metadata: dict[str, Any], work: Path) -> Network:
@@ -20,6 +22,13 @@ def load_network(path: Path, format: str, metadata: dict[str, Any], work: Path) 
     if format == "onnx":
         model = read_model(path)
         quantized = is_quantized(model)
-        build = None if quantized else lambda: build_module(model)
-        return Network(signature_of(model), build_module=build, onnx_path=path, quantized=quantized)
+        signature = signature_of(model)
+        return Network(signature, build_module=None if quantized else lambda: _build(path), onnx_path=path, quantized=quantized)
     raise EngineError("unsupported_format", f"Models of format {format!r} are not read.", hint="Upload onnx, safetensors or pt.")
+
+
+def _build(path: Path) -> nn.Module:
+    """The trainable form, built from the file once more: quantizing a graph needs neither torch nor the weights in memory."""
+    from engine.formats.from_onnx.rebuild import build_module
+
+    return build_module(read_model(path))

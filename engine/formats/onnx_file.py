@@ -1,13 +1,13 @@
-"""Reads an ONNX file of a stranger: checked before any runtime sees it."""
+"""Reads an ONNX file of a stranger: checked before any runtime sees it. Imports no torch."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import onnx
 
 from engine.errors import EngineError
-from engine.formats.from_onnx.rebuild import graph_inputs
 from engine.network import Signature, TensorSpec
 
 _TYPES: dict[int, str] = {
@@ -53,6 +53,19 @@ def signature_of(model: onnx.ModelProto) -> Signature:
     return Signature(
         inputs=tuple(_spec(item) for item in graph_inputs(model.graph)), outputs=tuple(_spec(item) for item in model.graph.output)
     )
+
+
+def graph_inputs(graph: onnx.GraphProto) -> list[onnx.ValueInfoProto]:
+    """Inputs that the caller gives: old files list the initializers among them."""
+    initializers = {item.name for item in graph.initializer}
+    return [item for item in graph.input if item.name not in initializers]
+
+
+def fixed_batch(inputs: Iterable[onnx.ValueInfoProto]) -> int | None:
+    """The batch size that the file fixes, or None where the first dimension of some input is open."""
+    first = [item.type.tensor_type.shape.dim[0] for item in inputs if item.type.tensor_type.shape.dim]
+    sizes_ = {dim.dim_value for dim in first}
+    return sizes_.pop() if len(sizes_) == 1 and all(dim.dim_value > 0 for dim in first) else None
 
 
 def _spec(item: onnx.ValueInfoProto) -> TensorSpec:

@@ -26,6 +26,7 @@ from engine.formats.from_onnx.builder import Builder
 from engine.formats.from_onnx.elementwise import DTYPES
 from engine.formats.from_onnx.reader import KEEP_HINT, Op
 from engine.formats.from_onnx.values import Constant, Value
+from engine.formats.onnx_file import fixed_batch, graph_inputs
 
 Handler = Callable[[Op, Builder], Any]
 _GROUPS = (activations, elementwise, linear, normalization, pooling, reductions, reshape, shapes)
@@ -54,19 +55,6 @@ def build_module(model: onnx.ModelProto) -> fx.GraphModule:
                 break
     assert failure is not None
     raise failure
-
-
-def graph_inputs(graph: onnx.GraphProto) -> list[onnx.ValueInfoProto]:
-    """Inputs that the caller gives: old files list the initializers among them."""
-    initializers = {item.name for item in graph.initializer}
-    return [item for item in graph.input if item.name not in initializers]
-
-
-def fixed_batch(inputs: Iterable[onnx.ValueInfoProto]) -> int | None:
-    """The batch size that the file fixes, or None where the first dimension of some input is open."""
-    first = [item.type.tensor_type.shape.dim[0] for item in inputs if item.type.tensor_type.shape.dim]
-    sizes_ = {dim.dim_value for dim in first}
-    return sizes_.pop() if len(sizes_) == 1 and all(dim.dim_value > 0 for dim in first) else None
 
 
 def _refuse_unknown(nodes: Iterable[onnx.NodeProto]) -> None:
