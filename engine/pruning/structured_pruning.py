@@ -1,0 +1,172 @@
+"""Structured pruning: whole channels are cut out, so that the dense network becomes smaller."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from torch import nn
+
+from engine import masks
+from engine.context import Context
+from engine.errors import EngineError
+from engine.tracing import example_inputs
+from engine.layers import PRUNABLE, select
+from engine.logits import Batch
+from engine.network import Network
+from engine.pruning.channels import ChannelGraph, ChannelGroup, Inputs, removable
+from engine.pruning.importance import unit_scores
+from engine.pruning.plan import Costs, Limits, Plan, Ranked, blocks, for_budget, for_share, held_back, plan_of, rank
+from engine.pruning.spec import StructuredPruning
+
+
+def apply(network: Network, params: StructuredPruning, context: Context) -> Network:
+    """Cut channels out of a copy of the network until the ratio or the budget is met, in rounds of removing and tuning.
+
+    After round t of n, the share (1 - ratio)^(t/n) of the channels is left (or budget^(t/n) of the cost): every round keeps the same
+    share of what was left. Layers keep at least `min_channels`; where that stands in the target's way, a warning says so.
+    Raises `pruning_impossible` where no channel could be removed.
+    """
+    context.phase("pruning")
+    module = masks.fold(network.module).to(context.device)
+    inputs = _inputs(context)
+    cutter = _Cutter(module, inputs, params, context)
+    context.stage("before", module)
+    for number in context.rounds(params.iterations):
+        suffix = f" {number}/{params.iterations}" if params.iterations > 1 else ""
+        context.phase("pruning")
+        cutter.cut(number / params.iterations, last=number == params.iterations)
+        context.stage(f"pruned{suffix}", module)
+        if params.finetune is not None:
+            context.phase("training")
+            context.train(module, params.finetune)
+            context.stage(f"tuned{suffix}", module)
+    cutter.report()
+    return network.with_module(module.cpu())
+
+
+class _Cutter:
+    """One module on its way to the target."""
+
+    def __init__(self, module: nn.Module, inputs: Inputs, params: StructuredPruning, context: Context) -> None:
+        self._module, self._inputs, self._params, self._context = module, inputs, params, context
+        self._together = params.scope == "global"
+        self._limits = Limits(params.min_channels, params.round_to)
+        self._widths = _widths(module)
+        costs = Costs(module, inputs)
+        self._costs_before = {"params_count": costs.params_count(), "macs_count": costs.macs_count()}
+        groups = self._choose(ChannelGraph(module, inputs).groups)
+        self._units = {group.name: len(group.units) for group in groups}
+        self._channels_count = sum(group.channels_count for group in groups)
+
+    def _choose(self, groups: list[ChannelGroup]) -> list[ChannelGroup]:
+        """The groups that the user's patterns leave and that can really be cut. Raises `pruning_impossible` where there are none."""
+        params = self._params
+        included = select(self._module, include=params.include)
+        allowed = select(self._module, ignore=params.ignore)
+        self._context.unmatched(allowed.unmatched_ignores)
+        wanted = [
+            group
+            for group in groups
+            if any(name in included.layers for name in group.layers) and all(name in allowed.layers for name in group.layers)
+        ]
+        names = removable(self._module, self._inputs, [group.name for group in wanted])
+        kept_out = [group.name for group in wanted if group.name not in names]
+        if kept_out:
+            self._context.warn(
+                "layers_not_removable",
+                "The network does something with the channels of these layers that allows no removal, such as a reshape to a fixed size: "
+                + ", ".join(kept_out),
+                layers=kept_out,
+            )
+        if not names:
+            raise EngineError(
+                "pruning_impossible",
+                "This network has no channels that could be removed: its layers are outputs, left out by include or ignore, or tied to "
+                "operations of fixed size.",
+                hint="Check include and ignore, or use magnitude_pruning, which keeps shapes.",
+                details={"not_removable": kept_out},
+            )
+        return [group for group in wanted if group.name in names]
+
+    def cut(self, done: float, *, last: bool) -> None:
+        """Remove channels until the share `done` of the way is gone."""
+        params, context = self._params, self._context
+        graph = ChannelGraph(self._module, self._inputs)
+        groups = [group for group in graph.groups if group.name in self._units]
+        scores = unit_scores(self._module, groups, params.importance, context, together=self._together)
+        ranked = [rank(group, values, self._units[group.name]) for group, values in zip(groups, scores, strict=True)]
+        every = blocks(ranked, together=self._together, limits=self._limits)
+        order = [block for block in every if block.allowed]
+        costs = Costs(self._module, self._inputs)
+        if params.budget is not None:
+            figure, share, cost = self._budget(costs, ranked)
+            target = self._costs_before[figure] * share**done
+            plan = plan_of(order, for_budget(order, len(ranked), cost, target), len(ranked))
+            if last and cost(plan) > target:
+                context.warn(
+                    "budget_missed",
+                    f"min_channels, round_to and the layers that cannot be pruned leave {cost(plan) / self._costs_before[figure]:.1%} of "
+                    f"{figure}, more than the budget of {share:.1%}.",
+                    figure=figure,
+                )
+        else:
+            share = 1 - (1 - (params.pruning_ratio or 0.5)) ** done
+            length = for_share(order, ranked, share, self._channels_count, together=self._together)
+            plan = plan_of(order, length, len(ranked))
+            reached = share if not self._together else order[length - 1].key if length else 0.0
+            held = held_back(every, ranked, reached) if last else []
+            if held:
+                context.warn(
+                    "pruning_limited",
+                    f"These layers keep more channels than the target asks for, because of min_channels ({params.min_channels}), round_to "
+                    f"({params.round_to}) or because no layer is emptied: {', '.join(held)}.",
+                    layers=held,
+                )
+        self._remove(graph, ranked, plan)
+
+    def _budget(self, costs: Costs, ranked: list[Ranked]) -> tuple[str, float, Callable[[Plan], float]]:
+        budget = self._params.budget
+        assert budget is not None
+        if budget.params_ratio is not None:
+            return "params_count", budget.params_ratio, lambda plan: costs.params_count(ranked, plan)
+        assert budget.macs_ratio is not None
+        return "macs_count", budget.macs_ratio, lambda plan: costs.macs_count(ranked, plan)
+
+    def _remove(self, graph: ChannelGraph, ranked: list[Ranked], plan: Plan) -> None:
+        for item, removed in zip(ranked, plan, strict=True):
+            if removed:
+                graph.remove(item.group, item.group.units[item.order[:removed]].reshape(-1).tolist())
+
+    def report(self) -> None:
+        """Say what is left of every layer and of the whole. Raises `pruning_impossible` where nothing was removed."""
+        costs = Costs(self._module, self._inputs)
+        after = {"params_count": costs.params_count(), "macs_count": costs.macs_count()}
+        if after["params_count"] >= self._costs_before["params_count"]:
+            raise EngineError(
+                "pruning_impossible",
+                "Nothing was removed: the wanted share is less than one channel of any layer, or min_channels and round_to keep them all.",
+                hint="Raise pruning_ratio, or lower min_channels and round_to.",
+            )
+        widths = _widths(self._module)
+        self._context.report("layers", {name: {"channels_before": self._widths[name], "channels_after": widths[name]} for name in widths})
+        self._context.report("before", self._costs_before)
+        self._context.report("after", after)
+        for name, value in after.items():
+            self._context.metric(name, value)
+
+
+def _widths(module: nn.Module) -> dict[str, int]:
+    """Output channels of every convolution and linear layer."""
+    return {
+        name: int(layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels)
+        for name, layer in module.named_modules()
+        if isinstance(layer, PRUNABLE)
+    }
+
+
+def _inputs(context: Context) -> Inputs:
+    """Two training examples, or made-up ones: the graph is traced with them, and cuts are tried on them."""
+    if context.data is not None and "train" in context.data.splits and context.data.splits["train"].count > 1:
+        return Batch.of(context.split("train"), np.arange(2), context.input_names, context.device).inputs
+    return example_inputs(context.signature, 2, context.device)
