@@ -10,7 +10,6 @@ from torch import nn
 from engine import masks
 from engine.context import Context
 from engine.errors import EngineError
-from engine.tracing import example_inputs
 from engine.layers import PRUNABLE, select
 from engine.logits import Batch
 from engine.network import Network
@@ -18,6 +17,7 @@ from engine.pruning.channels import ChannelGraph, ChannelGroup, Inputs, removabl
 from engine.pruning.importance import unit_scores
 from engine.pruning.plan import Costs, Limits, Plan, Ranked, blocks, for_budget, for_share, held_back, plan_of, rank
 from engine.pruning.spec import StructuredPruning
+from engine.tracing import example_inputs
 
 
 def apply(network: Network, params: StructuredPruning, context: Context) -> Network:
