@@ -16,10 +16,10 @@ MAX_GRAPH_DEPTH = 8
 """Subgraphs (If, Loop, Scan) inside one another (`model_invalid`)."""
 MAX_DATASET_BYTES = 64 * 2**30
 """Inflated bytes of all arrays of one dataset (`decompression_limit_exceeded`)."""
-MAX_INFLATE_RATIO = 1_000
+MAX_INFLATE_RATIO = 200
 """Inflated bytes of an archive member for each stored one, where it inflates to more than `FREE_INFLATE_BYTES`."""
 FREE_INFLATE_BYTES = 64 * 2**20
-"""Members that inflate to no more than this are never called bombs; a blank image compresses a thousandfold (`decompression_limit_exceeded`)."""
+"""Members that inflate to no more than this are never called bombs; blank data compresses a thousandfold (`decompression_limit_exceeded`)."""
 MAX_ARCHIVE_MEMBERS = 200_000
 """Members of one archive (`archive_limit_exceeded`)."""
 MAX_CLASSES = 1_000_000

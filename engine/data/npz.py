@@ -6,8 +6,6 @@ directory, and mapped from there. Nothing is unpickled.
 
 from __future__ import annotations
 
-import difflib
-import re
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -21,13 +19,10 @@ from engine import limits
 from engine.data.dataset import Array, Data, Split
 from engine.data.preprocessing import Preprocessing, read_preprocessing
 from engine.errors import EngineError
-from engine.formats.npy_header import NpyHeader, read_npy_header
+from engine.formats.npz_members import NAMING, SPLITS, bomb, members_of, open_archive, read_header
 from engine.network import Signature, TensorSpec
 
-SPLITS = ("train", "validation", "test")
-_KEY = re.compile(rf"^(x|y)_({'|'.join(SPLITS)})(?:\.(.+))?$")
 _CHUNK = 1 << 20
-_NAMING = "Name the arrays x_train, y_train, x_test, y_test (x_validation, y_validation); several inputs as x_train.<input>."
 
 
 def load_npz(path: Path, metadata: Mapping[str, Any], signature: Signature, work: Path) -> Data:
@@ -57,41 +52,11 @@ def read_arrays(path: Path, work: Path) -> dict[str, Array]:
     Raises `dataset_invalid`, `unsafe_format`, `archive_limit_exceeded`, `decompression_limit_exceeded`.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
+        with path.open("rb") as file, open_archive(file) as archive:
             members = members_of(archive)
             return {name: _map(path, archive, info, work) for name, info in members.items()}
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, UnicodeDecodeError, OverflowError) as error:
         raise EngineError("dataset_invalid", "The file is not a whole npz archive.", hint="Write it with numpy.savez.") from error
-
-
-def members_of(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
-    """The members that are read, by array name; the limits on archives are checked here."""
-    infos = archive.infolist()
-    if len(infos) > limits.MAX_ARCHIVE_MEMBERS:
-        raise EngineError("archive_limit_exceeded", f"The archive has {len(infos)} members, the limit is {limits.MAX_ARCHIVE_MEMBERS}.")
-    found: dict[str, zipfile.ZipInfo] = {}
-    total = 0
-    for info in infos:
-        name = info.filename.removesuffix(".npy")
-        if not info.filename.endswith(".npy") or (_KEY.match(name) is None and name != "classes"):
-            _refuse_near_miss(name)
-            continue
-        if name in found:
-            raise EngineError("dataset_invalid", f"The archive holds {name!r} twice.")
-        if info.flag_bits & 1 or info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            raise EngineError(
-                "dataset_invalid", f"Array {name!r} is encrypted or compressed in an unusual way.", hint="Write it with numpy.savez."
-            )
-        total += info.file_size
-        if info.file_size > limits.FREE_INFLATE_BYTES and info.file_size > limits.MAX_INFLATE_RATIO * info.compress_size:
-            raise _bomb(name, f"{info.file_size} bytes from {info.compress_size}")
-        found[name] = info
-    if total > limits.MAX_DATASET_BYTES:
-        raise _bomb("all arrays", f"{total} bytes, the limit is {limits.MAX_DATASET_BYTES}")
-    if not any(name.startswith("x_") for name in found):
-        present = ", ".join(repr(info.filename.removesuffix(".npy")) for info in infos[:8])
-        raise EngineError("dataset_invalid", f"No array holds examples; found {present or 'nothing'}.", hint=_NAMING)
-    return found
 
 
 def read_labels(arrays: Mapping[str, Array], split: str, count: int, limit: int | None) -> npt.NDArray[np.int64] | None:
@@ -140,15 +105,13 @@ def _inputs_of(split: str, arrays: Mapping[str, Array], signature: Signature) ->
     names = [spec.name for spec in signature.inputs]
     given = {key: array for key, array in arrays.items() if key == f"x_{split}" or key.startswith(f"x_{split}.")}
     if not given:
-        if f"y_{split}" in arrays:
-            raise EngineError("dataset_invalid", f"y_{split} has labels, but there is no x_{split}.", hint=_NAMING)
         return None
     if len(names) == 1 and f"x_{split}" in given:
         return {names[0]: given[f"x_{split}"]}
     missing = [name for name in names if f"x_{split}.{name}" not in given]
     if missing:
         wanted = ", ".join(f"x_{split}.{name}" for name in names)
-        raise EngineError("dataset_invalid", f"The model takes {wanted}; the dataset lacks {', '.join(missing)}.", hint=_NAMING)
+        raise EngineError("dataset_invalid", f"The model takes {wanted}; the dataset lacks {', '.join(missing)}.", hint=NAMING)
     result = {name: given[f"x_{split}.{name}"] for name in names}
     counts = {f"x_{split}.{name}": len(array) for name, array in result.items()}
     if len(set(counts.values())) > 1:
@@ -167,9 +130,9 @@ def _prepared(key: str, array: Array, spec: TensorSpec, preprocessing: Mapping[s
 
 def _map(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo, work: Path) -> Array:
     name = info.filename.removesuffix(".npy")
+    header = read_header(archive, name, info)
     with archive.open(info) as stream:
-        header = read_npy_header(stream, name)
-        _check_header(name, header, info)
+        stream.read(header.header_bytes)
         dtype, order = np.dtype(header.descr), "F" if header.fortran_order else "C"
         if name == "classes" or header.data_bytes == 0:
             raw = stream.read(header.data_bytes)
@@ -184,19 +147,6 @@ def _map(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo, work: Path
     if dtype.kind == "f":
         _check_finite(name, array)
     return array
-
-
-def _check_header(name: str, header: NpyHeader, info: zipfile.ZipInfo) -> None:
-    if header.header_bytes + header.data_bytes != info.file_size:
-        raise EngineError("dataset_invalid", f"Array {name!r} says shape {header.shape}, which does not match its {info.file_size} bytes.")
-    if name == "classes":
-        if header.kind not in "UiuS" or header.data_bytes > limits.MAX_HEADER_BYTES:
-            raise EngineError("dataset_invalid", "The array 'classes' has to hold short strings.")
-        return
-    if header.kind not in "biuf":
-        raise EngineError("dataset_invalid", f"Array {name!r} is {header.descr}; numbers are needed.", hint="Store integers or floats.")
-    if not header.shape or header.shape[0] == 0 or 0 in header.shape:
-        raise EngineError("dataset_invalid", f"Array {name!r} of shape {header.shape} has no examples.")
 
 
 def _data_offset(path: Path, info: zipfile.ZipInfo) -> int:
@@ -219,7 +169,7 @@ def _inflate(stream: Any, target: Path, expected: int, name: str) -> None:
         while chunk := stream.read(_CHUNK):
             written += len(chunk)
             if written > expected:
-                raise _bomb(name, f"more than the {expected} bytes of its shape")
+                raise bomb(name, f"more than the {expected} bytes of its shape")
             file.write(chunk)
     if written != expected:
         raise EngineError("dataset_invalid", f"Array {name!r} ends after {written} of {expected} bytes.")
@@ -234,22 +184,3 @@ def _check_finite(name: str, array: Array) -> None:
             raise EngineError(
                 "dataset_invalid", f"Example {wrong} of {name!r} holds NaN or infinity.", hint="Clean the data before uploading it."
             )
-
-
-def _refuse_near_miss(name: str) -> None:
-    """An array that is almost a split's, such as X_train or x_val, is a slip of the pen and not something to leave out silently."""
-    known = [f"{side}_{split}" for side in "xy" for split in SPLITS]
-    plain = name.split(".", maxsplit=1)[0].lower()
-    match = {"x_val": "x_validation", "y_val": "y_validation", "x_valid": "x_validation", "y_valid": "y_validation"}.get(plain)
-    close = [match] if match else difflib.get_close_matches(plain, known, n=1, cutoff=0.85)
-    if close:
-        raise EngineError("dataset_invalid", f"Array {name!r} is not read; did you mean {close[0]!r}?", hint=_NAMING)
-
-
-def _bomb(name: str, figures: str) -> EngineError:
-    return EngineError(
-        "decompression_limit_exceeded",
-        f"{name!r} inflates to {figures}.",
-        hint="Upload the arrays uncompressed (numpy.savez).",
-        category="user",
-    )
