@@ -24,6 +24,10 @@ def load_network(path: Path, format: str, metadata: dict[str, Any], work: Path) 
         quantized = is_quantized(model)
         signature = signature_of(model)
         return Network(signature, build_module=None if quantized else lambda: _build(path), onnx_path=path, quantized=quantized)
+    if format in ("safetensors", "pt"):
+        from engine.formats.state_dict import load_weights
+
+        return load_weights(path, format, metadata)
     raise EngineError("unsupported_format", f"Models of format {format!r} are not read.", hint="Upload onnx, safetensors or pt.")
 
 

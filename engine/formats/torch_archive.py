@@ -11,7 +11,7 @@ from engine import limits
 from engine.errors import EngineError
 from engine.formats.npz_members import open_archive
 
-_SAVE_HINT = (
+SAVE_HINT = (
     "Save the weights alone: torch.save(model.state_dict(), 'weights.pt'), or safetensors.torch.save_file(model.state_dict(), "
     "'weights.safetensors'); or export the whole model: torch.onnx.export(model.eval(), (example,), 'model.onnx', dynamo=True)."
 )
@@ -44,10 +44,10 @@ def check(stream: IO[bytes]) -> None:
         inner = [name.split("/", 1)[-1] for name in names]
         if any(name.startswith("code/") or name == "constants.pkl" for name in inner):
             raise EngineError(
-                "unsafe_format", "The file is TorchScript: it is a program, and running it is the only way to read it.", hint=_SAVE_HINT
+                "unsafe_format", "The file is TorchScript: it is a program, and running it is the only way to read it.", hint=SAVE_HINT
             )
         if any(name.startswith("models/") or name in ("archive_format", "serialized_exported_program.json") for name in inner):
-            raise EngineError("unsafe_format", "The file is a torch.export program (.pt2), whose loader runs code.", hint=_SAVE_HINT)
+            raise EngineError("unsafe_format", "The file is a torch.export program (.pt2), whose loader runs code.", hint=SAVE_HINT)
         if len(set(names)) < len(names):
             raise EngineError("model_invalid", "The archive holds a member twice.")
         for info in infos:
@@ -55,11 +55,11 @@ def check(stream: IO[bytes]) -> None:
                 raise EngineError(
                     "decompression_limit_exceeded",
                     "The archive has compressed members; torch.save stores them as they are.",
-                    hint=_SAVE_HINT,
+                    hint=SAVE_HINT,
                 )
         programs = [info for info, name in zip(infos, inner, strict=True) if name == "data.pkl"]
         if len(programs) != 1:
-            raise EngineError("model_invalid", "The archive has no data.pkl, so it is not from torch.save.", hint=_SAVE_HINT)
+            raise EngineError("model_invalid", "The archive has no data.pkl, so it is not from torch.save.", hint=SAVE_HINT)
         if programs[0].file_size > limits.MAX_HEADER_BYTES:
             raise EngineError(
                 "tensor_limit_exceeded", f"data.pkl has {programs[0].file_size} bytes, the limit is {limits.MAX_HEADER_BYTES}."
@@ -76,10 +76,10 @@ def _check_program(program: bytes) -> None:
         for opcode, argument, _ in pickletools.genops(program):
             if opcode.name in ("STACK_GLOBAL", "INST", "OBJ", "EXT1", "EXT2", "EXT4"):
                 raise EngineError(
-                    "unsafe_format", f"The file's pickle program uses {opcode.name}, which weights do not need.", hint=_SAVE_HINT
+                    "unsafe_format", f"The file's pickle program uses {opcode.name}, which weights do not need.", hint=SAVE_HINT
                 )
             if opcode.name == "GLOBAL" and not _ALLOWED.match(str(argument)):
                 name = re.sub(r"[^\w.]", ".", str(argument))[:120]
-                raise EngineError("unsafe_format", f"The file pickles {name}: it is a whole model or more than weights.", hint=_SAVE_HINT)
+                raise EngineError("unsafe_format", f"The file pickles {name}: it is a whole model or more than weights.", hint=SAVE_HINT)
     except (ValueError, IndexError, UnicodeDecodeError, EOFError) as error:
         raise EngineError("model_invalid", "The archive's data.pkl is damaged.", hint="Upload the file again.") from error

@@ -1,0 +1,23 @@
+"""From the name of a builtin architecture to a module with random initial weights."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from engine.architectures.spec import read_architecture
+from engine.network import Signature, TensorSpec
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+def build_architecture(stated: Any) -> tuple[nn.Module, Signature]:
+    """The module (train mode, random weights of torch's global generator) and its signature.
+
+    `stated` is `metadata.architecture`. Raises `architecture_invalid`.
+    """
+    entry, params = read_architecture(stated)
+    module: nn.Module = importlib.import_module(f"engine.architectures.{entry.family}").build(params)
+    image = (None, params.in_channels, params.image_size, params.image_size)
+    return module, Signature((TensorSpec("input", image),), (TensorSpec("logits", (None, params.num_classes)),))
