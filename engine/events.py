@@ -9,7 +9,7 @@ from engine.errors import Category, EngineError
 
 
 class _Event(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
 
     step_index: int | None = None
     """Index of the step that the event belongs to; null outside of the steps."""

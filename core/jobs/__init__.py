@@ -9,7 +9,7 @@ from core.jobs.history import Mark, events, log, marks, metrics
 from core.jobs.queries import artifacts, get, search, version
 from core.jobs.records import Heartbeat, JobError, NewArtifact, NewEvent, Outcome, Point, Report, job_error
 from core.jobs.states import EDGES, TERMINAL, Status
-from core.jobs.work import cancelled, checkpoint, fail, finish, heartbeat, lose, release
+from core.jobs.work import cancelled, checkpoint, fail, finish, heartbeat, lose, release, should_stop
 
 __all__ = [
     "EDGES",
@@ -55,6 +55,7 @@ __all__ = [
     "release",
     "retry",
     "search",
+    "should_stop",
     "timestamp",
     "version",
 ]

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from sqlalchemy import ColumnElement, and_, update
+from sqlalchemy import ColumnElement, and_, select, update
 from sqlalchemy.orm import Session
 
 from core import db, failpoints, ids
@@ -31,6 +31,15 @@ def heartbeat(session: Session, job_id: str, fence: int, *, lease_seconds: float
     Raises `lease_lost` when the job belongs to another attempt or has ended.
     """
     return _tell(session, job_id, fence, report, lease_expires_at=db_now(lease_seconds))
+
+
+def should_stop(session: Session, job_id: str, fence: int) -> bool:
+    """Whether the job was asked to stop: the cheap look between heartbeats. Raises `lease_lost`."""
+    statement = select(Job.cancel_requested_at).where(_mine(job_id, fence), Job.status == Status.RUNNING)
+    row = session.execute(statement).one_or_none()
+    if row is None:
+        _lease_lost(job_id, fence)
+    return row.cancel_requested_at is not None
 
 
 def checkpoint(session: Session, job_id: str, fence: int, blob: Blob, state: dict[str, Any]) -> None:

@@ -1,0 +1,38 @@
+"""Nothing of a job stays on disk, whoever dies."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from worker.workplace import Workplace
+
+
+def test_a_directory_is_private_and_gone_afterwards(tmp_path: Path) -> None:
+    workplace = Workplace(tmp_path / "work")
+    with workplace.directory("job") as directory:
+        assert directory.stat().st_mode & 0o777 == 0o700
+        (directory / "locked").mkdir()
+        (directory / "locked" / "file").write_text("x")
+        (directory / "locked").chmod(0o500)
+    assert not directory.exists()
+    workplace.close()
+    assert list((tmp_path / "work").iterdir()) == []
+
+
+def test_folders_of_dead_processes_are_removed_and_those_of_living_ones_are_not(tmp_path: Path) -> None:
+    code = "import sys, pathlib, worker.workplace as w; print(w.Workplace(pathlib.Path(sys.argv[1])).path, flush=True); sys.stdin.read()"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ}
+    )
+    assert process.stdout
+    assert process.stdin
+    folder = Path(process.stdout.readline().strip())
+    Workplace(tmp_path).close()
+    assert folder.exists()
+    process.kill()
+    process.wait()
+    process.stdin.close()
+    process.stdout.close()
+    Workplace(tmp_path).close()
+    assert not folder.exists()

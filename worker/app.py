@@ -1,0 +1,123 @@
+"""The Celery application: `modelpress worker`, or `celery -A worker.app worker -Q cpu,inspect -P threads -c 1`.
+
+A task is a doorbell: it wakes the runner of its queue and ends. Jobs run in the runners' own threads, which live from before the
+first connection to the broker until the worker's shutdown, so that a dead broker delays a job by a second and loses none.
+"""
+
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from typing import Any
+
+from celery import Celery
+from celery.signals import celeryd_after_setup, setup_logging, worker_shutdown, worker_shutting_down
+
+from core import logging
+from core.queue import TASK, make_app
+from core.service import Service
+from core.settings import Settings
+from engine.child.launcher import Launcher
+from engine.child.probe import Isolation, choose
+from worker import devices
+from worker.runner import Runner
+from worker.workplace import Workplace
+
+_JOIN_MARGIN_SECONDS = 10
+_log = logging.logger(__name__)
+
+settings = Settings()
+app: Celery = make_app(settings)
+
+
+class Worker:
+    """The runners of one process and what they share: one service, one parent of job children, one workplace."""
+
+    def __init__(self, queues: list[str]) -> None:
+        self._stack = ExitStack()
+        service = self._stack.enter_context(Service.open(settings))
+        workplace = Workplace(settings.data_dir.resolve() / "work")
+        self._stack.callback(workplace.close)
+        launcher = Launcher()
+        self._stack.callback(launcher.close)
+        isolation = _choose_isolation(launcher, workplace)
+        self._runners = {
+            queue: Runner(
+                service,
+                queue=queue,
+                device=devices.assigned_gpu() if queue == settings.gpu_queue else devices.cpu(),
+                launcher=launcher,
+                isolation=isolation,
+                workplace=workplace,
+            )
+            for queue in queues
+        }
+        for runner in self._runners.values():
+            runner.start()
+
+    def ring(self, queue: str) -> None:
+        """Wake the runner of `queue`."""
+        if queue in self._runners:
+            self._runners[queue].ring()
+
+    def drain(self) -> None:
+        """Stop claiming; running jobs end or are given back."""
+        for runner in self._runners.values():
+            runner.drain()
+
+    def close(self) -> None:
+        """Drain, wait, and leave nothing behind."""
+        self.drain()
+        for runner in self._runners.values():
+            runner.join(settings.drain_seconds + _JOIN_MARGIN_SECONDS)
+        self._stack.close()
+
+
+_worker: Worker | None = None
+
+
+def doorbell(queue: str) -> None:
+    """There may be work in `queue`."""
+    if _worker is not None:
+        _worker.ring(queue)
+
+
+def _configure_logging(**_: Any) -> None:
+    logging.configure(settings)
+
+
+def _start(instance: Any, **_: Any) -> None:
+    global _worker  # noqa: PLW0603 - Celery's signals are global as well
+    _worker = Worker(list(instance.app.amqp.queues.consume_from))
+
+
+def _drain(**_: Any) -> None:
+    if _worker is not None:
+        _worker.drain()
+
+
+def _close(**_: Any) -> None:
+    if _worker is not None:
+        _worker.close()
+
+
+def _choose_isolation(launcher: Launcher, workplace: Workplace) -> "Future[Isolation]":
+    """Probe while the worker goes on starting: the warm parent takes seconds to import torch."""
+
+    def probe() -> Isolation:
+        isolation = choose(launcher, workplace.path)
+        open_lines = [name for name, answer in isolation.probe.items() if answer == "open"]
+        log = _log.info if isolation.tier >= 1 else _log.warning
+        log("isolation chosen", tier=isolation.tier, layers=list(isolation.layers), open=open_lines)
+        return isolation
+
+    executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="probe")
+    try:
+        return executor.submit(probe)
+    finally:
+        executor.shutdown(wait=False)
+
+
+app.task(doorbell, name=TASK)
+setup_logging.connect(_configure_logging)
+celeryd_after_setup.connect(_start)
+worker_shutting_down.connect(_drain)
+worker_shutdown.connect(_close)

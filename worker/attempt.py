@@ -1,0 +1,245 @@
+"""One attempt at one job, from the claim to the last transaction."""
+
+import math
+import os
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from core import failpoints, jobs
+from core.db import Session
+from core.errors import ChecksumMismatch, LeaseLost, ServiceError, StorageFull
+from core.jobs import JobError, job_error
+from core.logging import logger
+from core.service import Service
+from engine import events
+from engine.child.launcher import Launcher, LaunchError
+from engine.child.probe import Isolation
+from engine.child.request import Limits, Request
+from worker import endings
+from worker.devices import Device, machine_memory_bytes
+from worker.publishing import ManifestError, publish, store_checkpoint
+from worker.pulse import Pulse
+from worker.staging import stage
+from worker.stop import Reason, Stop, Stopped
+from worker.supervision import Bounds, Watched, watch
+from worker.transcript import Transcript
+from worker.workplace import Workplace
+
+ENTRY = "engine.run:run_job"
+THREADS = 1
+"""Numerical threads of a child: more of them slow small networks down on a busy machine."""
+_SHARED_BYTES = 1 << 30
+"""Resident memory that each process of a job has in common with its parent, roughly: libraries that everyone maps."""
+_RETRY_SECONDS = 0.5
+_log = logger(__name__)
+
+End = Callable[[Session], object]
+
+
+class Attempt:
+    """Runs a claimed job to an end: succeeded, failed, cancelled, given back, or taken away."""
+
+    def __init__(
+        self,
+        service: Service,
+        claim: jobs.Claim,
+        *,
+        launcher: Launcher,
+        isolation: Isolation,
+        device: Device,
+        workplace: Workplace,
+        entry: str = ENTRY,
+    ) -> None:
+        self._service = service
+        self._claim = claim
+        self._launcher = launcher
+        self._isolation = isolation
+        self._device = device
+        self._workplace = workplace
+        self._entry = entry
+        self._stop = Stop()
+        self._draining = threading.Event()
+        state = claim.checkpoint_state or {}
+        self._transcript = Transcript(claim.steps, claim.warnings, state.get("step_index") if claim.checkpoint else None)
+
+    def drain(self) -> None:
+        """End at the next checkpoint, after `drain_seconds` at the latest, and give the job back. Callable from any thread."""
+        if not self._draining.is_set():
+            self._draining.set()
+            timer = threading.Timer(self._service.settings.drain_seconds, self._stop.ask, [Reason.DRAINED])
+            timer.daemon = True
+            timer.start()
+
+    def run(self) -> None:
+        """Do it. Raises nothing that belongs to the job; its directory is gone afterwards."""
+        pulse = Pulse(self._service, self._claim, self._transcript, self._stop)
+        pulse.start()
+        try:
+            with self._workplace.directory(f"{self._claim.job_id}-{self._claim.fence}") as directory:
+                try:
+                    end = self._work(directory)
+                except Stopped:
+                    end = self._stopped()
+                except Exception as error:
+                    _log.exception("attempt failed")
+                    end = self._failed(_error_of(error))
+                self._write(end)
+        finally:
+            pulse.end()
+
+    def _work(self, directory: Path) -> End | None:
+        if self._isolation.tier < self._service.settings.isolation_minimum:
+            return self._failed(_isolation_unavailable(self._isolation, self._service.settings.isolation_minimum))
+        stage(self._claim, self._service.blobs, directory, self._stop, device=self._device.torch, threads=THREADS)
+        failpoints.hit("worker.staged")
+        kills = endings.out_of_memory_kills()
+        watched = self._run_child(directory)
+        failpoints.hit("worker.child_ended")
+        if self._stop.reason in (Reason.CANCELLED, Reason.LEASE_LOST):
+            return self._stopped()
+        error = endings.error_of(
+            watched,
+            self._transcript,
+            self._stop.reason,
+            timeout_seconds=self._claim.timeout_seconds,
+            starved=endings.out_of_memory_kills() > kills,
+        )
+        if error is not None and self._stop.reason is Reason.DRAINED:
+            return self._stopped()
+        artifacts = publish(self._transcript.artifacts, directory, self._service.blobs, self._stop) if self._may_publish(error) else []
+        failpoints.hit("worker.published")
+        if error is not None:
+            return self._failed(error, artifacts)
+        done = self._transcript.ending
+        assert isinstance(done, events.Done)
+        claim = self._claim
+        return lambda session: jobs.finish(
+            session,
+            claim.job_id,
+            claim.fence,
+            outcome=done.outcome,
+            result=done.result,
+            artifacts=artifacts,
+            report=self._transcript.report(),
+        )
+
+    def _run_child(self, directory: Path) -> Watched:
+        limits = self._claim.spec["limits"]
+        memory = min(limits["memory_bytes"] or machine_memory_bytes(), machine_memory_bytes())
+        cpu_seconds = math.ceil(self._claim.timeout_seconds * (os.cpu_count() or 1)) + 60
+        request = Request(
+            directory,
+            entry=self._entry,
+            layers=self._isolation.layers,
+            # CUDA maps more private memory than it uses: on a GPU the supervisor's own count must do
+            limits=Limits(memory_bytes=None if self._device.gpu else memory, cpu_seconds=cpu_seconds),
+            environment=self._device.environment,
+            gpu=self._device.gpu,
+        )
+        self._stop.check()
+        child = self._launcher.start(request)
+        failpoints.hit("worker.child_started")
+        bounds = Bounds(self._claim.timeout_seconds, memory + _SHARED_BYTES)
+        return watch(child, self._transcript, self._stop, bounds, lambda event: self._hear(event, directory))
+
+    def _hear(self, event: events.Event, directory: Path) -> None:
+        if not isinstance(event, events.Checkpointed):
+            return
+        try:
+            blob = store_checkpoint(event, directory, self._service.blobs)
+            with self._service.database.unit_of_work() as session:
+                jobs.checkpoint(session, self._claim.job_id, self._claim.fence, blob, {"step_index": event.step_index})
+        except LeaseLost:
+            self._stop.ask(Reason.LEASE_LOST)
+        except (ManifestError, ServiceError, SQLAlchemyError, OSError) as error:
+            # The job goes on; another attempt would begin further back.
+            _log.warning("checkpoint not stored", error=str(error))
+            self._transcript.note(f"warning: a checkpoint could not be stored: {error}")
+        else:
+            failpoints.hit("worker.checkpointed")
+            if self._draining.is_set():
+                self._stop.ask(Reason.DRAINED)
+
+    def _may_publish(self, error: JobError | None) -> bool:
+        """A job that missed its constraints may fail and still show what it made; any other failure shows nothing."""
+        return error is None or (isinstance(self._transcript.ending, events.Failed) and error["code"] == "constraints_not_met")
+
+    def _failed(self, error: JobError, artifacts: list[jobs.NewArtifact] | None = None) -> End:
+        claim, transient = self._claim, error["category"] == "transient"
+        self._transcript.close_running_steps("pending" if transient else "failed")
+        missed = error["code"] == "constraints_not_met"
+        summary = error["details"].pop("summary", None) if missed else None
+        return lambda session: jobs.fail(
+            session,
+            claim.job_id,
+            claim.fence,
+            error,
+            outcome="constraints_not_met" if missed else None,
+            result=summary,
+            artifacts=artifacts or [],
+            report=self._transcript.report(),
+            retry_delay_seconds=self._service.settings.retry_delay_seconds * 2 ** (claim.attempt - 1),
+        )
+
+    def _stopped(self) -> End | None:
+        claim = self._claim
+        match self._stop.reason:
+            case Reason.CANCELLED:
+                self._transcript.close_running_steps("cancelled")
+                return lambda session: jobs.cancelled(session, claim.job_id, claim.fence, report=self._transcript.report())
+            case Reason.DRAINED:
+                self._transcript.close_running_steps("pending")
+                return lambda session: jobs.release(session, claim.job_id, claim.fence, report=self._transcript.report())
+            case _:
+                _log.warning("lease lost")
+                return None
+
+    def _write(self, end: End | None) -> None:
+        """Write the end, again and again while the database does not answer and the lease holds."""
+        while end is not None:
+            try:
+                with self._service.database.unit_of_work() as session:
+                    end(session)
+            except LeaseLost:
+                _log.warning("lease lost at the end")
+                return
+            except SQLAlchemyError as error:
+                _log.warning("end not written", error=str(error).splitlines()[0])
+                if self._stop.reason is Reason.LEASE_LOST:
+                    return
+                time.sleep(_RETRY_SECONDS)
+            else:
+                failpoints.hit("worker.end_written")
+                return
+
+
+def _error_of(error: Exception) -> JobError:
+    """What an exception of the supervisor means for the job."""
+    match error:
+        case ChecksumMismatch():
+            return job_error("checksum_mismatch", "internal", error.message, hint=error.hint)
+        case StorageFull():
+            return job_error("out_of_disk", "resource", f"The service's disk is full: {error.message}.", hint=error.hint)
+        case ServiceError() | OSError() | SQLAlchemyError():
+            return job_error("storage_unavailable", "transient", f"A file of the job could not be read or stored: {error}.", retryable=True)
+        case ManifestError():
+            return job_error("child_protocol", "internal", f"The job's process announced a file that is not there: {error}.")
+        case LaunchError():
+            return job_error("child_killed", "transient", f"The job's process could not be started: {error}.", retryable=True)
+        case _:
+            return job_error("internal_error", "internal", f"The worker failed: {type(error).__name__}.", hint="Its log says more.")
+
+
+def _isolation_unavailable(isolation: Isolation, minimum: int) -> JobError:
+    opened = [name for name, answer in isolation.probe.items() if answer == "open"]
+    return job_error(
+        "isolation_unavailable",
+        "resource",
+        f"The operator asks for isolation tier {minimum} and this worker reaches tier {isolation.tier}.",
+        hint="Run the worker where the kernel offers Landlock and seccomp, or lower MODELPRESS_ISOLATION_MINIMUM.",
+        details={"open": opened},
+    )

@@ -1,0 +1,88 @@
+"""The one place that turns the end of a child into what the user reads."""
+
+import signal
+from pathlib import Path
+
+from core.jobs import JobError, job_error
+from engine.child.launcher import Exit
+from engine.events import Done, Failed
+from worker.stop import Reason
+from worker.supervision import Watched
+from worker.transcript import Transcript
+
+_CRASHES = frozenset({signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGABRT, signal.SIGSYS, signal.SIGTRAP})
+
+
+def error_of(watched: Watched, transcript: Transcript, reason: Reason | None, *, timeout_seconds: float, starved: bool) -> JobError | None:
+    """Why the attempt failed; None if the child did its job. For reasons that are no failure (cancelled, drained) do not ask.
+
+    Args:
+        watched: How the child ended.
+        transcript: What it said.
+        reason: What stopped it, if anything did.
+        timeout_seconds: Wall-clock limit of the attempt.
+        starved: Whether the kernel's out-of-memory killer was at work meanwhile.
+    """
+    ending = transcript.ending
+    where = f"in phase {transcript.phase!r}"
+    if reason is Reason.TIMEOUT:
+        return job_error(
+            "timeout",
+            "resource",
+            f"The job ran longer than {timeout_seconds:g} seconds and was stopped {where}.",
+            hint="Raise limits.timeout_seconds, or train for fewer epochs.",
+        )
+    if reason is Reason.OUT_OF_MEMORY:
+        return _out_of_memory(f"The job's processes took more memory than they may have, {where}.")
+    if reason is Reason.TOO_MANY_PROCESSES:
+        return job_error("too_many_processes", "resource", f"The job started more processes than it may have, {where}.")
+    if watched.protocol_error is not None:
+        return _protocol(f"The job's process broke the protocol {where}: {watched.protocol_error}.")
+    if isinstance(ending, Failed):
+        return job_error(
+            ending.code,
+            ending.category,
+            ending.message,
+            hint=ending.hint,
+            retryable=ending.retryable,
+            step_index=ending.step_index,
+            details=ending.details,
+        )
+    if watched.exit.returncode < 0:
+        return _killed(watched.exit, where, starved=starved)
+    if isinstance(ending, Done) and watched.exit.returncode == 0:
+        return None
+    return _protocol(f"The job's process ended with status {watched.exit.returncode} {where} and without a result.")
+
+
+def _killed(exit_: Exit, where: str, *, starved: bool) -> JobError:
+    number = -exit_.returncode
+    name = signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
+    if exit_.parent_lost:
+        return job_error("child_killed", "transient", f"The parent of the job's process ended {where}.", retryable=True)
+    if number == signal.SIGKILL and starved:
+        return _out_of_memory(f"The kernel ran out of memory and ended the job's process {where}.")
+    if number == signal.SIGXCPU:
+        return job_error("timeout", "resource", f"The job used up its processor time {where}.", hint="Raise limits.timeout_seconds.")
+    if number in _CRASHES:
+        message = f"The job's process crashed with {name} {where}; its log may say more."
+        return job_error("child_crashed", "internal", message, hint="Please report it with the model, if you can share it.")
+    return job_error("child_killed", "transient", f"The job's process was ended from outside with {name} {where}.", retryable=True)
+
+
+def _out_of_memory(message: str) -> JobError:
+    hint = "Use a smaller batch size, or raise limits.memory_bytes where the machine has more."
+    return job_error("out_of_memory", "resource", message, hint=hint)
+
+
+def _protocol(message: str) -> JobError:
+    return job_error("child_protocol", "internal", message)
+
+
+def out_of_memory_kills() -> int:
+    """How often the kernel's out-of-memory killer has struck on this machine, control groups included."""
+    for line in Path("/proc/vmstat").read_text().splitlines():
+        name, _, value = line.partition(" ")
+        if name == "oom_kill":
+            return int(value)
+    return 0

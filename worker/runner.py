@@ -1,0 +1,121 @@
+"""The claim loop: one thread for each queue and device, woken by the doorbell and, should that be lost, by itself."""
+
+import os
+import socket
+import threading
+from concurrent.futures import Future
+
+from core import failpoints, jobs
+from core.logging import bound, logger
+from core.service import Service
+from engine.child.launcher import Launcher
+from engine.child.probe import Isolation
+from worker.attempt import ENTRY, Attempt
+from worker.devices import Device
+from worker.workplace import Workplace
+
+POLL_SECONDS = 1.0
+"""How long a sleeping worker trusts the doorbell."""
+_log = logger(__name__)
+
+
+class Runner(threading.Thread):
+    """Claims jobs of one queue and runs them one after another until it is drained.
+
+    Args:
+        service: The parts of the service.
+        queue: Where the jobs come from.
+        device: What they run on.
+        launcher: Starts the children.
+        isolation: What confines them; known once the probe has run.
+        workplace: Where they live.
+        entry: What they run.
+    """
+
+    def __init__(
+        self,
+        service: Service,
+        *,
+        queue: str,
+        device: Device,
+        launcher: Launcher,
+        isolation: "Future[Isolation]",
+        workplace: Workplace,
+        entry: str = ENTRY,
+    ) -> None:
+        super().__init__(name=f"runner-{queue}", daemon=True)
+        self.queue = queue
+        self._service = service
+        self._device = device
+        self._launcher = launcher
+        self._isolation = isolation
+        self._workplace = workplace
+        self._entry = entry
+        self._bell = threading.Event()
+        self._lock = threading.Lock()
+        self._draining = False
+        self._attempt: Attempt | None = None
+        self._name = f"{socket.gethostname()}:{os.getpid()}:{queue}"[:200]
+
+    def ring(self) -> None:
+        """There may be work."""
+        self._bell.set()
+
+    def drain(self) -> None:
+        """Claim nothing more; the running job ends, or is given back within `drain_seconds`."""
+        with self._lock:
+            self._draining = True
+            if self._attempt is not None:
+                self._attempt.drain()
+        self._bell.set()
+
+    def run(self) -> None:
+        """Claim and run until drained."""
+        isolation = self._isolation.result()
+        while not self._draining:
+            self._bell.clear()
+            try:
+                worked = self._work(isolation)
+            except Exception:
+                _log.exception("could not claim or end a job", queue=self.queue)
+                worked = False
+            if not worked and not self._draining:
+                self._bell.wait(POLL_SECONDS)
+
+    def _work(self, isolation: Isolation) -> bool:
+        """Claim one job and run it; False when there was none."""
+        with self._service.database.unit_of_work() as session:
+            claim = jobs.claim(
+                session,
+                self.queue,
+                worker=self._name,
+                device=self._device.name,
+                lease_seconds=self._service.settings.lease_seconds,
+                isolation=isolation.to_json(),
+                device_memory_bytes=self._device.memory_bytes,
+            )
+        if claim is None:
+            return False
+        failpoints.hit("worker.claimed")
+        with bound(job_id=claim.job_id, fence=claim.fence):
+            _log.info("attempt started", attempt=claim.attempt, kind=claim.kind)
+            attempt = Attempt(
+                self._service,
+                claim,
+                launcher=self._launcher,
+                isolation=isolation,
+                device=self._device,
+                workplace=self._workplace,
+                entry=self._entry,
+            )
+            with self._lock:
+                self._attempt = attempt
+                if self._draining:
+                    attempt.drain()
+            try:
+                attempt.run()
+            finally:
+                with self._lock:
+                    self._attempt = None
+            _log.info("attempt ended")
+        return True

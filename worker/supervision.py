@@ -1,0 +1,143 @@
+"""Watching one child: its events, its log, its time, its memory, and whoever wants it to end."""
+
+import os
+import selectors
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from engine.child.launcher import Child, Exit
+from engine.events import MAX_LINE_BYTES, Event
+from worker.stop import Reason, Stop
+from worker.transcript import ProtocolError, Transcript
+
+_TICK_SECONDS = 0.5
+_READ_BYTES = 1 << 16
+_END_SECONDS = 10.0
+"""How long a killed child may take to disappear; longer means a process that hangs in the kernel."""
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """What the kernel's limits on single processes cannot hold."""
+
+    seconds: float
+    """Wall-clock time of the child."""
+    memory_bytes: int
+    """Memory of the child and all that it started, shared pages counted for each."""
+    processes: int = 256
+
+
+@dataclass(frozen=True)
+class Watched:
+    """How a child ended, and what it used."""
+
+    exit: Exit
+    seconds: float
+    protocol_error: str | None = None
+
+
+def watch(child: Child, transcript: Transcript, stop: Stop, bounds: Bounds, hear: Callable[[Event], None]) -> Watched:
+    """Follow a child to its end; kill its whole group as soon as `stop` is asked, a bound is passed, or it talks nonsense.
+
+    Args:
+        child: The running child; its streams are closed at the end.
+        transcript: Takes in what it says.
+        stop: Asked by others, and by this function for a passed bound.
+        bounds: Wall clock, memory and processes of the group.
+        hear: Called with every event, after the transcript.
+    """
+    started = time.monotonic()
+    stream = _Lines()
+    problem: str | None = None
+    killed_at: float | None = None
+    next_tick = started
+    with selectors.DefaultSelector() as selector:
+        for descriptor in (child.events, child.log):
+            os.set_blocking(descriptor, False)
+            selector.register(descriptor, selectors.EVENT_READ)
+        selector.register(stop, selectors.EVENT_READ)
+        open_streams = 2
+        while open_streams:
+            for key, _ in selector.select(max(0.0, next_tick - time.monotonic())):
+                if key.fileobj is stop:
+                    selector.unregister(stop)
+                    continue
+                data = os.read(key.fd, _READ_BYTES)
+                if not data:
+                    selector.unregister(key.fd)
+                    open_streams -= 1
+                elif key.fd == child.log:
+                    transcript.hear_log(data)
+                elif problem is None:
+                    try:
+                        for line in stream.feed(data):
+                            hear(transcript.hear_line(line))
+                    except ProtocolError as error:
+                        problem = str(error)
+                        stop.ask(Reason.PROTOCOL)
+            now = time.monotonic()
+            if now >= next_tick:
+                next_tick = now + _TICK_SECONDS
+                _check_bounds(child, stop, bounds, now - started)
+            if stop.reason is not None and killed_at is None:
+                child.signal(signal.SIGKILL)
+                killed_at = now
+            if killed_at is not None and now > killed_at + _END_SECONDS:
+                break
+    if problem is None and stream.rest and stop.reason is None:
+        problem = f"its last line has no end: {stream.rest[:200]!r}"
+    exit_ = child.wait(_END_SECONDS)
+    if exit_ is None:  # it closed its streams and goes on
+        child.signal(signal.SIGKILL)
+        exit_ = child.wait(_END_SECONDS) or Exit(-signal.SIGKILL)
+    child.close()
+    return Watched(exit_, time.monotonic() - started, problem)
+
+
+def _check_bounds(child: Child, stop: Stop, bounds: Bounds, seconds: float) -> None:
+    if seconds > bounds.seconds:
+        stop.ask(Reason.TIMEOUT)
+    usage = group_usage(child.pid)
+    if usage.processes > bounds.processes:
+        stop.ask(Reason.TOO_MANY_PROCESSES)
+    elif usage.memory_bytes > bounds.memory_bytes:
+        stop.ask(Reason.OUT_OF_MEMORY)
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What a process group has."""
+
+    processes: int
+    memory_bytes: int
+
+
+def group_usage(group: int) -> Usage:
+    """Processes of a group and the sum of their resident memory."""
+    processes = pages = 0
+    for entry in os.scandir("/proc"):
+        if entry.name.isdigit():
+            try:
+                fields = Path(entry.path, "stat").read_text().rpartition(")")[2].split()
+            except OSError:  # it ended while we looked
+                continue
+            if int(fields[2]) == group:
+                processes += 1
+                pages += int(fields[21])
+    return Usage(processes, pages * os.sysconf("SC_PAGE_SIZE"))
+
+
+class _Lines:
+    """Cuts a byte stream into lines of bounded length."""
+
+    def __init__(self) -> None:
+        self.rest = b""
+
+    def feed(self, data: bytes) -> list[bytes]:
+        *lines, self.rest = (self.rest + data).split(b"\n")
+        if any(len(line) > MAX_LINE_BYTES for line in (*lines, self.rest)):
+            raise ProtocolError(f"it sent a line of more than {MAX_LINE_BYTES} bytes")
+        return lines
