@@ -8,6 +8,8 @@ from pathlib import Path
 import onnx
 
 from engine.errors import EngineError
+from engine.formats.magic import check_file
+from engine.formats.onnx_checks import check_graph, inlined
 from engine.network import Signature, TensorSpec
 
 _TYPES: dict[int, str] = {
@@ -36,11 +38,14 @@ QUANTIZED_OPERATORS = {
 
 def read_model(path: Path) -> onnx.ModelProto:
     """Parse and check a file. Raises `model_invalid` and the codes of `engine.limits`."""
+    with path.open("rb") as stream:
+        check_file(stream, "onnx")
     try:
         model = onnx.load_model(str(path), load_external_data=False)
     except Exception as error:
         raise EngineError("model_invalid", "The file is not a whole ONNX model: its protobuf ends early or is damaged.") from error
-    return model
+    check_graph(model)
+    return inlined(model)
 
 
 def is_quantized(model: onnx.ModelProto) -> bool:

@@ -11,6 +11,8 @@ import torch
 from torch import fx, nn
 from torch.fx.node import map_aggregate
 
+from engine import limits
+from engine.errors import EngineError
 from engine.formats.from_onnx.names import Names, identifier, is_readable, module_path
 from engine.formats.from_onnx.reader import Op
 from engine.formats.from_onnx.values import Constant, Flow, Sizes, Symbol, Value
@@ -149,6 +151,7 @@ class Builder:
         run = _method(function) if isinstance(function, str) else function
         if not flowing:
             real: Any = map_aggregate((args, kwargs), lambda item: item.tensor if isinstance(item, Constant) else item)
+            _refuse_huge(run, args, kwargs)
             with torch.no_grad():
                 return Constant(run(*real[0], **real[1]))
         results = []
@@ -191,6 +194,18 @@ class Builder:
             _attach(self.root, path, self.parameter(constant) if trainable else tensor.detach().clone())
             self._attributes[key] = self.graph.get_attr(path)
         return self._attributes[key]
+
+
+def _refuse_huge(run: Callable[..., Any], args: Any, kwargs: Any) -> None:
+    """Find the size of a constant on the meta device before it is computed: a few bytes can ask for terabytes."""
+    imagined: Any = map_aggregate((args, kwargs), functools.partial(_probe, index=0))
+    with torch.device("meta"):
+        result = run(*imagined[0], **imagined[1])
+    for tensor in result if isinstance(result, tuple) else [result]:
+        if tensor.numel() > limits.MAX_TENSOR_ELEMENTS:
+            raise EngineError(
+                "tensor_limit_exceeded", f"A constant of {tensor.numel()} elements, the limit is {limits.MAX_TENSOR_ELEMENTS}."
+            )
 
 
 def _first_varies(value: Flow) -> bool:
