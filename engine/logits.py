@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from engine.errors import EngineError
+from engine.layout import channels_last
 
 Outputs = Tensor | Sequence[Tensor]
 Indices = NDArray[np.int64]
@@ -94,14 +96,36 @@ def batches(examples: Examples, names: Sequence[str], size: int, device: torch.d
         yield Batch.of(examples, order[start : start + size], names, device)
 
 
+@dataclass(frozen=True)
+class Prediction:
+    """Outputs of a module for all examples of a split, one array per output, and the labels beside them."""
+
+    outputs: list[NDArray[Any]]
+    labels: NDArray[np.int64] | None
+
+
 @torch.no_grad()
-def predict(module: nn.Module, examples: Examples, names: Sequence[str], device: torch.device, size: int = 256) -> list[NDArray[Any]]:
-    """Every output of the module, in evaluation mode, for all examples in order; one array per output, on the CPU."""
+def predict(module: nn.Module, examples: Examples, names: Sequence[str], device: torch.device, size: int = 64) -> Prediction:
+    """What the module, in evaluation mode, answers to all examples in order."""
     mode = module.training
     module.eval()
     parts: list[list[NDArray[Any]]] = []
-    for batch in batches(examples, names, size, device):
-        outputs = module(*batch.inputs)
-        parts.append([output.cpu().numpy() for output in ([outputs] if isinstance(outputs, Tensor) else outputs)])
+    labels: list[NDArray[np.int64]] = []
+    first = Batch.of(examples, np.arange(min(examples.count, 1)), names, device)
+    with channels_last(module, first.inputs):
+        for batch in batches(examples, names, size, device):
+            outputs = module(*batch.inputs)
+            parts.append([output.cpu().numpy() for output in ([outputs] if isinstance(outputs, Tensor) else outputs)])
+            if batch.labels is not None:
+                labels.append(batch.labels.cpu().numpy())
     module.train(mode)
-    return [np.concatenate(column) for column in zip(*parts, strict=True)]
+    return Prediction([np.concatenate(column) for column in zip(*parts, strict=True)], np.concatenate(labels) if labels else None)
+
+
+def fingerprint(module: nn.Module) -> bytes:
+    """A digest of all parameters and buffers: equal for two states of one network only if they compute the same."""
+    digest = hashlib.blake2b()
+    for name, tensor in module.state_dict().items():
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.digest()

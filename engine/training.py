@@ -14,6 +14,7 @@ from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from engine.errors import EngineError
+from engine.layout import channels_last
 from engine.logits import Batch, ClassHead, Examples, Indices, Outputs
 from engine.params import TrainingFields
 
@@ -89,11 +90,12 @@ def train(
     per_epoch = math.ceil(examples.count / params.batch_size)
     history = History()
     module.to(device)
+    first = Batch.of(examples, np.arange(1), names, device)
     optimizer = build_optimizer(module, params)
     norms = [layer for layer in module.modules() if isinstance(layer, _BatchNorm)]
     loss_sum = torch.zeros((), device=device)
     seen = 0
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    with channels_last(module, first.inputs), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         module.train()
         for iteration, indices in _order(examples.count, params.batch_size, seed, start_iteration, total):
