@@ -1,0 +1,109 @@
+"""Fixtures for every room: a migrated database of each kind, a broker, an object store, and the service over them.
+
+One server of each kind serves all tests of a process; a test gets its own database, copied from one that the migrations made.
+"""
+
+import contextlib
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from core import migrate
+from core.service import Service
+from core.settings import Settings
+from tests import servers
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[servers.Postgres]:
+    """A PostgreSQL server for this test process."""
+    with servers.postgres() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def valkey() -> Iterator[servers.Valkey]:
+    """A Valkey server for this test process."""
+    with servers.valkey() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[dict[str, str]]:
+    """The environment of an S3 server for this test process, with the bucket `modelpress`."""
+    with servers.s3() as environment:
+        yield environment
+
+
+@pytest.fixture
+def broker_url(valkey: servers.Valkey) -> str:
+    """An empty broker."""
+    with valkey.client as client:
+        client.flushall()
+    return valkey.url
+
+
+@pytest.fixture(scope="session")
+def _postgres_template(postgres: servers.Postgres) -> str:
+    name = postgres.create()
+    migrate.upgrade(Settings(database_url=postgres.url(name)))
+    return name
+
+
+@pytest.fixture(scope="session")
+def _sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("sqlite") / "template.db"
+    migrate.upgrade(Settings(database_url=f"sqlite:///{path}"))
+    return path
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """A fresh, migrated database: the test runs once on SQLite and once on PostgreSQL."""
+    yield from _fresh(request, request.param, tmp_path)
+
+
+@pytest.fixture
+def sqlite_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """A fresh, migrated SQLite database."""
+    yield from _fresh(request, "sqlite", tmp_path)
+
+
+@pytest.fixture
+def postgres_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """A fresh, migrated PostgreSQL database."""
+    yield from _fresh(request, "postgresql", tmp_path)
+
+
+def _fresh(request: pytest.FixtureRequest, kind: str, tmp_path: Path) -> Iterator[str]:
+    if kind == "sqlite":
+        path = tmp_path / "modelpress.db"
+        shutil.copy(request.getfixturevalue("_sqlite_template"), path)
+        yield f"sqlite:///{path}"
+        return
+    server: servers.Postgres = request.getfixturevalue("postgres")
+    name = server.create(request.getfixturevalue("_postgres_template"))
+    yield server.url(name)
+    server.drop(name)
+
+
+@pytest.fixture
+def settings(database_url: str, tmp_path: Path) -> Settings:
+    """Settings over a fresh database of each kind, without a broker, with local blobs."""
+    return Settings(database_url=database_url, data_dir=tmp_path / "data", min_free_bytes=0)
+
+
+@pytest.fixture
+def service(settings: Settings) -> Iterator[Service]:
+    """The service over a fresh database of each kind."""
+    with Service.open(settings) as opened:
+        yield opened
+
+
+@pytest.fixture
+def open_service() -> Iterator[Callable[[Settings], Service]]:
+    """Opens further services, as other processes would; closes them at the end."""
+    with contextlib.ExitStack() as stack:
+        yield lambda settings: stack.enter_context(Service.open(settings))
