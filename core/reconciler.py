@@ -78,7 +78,7 @@ class Reconciler:
             here = now(session)
         done = Pass()
         if self._clock_is_steady(here):
-            done.lost = self._take_back_lost()
+            done.lost = self.take_back_lost()
         failpoints.hit("reconcile.after_lost")
         done.rung = self._ring()
         if time.monotonic() - self._tidied >= _TIDY_SECONDS:
@@ -111,7 +111,8 @@ class Reconciler:
         self._clocks = (mono, here)
         return mono >= self._distrust_until
 
-    def _take_back_lost(self) -> int:
+    def take_back_lost(self) -> int:
+        """Re-queue or end every job whose lease has run out; returns how many."""
         with self._database.reader() as session:
             expired = select(Job.id, Job.fence).where(Job.status == literal_column("'running'"), Job.lease_expires_at < db_now())
             rows = list(session.execute(expired))

@@ -87,6 +87,8 @@ class Limits(Params):
     """Wall-clock limit of one attempt."""
     memory_bytes: int | None = Field(None, ge=256 * 2**20)
     """Address-space limit of the job's process; the service's own limit applies as well."""
+    gpu_memory_bytes: int = Field(0, ge=0)
+    """Least memory of the GPU that the job needs; workers with less leave it to others."""
 
 
 class Spec(Params):

@@ -92,7 +92,7 @@ class Postgres:
         """A new database, as a copy of `template` where one is given; returns its name."""
         self._databases += 1
         name = f"test_{self._databases}"
-        copy = f" TEMPLATE {template} STRATEGY FILE_COPY" if template else ""
+        copy = f" TEMPLATE {template}" if template else ""
         self._admin(f"CREATE DATABASE {name}{copy}")
         return name
 

@@ -63,6 +63,7 @@ def create(
         retry_of=retry_of,
         queue=settings.gpu_queue if spec.device == "gpu" else settings.cpu_queue,
         rank=-spec.priority,
+        gpu_memory_bytes=spec.limits.gpu_memory_bytes if spec.device == "gpu" else 0,
         max_attempts=spec.max_attempts,
         steps=[
             {"index": index, "id": step.id, "method": step.wire_name(), "status": "pending", "metrics": {}}
@@ -103,6 +104,7 @@ def create_inspection(session: Session, settings: Settings, row: Model | Dataset
         retry_of=None,
         queue=settings.inspect_queue,
         rank=0,
+        gpu_memory_bytes=0,
         max_attempts=_INSPECTION_ATTEMPTS,
         steps=[],
     )
@@ -119,7 +121,6 @@ def _job(job_id: str, project_id: str, kind: str, **columns: Any) -> Job:
         kind=kind,
         spec_version=SPEC_VERSION,
         engine_version=engine_version,
-        gpu_memory_bytes=0,
         status=Status.QUEUED,
         warnings=[],
         attempt=0,
