@@ -12,7 +12,7 @@ from core.jobs.body import timestamp
 from core.jobs.control import cancel_queued
 from core.jobs.states import TERMINAL, Status
 from core.paging import Page, page
-from core.tables import Artifact, Dataset, Job, JobTeacher, Model, Project, StoredBlob
+from core.tables import Artifact, Dataset, Job, JobTeacher, Model, Project
 
 Row = TypeVar("Row", Model, Dataset)
 
@@ -34,7 +34,7 @@ def search(session: Session, table: type[Row], project_id: str, *, limit: int, a
 
 def content(session: Session, row: Model | Dataset | Artifact) -> Blob:
     """The bytes behind a row."""
-    return Blob.of(session.get_one(StoredBlob, row.blob_sha256))
+    return Blob.load(session, row.blob_sha256)
 
 
 def remove(session: Session, row: Model | Dataset) -> None:

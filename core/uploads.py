@@ -20,7 +20,7 @@ from core.dialect import insert
 from core.errors import MalformedRequest, NotFound, UploadClosed, UploadIncomplete, UploadTooLarge
 from core.jobs.body import timestamp
 from core.settings import Settings
-from core.tables import StoredBlob, Upload, UploadPart
+from core.tables import Upload, UploadPart
 
 MOST_PARTS = 10_000
 
@@ -168,7 +168,7 @@ def blob_of(session: Session, project_id: str, upload_id: str) -> Blob:
     upload = _find(session, project_id, upload_id)
     if upload.status != "completed":
         raise UploadIncomplete(f"{upload_id} is {upload.status}", hint=f"POST /v1/uploads/{upload_id}/complete first")
-    return Blob.of(session.get_one(StoredBlob, upload.blob_sha256))
+    return Blob.load(session, upload.blob_sha256)
 
 
 def body(state: State) -> dict[str, Any]:

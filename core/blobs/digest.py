@@ -8,6 +8,9 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
 from core.tables import StoredBlob
 
 CHUNK_BYTES = 2**20
@@ -23,9 +26,10 @@ class Blob:
     chunk_digests: bytes
 
     @classmethod
-    def of(cls, row: StoredBlob) -> "Blob":
-        """The blob that a row describes; the row's session must be open."""
-        return cls(row.sha256, row.size_bytes, row.chunk_digests)
+    def load(cls, session: Session, sha256: str | None) -> "Blob":
+        """The registered blob of this hash; it is there as long as a row refers to it."""
+        statement = select(StoredBlob.sha256, StoredBlob.size_bytes, StoredBlob.chunk_digests).where(StoredBlob.sha256 == sha256)
+        return cls(*session.execute(statement).one())
 
     def chunk_digest(self, index: int) -> bytes:
         """What the bytes of chunk `index` must hash to."""

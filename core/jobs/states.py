@@ -39,11 +39,12 @@ def transition(
     *conditions: ColumnElement[bool],
     event: str,
     data: dict[str, Any] | None = None,
+    parameters: dict[str, Any] | None = None,
     **values: Any,
 ) -> Job | None:
     """Walk one edge as compare-and-set and write it down in the history; None when no job matched.
 
-    The conditions must select at most one job.
+    The conditions must select at most one job; `parameters` are those that they name.
     """
     assert (source, target) in EDGES
     statement = (
@@ -52,7 +53,7 @@ def transition(
         .values(status=target, version=Job.version + 1, event_seq=Job.event_seq + 1, **values)
         .returning(Job)
     )
-    job = session.scalars(statement, execution_options={"populate_existing": True, "synchronize_session": False}).one_or_none()
+    job = session.scalars(statement, parameters, execution_options={"populate_existing": True, "synchronize_session": False}).one_or_none()
     if job is not None:
         session.add(JobEvent(job_id=job.id, seq=job.event_seq, type=event, fence=job.fence, data=data or {}))
     return job
