@@ -72,8 +72,8 @@ def shape_of(item: onnx.ValueInfoProto) -> list[int] | None:
     return [max(1, dim.dim_value) for dim in kind.shape.dim]
 
 
-def inferred(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The graph without its large weights, and with the shapes that follow from its inputs; what the file claims is not used."""
+def skeleton_of(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The graph without its large weights, which become inputs, and without the shapes that the file claims for other values."""
     skeleton = onnx.ModelProto()
     skeleton.ir_version = model.ir_version
     skeleton.opset_import.extend(model.opset_import)
@@ -90,6 +90,11 @@ def inferred(model: onnx.ModelProto) -> onnx.ModelProto:
             graph.initializer.append(tensor)
         elif tensor.name not in named:
             graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)))
+    return skeleton
+
+
+def inferred(skeleton: onnx.ModelProto) -> onnx.ModelProto:
+    """The same graph with the shapes that follow from its inputs. Raises `model_invalid` where they contradict one another."""
     try:
         return onnx.shape_inference.infer_shapes(skeleton, data_prop=True)
     except Exception as error:
@@ -217,7 +222,7 @@ def _check_finite(model: onnx.ModelProto) -> None:
 
 def _check_shapes(model: onnx.ModelProto) -> None:
     """The shape budget: a few bytes can ask for terabytes, and onnxruntime folds constants while it loads."""
-    graph = inferred(model).graph
+    graph = inferred(skeleton_of(model)).graph
     total = 0
     for item in (*graph.input, *graph.value_info, *graph.output):
         shape = shape_of(item)

@@ -6,19 +6,20 @@ import copy
 import logging
 import shutil
 import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 from torch.nn.utils import parametrize, prune
 
 from engine.errors import EngineError
-from engine.network import Network, TensorSpec
+from engine.network import Network, Signature, TensorSpec
 
 OPSET = 18
-_LARGEST_FILE_BYTES = 2**31 - 2**20
 _EXAMPLE_BATCH = 2
-_EXAMPLE_OPEN_SIZE = 64
+_OPEN_SIZE = 64
 
 
 def export_onnx(network: Network, path: Path) -> None:
@@ -32,8 +33,8 @@ def export_onnx(network: Network, path: Path) -> None:
             shutil.copyfile(network.onnx_path, path)
         return
     module = folded(network.module)
-    arguments = tuple(_example(spec) for spec in network.signature.inputs)
-    shapes = tuple({0: torch.export.Dim("batch")} if example.dim() else None for example in arguments)
+    arguments = example_inputs(network.signature, _EXAMPLE_BATCH)
+    shapes = tuple(_open_dimensions(spec) for spec in network.signature.inputs)
     try:
         with warnings.catch_warnings(), _Quiet():
             warnings.simplefilter("ignore")
@@ -67,10 +68,26 @@ def folded(module: nn.Module) -> nn.Module:
     return result
 
 
-def _example(spec: TensorSpec) -> torch.Tensor:
-    sizes = [_EXAMPLE_BATCH if index == 0 else size or _EXAMPLE_OPEN_SIZE for index, size in enumerate(spec.shape)]
-    dtype: torch.dtype = getattr(torch, spec.dtype)
-    return torch.zeros(sizes, dtype=torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype)
+def example_inputs(signature: Signature, batch: int, shapes: Mapping[str, Sequence[int]] | None = None) -> tuple[torch.Tensor, ...]:
+    """Zeros for every input; dimensions that the signature leaves open are those of `shapes` (without the batch), else 64."""
+    examples = []
+    for spec in signature.inputs:
+        given = (shapes or {}).get(spec.name, ())
+        sizes = [
+            batch if dim == 0 else size or (given[dim - 1] if dim <= len(given) else _OPEN_SIZE) for dim, size in enumerate(spec.shape)
+        ]
+        dtype: torch.dtype = getattr(torch, spec.dtype)
+        examples.append(torch.zeros(sizes, dtype=torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype))
+    return tuple(examples)
+
+
+def _open_dimensions(spec: TensorSpec) -> dict[int, Any]:
+    """The batch, and every other dimension that the signature leaves open, if the exporter finds that it may stay so."""
+    return {
+        dim: torch.export.Dim("batch") if dim == 0 else torch.export.Dim.AUTO
+        for dim, size in enumerate(spec.shape)
+        if dim == 0 or size is None
+    }
 
 
 def _first_line(error: BaseException) -> str:

@@ -5,7 +5,6 @@ import keyword
 import re
 
 import onnx
-from torch import fx
 
 _ROLES = {"weight", "bias", "kernel", "running_mean", "running_var", "gamma", "beta", "moving_mean", "moving_variance", "w", "b", "r"}
 _OPERATION = re.compile(r"^(ReadVariableOp\w*|(Conv\w*|DepthwiseConv\w*|MatMul|BiasAdd|Fused\w*)(_\d+)?|resource|read|Gemm|kernel\d*)$")
@@ -72,6 +71,8 @@ class Names:
     def claim(self, wanted: str | None, fallback: str) -> str:
         """A free path like `wanted`, made of `[A-Za-z0-9_]` parts only; a number is added where it was taken."""
         parts = [re.sub(r"\W", "_", part, flags=re.ASCII)[:64] for part in (wanted or "").split(".")][:16]
+        from torch import fx
+
         parts = [f"{part}_" if hasattr(fx.GraphModule, part) or part == "training" else part for part in parts if part] or [fallback]
         if len(parts) == 1 and parts[0][0].isdigit():
             parts[0] = f"layer_{parts[0]}"
