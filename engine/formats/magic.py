@@ -23,7 +23,7 @@ SNIFF_BYTES = 4096
 """How many first bytes `sniff` wants to see, where the file has so many."""
 
 EXPORT_HINT = (
-    "Convert it where it was made: torch.onnx.export(model.eval(), (example,), 'model.onnx', dynamo=True, input_names=['input'], "
+    "Convert it where it was made: torch.onnx.export(model.eval(), (example,), 'model.onnx', external_data=False, "
     "dynamic_shapes=({0: torch.export.Dim('batch')},)), and upload model.onnx; or save weights with "
     "safetensors.torch.save_file(model.state_dict(), 'model.safetensors') and name a builtin architecture."
 )

@@ -45,7 +45,7 @@ def check_graph(model: onnx.ModelProto) -> None:
     """
     functions = {(item.domain, item.name): item for item in model.functions}
     _check_size(model, functions)
-    for node in _all_nodes(model):
+    for node in all_nodes(model):
         _check_node(node, functions)
     for tensor in _all_tensors(model):
         _check_tensor(tensor)
@@ -194,14 +194,10 @@ _PLAIN_TYPES = frozenset(
 
 def _check_finite(model: onnx.ModelProto) -> None:
     readers: dict[str, set[str]] = {}
-    for node in _all_nodes(model):
+    for node in all_nodes(model):
         for name in node.input:
             readers.setdefault(name, set()).add(node.op_type)
-    constants = [(tensor.name, tensor) for tensor in model.graph.initializer]
-    constants += [
-        (node.output[0], item.t) for node in model.graph.node if node.op_type == "Constant" for item in node.attribute if item.HasField("t")
-    ]
-    for name, tensor in constants:
+    for name, tensor in constant_tensors(model).items():
         if tensor.data_type not in (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16):
             continue
         try:
@@ -242,7 +238,18 @@ def _check_shapes(model: onnx.ModelProto) -> None:
         )
 
 
-def _all_nodes(model: onnx.ModelProto) -> Nodes:
+def constant_tensors(model: onnx.ModelProto) -> dict[str, onnx.TensorProto]:
+    """Initializers and the tensors of Constant nodes, by name."""
+    found = {item.name: item for item in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type == "Constant":
+            found.update((node.output[0], item.t) for item in node.attribute if item.HasField("t"))
+    return found
+
+
+def all_nodes(model: onnx.ModelProto) -> Nodes:
+    """Every node, those of subgraphs and local functions too."""
+
     def walk(nodes: Nodes) -> Nodes:
         for node in nodes:
             yield node
@@ -257,7 +264,7 @@ def _all_nodes(model: onnx.ModelProto) -> Nodes:
 
 def _all_tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
     yield from model.graph.initializer
-    for node in _all_nodes(model):
+    for node in all_nodes(model):
         for item in node.attribute:
             if item.HasField("t"):
                 yield item.t

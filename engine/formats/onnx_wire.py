@@ -68,7 +68,8 @@ def external_data_forbidden() -> EngineError:
     return EngineError(
         "external_data_forbidden",
         "The model keeps weights in another file (external data).",
-        hint="Write one file: onnx.save(onnx.load('model.onnx'), 'single.onnx', save_as_external_data=False), for models under 2 GB.",
+        hint="Write one file: torch.onnx.export(..., external_data=False); or, beside the .data file: "
+        "onnx.save(onnx.load('model.onnx'), 'single.onnx').",
     )
 
 

@@ -13,7 +13,7 @@ from engine.formats.npz_members import open_archive
 
 SAVE_HINT = (
     "Save the weights alone: torch.save(model.state_dict(), 'weights.pt'), or safetensors.torch.save_file(model.state_dict(), "
-    "'weights.safetensors'); or export the whole model: torch.onnx.export(model.eval(), (example,), 'model.onnx', dynamo=True)."
+    "'weights.safetensors'); or export the whole model: torch.onnx.export(model.eval(), (example,), 'model.onnx', external_data=False)."
 )
 _MEMBER = re.compile(
     r"^[^/]+/(data\.pkl|byteorder|version|\.data/|\.format_version|\.storage_alignment|data/|code/|constants\.pkl|constants/|extra/|archive_\w+|archive_format|models/)"
