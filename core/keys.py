@@ -94,6 +94,12 @@ def find_all(session: Session, project_id: str) -> list[ApiKey]:
     return list(session.scalars(select(ApiKey).where(ApiKey.project_id == project_id).order_by(ApiKey.id.desc())))
 
 
+def exist(session: Session) -> bool:
+    """Whether any project has a key that can still be used."""
+    alive = ApiKey.revoked_at.is_(None) & or_(ApiKey.expires_at.is_(None), ApiKey.expires_at > db_now())
+    return session.scalar(select(ApiKey.id).where(alive).limit(1)) is not None
+
+
 def revoke(session: Session, project_id: str, key_id: str) -> None:
     """End a key; doing it twice changes nothing. Raises `not_found`."""
     mine = (ApiKey.id == key_id) & (ApiKey.project_id == project_id)

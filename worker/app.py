@@ -4,6 +4,8 @@ A task is a doorbell: it wakes the runner of its queue and ends. Jobs run in the
 first connection to the broker until the worker's shutdown, so that a dead broker delays a job by a second and loses none.
 """
 
+import os
+import signal
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import Any
@@ -15,7 +17,7 @@ from core import logging
 from core.queue import TASK, make_app
 from core.service import Service
 from core.settings import Settings
-from engine.child.launcher import Launcher
+from engine.child.launcher import Launcher, LaunchError
 from engine.child.probe import Isolation, choose
 from worker import devices
 from worker.runner import Runner
@@ -80,6 +82,14 @@ def doorbell(queue: str) -> None:
         _worker.ring(queue)
 
 
+def run(queues: list[str]) -> None:
+    """Serve `queues` until SIGTERM."""
+    quiet = ["--without-gossip", "--without-mingle", "--without-heartbeat", "--loglevel", "warning"]
+    app.worker_main(
+        ["--quiet", "worker", "-Q", ",".join(queues), "-P", "threads", "-c", "1", "-n", f"{'-'.join(queues)}-{os.getpid()}@%h", *quiet]
+    )
+
+
 def _configure_logging(**_: Any) -> None:
     logging.configure(settings)
 
@@ -103,7 +113,12 @@ def _choose_isolation(launcher: Launcher, workplace: Workplace) -> "Future[Isola
     """Probe while the worker goes on starting: the warm parent takes seconds to import torch."""
 
     def probe() -> Isolation:
-        isolation = choose(launcher, workplace.path)
+        try:
+            isolation = choose(launcher, workplace.path)
+        except LaunchError:
+            _log.exception("no job child can be started here")
+            os.kill(os.getpid(), signal.SIGTERM)  # whoever supervises this worker tries again
+            raise
         open_lines = [name for name, answer in isolation.probe.items() if answer == "open"]
         log = _log.info if isolation.tier >= 1 else _log.warning
         log("isolation chosen", tier=isolation.tier, layers=list(isolation.layers), open=open_lines)

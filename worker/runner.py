@@ -71,6 +71,12 @@ class Runner(threading.Thread):
 
     def run(self) -> None:
         """Claim and run until drained."""
+        self._isolation.add_done_callback(lambda _: self._bell.set())
+        while not self._isolation.done() and not self._draining:
+            self._bell.wait()
+            self._bell.clear()
+        if self._draining:
+            return
         isolation = self._isolation.result()
         while not self._draining:
             self._bell.clear()

@@ -81,6 +81,7 @@ class Launcher:
         self._warm = warm
         self._spawner = ThreadPoolExecutor(max_workers=1, thread_name_prefix="child-parent")
         self._lock = threading.Lock()
+        self._closed = False
         self._parent: _Parent | None = None
 
     def start(self, request: Request) -> Child:
@@ -105,27 +106,31 @@ class Launcher:
         return self._parent.pid if self._parent and self._parent.alive else None
 
     def close(self) -> None:
-        """End the parent and with it every child."""
-        with self._lock:
-            if self._parent is not None:
-                self._parent.close()
-                self._parent = None
-            self._spawner.shutdown()
+        """End the parent, even while it starts, and with it every child."""
+        self._closed = True
+        if self._parent is not None:
+            self._parent.close()
+        self._spawner.shutdown()
 
     def _alive(self) -> "_Parent":
-        if self._parent is None or not self._parent.alive:
-            if self._parent is not None:
-                self._parent.close()
-            self._parent = self._spawner.submit(self._spawn).result()
-        return self._parent
+        if self._parent is not None and self._parent.alive:
+            return self._parent
+        if self._parent is not None:
+            self._parent.close()
+        try:
+            return self._ready(warm=self._warm)
+        except LaunchError:
+            if not self._warm:
+                raise
+            self._warm = False  # preloading fails on this machine: every child will import for itself
+            return self._ready(warm=False)
 
-    def _spawn(self) -> "_Parent":
-        if self._warm:
-            try:
-                return _Parent(warm=True)
-            except LaunchError:
-                self._warm = False  # preloading fails on this machine: every child will import for itself
-        return _Parent(warm=False)
+    def _ready(self, *, warm: bool) -> "_Parent":
+        if self._closed:
+            raise LaunchError("the launcher was closed")
+        self._parent = self._spawner.submit(_Parent, warm=warm).result()
+        self._parent.wait_until_ready()
+        return self._parent
 
 
 class _Parent:
@@ -142,6 +147,9 @@ class _Parent:
         self._children: dict[int, Child] = {}
         self._starting: Child | None = None
         self._refusal = ""
+
+    def wait_until_ready(self) -> None:
+        """Wait for the preload, then listen. Raises LaunchError."""
         self._control.settimeout(START_TIMEOUT_SECONDS)
         try:
             ready = self._control.recv(MAX_MESSAGE_BYTES)
@@ -151,8 +159,7 @@ class _Parent:
             self.close()
             raise LaunchError("the parent of job children did not start; the worker's output says why")
         self._control.settimeout(None)
-        self._listener = threading.Thread(target=self._listen, name="child-listener", daemon=True)
-        self._listener.start()
+        threading.Thread(target=self._listen, name="child-listener", daemon=True).start()
 
     def start(self, request: Request) -> Child:
         """Start one child. Raises ConnectionError if the parent is gone, LaunchError if it refuses."""

