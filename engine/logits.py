@@ -44,9 +44,9 @@ class Batch:
 
     @classmethod
     def of(cls, examples: Examples, indices: Indices, names: Sequence[str], device: torch.device) -> Batch:
-        """Read the examples at `indices`."""
+        """Read the examples at `indices`; what was mapped from a file is copied, as a network may work in place."""
         arrays, labels = examples.batch(indices)
-        inputs = tuple(torch.from_numpy(np.ascontiguousarray(arrays[name])).to(device) for name in names)
+        inputs = tuple(torch.from_numpy(np.require(arrays[name], requirements=("C", "W"))).to(device) for name in names)
         return cls(inputs, None if labels is None else torch.from_numpy(np.asarray(labels, dtype=np.int64)).to(device), indices)
 
 

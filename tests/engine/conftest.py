@@ -106,10 +106,16 @@ def world(tmp_path: Path) -> Callable[..., World]:
     return build
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def toy_split() -> Callable[[int, int], ToySplit]:
     """Makes further splits: count, seed."""
     return make_split
+
+
+@pytest.fixture(scope="session")
+def make_network() -> Callable[[], Network]:
+    """A network with convolutions that has learned the toy images a little."""
+    return lambda: Network(signature(), module=_trained(cnn()))
 
 
 @pytest.fixture

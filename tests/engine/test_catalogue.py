@@ -1,0 +1,134 @@
+"""What every method promises, held against the whole catalogue: a new method is tested here without being named here."""
+
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+import torch
+
+from engine.context import Context
+from engine.data.loading import load_dataset
+from engine.events import Event
+from engine.formats.loading import load_network
+from engine.formats.to_onnx import export_onnx
+from engine.logits import fingerprint
+from engine.method import MethodParams, catalogue
+from engine.network import Network
+from engine.step import StepContext
+from engine.tracing import example_inputs
+
+HERE = Path(__file__).parent
+EXAMPLES = [pytest.param(name, example, id=f"{name}-{i}") for name, cls in catalogue().items() for i, example in enumerate(cls.examples)]
+
+
+@pytest.fixture(params=list(catalogue()))
+def method(request: pytest.FixtureRequest) -> type[MethodParams]:
+    return catalogue()[request.param]
+
+
+@pytest.fixture(scope="module")
+def uploads(tmp_path_factory: pytest.TempPathFactory, make_network: Any, toy_split: Callable[[int, int], Any]) -> Path:
+    """A folder with a model in an ONNX file and a dataset in an npz file."""
+    folder = tmp_path_factory.mktemp("uploads")
+    export_onnx(make_network(), folder / "model.onnx")
+    arrays = {}
+    for name, split in (("train", toy_split(96, 1)), ("test", toy_split(40, 2))):
+        arrays |= {f"x_{name}": split.images, f"y_{name}": split.labels}
+    np.savez(folder / "data.npz", **arrays)
+    return folder
+
+
+@pytest.fixture
+def run(uploads: Path, tmp_path: Path) -> Callable[..., Network]:
+    """Runs a step on a network and a dataset that were read from files."""
+
+    def run(params: MethodParams, seed: int = 0) -> Network:
+        work = tmp_path / f"work-{len(list(tmp_path.iterdir()))}"
+        work.mkdir()
+        network = load_network(uploads / "model.onnx", "onnx", {}, work)
+        data = load_dataset(uploads / "data.npz", "npz", {}, network.signature, work)
+        run.events = []
+        context = Context(
+            seed=seed,
+            device=torch.device("cpu"),
+            work=work,
+            emit=run.events.append,
+            baseline=network,
+            data=data,
+            load_teacher=lambda _: network,
+        )
+        run.network = network
+        return params.implementation()(network, params, context.for_step(0, (0.0, 1.0)))
+
+    return run
+
+
+def test_it_is_described(method: type[MethodParams]) -> None:
+    assert method.title
+    assert method.__doc__
+    assert method.references
+    assert all(field.description for name, field in method.model_fields.items() if name != "method")
+
+
+def test_its_defaults_or_its_examples_are_valid(method: type[MethodParams]) -> None:
+    assert method.examples
+    for example in method.examples:
+        params = method.model_validate(example)
+        assert params.wire_name() == example["method"] == method.wire_name()
+        assert method.model_validate(params.model_dump(mode="json", exclude_defaults=True)) == params
+
+
+def test_one_documented_function_implements_it(method: type[MethodParams]) -> None:
+    apply = method.implementation()
+    assert Path(inspect.getfile(apply)).stem == method.wire_name()
+    assert inspect.getdoc(apply)
+    assert list(inspect.signature(apply).parameters) == ["network", "params", "context"]
+    hints = inspect.get_annotations(apply)
+    assert hints["params"] in (method, method.__name__)
+    assert "Context" in str(hints["context"])
+    assert issubclass(Context, StepContext)
+
+
+def test_it_has_tests_of_its_own(method: type[MethodParams]) -> None:
+    assert (HERE / method.family() / f"test_{method.wire_name()}.py").is_file()
+
+
+@pytest.mark.parametrize(("name", "example"), EXAMPLES)
+def test_same_seed_same_network_and_the_outputs_keep_their_shape(run: Any, name: str, example: dict[str, Any]) -> None:
+    params = catalogue()[name].model_validate(example)
+    first, second = run(params), run(params)
+    inputs = example_inputs(first.signature, 3)
+    if first.onnx_path is None:
+        assert fingerprint(first.module) == fingerprint(second.module)
+        assert not any(tensor.is_cuda for tensor in first.module.state_dict().values())
+        shape = tuple(first.module(*inputs).shape)
+    else:
+        assert second.onnx_path is not None
+        assert first.onnx_path.read_bytes() == second.onnx_path.read_bytes()
+        session = ort.InferenceSession(str(first.onnx_path))
+        shape = session.run(None, {session.get_inputs()[0].name: inputs[0].numpy()})[0].shape
+    assert shape == (3, 5)
+    assert first.signature == run.network.signature
+
+
+@pytest.mark.parametrize(("name", "example"), EXAMPLES)
+def test_the_given_network_is_left_alone_and_progress_never_falls(
+    run: Any, name: str, example: dict[str, Any], uploads: Path, tmp_path: Path
+) -> None:
+    params = catalogue()[name].model_validate(example)
+    file = (uploads / "model.onnx").read_bytes()
+    run(params)
+    if params.requires.trainable:
+        fresh = load_network(uploads / "model.onnx", "onnx", {}, tmp_path)
+        assert fingerprint(run.network.module) == fingerprint(fresh.module)
+    assert (uploads / "model.onnx").read_bytes() == file
+    events: list[Event] = run.events
+    fractions = [event.fraction for event in events if event.type == "progress"]
+    assert fractions == sorted(fractions)
+    assert all(0 <= fraction <= 1 for fraction in fractions)
+    assert all(event.step_index == 0 for event in events)
+    assert any(event.type == "phase" for event in events)
