@@ -6,6 +6,9 @@ from pydantic import Field, model_validator
 
 from engine.method import Effect, MethodParams, Reference, Requires
 from engine.params import Finetune, LayerChoice, OpenRatio, Params
+from engine.pruning.spec_masks import Supermask
+
+__all__ = ["MagnitudePruning", "StructuredPruning", "Supermask"]
 
 Importance = Literal["magnitude_l1", "magnitude_l2", "taylor", "random"]
 
