@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 import shutil
 import warnings
@@ -12,8 +11,9 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.utils import parametrize, prune
+from torch.nn.utils import prune
 
+from engine import masks
 from engine.errors import EngineError
 from engine.network import Network, Signature, TensorSpec
 
@@ -58,11 +58,8 @@ def export_onnx(network: Network, path: Path) -> None:
 
 def folded(module: nn.Module) -> nn.Module:
     """A copy in eval mode on the CPU in which masks and parametrizations have become plain weights."""
-    result = copy.deepcopy(module).cpu().eval()
+    result = masks.fold(module).cpu().eval()
     for layer in result.modules():
-        if parametrize.is_parametrized(layer):
-            for name in list(layer.parametrizations):  # type: ignore[arg-type]
-                parametrize.remove_parametrizations(layer, name)
         for name in [hook._tensor_name for hook in layer._forward_pre_hooks.values() if isinstance(hook, prune.BasePruningMethod)]:
             prune.remove(layer, name)  # type: ignore[no-untyped-call]
     return result

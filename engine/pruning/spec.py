@@ -11,6 +11,7 @@ from engine.pruning.spec_masks import Supermask
 __all__ = ["MagnitudePruning", "StructuredPruning", "Supermask"]
 
 Importance = Literal["magnitude_l1", "magnitude_l2", "taylor", "random"]
+ChannelImportance = Literal["magnitude_l1", "magnitude_l2", "group_norm", "taylor", "hessian", "bn_scale", "fpgm", "lamp", "random"]
 
 
 class Budget(Params):
@@ -19,12 +20,14 @@ class Budget(Params):
     params_ratio: OpenRatio | None = None
     """Share of the parameters that stays."""
     macs_ratio: OpenRatio | None = None
-    """Share of the multiply-accumulate operations that stays."""
+    """Share of the multiply-accumulate operations of convolutions and linear layers that stays."""
+    latency_ratio: OpenRatio | None = None
+    """Share of the latency that stays: batch size 1, ONNX Runtime on this worker's CPU, original and candidates measured in turns."""
 
     @model_validator(mode="after")
     def _exactly_one(self) -> "Budget":
-        if sum(value is not None for value in (self.params_ratio, self.macs_ratio)) != 1:
-            raise ValueError("give exactly one of params_ratio, macs_ratio")
+        if sum(value is not None for value in (self.params_ratio, self.macs_ratio, self.latency_ratio)) != 1:
+            raise ValueError("give exactly one of params_ratio, macs_ratio, latency_ratio")
         return self
 
 
@@ -44,6 +47,11 @@ class StructuredPruning(MethodParams, LayerChoice):
         Reference(
             title="Molchanov et al., Importance Estimation for Neural Network Pruning, CVPR 2019", url="https://arxiv.org/abs/1906.10771"
         ),
+        Reference(title="Liu et al., Network Slimming, ICCV 2017 (bn_scale)", url="https://arxiv.org/abs/1708.06519"),
+        Reference(title="He et al., Filter Pruning via Geometric Median, CVPR 2019 (fpgm)", url="https://arxiv.org/abs/1811.00250"),
+        Reference(
+            title="Lee et al., Layer-Adaptive Sparsity for Magnitude-Based Pruning, ICLR 2021", url="https://arxiv.org/abs/2010.07611"
+        ),
     )
     examples: ClassVar = (
         {"method": "structured_pruning", "pruning_ratio": 0.5, "finetune": {"epochs": 3}},
@@ -55,8 +63,10 @@ class StructuredPruning(MethodParams, LayerChoice):
     """Share of the channels that is removed. Either this or `budget`; 0.5 where neither is given."""
     budget: Budget | None = None
     """What the pruned network may still cost, instead of `pruning_ratio`."""
-    importance: Importance = "magnitude_l2"
-    """How channels are ranked; `taylor` needs labelled data."""
+    importance: ChannelImportance = "magnitude_l2"
+    """How channels are ranked: by the norm of the filters that produce them (`magnitude_l1`, `magnitude_l2`), of everything that
+    they tie (`group_norm`), by the change of the loss to first (`taylor`) or second order (`hessian`; both need labelled data), by
+    batch normalization's scale (`bn_scale`), by distance to the other filters (`fpgm`), by layer-adaptive magnitude (`lamp`)."""
     scope: Literal["global", "layer"] = "layer"
     """Rank all channels of the network together, or remove the same share of every layer."""
     iterations: int = Field(1, ge=1, le=1000)
@@ -71,7 +81,7 @@ class StructuredPruning(MethodParams, LayerChoice):
     @property
     def needs(self) -> Requires:
         """Labels when channels are ranked by gradients or the network is tuned."""
-        labels = self.importance == "taylor" or self.finetune is not None
+        labels = self.importance in ("taylor", "hessian") or self.finetune is not None
         return Requires(dataset=labels, labels=labels)
 
     @model_validator(mode="after")

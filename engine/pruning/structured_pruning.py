@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 
 import numpy as np
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from engine import masks
 from engine.context import Context
@@ -15,9 +17,10 @@ from engine.logits import Batch
 from engine.network import Network
 from engine.pruning.channels import ChannelGraph, ChannelGroup, Inputs, removable
 from engine.pruning.importance import unit_scores
-from engine.pruning.plan import Costs, Limits, Plan, Ranked, blocks, for_budget, for_share, held_back, plan_of, rank
-from engine.pruning.spec import StructuredPruning
-from engine.tracing import example_inputs
+from engine.pruning.plan import Block, Costs, Limits, Plan, Ranked, blocks, for_budget, for_share, held_back, plan_of, rank
+from engine.pruning.spec import Budget, StructuredPruning
+from engine.pruning.stopwatch import Stopwatch
+from engine.tracing import running_inputs
 
 
 def apply(network: Network, params: StructuredPruning, context: Context) -> Network:
@@ -29,7 +32,7 @@ def apply(network: Network, params: StructuredPruning, context: Context) -> Netw
     """
     context.phase("pruning")
     module = masks.fold(network.module).to(context.device)
-    inputs = _inputs(context)
+    inputs = _inputs(module, context)
     cutter = _Cutter(module, inputs, params, context)
     context.stage("before", module)
     for number in context.rounds(params.iterations):
@@ -53,6 +56,8 @@ class _Cutter:
         self._together = params.scope == "global"
         self._limits = Limits(params.min_channels, params.round_to)
         self._widths = _widths(module)
+        timed = params.budget is not None and params.budget.latency_ratio is not None
+        self._stopwatch = Stopwatch(module, inputs, context) if timed else None
         costs = Costs(module, inputs)
         self._costs_before = {"params_count": costs.params_count(), "macs_count": costs.macs_count()}
         groups = self._choose(ChannelGraph(module, inputs).groups)
@@ -62,6 +67,8 @@ class _Cutter:
     def _choose(self, groups: list[ChannelGroup]) -> list[ChannelGroup]:
         """The groups that the user's patterns leave and that can really be cut. Raises `pruning_impossible` where there are none."""
         params = self._params
+        if params.importance == "bn_scale":
+            groups = [group for group in groups if any(isinstance(part.layer, _BatchNorm) for part in group.parts)]
         included = select(self._module, include=params.include)
         allowed = select(self._module, ignore=params.ignore)
         self._context.unmatched(allowed.unmatched_ignores)
@@ -82,8 +89,8 @@ class _Cutter:
         if not names:
             raise EngineError(
                 "pruning_impossible",
-                "This network has no channels that could be removed: its layers are outputs, left out by include or ignore, or tied to "
-                "operations of fixed size.",
+                "This network has no channels that could be removed: its layers are outputs, left out by include or ignore, tied to "
+                "operations of fixed size, or (for bn_scale) without batch normalization.",
                 hint="Check include and ignore, or use magnitude_pruning, which keeps shapes.",
                 details={"not_removable": kept_out},
             )
@@ -91,52 +98,62 @@ class _Cutter:
 
     def cut(self, done: float, *, last: bool) -> None:
         """Remove channels until the share `done` of the way is gone."""
-        params, context = self._params, self._context
+        params = self._params
         graph = ChannelGraph(self._module, self._inputs)
         groups = [group for group in graph.groups if group.name in self._units]
-        scores = unit_scores(self._module, groups, params.importance, context, together=self._together)
+        scores = unit_scores(self._module, groups, params.importance, self._context, together=self._together)
         ranked = [rank(group, values, self._units[group.name]) for group, values in zip(groups, scores, strict=True)]
         every = blocks(ranked, together=self._together, limits=self._limits)
+        plan = self._within_budget(params.budget, every, ranked, done, last=last) if params.budget else None
+        _remove(graph, ranked, plan or self._by_share(every, ranked, done, last=last))
+
+    def _by_share(self, every: list[Block], ranked: list[Ranked], done: float, *, last: bool) -> Plan:
+        params = self._params
         order = [block for block in every if block.allowed]
+        share = 1 - (1 - (params.pruning_ratio or 0.5)) ** done
+        length = for_share(order, ranked, share, self._channels_count, together=self._together)
+        reached = share if not self._together else order[length - 1].key if length else 0.0
+        held = held_back(every, ranked, reached) if last else []
+        if held:
+            self._context.warn(
+                "pruning_limited",
+                f"These layers keep more channels than the target asks for, because of min_channels ({params.min_channels}), round_to "
+                f"({params.round_to}) or because no layer is emptied: {', '.join(held)}.",
+                layers=held,
+            )
+        return plan_of(order, length, len(ranked))
+
+    def _within_budget(self, budget: Budget, every: list[Block], ranked: list[Ranked], done: float, *, last: bool) -> Plan:
+        order = [block for block in every if block.allowed]
+        figure, share = next((name, value) for name, value in budget if value is not None)
+        cost = self._cost(figure, ranked)
+        plan = plan_of(order, for_budget(order, len(ranked), cost, share**done), len(ranked))
+        left = cost(plan)
+        if last and left > share:
+            self._context.warn(
+                "budget_missed",
+                f"min_channels, round_to and the layers that cannot be pruned leave a {figure} of {left:.3f}, more than {share:g}.",
+                figure=figure,
+                left=left,
+            )
+        if last:
+            self._context.metric(figure, left)
+        return plan
+
+    def _cost(self, figure: str, ranked: list[Ranked]) -> Callable[[Plan], float]:
+        """What a plan leaves, as a share of what the step was given."""
+        if figure == "latency_ratio":
+            return lambda plan: self._time(ranked, plan)
         costs = Costs(self._module, self._inputs)
-        if params.budget is not None:
-            figure, share, cost = self._budget(costs, ranked)
-            target = self._costs_before[figure] * share**done
-            plan = plan_of(order, for_budget(order, len(ranked), cost, target), len(ranked))
-            if last and cost(plan) > target:
-                context.warn(
-                    "budget_missed",
-                    f"min_channels, round_to and the layers that cannot be pruned leave {cost(plan) / self._costs_before[figure]:.1%} of "
-                    f"{figure}, more than the budget of {share:.1%}.",
-                    figure=figure,
-                )
-        else:
-            share = 1 - (1 - (params.pruning_ratio or 0.5)) ** done
-            length = for_share(order, ranked, share, self._channels_count, together=self._together)
-            plan = plan_of(order, length, len(ranked))
-            reached = share if not self._together else order[length - 1].key if length else 0.0
-            held = held_back(every, ranked, reached) if last else []
-            if held:
-                context.warn(
-                    "pruning_limited",
-                    f"These layers keep more channels than the target asks for, because of min_channels ({params.min_channels}), round_to "
-                    f"({params.round_to}) or because no layer is emptied: {', '.join(held)}.",
-                    layers=held,
-                )
-        self._remove(graph, ranked, plan)
+        count = costs.params_count if figure == "params_ratio" else costs.macs_count
+        before = self._costs_before[figure.replace("ratio", "count")]
+        return lambda plan: count(ranked, plan) / before
 
-    def _budget(self, costs: Costs, ranked: list[Ranked]) -> tuple[str, float, Callable[[Plan], float]]:
-        budget = self._params.budget
-        assert budget is not None
-        if budget.params_ratio is not None:
-            return "params_count", budget.params_ratio, lambda plan: costs.params_count(ranked, plan)
-        assert budget.macs_ratio is not None
-        return "macs_count", budget.macs_ratio, lambda plan: costs.macs_count(ranked, plan)
-
-    def _remove(self, graph: ChannelGraph, ranked: list[Ranked], plan: Plan) -> None:
-        for item, removed in zip(ranked, plan, strict=True):
-            if removed:
-                graph.remove(item.group, item.group.units[item.order[:removed]].reshape(-1).tolist())
+    def _time(self, ranked: list[Ranked], plan: Plan) -> float:
+        assert self._stopwatch is not None
+        candidate = copy.deepcopy(self._module)
+        _remove(ChannelGraph(candidate, self._inputs), ranked, plan)
+        return self._stopwatch.latency_ratio(candidate)
 
     def report(self) -> None:
         """Say what is left of every layer and of the whole. Raises `pruning_impossible` where nothing was removed."""
@@ -156,6 +173,12 @@ class _Cutter:
             self._context.metric(name, value)
 
 
+def _remove(graph: ChannelGraph, ranked: list[Ranked], plan: Plan) -> None:
+    for item, removed in zip(ranked, plan, strict=True):
+        if removed:
+            graph.remove(item.group, item.group.units[item.order[:removed]].reshape(-1).tolist())
+
+
 def _widths(module: nn.Module) -> dict[str, int]:
     """Output channels of every convolution and linear layer."""
     return {
@@ -165,8 +188,8 @@ def _widths(module: nn.Module) -> dict[str, int]:
     }
 
 
-def _inputs(context: Context) -> Inputs:
+def _inputs(module: nn.Module, context: Context) -> Inputs:
     """Two training examples, or made-up ones: the graph is traced with them, and cuts are tried on them."""
     if context.data is not None and "train" in context.data.splits and context.data.splits["train"].count > 1:
         return Batch.of(context.split("train"), np.arange(2), context.input_names, context.device).inputs
-    return example_inputs(context.signature, 2, context.device)
+    return running_inputs(module, context.signature, 2, context.device)

@@ -189,3 +189,41 @@ def test_fewer_channels_are_really_faster(world):
                 candidate(x)
                 times[index].append(time.perf_counter() - started)
     assert min(times[1]) < 0.8 * min(times[0])
+
+
+def test_a_latency_budget_is_measured_in_onnx_runtime(world):
+    """Widths fall far enough that the time does, and not further than the order of removal needs."""
+    module = nn.Sequential(
+        nn.Conv2d(1, 64, 3, padding=1), nn.ReLU(), nn.Conv2d(64, 64, 3, padding=1), nn.ReLU(), nn.Conv2d(64, 32, 3, padding=1),
+        nn.Flatten(), nn.Linear(32 * 64, 5),
+    )  # fmt: skip
+    setting = world(module)
+    result = apply(setting.network, StructuredPruning(budget={"latency_ratio": 0.6}, round_to=32), setting.context).module
+    assert setting.context.metrics["latency_ratio"] <= 0.6
+    assert result[0].out_channels == 32 or result[2].out_channels == 32
+    assert result(torch.randn(2, 1, 8, 8)).shape == (2, 5)
+
+
+def test_batch_normalization_scales_rank_only_what_has_them(world, trained_cnn, trained_mlp):
+    setting = world(trained_cnn)
+    result = apply(setting.network, StructuredPruning(pruning_ratio=0.5, importance="bn_scale"), setting.context).module
+    kept = trained_cnn[1].weight.detach().abs().argsort(descending=True)[:4].sort().values
+    assert torch.equal(result[1].weight, trained_cnn[1].weight[kept])
+    assert result[4].out_channels == 16
+    with pytest.raises(EngineError) as caught:
+        apply(world(trained_mlp).network, StructuredPruning(importance="bn_scale"), world(trained_mlp).context)
+    assert caught.value.code == "pruning_impossible"
+
+
+def test_open_dimensions_are_given_a_size_that_runs(world):
+    from engine.network import Network, Signature, TensorSpec
+
+    module = nn.Sequential(
+        nn.Conv2d(3, 8, 7, stride=4), nn.ReLU(), nn.Conv2d(8, 4, 7), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5)
+    )
+    setting = world(module)
+    setting.context.data = None
+    setting.context.baseline = Network(
+        Signature((TensorSpec("x", (None, 3, None, None)),), (TensorSpec("y", (None, 5)),)), module=module.eval()
+    )
+    assert apply(setting.context.baseline, StructuredPruning(pruning_ratio=0.5), setting.context).module[0].out_channels == 4
