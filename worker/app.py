@@ -8,6 +8,7 @@ import os
 import signal
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
+from logging import WARNING, getLogger
 from typing import Any
 
 from celery import Celery
@@ -92,6 +93,8 @@ def run(queues: list[str]) -> None:
 
 def _configure_logging(**_: Any) -> None:
     logging.configure(settings)
+    for name in ("celery.app.trace", "celery.worker.strategy"):  # two lines for each doorbell
+        getLogger(name).setLevel(WARNING)
 
 
 def _start(instance: Any, **_: Any) -> None:

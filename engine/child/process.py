@@ -6,6 +6,7 @@ import importlib
 import os
 import signal
 import sys
+import tempfile
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -87,6 +88,7 @@ def _settle(request: Request) -> Entry:
     environment = of_child(os.environ, request.directory, request.environment)
     os.environ.clear()
     os.environ.update(environment)
+    tempfile.tempdir = None  # what the parent's imports found is not where this process may write
     Path("/proc/self/oom_score_adj").write_text(_OOM_SCORE)
     gc.enable()
     module, _, function = request.entry.partition(":")

@@ -6,6 +6,7 @@ import resource
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -46,6 +47,8 @@ def train(directory: Path, emit: Emit) -> int:
         [sys.executable, "-c", "import onnxruntime, engine.spec; print('fine')"], capture_output=True, text=True, check=True
     )
     torch.save(network.state_dict(), directory / "weights.pt")
+    with tempfile.NamedTemporaryFile() as scratch:
+        assert Path(scratch.name).is_relative_to(directory)
     emit(Done(result={"losses": losses, "relu": outputs.tolist(), "fresh": fresh.stdout.strip()}))
     return 0
 
