@@ -45,6 +45,12 @@ def outcome(checks: list[dict[str, Any]]) -> Outcome:
     return "constraints_met" if all(item["met"] for item in checks) else "constraints_not_met"
 
 
+def sentence(item: Mapping[str, Any]) -> str:
+    """One target and what was measured, in words."""
+    value = "unknown" if item["value"] is None else f"{item['value']:.6g}"
+    return f"{item['name']} is {value}, the limit is {item['limit']:.6g}"
+
+
 def rank(checks: list[dict[str, Any]]) -> tuple[bool, int]:
     """How good a candidate is: accuracy kept first, then the number of targets met. Greater is better."""
     accurate = all(item["met"] for item in checks if item["name"].startswith("accuracy"))

@@ -1,0 +1,273 @@
+"""A compress job: load, score the baseline, walk the steps, publish the best state, report."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from engine import constraints, events, report
+from engine.counting import count
+from engine.errors import EngineError
+from engine.examiner import Examiner
+from engine.figures import comparison, expected_work, figures, shares
+from engine.job import Job
+from engine.measurement import file_sizes
+from engine.method import MethodParams
+from engine.network import Network
+from engine.publication import Publication, publish, score_baseline
+from engine.spec import Spec, parse
+from engine.step import StepContext
+from engine.subject import SMALL_SPLIT, Subject, read
+from engine.voice import Voice
+
+_LOADED, _SCORED, _WALKED, _EXPORTED, _VERIFIED = 0.02, 0.06, 0.92, 0.94, 0.97
+"""Shares of the job's progress at which loading, the baseline, the steps, the export and its verification are done."""
+
+
+@dataclass(frozen=True)
+class State:
+    """The network after a step."""
+
+    network: Network
+    step_index: int
+    metrics: dict[str, float]
+    score: dict[str, Any] | None
+    """What the examiner said about the network's file, where it is one already."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A published state beside the baseline."""
+
+    publication: Publication
+    baseline: dict[str, Any]
+    result: dict[str, Any]
+    checks: list[dict[str, Any]]
+
+
+def compress(job: Job, directory: Path, emit: Callable[[events.Event], None]) -> int:
+    """Run a compress job.
+
+    The last state is published. Where it misses the accuracy target and `on_violation` is `keep_best`, the latest earlier state
+    that met it in memory is published beside it, and the better one is kept: accuracy first, then the number of targets met.
+
+    Returns:
+        0, after `done`.
+
+    Raises:
+        EngineError: Whatever the user or the machine has to be told; `constraints_not_met` where a missed target fails the job,
+            whose files have been announced all the same.
+    """
+    spec, problems = parse(job.spec)
+    if spec is None:
+        raise EngineError("spec_invalid", "; ".join(f"{p.pointer}: {p.detail}" for p in problems), hint=problems[0].hint)
+    _Compression(job, spec, directory, Voice(emit)).run()
+    return 0
+
+
+class _Compression:
+    """One run of one spec."""
+
+    def __init__(self, job: Job, spec: Spec, directory: Path, voice: Voice) -> None:
+        self._job, self._spec, self._voice = job, spec, voice
+        self._work, self._out = directory / "tmp", directory / "out"
+        self._steps: list[dict[str, Any]] = []
+
+    def run(self) -> None:
+        with Examiner() as examiner:
+            self._voice.phase("loading", 0.0)
+            self._subject = Subject.load(self._job, self._spec, self._work, self._voice.emit)
+            self._voice.phase("baseline", _LOADED)
+            self._score = score_baseline(self._subject, examiner)
+        self._warn_about_examples()
+        with ThreadPoolExecutor(1) as aside, Examiner() as examiner:
+            # Compressing the upload takes seconds where it is large; it runs beside the steps.
+            self._sizes = aside.submit(file_sizes, self._subject.upload)
+            states = self._walk(examiner)
+            best = self._best(states, examiner)
+        self._keep(best, states)
+        self._finish(best)
+
+    def _walk(self, examiner: Examiner) -> list[State]:
+        context = self._context()
+        spans = shares([expected_work(step) for step in self._spec.steps], _SCORED, _WALKED)
+        states: list[State] = []
+        network = self._subject.baseline
+        for index, step in enumerate(self._spec.steps):
+            states.append(self._step(context.for_step(index, spans[index]), index, step, network, examiner))
+            network = states[-1].network
+        return states
+
+    def _step(self, context: StepContext, index: int, step: MethodParams, network: Network, examiner: Examiner) -> State:
+        begin, method = time.monotonic(), step.wire_name()
+        self._voice.emit(events.StepStarted(method=method, step_index=index))
+        network = type(step).implementation()(network, step, context)
+        score = None
+        if network.onnx_path is not None:
+            score = examiner.ask("score", **self._subject.request(network.onnx_path))()
+        metrics = self._measured_in_memory(context, network) if score is None else score["metrics"]
+        metrics = {**metrics, **{name: value for name, value in count(network).items() if value is not None}}
+        for file in context.files:
+            target = self._out / f"step{index}-{file.path.name}"
+            shutil.move(file.path, target)
+            self._voice.artifact(target, kind=file.kind, format=file.format, metrics=file.metrics, step_index=index)
+        self._steps.append(
+            {
+                "index": index,
+                "id": step.id,
+                "method": method,
+                "title": step.title,
+                "duration_seconds": time.monotonic() - begin,
+                "metrics": metrics,
+                "report": context.reported,
+            }
+        )
+        self._voice.emit(events.StepFinished(method=method, metrics=metrics, report=context.reported, step_index=index))
+        return State(network, index, metrics, score)
+
+    def _measured_in_memory(self, context: StepContext, network: Network) -> dict[str, float]:
+        """What the method measured at its end, or a measurement now; nothing without examples."""
+        from engine.context import Context
+
+        if stages := context.reported.get("stages"):
+            return {key: value for key, value in stages[-1].items() if key != "stage"}
+        if self._subject.data is None or not isinstance(context, Context):
+            return {}
+        return context.evaluate(network, self._subject.split)
+
+    def _context(self) -> StepContext:
+        """What steps are given; torch is loaded only where a step trains."""
+        common: dict[str, Any] = {
+            "seed": self._spec.seed,
+            "work": self._work,
+            "emit": self._voice.emit,
+            "baseline": self._subject.baseline,
+            "data": self._subject.data,
+            "threads": self._job.threads,
+            "evaluation_split": self._subject.split,
+        }
+        if not any(step.needs.trainable for step in self._spec.steps):
+            return StepContext(**common)
+        import torch
+
+        from engine.context import Context
+
+        torch.set_num_threads(self._job.threads)
+        torch.manual_seed(self._spec.seed)
+        if self._job.device.startswith("cuda") and not torch.cuda.is_available():
+            raise EngineError("device_unavailable", f"The device {self._job.device} is not there.", category="transient", retryable=True)
+        return Context(**common, device=torch.device(self._job.device), load_teacher=self._teacher)
+
+    def _teacher(self, name: str) -> Network:
+        if name not in self._job.teachers:
+            raise EngineError("model_not_found", f"The teacher {name} is not part of this job.", category="internal")
+        return read(self._job.teachers[name], self._work)
+
+    def _best(self, states: list[State], examiner: Examiner) -> Candidate:
+        final = self._candidate(states[-1], examiner)
+        target = self._spec.constraints
+        if target is None or target.accuracy is None or target.on_violation == "fail" or constraints.rank(final.checks)[0]:
+            return final
+        for state in reversed(states[:-1]):
+            if constraints.accuracy_kept(target.accuracy, self._score["metrics"], state.metrics, self._subject.split):
+                return max(final, self._candidate(state, examiner), key=lambda candidate: constraints.rank(candidate.checks))
+        return final
+
+    def _candidate(self, state: State, examiner: Examiner) -> Candidate:
+        fractions = iter((_WALKED, _EXPORTED, _VERIFIED))
+        publication = publish(
+            state.network,
+            state.step_index,
+            self._subject,
+            examiner,
+            self._work / f"candidate{state.step_index}",
+            score=state.score,
+            enter=lambda name: self._voice.phase(name, next(fractions)),
+        )
+        sizes = {"file_bytes": publication.files[0].file_bytes, "gzip_bytes": publication.files[0].gzip_bytes}
+        latencies = publication.latencies
+        baseline = figures(self._score["metrics"], self._sizes.result(), count(self._subject.baseline), latencies, "baseline")
+        result = figures(publication.score["metrics"], sizes, publication.counts, latencies, "result")
+        return Candidate(publication, baseline, result, constraints.check(self._spec.constraints, baseline, result, self._subject.split))
+
+    def _keep(self, best: Candidate, states: list[State]) -> None:
+        """Move the files of the best candidate to the outputs and announce them."""
+        kept = best.publication.step_index
+        if kept != states[-1].step_index:
+            self._voice.warn(
+                "earlier_state_kept",
+                f"The last state missed the accuracy target; the one after step {kept} ({self._steps[kept]['method']}) was published.",
+                step_index=kept,
+            )
+        for file in best.publication.files:
+            target = self._out / file.path.name
+            shutil.copyfile(file.path, target)
+            self._voice.artifact(target, kind="model", format=file.format, metrics=file.metrics, gzip_bytes=file.gzip_bytes)
+
+    def _finish(self, best: Candidate) -> None:
+        compared = comparison(best.baseline, best.result, best.publication.latencies)
+        verdict = compared["latencies"][0]["verdict"]
+        self._warn_about_speed(best, verdict)
+        outcome = constraints.outcome(best.checks)
+        summary = {"baseline": best.baseline, "result": best.result, "verdict": verdict, "comparison": compared}
+        document = report.build(
+            self._subject,
+            summary,
+            outcome=outcome,
+            checks=best.checks,
+            steps=self._steps,
+            publication=best.publication,
+            examples_count=self._score["examples_count"],
+            warnings=self._voice.warnings,
+            artifacts=self._voice.artifacts,
+            duration_seconds=self._voice.seconds,
+        )
+        target = self._out / "report.json"
+        target.write_text(json.dumps(document, indent=1, allow_nan=False))
+        self._voice.artifact(target, kind="report", format="json", metrics={})
+        if outcome == "constraints_not_met" and self._spec.constraints and self._spec.constraints.on_violation == "fail":
+            raise EngineError(
+                "constraints_not_met",
+                "Missed: " + "; ".join(constraints.sentence(item) for item in best.checks if not item["met"]) + ".",
+                hint="Loosen the constraint, or say on_violation: keep_best. The files of this job are kept.",
+                details={"constraints": best.checks},
+            )
+        self._voice.progress(1.0, "done")
+        self._voice.emit(events.Done(outcome=outcome, result=summary))
+
+    def _warn_about_examples(self) -> None:
+        examples = self._score["examples_count"]
+        if self._subject.data is None:
+            self._voice.warn(
+                "random_inputs", "There is no dataset: fidelity to the original was measured on random inputs, which says little."
+            )
+        elif examples < SMALL_SPLIT:
+            self._voice.warn(
+                "small_test_split", f"Only {examples} examples were scored: one of them is {100 / examples:.2g} points of accuracy."
+            )
+        if self._score["skipped"]:
+            self._voice.warn("labels_unused", f"Labels were not used: {self._score['skipped']}")
+
+    def _warn_about_speed(self, best: Candidate, verdict: str) -> None:
+        effects = [step.effect for step in self._spec.steps[: best.publication.step_index + 1]]
+        if any(e.file_size == "only_compressed" for e in effects) and not any(e.dense_latency == "faster" for e in effects):
+            self._voice.warn(
+                "no_dense_speedup",
+                "Zero weights make the compressed file smaller, not the network faster: dense kernels multiply by them all the same.",
+            )
+        if verdict == "slower":
+            before, after = best.baseline["latency_ms"], best.result["latency_ms"]
+            self._voice.warn(
+                "latency_regressed",
+                f"The result is slower than the original: {after['p50']:.3g} ms instead of {before['p50']:.3g} ms"
+                f" (batch {after['batch_size']}, {after['threads']} thread(s), {after['runtime']}).",
+            )
+        sqnr = best.result["metrics"].get(f"{self._subject.split}.sqnr_db")
+        if sqnr is not None and sqnr < 0:
+            self._voice.warn("low_fidelity", f"The outputs differ from the original's by more than their own size (SQNR {sqnr:.1f} dB).")

@@ -1,0 +1,77 @@
+"""One job, from its directory to its last event. Never raises: whatever goes wrong becomes a `failed` event."""
+
+import errno
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+from engine import events
+from engine.errors import EngineError
+from engine.job import Job
+
+Emit = Callable[[events.Event], None]
+Runner = Callable[[Job, Path, Emit], int]
+
+
+def run_job(directory: Path, emit: Emit) -> int:
+    """Do the job that `job.json` in `directory` describes.
+
+    Args:
+        directory: Private directory of the job; receives `out/` (what will be published) and `tmp/` (scratch).
+        emit: Takes every event; the last one is `done` or `failed`.
+
+    Returns:
+        The exit status: 0 after `done`, 1 after `failed`.
+    """
+    current: list[int | None] = [None]
+
+    def tracking(event: events.Event) -> None:
+        if isinstance(event, events.StepStarted | events.StepFinished):
+            current[0] = event.step_index if isinstance(event, events.StepStarted) else None
+        emit(event)
+
+    try:
+        directory = directory.absolute()
+        for name in ("out", "tmp"):
+            (directory / name).mkdir(mode=0o700, exist_ok=True)
+        job = Job.read(directory)
+        return _runner(job.kind)(job, directory, tracking)
+    except Exception as error:
+        translated = translate(error)
+        if translated.category == "internal":
+            emit(events.Log(level="error", message=traceback.format_exc(), step_index=current[0]))
+        emit(events.Failed.of(translated, current[0]))
+        return 1
+
+
+def _runner(kind: str) -> Runner:
+    """Imported when it is needed: post-training quantization of an ONNX file must not wait for torch."""
+    if kind == "compress":
+        from engine.compression import compress
+
+        return compress
+    from engine import inspection_job
+
+    return inspection_job.inspect_model if kind == "inspect_model" else inspection_job.inspect_dataset
+
+
+def translate(error: Exception) -> EngineError:
+    """Any exception as an error of the engine: memory, disk, or a defect of ours."""
+    if isinstance(error, EngineError):
+        return error
+    text = str(error)
+    # torch reports exhausted memory as a RuntimeError, CUDA's as a subclass of it.
+    if isinstance(error, MemoryError) or "DefaultCPUAllocator" in text or "out of memory" in text.lower() or "bad_alloc" in text:
+        return EngineError(
+            "out_of_memory",
+            "The job needed more memory than it may use.",
+            hint="Lower batch_size, or raise limits.memory_bytes.",
+            category="resource",
+        )
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return EngineError(
+            "out_of_disk", "The disk is full.", hint="Free space on the worker, then retry.", category="resource", retryable=True
+        )
+    return EngineError(
+        "internal_error", f"{type(error).__name__}: {text[:500]}", hint="The job's log has the details.", category="internal"
+    )

@@ -1,0 +1,134 @@
+"""What a job works on: the uploaded network as a runnable file, its dataset, and the split that everything is measured on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from engine import events
+from engine.data import load_dataset
+from engine.errors import EngineError
+from engine.examples import RANDOM, with_evaluation_split
+from engine.formats import export_onnx, load_network
+from engine.job import InputFile, Job
+from engine.network import Network
+from engine.spec import LABEL_METRICS, Spec
+
+if TYPE_CHECKING:
+    from engine.data.dataset import Data
+
+DEFAULT_METRICS = ("top1", "cross_entropy")
+SMALL_SPLIT = 1000
+"""With fewer examples, a change of accuracy of about a point is within the noise."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """The loaded inputs of a compress job."""
+
+    job: Job
+    spec: Spec
+    work: Path
+    baseline: Network
+    upload: Path
+    """The uploaded file, whose size is the baseline's."""
+    onnx: Path
+    """The baseline as a file that ONNX Runtime runs: the upload itself, or its export."""
+    data: Data | None
+    split: str
+    """Where metrics are measured: a split of the dataset, or `random` inputs where there is none."""
+    metrics: tuple[str, ...]
+    """Label metrics that are measured; none without labels."""
+
+    @classmethod
+    def load(cls, job: Job, spec: Spec, work: Path, warn: Callable[[events.Warned], None]) -> Subject:
+        """Read the model and the dataset of `job`.
+
+        Raises:
+            EngineError: What is wrong with them, `dataset_invalid` where examples that the spec needs are missing.
+        """
+        assert job.model is not None
+        network = read(job.model, work)
+        data, split = None, RANDOM
+        if job.dataset is not None:
+            file = job.dataset
+            stored = load_dataset(file.path, file.format, file.metadata, network.signature, work / "data")
+            split = _evaluated_split(stored, spec.evaluation.split, warn)
+            data = with_evaluation_split(stored, split, spec.seed)
+        metrics = _label_metrics(spec, data, split)
+        onnx = network.onnx_path
+        if onnx is None:
+            onnx = work / "baseline.onnx"
+            export_onnx(network, onnx)
+        return cls(job, spec, work, network, job.model.path, onnx, data, split, metrics)
+
+    def request(self, file: Path) -> dict[str, Any]:
+        """What the examiner has to know to score or time `file`."""
+        spec, dataset = self.spec, self.job.dataset
+        return {
+            "file": str(file),
+            "baseline": str(self.onnx),
+            "outputs": str(self.work / "baseline_outputs"),
+            "dataset": None if dataset is None else {"path": str(dataset.path), "format": dataset.format, "metadata": dataset.metadata},
+            "work": str(self.work / "examined_data"),
+            "signature": self.baseline.signature.to_json(),
+            "split": self.split,
+            "seed": spec.seed,
+            "metrics": self.metrics,
+            "required": bool(set(_asked(spec)) & LABEL_METRICS),
+            "batch_size": spec.evaluation.batch_size,
+            "threads": self.job.threads,
+        }
+
+    def check(self, score: dict[str, Any]) -> None:
+        """Raise `shape_mismatch` where a metric that the spec asks for cannot be measured on this network."""
+        for name in _asked(self.spec):
+            if f"{self.split}.{name}" not in score["metrics"]:
+                raise EngineError(
+                    "shape_mismatch",
+                    f"The metric {name} cannot be measured on outputs of this network.",
+                    hint=f"These can: {', '.join(key.partition('.')[2] for key in score['metrics'])}.",
+                )
+
+
+def read(file: InputFile, work: Path) -> Network:
+    """An uploaded model as a network."""
+    return load_network(file.path, file.format, file.metadata, work)
+
+
+def _asked(spec: Spec) -> tuple[str, ...]:
+    """Metrics that the spec names."""
+    constrained = (spec.constraints.accuracy.metric,) if spec.constraints and spec.constraints.accuracy else ()
+    return tuple(dict.fromkeys((*spec.evaluation.metrics, *constrained)))
+
+
+def _label_metrics(spec: Spec, data: Data | None, split: str) -> tuple[str, ...]:
+    asked = tuple(name for name in _asked(spec) if name in LABEL_METRICS)
+    if data is not None and data.splits[split].labels is not None:
+        return tuple(dict.fromkeys((*(DEFAULT_METRICS if not spec.evaluation.metrics else ()), *asked)))
+    if asked:
+        raise EngineError(
+            "dataset_invalid",
+            f"The metric {asked[0]} needs labels, but the {split!r} split has none.",
+            hint=f"Upload y_{split}, or ask for agreement, sqnr_db or cosine.",
+        )
+    return ()
+
+
+def _evaluated_split(data: Data, wanted: str, warn: Callable[[events.Warned], None]) -> str:
+    """The wanted split, or the best one in its place. Examples that are trained or calibrated on are never among it."""
+    if wanted in data.splits or (wanted == "validation" and "train" in data.splits):
+        return wanted
+    for other in ("validation", "test"):
+        if other in data.splits or (other == "validation" and "train" in data.splits):
+            warn(
+                events.Warned(
+                    code="evaluation_split_replaced",
+                    message=f"The dataset has no {wanted!r} split; figures were measured on {other!r}"
+                    + ("." if other in data.splits else ", a tenth of the training examples that is kept out of training."),
+                )
+            )
+            return other
+    raise EngineError("dataset_invalid", f"The dataset has no {wanted!r} split.", hint=f"Upload x_{wanted}.")
