@@ -126,9 +126,9 @@ def _compare(network: Network, file: Path, subject: Subject, examiner: Examiner)
     """The exported file against the module in memory, on the same inputs."""
     feed = _some_inputs(subject, file)
     inputs, expected = subject.work / "compared_inputs.npz", subject.work / "compared_outputs.npz"
-    np.savez(inputs, **feed)
-    np.savez(expected, **{str(i): output for i, output in enumerate(_module_outputs(network, feed))})
-    said = examiner.ask("compare", file=str(file), inputs=str(inputs), expected=str(expected), threads=subject.job.threads)()
+    np.savez(inputs, *feed.values())
+    np.savez(expected, *_module_outputs(network, feed))
+    said = examiner.ask("compare", file=str(file), names=list(feed), inputs=str(inputs), expected=str(expected), threads=subject.job.threads)()
     difference, scale = said["max_abs_difference"], said["max_abs_value"]
     if difference is None or difference > ABSOLUTE_TOLERANCE + RELATIVE_TOLERANCE * scale:
         raise EngineError(

@@ -17,6 +17,8 @@ from engine.report_text import (
 
 MAX_LAYERS = 200
 """Layers in the table of the page; the JSON document has all of them."""
+MAX_CELL_CHARACTERS = 200
+"""Longer texts are cut, so that a stranger's names cannot blow the page up."""
 _STYLE = """
 :root{--ink:#1d2430;--dim:#5c6675;--line:#d9dee6;--good:#14794a;--bad:#b3261e;--before:#b8c1cf;--after:#2f6fde;--card:#f6f8fb}
 @media (prefers-color-scheme:dark){:root{--ink:#e6eaf0;--dim:#9aa5b5;--line:#333c49;--good:#5bc98f;--bad:#ff8a80;--before:#596575;
@@ -177,4 +179,7 @@ def _table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> Html:
 
 
 def _cell(value: Any) -> str:
-    return value if isinstance(value, Html) else escape(str(value))
+    if isinstance(value, Html):
+        return value
+    text = str(value)
+    return escape(text if len(text) <= MAX_CELL_CHARACTERS else text[:MAX_CELL_CHARACTERS] + "…")

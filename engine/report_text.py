@@ -62,10 +62,10 @@ def constraint_name(item: Mapping[str, Any]) -> str:
     return f"{item['name']} ({item['metric']})" if "metric" in item else str(item["name"])
 
 
-def before_after(document: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
+def before_after(document: Mapping[str, Any]) -> list[tuple[str, ...]]:
     """Rows of the table of figures: what, before, after, change."""
     baseline, result, compared = document["baseline"], document["result"], document["comparison"]
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for key, after in result["metrics"].items():
         split, _, name = key.partition(".")
         before = baseline["metrics"].get(key)

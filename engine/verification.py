@@ -163,11 +163,11 @@ class OutputStore:
 
 
 def compare(request: dict[str, Any]) -> dict[str, Any]:
-    """Largest differences between a file's outputs and the `expected` ones (npz files of `inputs` by name and `outputs` in order)."""
+    """Largest differences between a file's outputs and the `expected` ones (npz files, inputs in the order of `names`)."""
     session = runtime.open_session(Path(request["file"]), threads=request["threads"])
     with np.load(request["inputs"], allow_pickle=False) as inputs, np.load(request["expected"], allow_pickle=False) as expected:
-        wanted = [expected[str(i)] for i in range(len(expected.files))]
-        outputs = runtime.run(session, dict(inputs))
+        wanted = [expected[f"arr_{i}"] for i in range(len(expected.files))]
+        outputs = runtime.run(session, {name: inputs[f"arr_{i}"] for i, name in enumerate(request["names"])})
     shapes = [[list(array.shape) for array in arrays] for arrays in (wanted, outputs)]
     if shapes[0] != shapes[1]:
         raise EngineError(

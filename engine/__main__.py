@@ -1,0 +1,211 @@
+"""The engine without a service: `python -m engine run` and `python -m engine inspect`."""
+
+import argparse
+import json
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TextIO
+
+import yaml
+
+from engine import events, report
+from engine.job import FILE_NAME
+from engine.report_text import before_after, constraint_name
+from engine.run import run_job
+from engine.spec import Spec, parse
+
+EXIT_FAILED, EXIT_USAGE, EXIT_CONSTRAINTS = 1, 2, 3
+_FORMATS = {".onnx": "onnx", ".safetensors": "safetensors", ".pt": "pt", ".pth": "pt", ".npz": "npz"}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Parse the command line and do what it says; returns the exit status.
+
+    0: done, constraints met or none given. 1: failed. 2: wrong usage, or a spec with problems. 3: done, but a constraint was missed
+    (the best artifact was kept all the same).
+    """
+    options = _parser().parse_args(arguments)
+    return _run(options) if options.command == "run" else _inspect(options)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m engine", description="Compress a network, or look into a file.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    run = commands.add_parser("run", help="run a spec; exit status 0 done, 1 failed, 2 wrong usage, 3 a constraint was missed")
+    run.add_argument("spec", type=Path, help="the spec, YAML or JSON; `model` and `dataset` may be left out")
+    run.add_argument("--model", type=Path, required=True)
+    run.add_argument("--model-format", choices=("onnx", "safetensors", "pt"), help="default: by the file's ending")
+    run.add_argument("--model-metadata", default="{}", metavar="JSON|FILE")
+    run.add_argument("--data", type=Path)
+    run.add_argument("--data-format", choices=("npz",), help="default: by the file's ending")
+    run.add_argument("--data-metadata", default="{}", metavar="JSON|FILE")
+    run.add_argument("--teacher", action="append", default=[], metavar="mdl_ID=FILE", help="a further model that the spec names")
+    run.add_argument("--out", type=Path, required=True, help="receives the artifacts and the report as JSON, HTML and Markdown")
+    run.add_argument("--threads", type=int, default=1)
+    run.add_argument("--device", default="cpu", help="cpu, cuda:0, …")
+    run.add_argument("--json-events", action="store_true", help="write every event as one JSON line on standard output")
+    inspect = commands.add_parser("inspect", help="describe a model or dataset file as JSON")
+    inspect.add_argument("file", type=Path)
+    inspect.add_argument("--format", choices=sorted(set(_FORMATS.values())), help="default: by the file's ending")
+    inspect.add_argument("--metadata", default="{}", metavar="JSON|FILE")
+    return parser
+
+
+def _run(options: argparse.Namespace) -> int:
+    document = _document(options.spec)
+    document["model"] = _identifier(document.get("model"), "mdl_")
+    if options.data is None:
+        document.pop("dataset", None)
+    else:
+        document["dataset"] = _identifier(document.get("dataset"), "ds_")
+    spec, problems = parse(document)
+    if spec is None:
+        for problem in problems:
+            print(f"{problem.pointer}: {problem.detail}" + (f" ({problem.hint})" if problem.hint else ""), file=sys.stderr)
+        return EXIT_USAGE
+    job = {
+        "kind": "compress",
+        "job_id": "job_local",
+        "spec": document,
+        "device": options.device,
+        "threads": options.threads,
+        "model": _input(options.model, options.model_format, options.model_metadata, spec.model),
+        "dataset": None if options.data is None else _input(options.data, options.data_format, options.data_metadata, spec.dataset),
+        "teachers": dict(_teacher(text) for text in options.teacher),
+    }
+    console = Console(sys.stderr, spec, json_events=options.json_events)
+    status = _job(job, options.out, console)
+    if status != 0:
+        return EXIT_FAILED
+    described = json.loads((options.out / "report.json").read_text())
+    (options.out / "report.html").write_text(report.to_html(described), encoding="utf-8")
+    (options.out / "report.md").write_text(report.to_markdown(described), encoding="utf-8")
+    print(summary_table(described), file=sys.stderr)
+    return EXIT_CONSTRAINTS if described["outcome"] == "constraints_not_met" else 0
+
+
+def _job(job: dict[str, Any], out: Path | None, console: "Console") -> int:
+    """Run a job in a directory of its own, and copy what it wrote to `out`."""
+    with tempfile.TemporaryDirectory(prefix="modelpress-") as name:
+        directory = Path(name)
+        (directory / FILE_NAME).write_text(json.dumps(job))
+        status = run_job(directory, console)
+        if out is not None:
+            shutil.copytree(directory / "out", out, dirs_exist_ok=True)
+    return status
+
+
+def _inspect(options: argparse.Namespace) -> int:
+    described = _input(options.file, options.format, options.metadata, None)
+    kind = "dataset" if described["format"] == "npz" else "model"
+    console = Console(sys.stderr, None, json_events=False)
+    status = _job({"kind": f"inspect_{kind}", "job_id": "job_local", kind: described}, None, console)
+    if status == 0 and console.result is not None:
+        print(json.dumps(console.result, indent=2))
+    return status
+
+
+def _document(path: Path) -> dict[str, Any]:
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise SystemExit(f"{path}: {error}") from error
+    if not isinstance(document, dict):
+        raise SystemExit(f"{path}: a spec is a mapping")
+    return document
+
+
+def _identifier(given: Any, prefix: str) -> str:
+    """A placeholder where the spec names no stored object, since files are given instead."""
+    return given if isinstance(given, str) and given.startswith(prefix) and given.removeprefix(prefix).isalnum() else f"{prefix}local"
+
+
+def _input(path: Path, format: str | None, metadata: str, identifier: str | None) -> dict[str, Any]:
+    if not path.is_file():
+        raise SystemExit(f"{path}: no such file")
+    known = format or _FORMATS.get(path.suffix)
+    if known is None:
+        raise SystemExit(f"{path}: give the format, its ending does not tell")
+    return {"id": identifier, "path": str(path.absolute()), "format": known, "metadata": _metadata(metadata), "name": path.name}
+
+
+def _metadata(text: str) -> Any:
+    try:
+        return json.loads(text if text.lstrip().startswith("{") else Path(text).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise SystemExit(f"metadata {text!r}: {error}") from error
+
+
+def _teacher(text: str) -> tuple[str, dict[str, Any]]:
+    identifier, separator, path = text.partition("=")
+    if not separator:
+        raise SystemExit(f"--teacher {text!r}: write mdl_ID=FILE")
+    return identifier, _input(Path(path), None, "{}", identifier)
+
+
+class Console:
+    """Shows a job's events to a person, or passes them on as JSON lines."""
+
+    def __init__(self, stream: TextIO, spec: Spec | None, *, json_events: bool) -> None:
+        self.result: dict[str, Any] | None = None
+        self._stream = stream
+        self._steps = len(spec.steps) if spec else 0
+        self._json = json_events
+        self._live = stream.isatty() and not json_events
+        self._width = 0
+
+    def __call__(self, event: events.Event) -> None:
+        """Take one event."""
+        if isinstance(event, events.Done):
+            self.result = event.result
+        if self._json:
+            events.write_event(1, event)
+            return
+        match event:
+            case events.Progress():
+                self._progress(event)
+            case events.StepStarted():
+                self._line(f"step {(event.step_index or 0) + 1}/{self._steps}: {event.method}")
+            case events.StepFinished():
+                shown = {key: value for key, value in event.metrics.items() if key.endswith((".top1", ".agreement", "params_count"))}
+                self._line("  " + ", ".join(f"{key} {value:.5g}" for key, value in shown.items()))
+            case events.Warned():
+                self._line(f"warning {event.code}: {event.message}")
+            case events.Log():
+                self._line(event.message)
+            case events.Failed():
+                self._line(f"failed ({event.code}): {event.message}" + (f"\n  {event.hint}" if event.hint else ""))
+            case _:
+                pass
+
+    def _progress(self, event: events.Progress) -> None:
+        if not self._live:
+            return
+        left = f", {event.eta_seconds:.0f} s left" if event.eta_seconds is not None else ""
+        text = f"{100 * event.fraction:3.0f} % {event.message}{left}"[: max(20, shutil.get_terminal_size().columns - 1)]
+        print("\r" + text.ljust(self._width), end="", file=self._stream, flush=True)
+        self._width = len(text)
+
+    def _line(self, text: str) -> None:
+        if self._width:
+            print("\r" + " " * self._width + "\r", end="", file=self._stream)
+            self._width = 0
+        print(text, file=self._stream, flush=True)
+
+
+def summary_table(document: dict[str, Any]) -> str:
+    """The figures of a report as a table for a terminal."""
+    rows = [("", "before", "after", "change"), *before_after(document)]
+    widths = [max(len(row[i]) for row in rows) for i in range(4)]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    checks = [f"{'met   ' if item['met'] else 'MISSED'} {constraint_name(item)}" for item in document["constraints"]]
+    return "\n".join(["", *lines, *checks, "", document["sentence"]])
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    sys.exit(main())
