@@ -132,11 +132,9 @@ class _Compression:
         return State(network, index, metrics, score)
 
     def _measured_in_memory(self, context: StepContext, network: Network) -> dict[str, float]:
-        """What the method measured at its end, or a measurement now; nothing without examples."""
+        """Metrics of the module; nothing without examples."""
         from engine.context import Context
 
-        if stages := context.reported.get("stages"):
-            return {key: value for key, value in stages[-1].items() if key != "stage"}
         if self._subject.data is None or not isinstance(context, Context):
             return {}
         return context.evaluate(network, self._subject.split)
