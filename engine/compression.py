@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from engine import constraints, events, report
-from engine.counting import count
 from engine.errors import EngineError
 from engine.examiner import Examiner
 from engine.figures import comparison, expected_work, figures, shares
@@ -20,7 +19,7 @@ from engine.job import Job
 from engine.measurement import file_sizes
 from engine.method import MethodParams
 from engine.network import Network
-from engine.publication import Publication, publish, score_baseline
+from engine.publication import Publication, publish
 from engine.spec import Spec, parse
 from engine.step import StepContext
 from engine.subject import SMALL_SPLIT, Subject, read
@@ -51,14 +50,11 @@ class Candidate:
     checks: list[dict[str, Any]]
 
 
-def compress(job: Job, directory: Path, emit: Callable[[events.Event], None]) -> int:
-    """Run a compress job.
+def compress(job: Job, directory: Path, emit: Callable[[events.Event], None]) -> None:
+    """Run a compress job, up to its `done` event.
 
     The last state is published. Where it misses the accuracy target and `on_violation` is `keep_best`, the latest earlier state
     that met it in memory is published beside it, and the better one is kept: accuracy first, then the number of targets met.
-
-    Returns:
-        0, after `done`.
 
     Raises:
         EngineError: Whatever the user or the machine has to be told; `constraints_not_met` where a missed target fails the job,
@@ -68,7 +64,6 @@ def compress(job: Job, directory: Path, emit: Callable[[events.Event], None]) ->
     if spec is None:
         raise EngineError("spec_invalid", "; ".join(f"{p.pointer}: {p.detail}" for p in problems), hint=problems[0].hint)
     _Compression(job, spec, directory, Voice(emit)).run()
-    return 0
 
 
 class _Compression:
@@ -84,7 +79,10 @@ class _Compression:
             self._voice.phase("loading", 0.0)
             self._subject = Subject.load(self._job, self._spec, self._work, self._voice.emit)
             self._voice.phase("baseline", _LOADED)
-            self._score = score_baseline(self._subject, examiner)
+            asked = examiner.ask("score", **self._subject.request(self._subject.onnx))
+            self._counts = self._subject.count(self._subject.baseline)
+            self._score = asked()
+        self._subject.check(self._score)
         self._warn_about_examples()
         with ThreadPoolExecutor(1) as aside, Examiner() as examiner:
             # Compressing the upload takes seconds where it is large; it runs beside the steps.
@@ -112,7 +110,7 @@ class _Compression:
         if network.onnx_path is not None:
             score = examiner.ask("score", **self._subject.request(network.onnx_path))()
         metrics = self._measured_in_memory(context, network) if score is None else score["metrics"]
-        metrics = {**metrics, **{name: value for name, value in count(network).items() if value is not None}}
+        metrics = {**metrics, **self._subject.count(network)}
         for file in context.files:
             target = self._out / f"step{index}-{file.path.name}"
             shutil.move(file.path, target)
@@ -190,7 +188,7 @@ class _Compression:
         )
         sizes = {"file_bytes": publication.files[0].file_bytes, "gzip_bytes": publication.files[0].gzip_bytes}
         latencies = publication.latencies
-        baseline = figures(self._score["metrics"], self._sizes.result(), count(self._subject.baseline), latencies, "baseline")
+        baseline = figures(self._score["metrics"], self._sizes.result(), self._counts, latencies, "baseline")
         result = figures(publication.score["metrics"], sizes, publication.counts, latencies, "result")
         return Candidate(publication, baseline, result, constraints.check(self._spec.constraints, baseline, result, self._subject.split))
 

@@ -11,7 +11,7 @@ _RATIOS = {"file_ratio": "file_bytes", "gzip_ratio": "gzip_bytes", "params_ratio
 def figures(
     metrics: Mapping[str, float],
     sizes: Mapping[str, int],
-    counts: Mapping[str, int | None],
+    counts: Mapping[str, int],
     latencies: Sequence[Mapping[str, Any]],
     side: str,
 ) -> dict[str, Any]:

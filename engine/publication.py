@@ -13,7 +13,6 @@ import onnx
 from numpy.typing import NDArray
 
 from engine import runtime
-from engine.counting import count
 from engine.errors import EngineError
 from engine.examiner import Examiner
 from engine.examples import RandomExamples, SplitExamples
@@ -52,14 +51,7 @@ class Publication:
     files: list[PublishedFile]
     score: dict[str, Any]
     latencies: list[dict[str, Any]]
-    counts: dict[str, int | None]
-
-
-def score_baseline(subject: Subject, examiner: Examiner) -> dict[str, Any]:
-    """Metrics of the uploaded network, by the same code on the same examples as every result."""
-    score: dict[str, Any] = examiner.ask("score", **subject.request(subject.onnx))()
-    subject.check(score)
-    return score
+    counts: dict[str, int]
 
 
 def publish(
@@ -106,7 +98,7 @@ def publish(
     request = {**subject.request(runnable), "result": str(runnable), "threads": latency.threads}
     latencies = examiner.ask("latency", **request, batch_sizes=latency.batch_sizes, repeats=latency.repeats)()
     files = [_file(directory / f"model.{format}", format, score["metrics"] if format == "onnx" else {}) for format in formats]
-    return Publication(step_index, runnable, files, score, latencies, count(plain))
+    return Publication(step_index, runnable, files, score, latencies, subject.count(plain))
 
 
 def _file(path: Path, format: str, metrics: dict[str, Any]) -> PublishedFile:
@@ -128,7 +120,9 @@ def _compare(network: Network, file: Path, subject: Subject, examiner: Examiner)
     inputs, expected = subject.work / "compared_inputs.npz", subject.work / "compared_outputs.npz"
     np.savez(inputs, *feed.values())
     np.savez(expected, *_module_outputs(network, feed))
-    said = examiner.ask("compare", file=str(file), names=list(feed), inputs=str(inputs), expected=str(expected), threads=subject.job.threads)()
+    said = examiner.ask(
+        "compare", file=str(file), names=list(feed), inputs=str(inputs), expected=str(expected), threads=subject.job.threads
+    )()
     difference, scale = said["max_abs_difference"], said["max_abs_value"]
     if difference is None or difference > ABSOLUTE_TOLERANCE + RELATIVE_TOLERANCE * scale:
         raise EngineError(

@@ -7,10 +7,9 @@ from pathlib import Path
 
 from engine import events
 from engine.errors import EngineError
-from engine.job import Job
+from engine.job import FILE_NAME, Job
 
 Emit = Callable[[events.Event], None]
-Runner = Callable[[Job, Path, Emit], int]
 
 
 def run_job(directory: Path, emit: Emit) -> int:
@@ -35,7 +34,8 @@ def run_job(directory: Path, emit: Emit) -> int:
         for name in ("out", "tmp"):
             (directory / name).mkdir(mode=0o700, exist_ok=True)
         job = Job.read(directory)
-        return _runner(job.kind)(job, directory, tracking)
+        _do(job, directory, tracking)
+        return 0
     except Exception as error:
         translated = translate(error)
         if translated.category == "internal":
@@ -44,15 +44,21 @@ def run_job(directory: Path, emit: Emit) -> int:
         return 1
 
 
-def _runner(kind: str) -> Runner:
-    """Imported when it is needed: post-training quantization of an ONNX file must not wait for torch."""
-    if kind == "compress":
+def _do(job: Job, directory: Path, emit: Emit) -> None:
+    """Import what the job needs, and nothing else: quantizing an ONNX file must not wait for torch."""
+    if job.kind == "compress":
         from engine.compression import compress
 
-        return compress
-    from engine import inspection_job
+        compress(job, directory, emit)
+        return
+    from engine import inspection
 
-    return inspection_job.inspect_model if kind == "inspect_model" else inspection_job.inspect_dataset
+    file = job.model if job.kind == "inspect_model" else job.dataset
+    if file is None:
+        raise EngineError("job_invalid", f"{FILE_NAME} names no file to inspect.", category="internal")
+    emit(events.Phase(phase="inspecting"))
+    inspect = inspection.inspect_model if job.kind == "inspect_model" else inspection.inspect_dataset
+    emit(events.Done(result=inspect(file.path, file.format, file.metadata, directory / "tmp")))
 
 
 def translate(error: Exception) -> EngineError:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engine import events
+from engine.counting import count_module, count_onnx
 from engine.data import load_dataset
 from engine.errors import EngineError
 from engine.examples import RANDOM, with_evaluation_split
@@ -81,6 +82,19 @@ class Subject:
             "batch_size": spec.evaluation.batch_size,
             "threads": self.job.threads,
         }
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shape of one example of each input, for dimensions that the network leaves open; empty without a dataset."""
+        if self.data is None:
+            return {}
+        return {name: array.shape[1:] for name, array in self.data.splits[self.split].batch([0])[0].items()}
+
+    def count(self, network: Network) -> dict[str, int]:
+        """`params_count`, `nonzero_params_count` and `macs_count` of one state, masks folded in."""
+        if network.onnx_path is not None:
+            return asdict(count_onnx(network.onnx_path, self.shapes))
+        return asdict(count_module(network.module, network.signature, self.shapes))
 
     def check(self, score: dict[str, Any]) -> None:
         """Raise `shape_mismatch` where a metric that the spec asks for cannot be measured on this network."""
