@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from core.blobs import Blobs
 from core.db import Database
+from core.migrate import require_current
 from core.queue import Doorbell
 from core.settings import Settings
 from core.uploads import Uploads
@@ -24,7 +25,11 @@ class Service:
     @classmethod
     @contextmanager
     def open(cls, settings: Settings) -> Iterator["Service"]:
-        """Open every part; the database must have been migrated. Closes them at the end."""
+        """Open every part, and close them at the end.
+
+        Raises `service_unavailable` when the database was not migrated to the revision of this code.
+        """
+        require_current(settings)
         doorbell = Doorbell(settings)
         database = Database(settings, doorbell.ring)
         try:

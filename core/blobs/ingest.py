@@ -99,7 +99,7 @@ class Blobs:
 
     def __init__(self, settings: Settings, database: Database) -> None:
         self._settings = settings
-        self._database = database
+        self.database = database
         self.store = open_store(settings.resolved_blob_url, settings.staging_dir)
 
     def stage(self, *, limit_bytes: int | None = None) -> Staged:
@@ -141,7 +141,7 @@ class Blobs:
     def keep(self, staged: Staged, expected_sha256: str | None = None) -> Blob:
         """Publish a staged file. Raises `digest_mismatch`, `storage_full` and `service_unavailable`."""
         blob = staged.finish(expected_sha256)
-        with self._database.unit_of_work() as session:
+        with self.database.unit_of_work() as session:
             register(session, blob)
         failpoints.hit("blob.registered")
         self.store.publish(staged.path, key_of(blob.sha256))
@@ -179,16 +179,17 @@ class Blobs:
     def fetch(self, blob: Blob, path: Path) -> None:
         """Write a verified copy to `path`, which must not exist. Raises `checksum_mismatch`; nothing is left behind then."""
         digester = Digester()
-        try:
-            with path.open("xb") as file, full_disk():
+        with path.open("xb") as file:
+            try:
                 for chunk in self.read(blob):
                     digester.update_whole(chunk)
-                    file.write(chunk)
-            if digester.whole_sha256() != blob.sha256:
-                raise _damaged(blob)
-        except BaseException:
-            path.unlink(missing_ok=True)
-            raise
+                    with full_disk():
+                        file.write(chunk)
+                if digester.whole_sha256() != blob.sha256:
+                    raise _damaged(blob)
+            except BaseException:
+                path.unlink()
+                raise
 
     def signed_url(self, blob: Blob, seconds: int = 900) -> str | None:
         """A URL at the store itself, or None where the service serves the bytes."""
@@ -196,11 +197,11 @@ class Blobs:
 
     def collect(self, *, most: int = 100) -> int:
         """Remove blobs that nothing has referred to for `blob_grace_seconds`; returns how many."""
-        with self._database.reader() as session:
+        with self.database.reader() as session:
             candidates = list(session.scalars(select(StoredBlob.sha256).where(_idle(self._settings.blob_grace_seconds)).limit(most)))
         removed = 0
         for sha256 in candidates:
-            with self._database.unit_of_work() as session:
+            with self.database.unit_of_work() as session:
                 statement = delete(StoredBlob).where(StoredBlob.sha256 == sha256, _idle(self._settings.blob_grace_seconds))
                 if session.scalar(statement.returning(StoredBlob.sha256)) is not None:
                     self.store.delete(key_of(sha256))

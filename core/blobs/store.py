@@ -137,8 +137,12 @@ def _answers() -> Iterator[None]:
     """What the store says, in the service's words; a missing object stays FileNotFoundError."""
     try:
         yield
-    except NotFoundError as error:
-        raise FileNotFoundError(str(error)) from error
+    except (FileNotFoundError, NotFoundError) as error:
+        if "NoSuchBucket" in str(error):
+            raise Unavailable(
+                "the bucket of the blob store does not exist", hint="create the bucket that MODELPRESS_BLOB_URL names"
+            ) from error
+        raise FileNotFoundError("no such object") from error
     except BaseError as error:
         if "No space left on device" in str(error):
             raise StorageFull("the disk of the blob store is full", hint="free some space, or add a disk") from error
