@@ -30,7 +30,7 @@ class Supermask(MethodParams, LayerChoice, TrainingFields):
         ),
     )
     examples: ClassVar = (
-        {"method": "supermask", "initialization": "random", "iterations": 1200},
+        {"method": "supermask", "initialization": "random", "epochs": 20},
         {"method": "supermask", "algorithm": "edge_popup", "k": 0.3, "weights": "signed_constant", "epochs": 10},
     )
     forbids_next: ClassVar = {"structured_pruning": "channels are removed before weights are masked: put structured_pruning first"}

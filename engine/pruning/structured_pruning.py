@@ -5,22 +5,19 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 
-import numpy as np
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from engine import masks
 from engine.context import Context
 from engine.errors import EngineError
-from engine.layers import PRUNABLE, select
-from engine.logits import Batch
 from engine.network import Network
-from engine.pruning.channels import ChannelGraph, ChannelGroup, Inputs, removable
+from engine.pruning.channels import ChannelGraph, Inputs
 from engine.pruning.importance import unit_scores
 from engine.pruning.plan import Block, Costs, Limits, Plan, Ranked, blocks, for_budget, for_share, held_back, plan_of, rank
+from engine.pruning.removal import Shrinkage, choose_groups, graph_inputs
 from engine.pruning.spec import Budget, StructuredPruning
 from engine.pruning.stopwatch import Stopwatch
-from engine.tracing import running_inputs
 
 
 def apply(network: Network, params: StructuredPruning, context: Context) -> Network:
@@ -32,7 +29,7 @@ def apply(network: Network, params: StructuredPruning, context: Context) -> Netw
     """
     context.phase("pruning")
     module = masks.fold(network.module).to(context.device)
-    inputs = _inputs(module, context)
+    inputs = graph_inputs(module, context)
     cutter = _Cutter(module, inputs, params, context)
     context.stage("before", module)
     for number in context.rounds(params.iterations):
@@ -55,46 +52,15 @@ class _Cutter:
         self._module, self._inputs, self._params, self._context = module, inputs, params, context
         self._together = params.scope == "global"
         self._limits = Limits(params.min_channels, params.round_to)
-        self._widths = _widths(module)
+        self._shrinkage = Shrinkage(module, inputs)
         timed = params.budget is not None and params.budget.latency_ratio is not None
         self._stopwatch = Stopwatch(module, inputs, context) if timed else None
-        costs = Costs(module, inputs)
-        self._costs_before = {"params_count": costs.params_count(), "macs_count": costs.macs_count()}
-        groups = self._choose(ChannelGraph(module, inputs).groups)
-        self._units = {group.name: len(group.units) for group in groups}
-        self._channels_count = sum(group.channels_count for group in groups)
-
-    def _choose(self, groups: list[ChannelGroup]) -> list[ChannelGroup]:
-        """The groups that the user's patterns leave and that can really be cut. Raises `pruning_impossible` where there are none."""
-        params = self._params
+        groups = ChannelGraph(module, inputs).groups
         if params.importance == "bn_scale":
             groups = [group for group in groups if any(isinstance(part.layer, _BatchNorm) for part in group.parts)]
-        included = select(self._module, include=params.include)
-        allowed = select(self._module, ignore=params.ignore)
-        self._context.unmatched(allowed.unmatched_ignores)
-        wanted = [
-            group
-            for group in groups
-            if any(name in included.layers for name in group.layers) and all(name in allowed.layers for name in group.layers)
-        ]
-        names = removable(self._module, self._inputs, [group.name for group in wanted])
-        kept_out = [group.name for group in wanted if group.name not in names]
-        if kept_out:
-            self._context.warn(
-                "layers_not_removable",
-                "The network does something with the channels of these layers that allows no removal, such as a reshape to a fixed size: "
-                + ", ".join(kept_out),
-                layers=kept_out,
-            )
-        if not names:
-            raise EngineError(
-                "pruning_impossible",
-                "This network has no channels that could be removed: its layers are outputs, left out by include or ignore, tied to "
-                "operations of fixed size, or (for bn_scale) without batch normalization.",
-                hint="Check include and ignore, or use magnitude_pruning, which keeps shapes.",
-                details={"not_removable": kept_out},
-            )
-        return [group for group in wanted if group.name in names]
+        groups = choose_groups(groups, module, inputs, params, context)
+        self._units = {group.name: len(group.units) for group in groups}
+        self._channels_count = sum(group.channels_count for group in groups)
 
     def cut(self, done: float, *, last: bool) -> None:
         """Remove channels until the share `done` of the way is gone."""
@@ -146,7 +112,7 @@ class _Cutter:
             return lambda plan: self._time(ranked, plan)
         costs = Costs(self._module, self._inputs)
         count = costs.params_count if figure == "params_ratio" else costs.macs_count
-        before = self._costs_before[figure.replace("ratio", "count")]
+        before = self._shrinkage.before[figure.replace("ratio", "count")]
         return lambda plan: count(ranked, plan) / before
 
     def _time(self, ranked: list[Ranked], plan: Plan) -> float:
@@ -157,39 +123,16 @@ class _Cutter:
 
     def report(self) -> None:
         """Say what is left of every layer and of the whole. Raises `pruning_impossible` where nothing was removed."""
-        costs = Costs(self._module, self._inputs)
-        after = {"params_count": costs.params_count(), "macs_count": costs.macs_count()}
-        if after["params_count"] >= self._costs_before["params_count"]:
+        after = self._shrinkage.report(self._module, self._context)
+        if after["params_count"] >= self._shrinkage.before["params_count"]:
             raise EngineError(
                 "pruning_impossible",
                 "Nothing was removed: the wanted share is less than one channel of any layer, or min_channels and round_to keep them all.",
                 hint="Raise pruning_ratio, or lower min_channels and round_to.",
             )
-        widths = _widths(self._module)
-        self._context.report("layers", {name: {"channels_before": self._widths[name], "channels_after": widths[name]} for name in widths})
-        self._context.report("before", self._costs_before)
-        self._context.report("after", after)
-        for name, value in after.items():
-            self._context.metric(name, value)
 
 
 def _remove(graph: ChannelGraph, ranked: list[Ranked], plan: Plan) -> None:
     for item, removed in zip(ranked, plan, strict=True):
         if removed:
             graph.remove(item.group, item.group.units[item.order[:removed]].reshape(-1).tolist())
-
-
-def _widths(module: nn.Module) -> dict[str, int]:
-    """Output channels of every convolution and linear layer."""
-    return {
-        name: int(layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels)
-        for name, layer in module.named_modules()
-        if isinstance(layer, PRUNABLE)
-    }
-
-
-def _inputs(module: nn.Module, context: Context) -> Inputs:
-    """Two training examples, or made-up ones: the graph is traced with them, and cuts are tried on them."""
-    if context.data is not None and "train" in context.data.splits and context.data.splits["train"].count > 1:
-        return Batch.of(context.split("train"), np.arange(2), context.input_names, context.device).inputs
-    return running_inputs(module, context.signature, 2, context.device)
