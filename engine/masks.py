@@ -134,6 +134,14 @@ def fold(module: nn.Module) -> nn.Module:
     return module
 
 
+def stored(layer: nn.Module, attribute: str = "weight") -> nn.Parameter:
+    """The parameter behind a weight, masked or not: the one that optimizers change and gradients reach."""
+    masked = parametrize.is_parametrized(layer, attribute)
+    value = layer.parametrizations[attribute].original if masked else getattr(layer, attribute)  # type: ignore[index, union-attr]
+    assert isinstance(value, nn.Parameter)
+    return value
+
+
 def _make_plain(layer: nn.Module) -> None:
     """Undo parametrization by hand: `remove_parametrizations` edits the class, which a deep copy shares with its original."""
     values = {name: getattr(layer, name).detach() for name in layer.parametrizations}  # type: ignore[union-attr]

@@ -157,24 +157,14 @@ def _scores(module: nn.Module, weights: list[str], params: MagnitudePruning, con
 def _taylor(module: nn.Module, weights: list[str], context: Context) -> dict[str, Tensor]:
     """|weight · gradient of the mean loss|: the first-order change of the loss when the weight becomes zero."""
     sums = {name: torch.zeros_like(_weight(module, name)) for name in weights}
+    parameters = {name: masks.stored(module.get_submodule(name.rpartition(".")[0])) for name in weights}
     count = 0
     for size in backpropagated(module, context):
         count += size
-        for name, stored in _stored(module, weights).items():
-            if stored.grad is not None:
-                sums[name] += stored.grad * size
+        for name, parameter in parameters.items():
+            if parameter.grad is not None:
+                sums[name] += parameter.grad * size
     return {name: (_weight(module, name) * total / count).abs() for name, total in sums.items()}
-
-
-def _stored(module: nn.Module, weights: list[str]) -> dict[str, nn.Parameter]:
-    """The parameters behind the weights: masked or not, it is they that receive the gradient."""
-    parameters = dict(module.named_parameters(remove_duplicate=False))
-    found = {}
-    for name in weights:
-        path, _, attribute = name.rpartition(".")
-        original = f"{path}.parametrizations.{attribute}.original".removeprefix(".")
-        found[name] = parameters[original if original in parameters else name]
-    return found
 
 
 def _prune_while_training(module: nn.Module, weights: list[str], params: MagnitudePruning, context: Context) -> None:
