@@ -1,4 +1,4 @@
-"""JSON as the database and the wire take it: no NaN, no infinity, no NUL characters."""
+"""JSON and text as both databases and every browser take them: no NaN, no infinity, no NUL, no half of a surrogate pair."""
 
 import json
 import math
@@ -6,25 +6,32 @@ from typing import Any
 
 
 def to_json(value: Any) -> str:
-    """Compact JSON; numbers that JSON does not know become null, as PostgreSQL and browsers refuse them."""
+    """Compact JSON; what JSON or PostgreSQL do not know is replaced as `storable` does."""
     try:
-        text = json.dumps(value, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
+        text = _dump(value)
+        text.encode()
     except ValueError:
-        text = json.dumps(finite(value), allow_nan=False, ensure_ascii=False, separators=(",", ":"))
-    return text.replace("\\u0000", "\\ufffd")
+        return _dump(storable(value))
+    return text if "\\u0000" not in text else _dump(storable(value))
 
 
-def finite(value: Any) -> Any:
-    """The same tree with every NaN and infinity replaced by None."""
+def storable(value: Any) -> Any:
+    """The same tree with every number that is not finite replaced by None, and every text by `clean`."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
+    if isinstance(value, str):
+        return clean(value)
     if isinstance(value, dict):
-        return {key: finite(item) for key, item in value.items()}
+        return {storable(key): storable(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [finite(item) for item in value]
+        return [storable(item) for item in value]
     return value
 
 
 def clean(text: str) -> str:
-    """The same text as a database column takes it."""
+    """The same text with a replacement character for what a database column does not take."""
     return text.replace("\x00", "\ufffd").encode("utf-8", "replace").decode()
+
+
+def _dump(value: Any) -> str:
+    return json.dumps(value, allow_nan=False, ensure_ascii=False, separators=(",", ":"))

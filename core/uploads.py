@@ -4,11 +4,12 @@ Parts are stored as they come, in any order and any number at a time; a part tha
 an upload reads them in the order of their numbers into one blob, which a model or a dataset is then made of.
 """
 
+import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import delete, func, select, update
+from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session
 
 from core import ids
@@ -16,13 +17,13 @@ from core.blobs import Blob, Blobs, Staged
 from core.blobs.ingest import BUFFER_BYTES
 from core.clock import db_now
 from core.db import Database
-from core.dialect import insert
 from core.errors import MalformedRequest, NotFound, UploadClosed, UploadIncomplete, UploadTooLarge
 from core.jobs.body import timestamp
 from core.settings import Settings
 from core.tables import Upload, UploadPart
 
 MOST_PARTS = 10_000
+_ROOT = "uploads"
 
 
 @dataclass(frozen=True)
@@ -77,29 +78,38 @@ class Uploads:
         with self._database.reader() as session:
             _require_open(_find(session, project_id, upload_id))
         blob = staged.finish(expected_sha256)
-        key = f"uploads/{upload_id}/{number:05d}-{blob.sha256}"
+        # A name of its own for each try, so that a failed one can be removed whatever another one did.
+        key = f"{_folder(upload_id)}/{number:05d}-{secrets.token_hex(8)}"
         self._blobs.store.publish(staged.path, key)
-        with self._database.unit_of_work() as session:
-            touched = session.scalar(
-                update(Upload)
-                .where(Upload.id == upload_id, Upload.status == "open")
-                .values(version=Upload.version + 1, expires_at=db_now(self._settings.upload_expiry_seconds))
-                .returning(Upload.id)
-            )
-            if touched is None:
-                raise UploadClosed(f"{upload_id} was completed or dropped meanwhile", hint="begin a new upload")
-            values = {"storage_key": key, "size_bytes": blob.size_bytes, "sha256": blob.sha256}
-            replaced = session.scalar(select(UploadPart.storage_key).where(UploadPart.upload_id == upload_id, UploadPart.number == number))
-            session.execute(
-                insert(session, UploadPart)
-                .values(upload_id=upload_id, number=number, **values)
-                .on_conflict_do_update(index_elements=[UploadPart.upload_id, UploadPart.number], set_=values)
-            )
-            self._check_size(sum(part.size_bytes for part in _parts(session, upload_id)))
-            part = session.get_one(UploadPart, (upload_id, number), populate_existing=True)
-        if replaced is not None and replaced != key:
+        try:
+            with self._database.unit_of_work() as session:
+                part, replaced = self._note_part(session, upload_id, number, key, blob)
+        except BaseException:
+            self._blobs.store.delete(key)
+            raise
+        if replaced is not None:
             self._blobs.store.delete(replaced)
         return part
+
+    def _note_part(self, session: Session, upload_id: str, number: int, key: str, blob: Blob) -> tuple[UploadPart, str | None]:
+        """Write the part down; returns it and the storage key of the part that it replaced."""
+        touched = session.scalar(
+            update(Upload)
+            .where(Upload.id == upload_id, Upload.status == "open")
+            .values(version=Upload.version + 1, expires_at=db_now(self._settings.upload_expiry_seconds))
+            .returning(Upload.id)
+        )
+        if touched is None:
+            raise UploadClosed(f"{upload_id} was completed or dropped meanwhile", hint="begin a new upload")
+        part = session.get(UploadPart, (upload_id, number))
+        replaced = part.storage_key if part is not None else None
+        if part is None:
+            part = UploadPart(upload_id=upload_id, number=number)
+            session.add(part)
+        part.storage_key, part.size_bytes, part.sha256 = key, blob.size_bytes, blob.sha256
+        session.flush()
+        self._check_size(sum(other.size_bytes for other in _parts(session, upload_id)))
+        return part, replaced
 
     def complete(self, project_id: str, upload_id: str) -> State:
         """Join the parts. Doing it twice gives the same answer.
@@ -128,33 +138,35 @@ class Uploads:
         if done is None:
             # Another request completed it, or a part was replaced while this one was reading.
             return self.complete(project_id, upload_id)
-        self._remove(state.parts)
+        self._remove(upload_id)
         return self.get(project_id, upload_id)
 
     def drop(self, project_id: str, upload_id: str) -> None:
         """Forget an upload and its parts; a blob that was made of it stays while something uses it. Raises `not_found`."""
         with self._database.unit_of_work() as session:
             _find(session, project_id, upload_id)
-            parts = _delete(session, upload_id)
-        self._remove(parts)
+            session.execute(delete(Upload).where(Upload.id == upload_id))
+        self._remove(upload_id)
 
     def expire(self) -> int:
-        """Forget uploads that got no part for a long time; returns how many."""
+        """Forget uploads that got no part for a long time, and parts that belong to no upload; returns how many uploads."""
+        with self._database.unit_of_work() as session:
+            overdue = list(session.scalars(delete(Upload).where(Upload.expires_at < db_now()).returning(Upload.id)))
+        kept = {folder.rpartition("/")[2] for folder in self._blobs.store.folders(_ROOT)}
         with self._database.reader() as session:
-            overdue = list(session.scalars(select(Upload.id).where(Upload.expires_at < db_now()).limit(100)))
-        for upload_id in overdue:
-            with self._database.unit_of_work() as session:
-                parts = _delete(session, upload_id) if session.scalar(_overdue(upload_id)) else []
-            self._remove(parts)
+            open_ = set(session.scalars(select(Upload.id).where(Upload.status == "open")))
+        for upload_id in kept - open_:
+            self._remove(upload_id)
         return len(overdue)
 
     def _append(self, staged: Staged, part: UploadPart) -> None:
         for start in range(0, part.size_bytes, BUFFER_BYTES):
             staged.write(self._blobs.store.read(part.storage_key, start, min(start + BUFFER_BYTES, part.size_bytes)))
 
-    def _remove(self, parts: Sequence[UploadPart]) -> None:
-        for part in parts:
-            self._blobs.store.delete(part.storage_key)
+    def _remove(self, upload_id: str) -> None:
+        """Remove every stored part, also those of requests that died before they were written down."""
+        for key in self._blobs.store.names(_folder(upload_id)):
+            self._blobs.store.delete(key)
 
     def _check_size(self, size_bytes: int) -> None:
         if size_bytes > self._settings.max_upload_bytes:
@@ -205,14 +217,8 @@ def _parts(session: Session, upload_id: str) -> list[UploadPart]:
     return list(session.scalars(select(UploadPart).where(UploadPart.upload_id == upload_id).order_by(UploadPart.number)))
 
 
-def _overdue(upload_id: str) -> Any:
-    return select(func.count()).select_from(Upload).where(Upload.id == upload_id, Upload.expires_at < db_now())
-
-
-def _delete(session: Session, upload_id: str) -> list[UploadPart]:
-    parts = _parts(session, upload_id)
-    session.execute(delete(Upload).where(Upload.id == upload_id))
-    return parts
+def _folder(upload_id: str) -> str:
+    return f"{_ROOT}/{upload_id}"
 
 
 def _require_open(upload: Upload) -> None:

@@ -40,6 +40,12 @@ class BlobStore(Protocol):
     def delete(self, key: str) -> None:
         """Remove an object; a missing one is no error."""
 
+    def names(self, folder: str) -> list[str]:
+        """Keys of the objects below `folder`."""
+
+    def folders(self, folder: str) -> list[str]:
+        """The folders right below `folder`."""
+
     def free_bytes(self) -> int | None:
         """Room that is left, where the store knows it."""
 
@@ -78,23 +84,37 @@ class _ObjectStore:
         with _answers(), contextlib.suppress(FileNotFoundError):
             obstore.delete(self._store, key)
 
+    def names(self, folder: str) -> list[str]:
+        with _answers():
+            return [str(item["path"]) for batch in obstore.list(self._store, folder) for item in batch]
+
+    def folders(self, folder: str) -> list[str]:
+        with _answers():
+            return [str(path) for path in obstore.list_with_delimiter(self._store, folder)["common_prefixes"]]
+
 
 class LocalBlobStore(_ObjectStore):
     """A folder. Staged files lie on the same disk, so that publishing is a rename, which also heals a damaged copy."""
 
     def __init__(self, root: Path) -> None:
         root.mkdir(parents=True, exist_ok=True, mode=0o700)
-        super().__init__(LocalStore(str(root)), root / "staging")
+        super().__init__(LocalStore(str(root), automatic_cleanup=True), root / "staging")
         self._root = root
 
     def publish(self, staged: Path, key: str) -> None:
         """Rename into place; file and folder reach the disk before this returns."""
         target = self._root / key
         with full_disk():
-            target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             _sync(staged)
-            os.replace(staged, target)
-            _sync(target.parent)
+            while True:
+                target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+                try:
+                    os.replace(staged, target)
+                    return _sync(target.parent)
+                except FileNotFoundError:
+                    # Removing the folder's last file removes the folder; that may have happened just now.
+                    if not staged.exists() and not target.exists():
+                        raise
 
     def free_bytes(self) -> int | None:
         """Room on the folder's disk."""

@@ -7,7 +7,7 @@ from sqlalchemy import insert, select, update
 from sqlalchemy.orm import Session
 
 from core.jobs.records import NewEvent, Point
-from core.serialization import clean, finite
+from core.serialization import clean, storable
 from core.tables import Job, JobEvent, JobLog, JobMetric
 
 MAX_LOG_BYTES = 4 * 2**20
@@ -18,7 +18,7 @@ _CUT = b"\n[the log is longer than the service keeps: the rest was dropped]\n"
 def add_events(session: Session, job_id: str, fence: int, last_seq: int, events: Sequence[NewEvent]) -> None:
     """Append events; their numbers were taken from the job's counter, which stands at `last_seq` after them."""
     rows = [
-        {"job_id": job_id, "seq": seq, "type": event.type, "fence": fence, "data": finite(event.data)}
+        {"job_id": job_id, "seq": seq, "type": event.type, "fence": fence, "data": storable(event.data)}
         for seq, event in enumerate(events, last_seq - len(events) + 1)
     ]
     if rows:
@@ -35,7 +35,7 @@ def add_metrics(session: Session, job_id: str, fence: int, last_seq: int, points
             "step_index": point.step_index,
             "name": point.name[:200],
             "step": point.step,
-            "value": finite(float(point.value)),
+            "value": storable(float(point.value)),
             "unit": point.unit,
         }
         for seq, point in enumerate(points, last_seq - len(points) + 1)

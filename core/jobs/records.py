@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypedDict
 
 from core.blobs.digest import Blob
-from core.serialization import finite
+from core.serialization import storable
 
 Outcome = Literal["constraints_met", "constraints_not_met", "no_constraints"]
 
@@ -90,7 +90,7 @@ class Report:
     def values(self) -> dict[str, Any]:
         """The columns to write."""
         columns = {name: getattr(self, name) for name in ("phase", "progress", "steps", "warnings", "isolation")}
-        return {name: finite(value) for name, value in columns.items() if value is not None}
+        return {name: storable(value) for name, value in columns.items() if value is not None}
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from core.jobs.history import add_events, add_log, add_metrics
 from core.jobs.records import Heartbeat, JobError, NewArtifact, NewEvent, Outcome, Report, job_error
 from core.jobs.settle import charge, settle_inspection
 from core.jobs.states import Status, transition
-from core.serialization import clean, finite
+from core.serialization import clean, storable
 from core.tables import Artifact, Job
 
 _NOTHING = Report()
@@ -45,7 +45,7 @@ def should_stop(session: Session, job_id: str, fence: int) -> bool:
 def checkpoint(session: Session, job_id: str, fence: int, blob: Blob, state: dict[str, Any]) -> None:
     """From here another attempt may go on. `state` says where that is: `{"step_index": …}` and what the engine adds."""
     event = NewEvent("checkpoint", {**state, "size_bytes": blob.size_bytes})
-    _tell(session, job_id, fence, Report(events=[event]), checkpoint_sha256=blob.sha256, checkpoint=finite(state))
+    _tell(session, job_id, fence, Report(events=[event]), checkpoint_sha256=blob.sha256, checkpoint=storable(state))
 
 
 def finish(
@@ -64,7 +64,7 @@ def finish(
     """
     failpoints.hit("finish.before_update")
     _tell(session, job_id, fence, report)
-    job = _end(session, job_id, fence, Status.SUCCEEDED, data={"outcome": outcome}, outcome=outcome, summary=finite(result), error=None)
+    job = _end(session, job_id, fence, Status.SUCCEEDED, data={"outcome": outcome}, outcome=outcome, summary=storable(result), error=None)
     _add_artifacts(session, job, artifacts)
     failpoints.hit("finish.before_commit")
     return job
@@ -92,7 +92,7 @@ def fail(
         job = _requeue(session, job_id, fence, error, retry_delay_seconds)
         if job is not None:
             return job
-    job = _end(session, job_id, fence, Status.FAILED, data={"error": error}, error=error, outcome=outcome, summary=finite(result))
+    job = _end(session, job_id, fence, Status.FAILED, data={"error": error}, error=error, outcome=outcome, summary=storable(result))
     _add_artifacts(session, job, artifacts)
     return job
 
@@ -242,7 +242,7 @@ def _add_artifacts(session: Session, job: Job, artifacts: Sequence[NewArtifact])
                 blob_sha256=new.blob.sha256,
                 size_bytes=new.blob.size_bytes,
                 gzip_bytes=new.gzip_bytes,
-                metrics=finite(new.metrics),
+                metrics=storable(new.metrics),
             )
         )
     session.flush()
