@@ -10,7 +10,6 @@ from torch import nn
 from torch.nn import functional
 
 from engine.formats.from_onnx.builder import Builder
-from engine.formats.from_onnx.names import module_path
 from engine.formats.from_onnx.reader import Op
 from engine.formats.from_onnx.values import Constant, Value
 
@@ -105,7 +104,7 @@ def prelu(op: Op, build: Builder) -> Value:
         if count == 1 or (rank > 1 and len(shape) == rank and shape[1] == count):
             layer = nn.PReLU(count)
             layer.weight = build.parameter(Constant(slope.tensor.reshape(-1), slope.source))
-            return build.layer(layer, module_path(op.node, [op.node.input[1]]), op.value(0))
+            return build.layer(layer, op.path([op.node.input[1]]), op.value(0))
     positive = build.call(torch.relu, op.value(0))
     negative = build.call(torch.clamp, op.value(0), None, 0.0)
     return build.call(torch.add, positive, build.call(torch.mul, negative, op.value(1)))

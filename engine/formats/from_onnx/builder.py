@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import operator
 from collections.abc import Callable, Sequence
@@ -13,9 +14,11 @@ from torch.fx.node import map_aggregate
 
 from engine import limits
 from engine.errors import EngineError
-from engine.formats.from_onnx.names import Names, identifier, is_readable, module_path
+from engine.formats.from_onnx.names import Names, identifier, is_readable
 from engine.formats.from_onnx.reader import Op
 from engine.formats.from_onnx.values import Constant, Flow, Sizes, Symbol, Value
+
+_FACTORIES = (torch.arange, torch.full, torch.scalar_tensor)
 
 
 class Builder:
@@ -33,14 +36,16 @@ class Builder:
         """Batch size that the file fixes, where it does; the rebuilt network takes any."""
         self.batch: Symbol | None = None
         """Batch size of the running call: the first dimension of the first input that has one."""
+        self.embeddings: list[nn.Parameter] = []
         self._shared: dict[str, nn.Parameter] = {}
         self._attributes: dict[Any, fx.Node] = {}
         self._layers: dict[Any, str] = {}
         self._calls: dict[str, int] = {}
+        self._flows: dict[fx.Node, Flow] = {}
 
     def placeholder(self, name: str, probes: tuple[torch.Tensor, ...]) -> Flow:
         """An input of the network. `name` may be anything; the argument gets a safe name."""
-        flow = Flow(self.graph.placeholder(identifier(name, "input")), probes)
+        flow = self._flow(self.graph.placeholder(identifier(name, "input")), probes)
         sizes = {probe.shape[0] for probe in probes} if flow.rank else {0}
         if self.batch is None and len(sizes) > 1:
             size = self.size(flow, 0)
@@ -71,34 +76,44 @@ class Builder:
         if not isinstance(result, Flow):
             return [Constant(item) for item in result.tensor] if isinstance(result, Constant) else [result]
         return [
-            Flow(self.graph.call_function(operator.getitem, (result.node, index)), tuple(probe[index] for probe in result.probes))
+            self._flow(self.graph.call_function(operator.getitem, (result.node, index)), tuple(probe[index] for probe in result.probes))
             for index in range(outputs)
         ]
 
-    def layer(self, module: nn.Module, path: str | None, *args: Any, key: Any = None) -> Value:
-        """Apply a layer. The same `key` (its tensors and settings) means the same layer, called once more."""
-        given = [self._materialized(arg) for arg in args]
-        if not any(isinstance(arg, Flow) for arg in given):
+    def layer(self, module: nn.Module, path: str | None, *args: Any, key: Any = None, twin: nn.Module | None = None) -> Value:
+        """Apply a layer.
+
+        The same `key` (its tensors and settings) means the same layer, called once more. `twin` is the layer on the meta device, for
+        layers that cannot be called with parameters of another device.
+        """
+        given: Any = map_aggregate(args, self._materialized)
+        flowing: list[Any] = []
+        map_aggregate(given, lambda item: flowing.append(item) if isinstance(item, Flow | Symbol) else None)
+        if not flowing:
+            real: Any = map_aggregate(given, lambda item: item.tensor if isinstance(item, Constant) else item)
             with torch.no_grad():
-                return Constant(module.eval()(*[arg.tensor if isinstance(arg, Constant) else arg for arg in given]))
+                return Constant(module.eval()(*real))
         if key is None or key not in self._layers:
             claimed = self.names.claim(path, type(module).__name__.lower())
             _attach(self.root, claimed, module)
             self._layers[key if key is not None else claimed] = claimed
         target = self._layers[key] if key is not None else claimed
         self._calls[target] = self._calls.get(target, 0) + 1
-        node = self.graph.call_module(target, tuple(self._argument(arg) for arg in given))
+        node = self.graph.call_module(target, map_aggregate(given, self._argument))
         meta = {
             name: torch.empty_like(tensor, device="meta")
             for name, tensor in [*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)]
         }
         module.eval()
-        results = [torch.func.functional_call(module, meta, tuple(_probe(arg, index) for arg in given)) for index in range(self.probes)]
-        return Flow(node, tuple(results))
+        results = []
+        for index in range(self.probes):
+            imagined: Any = map_aggregate(given, functools.partial(_probe, index=index))
+            results.append(twin(*imagined) if twin is not None else torch.func.functional_call(module, meta, imagined))
+        return self._flow(node, tuple(results))
 
     def activation(self, op: Op, module: nn.Module, value: Value | None = None) -> Value:
         """A layer without parameters, applied to the node's first input (or to `value`)."""
-        return self.layer(module, module_path(op.node, []), op.value(0) if value is None else value)
+        return self.layer(module, op.path(), op.value(0) if value is None else value)
 
     def same_batch(self, values: Sequence[Value], *, spread: bool = False) -> list[Value]:
         """Constants that were made for the batch of the exported example, cut to one row (and spread over the running batch).
@@ -123,6 +138,13 @@ class Builder:
             return value
         return self.call("expand", row, [self.batch, *[-1] * (rank - 1)]) if spread else row
 
+    def before(self, value: Value) -> tuple[fx.Node, Flow] | None:
+        """The node that made a value, and that node's own first input, where both flow."""
+        if not isinstance(value, Flow) or not value.node.args:
+            return None
+        source = self._flows.get(value.node.args[0])  # type: ignore[arg-type]
+        return None if source is None else (value.node, source)
+
     def layer_of(self, value: Value | None) -> nn.Module | None:
         """The layer whose output the value is, if it is called once only."""
         if isinstance(value, Flow) and value.node.op == "call_module" and self._calls.get(str(value.node.target)) == 1:
@@ -130,12 +152,25 @@ class Builder:
         return None
 
     def parameter(self, constant: Constant) -> nn.Parameter:
-        """The constant as a trainable parameter: one and the same for each use of an initializer."""
-        if constant.source is None or constant.transposed:
+        """The constant as a trainable parameter: one and the same for each use of an initializer.
+
+        Rows of one repeated number are never shared: exporters store equal tensors once, so that the fresh scales and biases of all
+        normalizations look tied.
+        """
+        if constant.source is None or constant.transposed or _is_uniform(constant.tensor):
             return nn.Parameter(constant.tensor.detach().clone().contiguous())
         if constant.source not in self._shared:
             self._shared[constant.source] = nn.Parameter(constant.tensor.detach().clone().contiguous())
         return self._shared[constant.source]
+
+    def tied(self, weight: Constant) -> nn.Parameter:
+        """The parameter of a linear layer: an embedding's, where the matrix is that table.
+
+        Exporters store the transposed copy of a tied table as a tensor of its own; trained weights are equal for no other reason.
+        """
+        found = (table for table in self.embeddings if table.shape == weight.tensor.shape and bool((table == weight.tensor).all()))
+        table = next(found, None)
+        return self.parameter(weight) if table is None else table
 
     def module(self, outputs: Sequence[Value]) -> fx.GraphModule:
         """The finished module, in eval mode; one output is returned bare, several as a tuple."""
@@ -157,11 +192,16 @@ class Builder:
         results = []
         for index in range(self.probes):
             imagined: Any = map_aggregate((args, kwargs), functools.partial(_probe, index=index))
-            results.append(run(*imagined[0], **imagined[1]))
+            with torch.device("meta") if function in _FACTORIES else contextlib.nullcontext():
+                results.append(run(*imagined[0], **imagined[1]))
         nodes: Any = map_aggregate((args, kwargs), self._argument)
         if isinstance(function, str):
-            return Flow(self.graph.call_method(function, nodes[0], dict(nodes[1])), tuple(results))
-        return Flow(self.graph.call_function(function, nodes[0], dict(nodes[1])), tuple(results))
+            return self._flow(self.graph.call_method(function, nodes[0], dict(nodes[1])), tuple(results))
+        return self._flow(self.graph.call_function(function, nodes[0], dict(nodes[1])), tuple(results))
+
+    def _flow(self, node: fx.Node, probes: tuple[Any, ...]) -> Flow:
+        self._flows[node] = Flow(node, probes)
+        return self._flows[node]
 
     def _materialized(self, item: Any) -> Any:
         """`Sizes` where a tensor is needed."""
@@ -189,7 +229,8 @@ class Builder:
             tensor = constant.tensor
             named = constant.source if constant.source and not constant.transposed and is_readable(constant.source) else None
             shared = constant.source in self._shared and not constant.transposed
-            trainable = shared or (named is not None and tensor.is_floating_point() and tensor.numel() > 1)
+            weight = tensor.is_floating_point() and tensor.numel() > 1 and bool(torch.isfinite(tensor).all())
+            trainable = shared or (named is not None and weight)
             path = self.names.claim(named.replace("/", ".") if named else None, "constant")
             _attach(self.root, path, self.parameter(constant) if trainable else tensor.detach().clone())
             self._attributes[key] = self.graph.get_attr(path)
@@ -206,6 +247,10 @@ def _refuse_huge(run: Callable[..., Any], args: Any, kwargs: Any) -> None:
             raise EngineError(
                 "tensor_limit_exceeded", f"A constant of {tensor.numel()} elements, the limit is {limits.MAX_TENSOR_ELEMENTS}."
             )
+
+
+def _is_uniform(tensor: torch.Tensor) -> bool:
+    return tensor.dim() <= 1 and tensor.numel() > 0 and bool((tensor == tensor.reshape(-1)[0]).all())
 
 
 def _first_varies(value: Flow) -> bool:

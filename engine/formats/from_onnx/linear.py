@@ -11,7 +11,6 @@ from torch import nn
 from torch.nn import functional
 
 from engine.formats.from_onnx.builder import Builder
-from engine.formats.from_onnx.names import module_path
 from engine.formats.from_onnx.padding import Window, convolution_padding, pad_input
 from engine.formats.from_onnx.reader import Op
 from engine.formats.from_onnx.values import Constant, Flow, Value
@@ -143,8 +142,30 @@ def absorb_bias(op: Op, build: Builder) -> Value | None:
 
 
 def _linear(op: Op, build: Builder, source: Value, weight: Constant, bias: Constant | None) -> Value:
+    source, weight = _channels_first(build, source, weight)
     layer = _empty(nn.Linear, weight.tensor.shape[1], weight.tensor.shape[0])
     return _finish(op, build, layer, source, Tensors(weight, bias))
+
+
+def _channels_first(build: Builder, source: Value, weight: Constant) -> tuple[Value, Constant]:
+    """A linear layer behind flattened (height, width, channel) features, moved to (channel, height, width) ones.
+
+    Keras flattens so. Pruning follows channels through a flattening only where they come first; the columns of the weight are moved
+    to match, so that nothing else changes.
+    """
+    flattened = build.before(source)
+    moved = None if flattened is None else build.before(flattened[1])
+    if flattened is None or moved is None or not isinstance(build.layer_of(source), nn.Flatten):
+        return source, weight
+    order = moved[0].args[1] if moved[0].target == "permute" else None
+    rank = moved[1].rank
+    if order != [0, *range(2, rank), 1] or len(flattened[1].node.users) != 1:
+        return source, weight
+    channels, *spatial = (build.size(moved[1], dim) for dim in range(1, rank))
+    if not all(isinstance(size, int) for size in (channels, *spatial)):
+        return source, weight
+    columns = weight.tensor.reshape(-1, *spatial, channels).movedim(-1, 1).flatten(1)
+    return build.layer(nn.Flatten(1), None, moved[1]), Constant(columns.contiguous())
 
 
 def _linear_weight(op: Op, index: int, *, transposed: bool) -> Constant | None:
@@ -159,13 +180,13 @@ def _linear_weight(op: Op, index: int, *, transposed: bool) -> Constant | None:
 
 def _finish(op: Op, build: Builder, layer: Any, source: Value, tensors: Tensors) -> Value:
     weight, bias = tensors.weight, tensors.bias
-    layer.weight = build.parameter(weight)
+    layer.weight = build.tied(weight) if isinstance(layer, nn.Linear) else build.parameter(weight)
     layer.bias = None if bias is None else build.parameter(bias)
     names = [op.node.input[1]] if len(op.node.input) > 1 else []
     names += [op.node.input[2]] if bias is not None else _added_names(op)
     key = (type(layer), weight.source, weight.transposed, bias.source if bias else None, tensors.settings)
     named = weight.source is not None and (bias is None or bias.source is not None) and not _added_names(op)
-    return build.layer(layer, module_path(op.node, names), source, key=key if named else None)
+    return build.layer(layer, op.path(names), source, key=key if named else None)
 
 
 def _added_names(op: Op) -> list[str]:

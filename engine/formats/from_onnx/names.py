@@ -1,31 +1,45 @@
-"""Module paths for the rebuilt network: readable, unique, and safe to stand in generated source code."""
+"""Module paths for the rebuilt network: readable, unique, and safe to stand in generated source code. Importing it loads no torch."""
+
+from __future__ import annotations
 
 import ast
 import keyword
 import re
+from collections.abc import Sequence
 
 import onnx
 
 _ROLES = {"weight", "bias", "kernel", "running_mean", "running_var", "gamma", "beta", "moving_mean", "moving_variance", "w", "b", "r"}
+_SUFFIX = re.compile(r"_(weight|bias|kernel|gamma|beta)$")
 _OPERATION = re.compile(r"^(ReadVariableOp\w*|(Conv\w*|DepthwiseConv\w*|MatMul|BiasAdd|Fused\w*)(_\d+)?|resource|read|Gemm|kernel\d*)$")
 _GENERATED = re.compile(
-    r"^(_?val_\d+|_v_\d+|onnx::.*|/.*|.*_output_\d+|const\w*|Constant\w*|\d+|scalar\w*|.*/Const(_\d+)?:?\d*|const_fold_opt\w*)$"
+    r"^(_?val_\d+|_v_\d+|onnx::.*|/.*|.*_output_\d+|const\w*|Constant\w*|\d+|scalar\w*|.*/Const(_\d+)?:?\d*"
+    r"|_?(add|alias|arange|cat|clone|cos|cumsum|detach|div|exp|expand|full|full_like|getitem|index|lift_fresh_copy|linspace|log|logical_not"
+    r"|masked_fill|mean|mul|neg|ones|ones_like|permute|pow|repeat|reshape|rsqrt|select|sin|slice|sqrt|squeeze|stack|sub|sum|tile|to|to_copy"
+    r"|transpose|tril|triu|unsqueeze|view|where|zeros|zeros_like)(_\d+)?)$"
 )
+"""Names that exporters make up: `val_3`, `onnx::Conv_12`, `/fc/Constant_output_0`, and those of operators computed at export."""
 
 
 def is_readable(name: str) -> bool:
-    """Whether a person named this tensor; exporters call their temporaries `val_3`, `onnx::Conv_12`, `/fc/Constant_output_0`."""
+    """Whether a person named this tensor, so that it is a weight and not a value that an exporter made up."""
     return not _GENERATED.match(name)
 
 
-def module_path(node: onnx.NodeProto, tensors: list[str]) -> str | None:
-    """Where the layer stood in the original network: from its tensors' names, else what the exporter noted, else its own name."""
+def module_path(node: onnx.NodeProto, tensors: Sequence[str], *, shared: bool = False) -> str | None:
+    """Where the layer stood in the original network: from its tensors' names, else what the exporter noted, else its own name.
+
+    Names of `shared` tensors may be another layer's, since exporters store equal tensors once: then they come last.
+    """
+    if shared:
+        return _noted_path(node) or _legacy_path(node) or module_path(node, tensors)
     for name in tensors:
         if is_readable(name):
             parts = [part for part in re.split(r"[./]", name.split(":")[0]) if part]
             if len(parts) > 1 and parts[-1].lower() in _ROLES:
-                parts = parts[:-1]
-                return ".".join(parts)
+                return ".".join(parts[:-1])
+            if len(parts) > 1 and _SUFFIX.search(parts[-1]):
+                return ".".join([*parts[:-1], _SUFFIX.sub("", parts[-1])])
             while len(parts) > 1 and _OPERATION.match(parts[-1]):
                 parts = parts[:-1]
             return ".".join(parts)
@@ -70,10 +84,11 @@ class Names:
 
     def claim(self, wanted: str | None, fallback: str) -> str:
         """A free path like `wanted`, made of `[A-Za-z0-9_]` parts only; a number is added where it was taken."""
-        parts = [re.sub(r"\W", "_", part, flags=re.ASCII)[:64] for part in (wanted or "").split(".")][:16]
         from torch import fx
 
-        parts = [f"{part}_" if hasattr(fx.GraphModule, part) or part == "training" else part for part in parts if part] or [fallback]
+        parts = [re.sub(r"\W", "_", part, flags=re.ASCII)[:64] for part in (wanted or "").split(".")][:16]
+        reserved = (*dir(fx.GraphModule), "training")
+        parts = [f"{part}_" if part in reserved else part for part in parts if part] or [fallback]
         if len(parts) == 1 and parts[0][0].isdigit():
             parts[0] = f"layer_{parts[0]}"
         path = base = ".".join(parts)

@@ -9,7 +9,6 @@ from torch import nn
 from torch.nn import functional
 
 from engine.formats.from_onnx.builder import Builder
-from engine.formats.from_onnx.names import module_path
 from engine.formats.from_onnx.reader import Op
 from engine.formats.from_onnx.values import Constant, Value
 
@@ -34,7 +33,7 @@ def batch_norm(op: Op, build: Builder) -> Value:
     layer.weight, layer.bias = build.parameter(scale), build.parameter(bias)
     layer.running_mean, layer.running_var = mean.tensor.clone(), variance.tensor.clone()
     key = ("BatchNorm", *(tensor.source for tensor in (scale, bias, mean, variance)))
-    return build.layer(layer, module_path(op.node, list(op.node.input[1:5])), op.value(0), key=key if None not in key else None)
+    return build.layer(layer, op.path(list(op.node.input[1:5])), op.value(0), key=key if None not in key else None)
 
 
 def layer_norm(op: Op, build: Builder) -> Value:
@@ -55,7 +54,7 @@ def layer_norm(op: Op, build: Builder) -> Value:
     layer.weight = build.parameter(scale)
     if bias is not None:
         layer.bias = build.parameter(bias)
-    return build.layer(layer, module_path(op.node, list(op.node.input[1:3])), op.value(0))
+    return build.layer(layer, op.path(list(op.node.input[1:3])), op.value(0))
 
 
 def rms_norm(op: Op, build: Builder) -> Value:
@@ -68,7 +67,7 @@ def rms_norm(op: Op, build: Builder) -> Value:
         op.fail("its scale is not a constant of the normalized shape")
     layer = nn.RMSNorm(shape, eps=float(op.attribute("epsilon", 1e-5)))
     layer.weight = build.parameter(scale)
-    return build.layer(layer, module_path(op.node, [op.node.input[1]]), op.value(0))
+    return build.layer(layer, op.path([op.node.input[1]]), op.value(0))
 
 
 def instance_norm(op: Op, build: Builder) -> Value:
@@ -79,7 +78,7 @@ def instance_norm(op: Op, build: Builder) -> Value:
         op.fail("only constant scales on three to five dimensions are supported")
     layer = _INSTANCE_NORM[rank](scale.tensor.numel(), eps=float(op.attribute("epsilon", 1e-5)), affine=True)
     layer.weight, layer.bias = build.parameter(scale), build.parameter(bias)
-    return build.layer(layer, module_path(op.node, list(op.node.input[1:3])), op.value(0))
+    return build.layer(layer, op.path(list(op.node.input[1:3])), op.value(0))
 
 
 def group_norm(op: Op, build: Builder) -> Value:
@@ -91,9 +90,10 @@ def group_norm(op: Op, build: Builder) -> Value:
         op.fail("only constant scales on a fixed number of channels are supported")
     if scale.tensor.numel() == groups != channels:
         scale, bias = (Constant(item.tensor.repeat_interleave(channels // groups)) for item in (scale, bias))
+    scale, bias = (Constant(item.tensor.reshape(-1), item.source) for item in (scale, bias))
     layer = nn.GroupNorm(groups, channels, eps=float(op.attribute("epsilon", 1e-5)))
     layer.weight, layer.bias = build.parameter(scale), build.parameter(bias)
-    return build.layer(layer, module_path(op.node, list(op.node.input[1:3])), op.value(0))
+    return build.layer(layer, op.path(list(op.node.input[1:3])), op.value(0))
 
 
 def lrn(op: Op, build: Builder) -> Value:

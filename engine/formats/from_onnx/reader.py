@@ -9,6 +9,7 @@ import onnx
 import torch
 
 from engine.errors import EngineError
+from engine.formats.from_onnx.names import module_path
 from engine.formats.from_onnx.values import Constant, Flow, Value, object_array
 
 KEEP_HINT = (
@@ -35,6 +36,12 @@ class Op:
     def label(self) -> str:
         """The node as a message names it."""
         return f"{self.node.name or '(unnamed)'} ({self.type})"
+
+    def path(self, tensors: Sequence[str] = ()) -> str | None:
+        """Where the node's layer stood in the original network; `tensors` are the names of its weights."""
+        return module_path(
+            self.node, [name for name in tensors if name], shared=any(len(self.consumers.get(name, ())) > 1 for name in tensors)
+        )
 
     def fail(self, reason: str) -> NoReturn:
         """Refuse the node: its meaning is known, but has no trainable form here."""

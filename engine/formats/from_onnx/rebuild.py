@@ -13,23 +13,28 @@ from torch import fx
 from engine.errors import EngineError
 from engine.formats.from_onnx import (
     activations,
+    attention,
     elementwise,
     linear,
     normalization,
     pooling,
+    recurrent,
     reductions,
     reshape,
+    resize,
     shapes,
     sizes,
 )
 from engine.formats.from_onnx.builder import Builder
 from engine.formats.from_onnx.elementwise import DTYPES
+from engine.formats.from_onnx.patterns import Patterns
 from engine.formats.from_onnx.reader import KEEP_HINT, Op
 from engine.formats.from_onnx.values import Constant, Value
+from engine.formats.onnx_checks import constant_tensors
 from engine.formats.onnx_file import fixed_batch, graph_inputs
 
 Handler = Callable[[Op, Builder], Any]
-_GROUPS = (activations, elementwise, linear, normalization, pooling, reductions, reshape, shapes)
+_GROUPS = (activations, attention, elementwise, linear, normalization, pooling, recurrent, reductions, reshape, resize, shapes)
 OPERATORS: Mapping[str, Handler] = {name: handler for group in _GROUPS for name, handler in group.OPERATORS.items()}
 _CONTROL_FLOW = {"If", "Loop", "Scan", "SequenceMap"}
 _OPEN_SIZES = ((64, 96), (224, 256), (16, 24), (32, 33), (512, 640), (1, 2))
@@ -79,14 +84,15 @@ def _build(model: onnx.ModelProto, inputs: list[onnx.ValueInfoProto], open_sizes
     values: dict[str, Value] = {item.name: Constant(shapes.tensor_of(item), item.name) for item in graph.initializer}
     for item in inputs:
         values[item.name] = build.placeholder(item.name, _probes(item, build.static_batch, open_sizes))
+    nodes = Patterns(graph, constant_tensors(model)).rewritten()
     consumers: dict[str, list[onnx.NodeProto]] = defaultdict(list)
-    for node in graph.node:
+    for node in nodes:
         for name in node.input:
             consumers[name].append(node)
     for output in graph.output:
         consumers[output.name].append(onnx.NodeProto())
     opset = max((item.version for item in model.opset_import if item.domain in ("", "ai.onnx")), default=1)
-    for node in graph.node:
+    for node in nodes:
         try:
             read = [values[name] if name else None for name in node.input]
         except KeyError as error:

@@ -61,7 +61,9 @@ def to_sizes(build: Builder, source: Flow, sizes: Sequence[Any]) -> Value:
             rank -= len(ins) - 1
         if len(outs) > 1:
             if len(ins):
-                value = build.call("unflatten", value, ins.start, _unflattened(outs, sizes, after or []))
+                carries = len({math.prod(before[dim][probe] for dim in ins) for probe in range(build.probes)}) > 1
+                batch = build.static_batch if carries else None
+                value = build.call("unflatten", value, ins.start, _unflattened(outs, sizes, after or [], batch))
             else:
                 for _ in outs:
                     value = build.call("unsqueeze", value, ins.start)
@@ -115,12 +117,17 @@ def groups(before: Sequence[tuple[int, ...]], after: Sequence[tuple[int, ...]]) 
     return cut
 
 
-def _unflattened(outs: range, sizes: Sequence[Any], after: Sequence[tuple[int, ...]]) -> list[Any]:
-    """Sizes of one split, with exactly one of them open: the one that varies, else the one that ONNX left open, else the last."""
+def _unflattened(outs: range, sizes: Sequence[Any], after: Sequence[tuple[int, ...]], batch: int | None) -> list[Any]:
+    """Sizes of one split, with exactly one of them open: the one that varies, else the one that ONNX left open, else the last.
+
+    `batch` is the batch that the file fixes, if the split dimension carries it: then the first size equal to it is left open.
+    """
     wanted = [sizes[dim] if not (isinstance(sizes[dim], int) and sizes[dim] == -1) else None for dim in outs]
     varying = [position for position, dim in enumerate(outs) if len(set(after[dim])) > 1]
     left_open = [position for position, size in enumerate(wanted) if size is None]
-    if left_open and all(isinstance(wanted[position], Symbol) for position in varying if position not in left_open):
+    if batch is not None:
+        chosen = next((position for position, dim in enumerate(outs) if after[dim][0] == batch), 0)
+    elif left_open and all(isinstance(wanted[position], Symbol) for position in varying if position not in left_open):
         chosen = left_open[0]
     elif varying:
         chosen = varying[0]

@@ -12,7 +12,6 @@ from torch.nn import functional
 
 from engine.formats.from_onnx.builder import Builder
 from engine.formats.from_onnx.elementwise import dtype_of, plain
-from engine.formats.from_onnx.names import module_path
 from engine.formats.from_onnx.reader import Op
 from engine.formats.from_onnx.values import Constant, Flow, Symbol, Value, sizes_or_constant
 
@@ -139,8 +138,9 @@ def gather(op: Op, build: Builder) -> Value:
         with torch.device("meta"):
             layer = nn.Embedding(*weight.tensor.shape)
         layer.weight = build.parameter(weight)
+        build.embeddings.append(layer.weight)
         key = ("Embedding", weight.source) if weight.source else None
-        return build.layer(layer, module_path(op.node, [op.node.input[0]]), index, key=key)
+        return build.layer(layer, op.path([op.node.input[0]]), index, key=key)
     if isinstance(index, Constant) and index.tensor.dim() == 0:
         return build.call("select", table, axis, int(index.tensor))
     if isinstance(index, Constant) and index.tensor.dim() == 1:
