@@ -150,6 +150,21 @@ class DatasetRequired(SpecInvalid):
     title = "Dataset required"
 
 
+class MethodUnavailable(SpecInvalid):
+    """The catalogue knows the method, and this installation cannot run it."""
+
+    code = "method_unavailable"
+    title = "Method unavailable"
+
+
+class ShapeMismatch(ServiceError):
+    """The dataset's arrays do not fit the model's inputs."""
+
+    code = "shape_mismatch"
+    status = 422
+    title = "Shape mismatch"
+
+
 class ModelInvalid(ServiceError):
     """The model was inspected and cannot be used."""
 

@@ -1,6 +1,7 @@
 """Bring the database to the version that the code needs: `python -m core.migrate upgrade | downgrade REVISION | check | current`."""
 
 import argparse
+import functools
 import sys
 import tempfile
 from collections.abc import Callable
@@ -37,12 +38,18 @@ def current(settings: Settings) -> str | None:
     """The database's revision; None when it was never migrated."""
     database = Database(settings)
     try:
-        with database.engine.connect() as connection:
-            return MigrationContext.configure(connection).get_current_revision()
+        return revision(database)
     finally:
         database.close()
 
 
+def revision(database: Database) -> str | None:
+    """The revision of an open database."""
+    with database.engine.connect() as connection:
+        return MigrationContext.configure(connection).get_current_revision()
+
+
+@functools.cache
 def head() -> str | None:
     """The revision that the code needs."""
     return ScriptDirectory.from_config(_config()).get_current_head()

@@ -66,6 +66,17 @@ class Doorbell:
                 self._thread.start()
             self._changed.notify()
 
+    def failure(self) -> str | None:
+        """Why the broker cannot be reached, in a word; None when it can, or when there is none. Takes at most a few seconds."""
+        if self._silent:
+            return None
+        try:
+            with self._app.connection_for_write() as connection:
+                connection.ensure_connection(max_retries=1, timeout=2)
+        except (OperationalError, OSError) as error:
+            return type(error).__name__
+        return None
+
     def close(self) -> None:
         """Stop ringing; what was asked for and not sent is left to the reconciler."""
         with self._changed:

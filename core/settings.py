@@ -31,6 +31,8 @@ class Settings(BaseSettings):
     """Largest model or dataset."""
     max_spec_bytes: int = Field(1 * MIB, ge=1024)
     """Largest JSON or YAML body."""
+    redirect_downloads: bool = False
+    """Answer downloads with a redirect to a presigned URL, where the blob store has such and clients can reach it."""
     min_free_bytes: int = Field(512 * MIB, ge=0)
     """Low watermark of the disks that hold blobs and staged uploads: below it uploads are refused with `storage_full`."""
 

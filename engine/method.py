@@ -63,6 +63,11 @@ class MethodParams(Params):
         """What this step needs with these very parameters; `requires` unless a parameter changes it."""
         return self.requires
 
+    @property
+    def trainings(self) -> int:
+        """How often the step runs its training or tuning, for estimates."""
+        return 1
+
     def teachers(self) -> tuple[str, ...]:
         """Ids of further models that this step reads."""
         return ()
@@ -76,6 +81,11 @@ class MethodParams(Params):
     def family(cls) -> str:
         """The folder of the method below `engine`."""
         return cls.__module__.split(".")[1]
+
+    @classmethod
+    def available(cls) -> bool:
+        """Whether the file that implements the method is installed; looks for it without importing it."""
+        return importlib.util.find_spec(f"engine.{cls.family()}.{cls.wire_name()}") is not None
 
     @classmethod
     def implementation(cls) -> Callable[..., Any]:

@@ -5,7 +5,7 @@ from core.jobs.check import Checked, check
 from core.jobs.claim import SPEC_VERSION, Claim, Input, claim
 from core.jobs.control import cancel, cancel_queued, delete
 from core.jobs.create import Created, create, create_inspection, retry
-from core.jobs.history import Mark, events, log, marks, metrics
+from core.jobs.history import Mark, events, log, marks, metrics, series
 from core.jobs.queries import artifacts, get, search, version
 from core.jobs.records import Heartbeat, JobError, NewArtifact, NewEvent, Outcome, Point, Report, job_error
 from core.jobs.states import EDGES, TERMINAL, Status
@@ -55,6 +55,7 @@ __all__ = [
     "release",
     "retry",
     "search",
+    "series",
     "should_stop",
     "timestamp",
     "version",

@@ -6,7 +6,8 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session, undefer
 
-from core.errors import DatasetInvalid, DatasetRequired, FieldError, ModelInvalid, NotFound, SpecInvalid
+from core.errors import DatasetInvalid, DatasetRequired, FieldError, MethodUnavailable, ModelInvalid, NotFound, SpecInvalid
+from core.jobs.fit import misfit
 from core.tables import Dataset, Model
 from engine.spec import LABEL_METRICS, Spec, parse
 
@@ -25,7 +26,7 @@ def check(session: Session, project_id: str, document: Any) -> Checked:
     """Validate a spec given as JSON types, also against what is known of its model and dataset.
 
     Raises `spec_invalid` or `dataset_required` with every problem, `not_found` for an id that the project does not have,
-    `model_invalid` and `dataset_invalid` for an upload that cannot be used.
+    `model_invalid` and `dataset_invalid` for an upload that cannot be used, `shape_mismatch` for two that do not fit.
     """
     spec, problems = parse(document)
     if spec is None:
@@ -43,14 +44,19 @@ def check(session: Session, project_id: str, document: Any) -> Checked:
             raise ModelInvalid(f"{row.id} cannot be used: {_reason(row)}", hint="GET /v1/models/{id} says what was found")
     if dataset is not None and dataset.status == "invalid":
         raise DatasetInvalid(f"{dataset.id} cannot be used: {_reason(dataset)}", hint="GET /v1/datasets/{id} says what was found")
-    errors = [*_label_errors(spec, dataset), *_training_errors(spec, model)]
+    errors = [*_unavailable_errors(spec), *_label_errors(spec, dataset), *_training_errors(spec, model)]
     if errors:
         raise _refusal(errors)
+    if (error := misfit(model, dataset)) is not None:
+        raise error
     return Checked(spec, model, dataset, list({teacher.id: teacher for teacher in teachers}.values()))
 
 
 def _refusal(errors: list[FieldError]) -> SpecInvalid:
-    kind = DatasetRequired if all(error.code == "dataset_required" for error in errors) else SpecInvalid
+    codes = {error.code for error in errors}
+    kind = {"dataset_required": DatasetRequired, "method_unavailable": MethodUnavailable}.get(
+        codes.pop() if len(codes) == 1 else "", SpecInvalid
+    )
     count = "one problem" if len(errors) == 1 else f"{len(errors)} problems"
     return kind(f"the spec has {count}: {'; '.join(error.detail for error in errors)}"[:2000], errors=errors)
 
@@ -66,6 +72,14 @@ def _find(session: Session, table: type[Any], project_id: str, row_id: str, poin
 
 def _reason(row: Model | Dataset) -> str:
     return str(row.error["message"]) if row.error else "its inspection did not succeed"
+
+
+def _unavailable_errors(spec: Spec) -> list[FieldError]:
+    return [
+        FieldError(f"/steps/{index}/method", "method_unavailable", f"this installation cannot run {step.wire_name()}")
+        for index, step in enumerate(spec.steps)
+        if not step.available()
+    ]
 
 
 def _label_errors(spec: Spec, dataset: Dataset | None) -> list[FieldError]:

@@ -2,8 +2,9 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from sqlalchemy import insert, select, update
+from sqlalchemy import func, insert, or_, select, update
 from sqlalchemy.orm import Session
 
 from core.jobs.records import NewEvent, Point
@@ -57,16 +58,47 @@ def add_log(session: Session, job_id: str, fence: int, offset: int, text: str) -
     )
 
 
-def events(session: Session, job_id: str, *, after: int = 0, limit: int = 100) -> list[JobEvent]:
-    """Events with a number above `after`, oldest first."""
+def events(session: Session, job_id: str, *, after: int = 0, limit: int = 100, types: Sequence[str] = ()) -> list[JobEvent]:
+    """Events with a number above `after`, oldest first; of the given types only, where there are any."""
     statement = select(JobEvent).where(JobEvent.job_id == job_id, JobEvent.seq > after).order_by(JobEvent.seq).limit(limit)
-    return list(session.scalars(statement))
+    return list(session.scalars(statement.where(JobEvent.type.in_(types)) if types else statement))
 
 
 def metrics(session: Session, job_id: str, *, after: int = 0, limit: int = 1000, name: str | None = None) -> list[JobMetric]:
     """Points with a number above `after`, oldest first; of one series where `name` is given."""
     statement = select(JobMetric).where(JobMetric.job_id == job_id, JobMetric.seq > after).order_by(JobMetric.seq).limit(limit)
     return list(session.scalars(statement if name is None else statement.where(JobMetric.name == name)))
+
+
+def series(session: Session, job_id: str, *, names: Sequence[str] = (), max_points: int = 500) -> list[dict[str, Any]]:
+    """Every series of a job as `{name, unit, step_index, attempt_fence, points: [[step, value], …]}`, in the order of their beginnings.
+
+    Longer series are thinned out evenly to `max_points`, the last point kept.
+    """
+    same = (JobMetric.name, JobMetric.step_index, JobMetric.fence)
+    numbered = select(
+        JobMetric.seq,
+        func.row_number().over(partition_by=same, order_by=JobMetric.seq).label("number"),
+        func.count().over(partition_by=same).label("total"),
+    ).where(JobMetric.job_id == job_id)
+    if names:
+        numbered = numbered.where(JobMetric.name.in_(names))
+    chosen = numbered.subquery()
+    stride = (chosen.c.total + max_points - 2) // (max_points - 1)
+    kept = select(chosen.c.seq).where(or_((chosen.c.number - 1) % stride == 0, chosen.c.number == chosen.c.total))
+    statement = select(JobMetric).where(JobMetric.job_id == job_id, JobMetric.seq.in_(kept)).order_by(JobMetric.seq)
+    found: dict[tuple[str, int | None, int], dict[str, Any]] = {}
+    for point in session.scalars(statement):
+        key = (point.name, point.step_index, point.fence)
+        empty: dict[str, Any] = {
+            "name": point.name,
+            "unit": point.unit,
+            "step_index": point.step_index,
+            "attempt_fence": point.fence,
+            "points": [],
+        }
+        found.setdefault(key, empty)["points"].append([point.step, point.value])
+    return list(found.values())
 
 
 def log(session: Session, job_id: str, *, offset: int = 0) -> Iterable[bytes]:

@@ -7,42 +7,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import ConfigDict, Field, ValidationError, field_validator
+from pydantic import ValidationError
 
 from engine.errors import EngineError
+from engine.metadata import PreprocessingSpec
 from engine.network import TensorSpec
-from engine.params import Params
 
 Array = npt.NDArray[Any]
-
-
-class PreprocessingSpec(Params):
-    """`metadata.preprocessing`: value = (stored · scale - mean) / std, then the layout of the network's input."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
-
-    scale: float = 1.0
-    """Factor on stored values before mean and std; 1/255 (0.00392156862745098) for bytes."""
-    mean: float | tuple[float, ...] = 0.0
-    """Subtracted after scaling: one number, or one a channel."""
-    std: float | tuple[float, ...] = 1.0
-    """Divided by after that: one number, or one a channel."""
-    layout: str | None = Field(None, pattern=r"^N[A-Z]{0,7}$")
-    """Meaning of the stored dimensions, one letter each: N examples, C channels, H height, W width, L or D length, as in NHWC, NCHW, NHW."""
-
-    @field_validator("layout", mode="after")
-    @classmethod
-    def _once_each(cls, layout: str | None) -> str | None:
-        if layout is not None and len(set(layout)) != len(layout):
-            raise ValueError("each letter stands once")
-        return layout
-
-    @field_validator("std", mode="after")
-    @classmethod
-    def _not_zero(cls, std: float | tuple[float, ...]) -> float | tuple[float, ...]:
-        if 0.0 in (std if isinstance(std, tuple) else (std,)):
-            raise ValueError("0 cannot be divided by")
-        return std
 
 
 def read_preprocessing(metadata: Mapping[str, Any], inputs: Sequence[str]) -> dict[str, PreprocessingSpec]:

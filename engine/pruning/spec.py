@@ -80,6 +80,11 @@ class StructuredPruning(MethodParams, LayerChoice):
     """Tuning after each round; needs labelled data."""
 
     @property
+    def trainings(self) -> int:
+        """One tuning a round."""
+        return self.iterations
+
+    @property
     def needs(self) -> Requires:
         """Labels when channels are ranked by gradients or the network is tuned."""
         labels = self.importance in ("taylor", "hessian") or self.finetune is not None
@@ -128,6 +133,11 @@ class MagnitudePruning(MethodParams, LayerChoice):
     """Rounds of `iterative`, or mask updates of `gradual`."""
     finetune: Finetune | None = None
     """Tuning with the mask held; each round of `iterative` tunes this long, `gradual` needs it."""
+
+    @property
+    def trainings(self) -> int:
+        """One tuning a round of `iterative`, one in all otherwise."""
+        return self.iterations if self.schedule == "iterative" else 1
 
     @property
     def needs(self) -> Requires:

@@ -1,0 +1,103 @@
+"""The HTTP front door: `uvicorn api.app:app`, or `create_app(settings)`. Loads neither torch nor onnx."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from functools import partial
+
+from fastapi import FastAPI
+from starlette.concurrency import run_in_threadpool
+
+from api import openapi, problems
+from api.gate import Authenticator, Gate
+from api.hot import HotJobs
+from api.metrics import Metrics
+from api.middleware import Front
+from api.routes import artifacts, datasets, docs, health, history, jobs, methods, models, reports, uploads
+from api.watch import Watch
+from core import keys, logging, projects
+from core.jobs import Mark, marks
+from core.keys import Principal, Scope
+from core.reconciler import Reconciler
+from core.service import Service
+from core.settings import Settings
+from engine import __version__
+
+LOOPBACK_HOSTS = frozenset({"127.0.0.1", "localhost", "::1"})
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """The application; its parts are opened when it starts and closed when it ends. The database must have been migrated."""
+    app = FastAPI(
+        title="Modelpress",
+        version=__version__,
+        description=openapi.DESCRIPTION,
+        openapi_tags=openapi.TAGS,
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,
+        lifespan=_lifespan,
+        separate_input_output_schemas=False,
+    )
+    app.state.settings = settings
+    app.state.metrics = Metrics()
+    app.state.hot = HotJobs()
+    problems.install(app)
+    for resource in (uploads, models, datasets, methods, jobs, history, artifacts, reports, health, docs):
+        # Flat, as no router has a prefix or dependencies of its own: a request is then matched against one list.
+        app.router.routes.extend(resource.router.routes)
+    openapi.install(app)
+    app.add_middleware(Gate, hot=app.state.hot)
+    app.add_middleware(Front, allowed_hosts=LOOPBACK_HOSTS if settings.auth == "off" else None, metrics=app.state.metrics)
+    return app
+
+
+@contextlib.asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    settings: Settings = app.state.settings
+    with Service.open(settings) as service:
+        app.state.service = service
+        anyone = await run_in_threadpool(_anyone, service) if settings.auth == "off" else None
+        app.state.authenticate = Authenticator(partial(_verify, service), partial(_touch, service), anyone)
+        app.state.watch = Watch(partial(_marks, service), partial(history.news, service), app.state.hot)
+        await run_in_threadpool(app.state.metrics.begin, service)
+        reconciler = Reconciler(settings, service.database, service.blobs, service.doorbell)
+        reconciler.start()
+        polling = asyncio.create_task(app.state.watch.run())
+        try:
+            yield
+        finally:
+            polling.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await polling
+            await run_in_threadpool(reconciler.stop)
+
+
+def _anyone(service: Service) -> Principal:
+    """Who asks where authentication is off."""
+    with service.database.reader() as session:
+        return Principal(projects.default(session).id, None, frozenset(Scope))
+
+
+def _verify(service: Service, token: str) -> Principal:
+    with service.database.reader() as session:
+        return keys.verify(session, token)
+
+
+def _touch(service: Service, key_id: str) -> None:
+    with service.database.unit_of_work() as session:
+        keys.touch(session, key_id)
+
+
+def _marks(service: Service, job_ids: list[str]) -> dict[str, Mark]:
+    with service.database.reader() as session:
+        return marks(session, job_ids)
+
+
+def __getattr__(name: str) -> FastAPI:
+    """`api.app:app` reads the environment when a server asks for it, not when somebody imports this module."""
+    if name != "app":
+        raise AttributeError(name)
+    settings = Settings()
+    logging.configure(settings)
+    return create_app(settings)

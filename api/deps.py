@@ -1,0 +1,113 @@
+"""What routes ask for: the service's parts, a session, the project that asks."""
+
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from fastapi import Depends, Path, Request
+
+from api.hot import HotJobs
+from api.watch import Watch
+from core.db import Session
+from core.keys import Principal, Scope
+from core.service import Service
+from core.uploads import Uploads
+
+
+async def _service(request: Request) -> Service:
+    """The parts of the service, as this process opened them."""
+    opened: Service = request.app.state.service
+    return opened
+
+
+TheService = Annotated[Service, Depends(_service)]
+
+
+@dataclass(frozen=True)
+class Live:
+    """The service, with this process's poller and the jobs that it answers from memory."""
+
+    service: Service
+    watch: Watch
+    hot: HotJobs
+
+    def changed(self, job_id: str) -> None:
+        """This process has changed a job: forget what was known, and look at once."""
+        self.hot.forget(job_id)
+        self.watch.nudge()
+
+
+async def _live(request: Request, service: TheService) -> Live:
+    state = request.app.state
+    return Live(service, state.watch, state.hot)
+
+
+TheLive = Annotated[Live, Depends(_live)]
+
+
+def _reading(service: TheService) -> Iterator[Session]:
+    with service.database.reader() as session:
+        yield session
+
+
+def _writing(service: TheService) -> Iterator[Session]:
+    with service.database.unit_of_work() as session:
+        yield session
+
+
+Reading = Annotated[Session, Depends(_reading, scope="function")]
+"""A session that reads."""
+Writing = Annotated[Session, Depends(_writing, scope="function")]
+"""A unit of work; it has committed before the first byte of the answer is sent."""
+
+
+async def _uploads(service: TheService) -> Uploads:
+    return service.uploads
+
+
+TheUploads = Annotated[Uploads, Depends(_uploads)]
+
+
+def _holder_of(*scopes: Scope) -> Callable[[Request], Awaitable[Principal]]:
+    """A dependency that wants one of the scopes; `api.openapi` and the test that walks every route read them from it."""
+
+    async def principal(request: Request) -> Principal:
+        asking: Principal = request.state.principal
+        asking.require(next((scope for scope in scopes if scope in asking.scopes), scopes[0]))
+        return asking
+
+    principal.scopes = scopes  # type: ignore[attr-defined]
+    return principal
+
+
+ReadsModels = Annotated[Principal, Depends(_holder_of(Scope.MODELS_READ))]
+WritesModels = Annotated[Principal, Depends(_holder_of(Scope.MODELS_WRITE))]
+ReadsDatasets = Annotated[Principal, Depends(_holder_of(Scope.DATASETS_READ))]
+WritesDatasets = Annotated[Principal, Depends(_holder_of(Scope.DATASETS_WRITE))]
+ReadsJobs = Annotated[Principal, Depends(_holder_of(Scope.JOBS_READ))]
+WritesJobs = Annotated[Principal, Depends(_holder_of(Scope.JOBS_WRITE))]
+ReadsArtifacts = Annotated[Principal, Depends(_holder_of(Scope.ARTIFACTS_READ))]
+UploadsFiles = Annotated[Principal, Depends(_holder_of(Scope.MODELS_WRITE, Scope.DATASETS_WRITE))]
+IsAdmin = Annotated[Principal, Depends(_holder_of(Scope.ADMIN))]
+
+
+EXAMPLES = {
+    "model": "mdl_01kbexample000000000000001",
+    "dataset": "ds_01kbexample000000000000002",
+    "job": "job_01kbexample000000000000003",
+    "artifact": "art_01kbexample000000000000004",
+    "upload": "upl_01kbexample000000000000005",
+}
+"""Ids that the documentation page replaces by ids that exist."""
+
+
+def _id(kind: str) -> Any:
+    prefix = EXAMPLES[kind].partition("_")[0]
+    return Path(pattern=rf"^{prefix}_[A-Za-z0-9]{{1,40}}$", examples=[EXAMPLES[kind]])
+
+
+ModelId = Annotated[str, _id("model")]
+DatasetId = Annotated[str, _id("dataset")]
+JobId = Annotated[str, _id("job")]
+ArtifactId = Annotated[str, _id("artifact")]
+UploadId = Annotated[str, _id("upload")]

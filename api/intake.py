@@ -1,0 +1,174 @@
+"""The way of a file into the service: received in constant memory, compared with its digest, looked at, and only then kept."""
+
+import io
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import IO, Annotated, Any
+
+from fastapi import Query, Request
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.concurrency import run_in_threadpool
+
+from api import documents, problems
+from api.conditional import Digests
+from api.content import BlobFile
+from api.deps import EXAMPLES
+from api.errors import InvalidBody, InvalidMetadata, Refused, UnsupportedMediaType
+from api.validation import checked
+from core import uploads
+from core.blobs import Blob, Staged
+from core.service import Service
+from engine.architectures.spec import read_architecture
+from engine.errors import EngineError
+from engine.formats import magic
+from engine.metadata import DatasetMetadata, ModelMetadata
+
+Name = Annotated[str | None, Query(min_length=1, max_length=200, description="How lists show it; the file's hash where it is missing.")]
+Metadata = Annotated[str | None, Query(max_length=64 * 1024, description="URL-encoded JSON.", examples=["{}"])]
+
+
+class FinishedUpload(BaseModel):
+    """A body that names the bytes instead of carrying them."""
+
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+    upload_id: str = Field(pattern=r"^upl_[A-Za-z0-9]{1,40}$")
+    """A completed upload of `POST /v1/uploads`."""
+    name: str | None = Field(None, min_length=1, max_length=200)
+    format: str | None = None
+    metadata: dict[str, Any] = {}
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What models and datasets do not share."""
+
+    noun: str
+    formats: tuple[str, ...]
+    metadata: type[BaseModel]
+
+
+MODELS = Kind("model", magic.MODEL_FORMATS, ModelMetadata)
+WEIGHTS_ONLY = ("safetensors", "pt")
+"""Formats whose files do not say what network their weights belong to."""
+DATASETS = Kind("dataset", magic.DATASET_FORMATS, DatasetMetadata)
+
+
+@dataclass(frozen=True)
+class Declared:
+    """What the client says about the file."""
+
+    name: str | None
+    format: str | None
+    metadata: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Taken:
+    """A file that is in the blob store, with all that is known of it."""
+
+    name: str
+    format: str
+    metadata: dict[str, Any]
+    blob: Blob
+
+
+async def take(request: Request, service: Service, project_id: str, kind: Kind, declared: Declared) -> Taken:
+    """Bring the request's file into the blob store, whether the body carries it or names a finished upload.
+
+    Nothing is left behind when anything is wrong, or when the client goes away. Raises `upload_too_large`, `storage_full`,
+    `digest_mismatch`, `unsupported_media_type`, `not_found`, `upload_incomplete`, and what `engine.formats.magic` finds.
+    """
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media_type in documents.JSON_TYPES:
+        body = await documents.read_body(request, service.settings.max_spec_bytes)
+        return await run_in_threadpool(_from_upload, service, project_id, kind, declared, documents.parse(body, media_type))
+    if media_type.startswith("multipart/"):
+        raise UnsupportedMediaType("an upload is the file itself, not a form", hint="curl --data-binary @file instead of -F")
+    coding = request.headers.get("content-encoding", "identity").strip().lower()
+    if coding not in ("", "identity"):
+        raise UnsupportedMediaType(f"Content-Encoding {coding!r} is not undone", hint="send the file as it is")
+    digests = Digests.sent(request.headers)
+    announced = request.headers.get("content-length")
+    staged = await service.blobs.receive(
+        request.stream(), limit_bytes=service.settings.max_upload_bytes, size_bytes=int(announced) if announced else None
+    )
+    return await run_in_threadpool(_keep, service, staged, digests, kind, declared)
+
+
+def _keep(service: Service, staged: Staged, digests: Digests, kind: Kind, declared: Declared) -> Taken:
+    with staged:
+        blob = staged.finish()
+        digests.check(blob.sha256, staged.path)
+        with staged.path.open("rb") as file:
+            found = _look(file, declared.format, declared.metadata, kind)
+        service.blobs.keep(staged)
+    return Taken(declared.name or blob.sha256[:12], found, declared.metadata, blob)
+
+
+def _from_upload(service: Service, project_id: str, kind: Kind, declared: Declared, document: Any) -> Taken:
+    named = checked(FinishedUpload, document, InvalidBody)
+    with service.database.reader() as session:
+        blob = uploads.blob_of(session, project_id, named.upload_id)
+    metadata = check_metadata(named.metadata, kind) if named.metadata else declared.metadata
+    with io.BufferedReader(BlobFile(service.blobs, blob)) as file:
+        found = _look(file, named.format or declared.format, metadata, kind)
+    return Taken(named.name or declared.name or blob.sha256[:12], found, metadata, blob)
+
+
+def _look(file: IO[bytes], declared: str | None, metadata: dict[str, Any], kind: Kind) -> str:
+    """The format of a file that is whole and harmless as far as its bytes tell."""
+    try:
+        found = magic.sniff(file.read(magic.SNIFF_BYTES), declared)
+        check_format(found, kind)
+        magic.check_file(file, found)
+        if found in WEIGHTS_ONLY or "architecture" in metadata:
+            read_architecture(metadata.get("architecture"))
+    except EngineError as error:
+        raise Refused(error.code, error.message, hint=error.hint) from error
+    return found
+
+
+def declared_as(kind: Kind) -> Callable[..., Declared]:
+    """A dependency that reads what the query says about an upload, before a byte of its body is read."""
+    listed = Query(description="Told from the bytes where it is missing.", json_schema_extra={"enum": list(kind.formats)})
+
+    def declared(name: Name = None, format: Annotated[str | None, listed] = None, metadata: Metadata = None) -> Declared:
+        if format is not None:
+            check_format(format, kind)
+        document = documents.parse(metadata.encode("utf-8", "replace"), "application/json") if metadata else {}
+        return Declared(name, format, check_metadata(document, kind))
+
+    return declared
+
+
+def check_format(format: str, kind: Kind) -> None:
+    """Raises `unsupported_format` for a format that models or datasets do not have."""
+    if format not in kind.formats:
+        hint = f"formats of a {kind.noun}: {', '.join(kind.formats)}"
+        raise Refused("unsupported_format", f"{format[:80]!r} is no format of a {kind.noun}", hint=hint)
+
+
+def check_metadata(document: Any, kind: Kind) -> dict[str, Any]:
+    """Validated metadata as JSON types, without what was left out. Raises `invalid_metadata`."""
+    return checked(kind.metadata, document, InvalidMetadata, "/metadata").model_dump(mode="json", exclude_unset=True)
+
+
+def request_body(noun: str) -> dict[str, Any]:
+    """The `openapi_extra` of a route that takes an upload."""
+    return {
+        "requestBody": {
+            "required": True,
+            "content": {
+                "application/octet-stream": {"schema": {"type": "string", "format": "binary", "description": f"The {noun}'s file."}},
+                "application/json": {
+                    "schema": FinishedUpload.model_json_schema(),
+                    "example": {"upload_id": EXAMPLES["upload"], "name": f"my {noun}"},
+                },
+            },
+        }
+    }
+
+
+REFUSALS = problems.responses(400, 404, 409, 413, 415, 422, 429, 507)
+"""What an upload may be answered with."""

@@ -1,0 +1,139 @@
+"""Every error leaves as `application/problem+json` (RFC 9457): what was wrong, where, and what to do."""
+
+import difflib
+import math
+from collections.abc import Iterable
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import Response
+from pydantic import BaseModel, Field
+from starlette.exceptions import HTTPException
+
+from core.errors import ServiceError
+
+MEDIA_TYPE = "application/problem+json"
+
+
+class ProblemDetail(BaseModel):
+    """One thing that is wrong, and where."""
+
+    pointer: str = Field(description="JSON pointer into the body; `/query/<name>` or `/header/<name>`.", examples=["/steps/0/sparsity"])
+    code: str = Field(examples=["greater_than"])
+    detail: str
+    hint: str | None = None
+
+
+class Problem(BaseModel):
+    """An error as RFC 9457 describes it; `code` is stable, sentences may change."""
+
+    type: str = Field(description="A URI reference that identifies the kind of problem.", examples=["/problems/spec-invalid"])
+    title: str
+    status: int = Field(ge=400, le=599)
+    detail: str
+    code: str = Field(description="Stable, machine-readable.", examples=["spec_invalid"])
+    request_id: str
+    hint: str | None = None
+    errors: list[ProblemDetail] = []
+
+
+def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The `responses=` entry of a route that may answer with these error statuses."""
+    return {
+        status: {"description": HTTPStatus(status).phrase, "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}}
+        for status in statuses
+    }
+
+
+def render(
+    request_id: str,
+    status: int,
+    code: str,
+    detail: str,
+    *,
+    title: str | None = None,
+    hint: str | None = None,
+    errors: Iterable[ProblemDetail] = (),
+    headers: dict[str, str] | None = None,
+) -> Response:
+    """One problem as a response."""
+    problem = Problem(
+        type=f"/problems/{code.replace('_', '-')}",
+        title=title or code.replace("_", " ").capitalize(),
+        status=status,
+        detail=detail,
+        code=code,
+        request_id=request_id,
+        hint=hint,
+        errors=list(errors),
+    )
+    return Response(problem.model_dump_json(exclude_none=True), status, headers, MEDIA_TYPE)
+
+
+def of_service_error(request_id: str, error: ServiceError) -> Response:
+    """A domain error as the problem that it describes."""
+    headers = dict(getattr(error, "headers", {}))
+    if error.retry_after_seconds is not None:
+        headers["Retry-After"] = str(math.ceil(error.retry_after_seconds))
+    if error.status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
+    details = [ProblemDetail.model_validate(item, from_attributes=True) for item in error.errors]
+    return render(request_id, error.status, error.code, error.message, title=error.title, hint=error.hint, errors=details, headers=headers)
+
+
+def install(app: FastAPI) -> None:
+    """Turn what a route raises into problems; unexpected exceptions are turned by the outermost middleware."""
+    app.add_exception_handler(ServiceError, _service_error)
+    app.add_exception_handler(HTTPException, _http_exception)
+    app.add_exception_handler(RequestValidationError, _validation_error)
+
+
+async def _service_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, ServiceError)
+    return of_service_error(request.state.request_id, error)
+
+
+async def _http_exception(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    status = HTTPStatus(error.status_code)
+    detail = {
+        404: f"nothing is at {request.url.path}",
+        405: f"{request.url.path} does not answer {request.method}",
+    }.get(status, error.detail)
+    hint = "GET /openapi.json lists every path and verb" if status in (404, 405) else None
+    return render(request.state.request_id, status, status.name.lower(), detail, hint=hint, headers=dict(error.headers or {}))
+
+
+async def _validation_error(request: Request, error: Exception) -> Response:
+    """FastAPI's own findings about parameters and bodies; an id that cannot exist is simply not found."""
+    assert isinstance(error, RequestValidationError)
+    found = error.errors()
+    if any(item["loc"][0] == "path" for item in found):
+        return not_found(request)
+    if any(item["type"] == "json_invalid" for item in found):
+        return render(request.state.request_id, 400, "malformed_request", f"the body is not JSON: {found[0]['ctx']['error']}")
+    code = "invalid_body" if any(item["loc"][0] == "body" for item in found) else "invalid_parameter"
+    details = [
+        ProblemDetail(pointer=pointer(item["loc"]), code=item["type"], detail=item["msg"].removeprefix("Value error, ")) for item in found
+    ]
+    return render(request.state.request_id, 422, code, f"{details[0].pointer}: {details[0].detail}", errors=details)
+
+
+def not_found(request: Request) -> Response:
+    """The answer for an id that does not exist, is malformed, or belongs to someone else: the same in all three cases."""
+    return render(request.state.request_id, 404, "not_found", "no such resource in this project")
+
+
+def pointer(location: Iterable[str | int]) -> str:
+    """Where a finding lies: a JSON pointer for bodies, `/query/<name>` and the like for parameters."""
+    parts = [str(part).replace("~", "~0").replace("/", "~1") for part in location]
+    return "".join(f"/{part}" for part in (parts[1:] if parts[:1] == ["body"] else parts))
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str | None:
+    """A hint that names the closest known word, or all of them."""
+    names = sorted(known)
+    close = difflib.get_close_matches(name, names, n=1)
+    return f"did you mean {close[0]!r}?" if close else (f"known: {', '.join(names)}" if names else None)

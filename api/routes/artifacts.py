@@ -1,0 +1,71 @@
+"""Artifacts: what jobs published."""
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Body, Request
+from fastapi.responses import JSONResponse, Response
+from pydantic import BaseModel, ConfigDict, Field
+
+from api import content, intake, problems
+from api.deps import ArtifactId, JobId, Reading, ReadsArtifacts, TheService, WritesModels, Writing
+from api.routing import ClosedRoute
+from api.schemas.common import Page
+from api.schemas.jobs import Artifact
+from api.schemas.models import Model
+from core import artifacts, jobs, models
+
+router = APIRouter(route_class=ClosedRoute, tags=["artifacts"])
+
+
+class Promotion(BaseModel):
+    """What the new model is called, and what is declared about it; both are taken from the artifact where they are missing."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str | None = Field(None, min_length=1, max_length=200)
+    metadata: dict[str, Any] | None = None
+
+
+@router.get("/v1/jobs/{job_id}/artifacts", operation_id="list_artifacts", response_model=Page[Artifact], responses=problems.responses(404))
+def list_artifacts(session: Reading, principal: ReadsArtifacts, job_id: JobId) -> Response:
+    """Everything that a job published, in order; empty until it has ended."""
+    rows = jobs.artifacts(session, principal.project_id, job_id)
+    return JSONResponse({"object": "list", "data": [jobs.artifact_body(row) for row in rows], "has_more": False, "next_cursor": None})
+
+
+@router.get("/v1/artifacts/{artifact_id}", operation_id="get_artifact", response_model=Artifact, responses=problems.responses(404))
+def get_artifact(session: Reading, principal: ReadsArtifacts, artifact_id: ArtifactId) -> Response:
+    """One artifact: size, hash, and the metrics measured on this very file."""
+    return JSONResponse(jobs.artifact_body(artifacts.get(session, principal.project_id, artifact_id)))
+
+
+@router.get("/v1/artifacts/{artifact_id}/content", operation_id="download_artifact", response_class=Response, responses=content.RESPONSES)
+def download_artifact(
+    request: Request, session: Reading, principal: ReadsArtifacts, service: TheService, artifact_id: ArtifactId
+) -> Response:
+    """The published file; every MiB is verified against its hash while it is sent."""
+    artifact, blob = artifacts.content(session, principal.project_id, artifact_id)
+    return content.download(request, service, blob, artifact.filename)
+
+
+@router.post(
+    "/v1/artifacts/{artifact_id}/promote",
+    operation_id="promote_artifact",
+    status_code=201,
+    response_model=Model,
+    responses=problems.responses(404, 415, 422, 429),
+)
+def promote_artifact(
+    session: Writing,
+    principal: WritesModels,
+    service: TheService,
+    artifact_id: ArtifactId,
+    asked: Annotated[Promotion | None, Body()] = None,
+) -> Response:
+    """Make a model of an artifact, to compress it further or to compare with; it remembers where it came from."""
+    artifact = artifacts.get(session, principal.project_id, artifact_id)
+    intake.check_format(artifact.format, intake.MODELS)
+    wanted = asked or Promotion()
+    metadata = None if wanted.metadata is None else intake.check_metadata(wanted.metadata, intake.MODELS)
+    body = models.body(models.promote(session, service.settings, artifact, name=wanted.name, metadata=metadata))
+    return JSONResponse(body, 201, {"Location": body["urls"]["self"]})

@@ -1,0 +1,105 @@
+"""Datasets: upload, look at, download, delete."""
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Query, Request
+from fastapi.responses import JSONResponse, Response
+from starlette.concurrency import run_in_threadpool
+
+from api import content, intake, problems
+from api.deps import DatasetId, Reading, ReadsDatasets, TheService, WritesDatasets, Writing
+from api.errors import InvalidParameter
+from api.inspection import found
+from api.problems import did_you_mean
+from api.routing import ClosedRoute
+from api.schemas.common import After, Limit, Page, page_of
+from api.schemas.models import Dataset, Preview
+from core import datasets
+from core.errors import FieldError
+from core.service import Service
+
+router = APIRouter(route_class=ClosedRoute, tags=["datasets"])
+
+
+@router.post(
+    "/v1/datasets",
+    operation_id="create_dataset",
+    status_code=201,
+    response_model=Dataset,
+    openapi_extra=intake.request_body("dataset"),
+    responses=intake.REFUSALS,
+)
+async def create_dataset(
+    request: Request,
+    declared: Annotated[intake.Declared, Depends(intake.declared_as(intake.DATASETS))],
+    principal: WritesDatasets,
+    service: TheService,
+) -> Response:
+    """Upload examples: an npz file as the body, or JSON that names a finished upload.
+
+    Arrays are `x_train y_train x_test y_test`, optionally `x_validation y_validation`; several inputs as `x_train.<input>`. Labels are
+    optional: without them the service measures fidelity to the original. `metadata.preprocessing` brings stored arrays (say uint8 NHW)
+    to the model's input.
+    """
+    taken = await intake.take(request, service, principal.project_id, intake.DATASETS, declared)
+    body = await run_in_threadpool(_create, service, principal.project_id, taken)
+    return JSONResponse(body, 201, {"Location": body["urls"]["self"]})
+
+
+def _create(service: Service, project_id: str, taken: intake.Taken) -> dict[str, Any]:
+    with service.database.unit_of_work() as session:
+        dataset = datasets.create(
+            session, service.settings, project_id, name=taken.name, format=taken.format, metadata=taken.metadata, blob=taken.blob
+        )
+    return datasets.body(dataset)
+
+
+@router.get("/v1/datasets", operation_id="list_datasets", response_model=Page[Dataset], responses=problems.responses(400, 422))
+def list_datasets(request: Request, session: Reading, principal: ReadsDatasets, limit: Limit = 20, after: After = None) -> Response:
+    """The project's datasets, newest first."""
+    return page_of(request, datasets.search(session, principal.project_id, limit=limit, after=after), datasets.body)
+
+
+@router.get("/v1/datasets/{dataset_id}", operation_id="get_dataset", response_model=Dataset, responses=problems.responses(404))
+def get_dataset(session: Reading, principal: ReadsDatasets, dataset_id: DatasetId) -> Response:
+    """One dataset, with what its inspection found."""
+    return JSONResponse(datasets.body(datasets.get(session, principal.project_id, dataset_id)))
+
+
+@router.get("/v1/datasets/{dataset_id}/content", operation_id="download_dataset", response_class=Response, responses=content.RESPONSES)
+def download_dataset(request: Request, session: Reading, principal: ReadsDatasets, service: TheService, dataset_id: DatasetId) -> Response:
+    """The uploaded file, byte for byte."""
+    dataset, blob = datasets.content(session, principal.project_id, dataset_id)
+    return content.download(request, service, blob, f"{dataset.name}.{dataset.format}")
+
+
+@router.get(
+    "/v1/datasets/{dataset_id}/preview",
+    operation_id="preview_dataset",
+    response_model=Preview,
+    responses=problems.responses(404, 409, 422),
+)
+def preview_dataset(
+    session: Reading,
+    principal: ReadsDatasets,
+    dataset_id: DatasetId,
+    split: Annotated[str | None, Query(max_length=64, description="One split instead of all.", examples=["test"])] = None,
+    limit: Annotated[int, Query(ge=1, le=100, description="Most examples of a split.")] = 8,
+) -> Response:
+    """The first examples of each split."""
+    splits = found(datasets.get(session, principal.project_id, dataset_id), "preview")
+    if split is not None:
+        if split not in splits:
+            error = FieldError("/query/split", "unknown_split", f"the preview has no split {split!r}", did_you_mean(split, splits))
+            raise InvalidParameter(error.detail, hint=error.hint, errors=[error])
+        splits = {split: splits[split]}
+    return JSONResponse(
+        {"object": "preview", "dataset_id": dataset_id, "splits": {name: examples[:limit] for name, examples in splits.items()}}
+    )
+
+
+@router.delete("/v1/datasets/{dataset_id}", operation_id="delete_dataset", status_code=204, responses=problems.responses(404, 409))
+def delete_dataset(session: Writing, principal: WritesDatasets, dataset_id: DatasetId) -> Response:
+    """Remove a dataset that no unfinished job reads; past jobs stay."""
+    datasets.delete(session, principal.project_id, dataset_id)
+    return Response(status_code=204)

@@ -1,0 +1,82 @@
+"""Is the service alive, ready, and what is it?"""
+
+import platform
+from typing import Literal
+
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse, Response
+
+from api import metrics
+from api.deps import IsAdmin, TheService
+from api.routing import ClosedRoute
+from api.schemas.common import Resource
+from core import health
+from engine import __version__
+from engine.method import catalogue
+
+router = APIRouter(route_class=ClosedRoute, tags=["service"])
+
+
+class Alive(Resource):
+    """The process answers."""
+
+    status: Literal["ok"]
+
+
+class Check(Resource):
+    """One part of the service."""
+
+    status: Literal["ok", "degraded", "failed"]
+    detail: str | None
+
+
+class Readiness(Resource):
+    """`degraded` still serves: a broker that is away only delays jobs."""
+
+    status: Literal["ok", "degraded", "failed"]
+    checks: dict[str, Check]
+
+
+class Version(Resource):
+    """What runs here."""
+
+    service: str
+    api: str
+    """Version of this contract; it stands in every path."""
+    engine: str
+    python: str
+    methods: list[str]
+    """Methods that can be run here."""
+
+
+@router.get("/livez", operation_id="livez", response_model=Alive)
+async def livez() -> Response:
+    """Whether this process answers at all."""
+    return JSONResponse({"status": "ok"})
+
+
+@router.get("/readyz", operation_id="readyz", response_model=Readiness, responses={503: {"description": "Not ready", "model": Readiness}})
+def readyz(service: TheService) -> Response:
+    """Whether requests can be served, and which part is broken where they cannot."""
+    found = health.check(service)
+    return JSONResponse(found, 503 if found["status"] == "failed" else 200)
+
+
+@router.get("/v1/version", operation_id="get_version", response_model=Version)
+def get_version() -> Response:
+    """The versions of the service, of this API and of the engine, and the methods that can be run here."""
+    methods = [name for name, method in catalogue().items() if method.available()]
+    return JSONResponse(
+        {"service": __version__, "api": "v1", "engine": __version__, "python": platform.python_version(), "methods": methods}
+    )
+
+
+@router.get(
+    "/metrics",
+    operation_id="get_prometheus_metrics",
+    response_class=Response,
+    responses={200: {"description": "Prometheus' text format", "content": {"text/plain": {"schema": {"type": "string"}}}}},
+)
+def get_prometheus_metrics(request: Request, principal: IsAdmin, service: TheService) -> Response:
+    """Figures for Prometheus: requests of this process, jobs by status and method, waiting and step times."""
+    return Response(request.app.state.metrics.exposition(service), media_type=metrics.CONTENT_TYPE)

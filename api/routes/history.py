@@ -1,0 +1,148 @@
+"""The record of a job: events, log, series of metrics."""
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Header, Query, Request
+from fastapi.responses import JSONResponse, Response
+from starlette.concurrency import run_in_threadpool
+
+from api import problems
+from api.content import ContentResponse, InMemory
+from api.deps import JobId, Reading, ReadsJobs, TheLive
+from api.routing import ClosedRoute
+from api.schemas.common import After, Limit, Page
+from api.schemas.jobs import Event, SeriesList
+from api.sse import EventStream, sequence
+from api.watch import Frame, News
+from core import jobs
+from core.db import Session
+from core.errors import NotFound
+from core.serialization import to_json
+from core.service import Service
+
+router = APIRouter(route_class=ClosedRoute, tags=["jobs"])
+_REPLAY_PAGE = 200
+
+
+@router.get("/v1/jobs/{job_id}/events", operation_id="list_events", response_model=Page[Event], responses=problems.responses(400, 404, 422))
+def list_events(
+    *,
+    session: Reading,
+    principal: ReadsJobs,
+    job_id: JobId,
+    type: Annotated[list[str], Query(description="Only these types.", examples=[["started", "succeeded"]])] = [],  # noqa: B006
+    limit: Limit = 100,
+    after: After = None,
+) -> Response:
+    """A job's history, oldest first; it is only ever appended to."""
+    jobs.version(session, principal.project_id, job_id)
+    found = jobs.events(session, job_id, after=sequence(after), limit=limit + 1, types=type)
+    page, more = found[:limit], len(found) > limit
+    data = [jobs.event_body(event) for event in page]
+    return JSONResponse({"object": "list", "data": data, "has_more": more, "next_cursor": data[-1]["id"] if more else None})
+
+
+@router.get(
+    "/v1/jobs/{job_id}/events/stream",
+    operation_id="stream_events",
+    response_class=Response,
+    responses={
+        200: {"description": "Server-sent events", "content": {"text/event-stream": {"schema": {"type": "string"}}}},
+        **problems.responses(400, 404),
+    },
+)
+async def stream_events(
+    *,
+    principal: ReadsJobs,
+    live: TheLive,
+    job_id: JobId,
+    last_event_id: Annotated[str | None, Header(description="Id of the last event that was seen; the stream goes on after it.")] = None,
+    after: After = None,
+) -> Response:
+    """Replay a job's events and follow them until it has ended (`event: end`)."""
+    seen = sequence(last_event_id or after)
+    await run_in_threadpool(_require, live.service, principal.project_id, job_id)
+    return EventStream(live.watch, lambda seq: replay(live.service, job_id, seq), principal.project_id, job_id, seen)
+
+
+def _require(service: Service, project_id: str, job_id: str) -> None:
+    with service.database.reader() as session:
+        jobs.version(session, project_id, job_id)
+
+
+def replay(service: Service, job_id: str, seen: int) -> list[Frame]:
+    """The next events after number `seen`, as they are streamed."""
+    with service.database.reader() as session:
+        return _frames(session, job_id, seen)
+
+
+def news(service: Service, project_id: str, job_id: str, after: int | None) -> News:
+    """What all the clients of a changed job are told: its new events (none where `after` is None) and its progress."""
+    frames: list[Frame] = []
+    with service.database.reader() as session:
+        while after is not None and (more := _frames(session, job_id, after)):
+            frames += more
+            after = more[-1].seq
+        try:
+            progress = _progress(jobs.body(jobs.get(session, project_id, job_id)))
+        except NotFound:
+            progress = b""
+    return News(frames, progress)
+
+
+def _frames(session: Session, job_id: str, after: int) -> list[Frame]:
+    return [
+        Frame(event.seq, _frame(event.type, jobs.event_body(event), event_id=True))
+        for event in jobs.events(session, job_id, after=after, limit=_REPLAY_PAGE)
+    ]
+
+
+def _progress(body: dict[str, Any]) -> bytes:
+    told = {key: body[key] for key in ("status", "phase", "progress", "attempt")}
+    return _frame("progress", {"object": "progress", "job_id": body["id"], **told})
+
+
+def _frame(name: str, body: dict[str, Any], *, event_id: bool = False) -> bytes:
+    identity = f"id: {body['id']}\n" if event_id else ""
+    return f"{identity}event: {name}\ndata: {to_json(body)}\n\n".encode()
+
+
+@router.get(
+    "/v1/jobs/{job_id}/logs",
+    operation_id="get_logs",
+    response_class=Response,
+    responses={
+        200: {"description": "The log", "content": {"text/plain": {"schema": {"type": "string"}}}},
+        206: {"description": "The bytes that `Range` asked for"},
+        **problems.responses(404, 416, 422),
+    },
+)
+def get_logs(
+    request: Request,
+    session: Reading,
+    principal: ReadsJobs,
+    job_id: JobId,
+    tail: Annotated[int | None, Query(ge=1, le=100_000, description="Only the last lines.")] = None,
+) -> Response:
+    """A job's log as plain text; `Range: bytes=N-` gives what was added since."""
+    jobs.version(session, principal.project_id, job_id)
+    text = b"".join(jobs.log(session, job_id))
+    if tail is not None:
+        text = b"".join(text.splitlines(keepends=True)[-tail:])
+    return ContentResponse(request, InMemory(text), media_type="text/plain; charset=utf-8")
+
+
+@router.get("/v1/jobs/{job_id}/metrics", operation_id="get_metrics", response_model=SeriesList, responses=problems.responses(404, 422))
+def get_metrics(
+    session: Reading,
+    principal: ReadsJobs,
+    job_id: JobId,
+    name: Annotated[list[str], Query(description="Only these series.", examples=[["train.loss"]])] = [],  # noqa: B006
+    max_points: Annotated[
+        int, Query(ge=2, le=10_000, description="Longer series are thinned out evenly; the last point always stays.")
+    ] = 500,
+) -> Response:
+    """Everything that was measured while the job ran, as series such as `train.loss`; an attempt that was repeated has its own."""
+    jobs.version(session, principal.project_id, job_id)
+    found = jobs.series(session, job_id, names=name, max_points=max_points)
+    return JSONResponse({"object": "list", "data": found, "has_more": False, "next_cursor": None})

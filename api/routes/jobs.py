@@ -1,0 +1,278 @@
+"""Jobs: submit a spec, ask how it goes, stop it, run it again."""
+
+import json
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Header, Query, Request
+from fastapi.responses import JSONResponse, Response
+from pydantic import AfterValidator, AwareDatetime
+from starlette.concurrency import run_in_threadpool
+
+from api import conditional, documents, problems
+from api.deps import JobId, Live, Reading, ReadsJobs, TheLive, TheService, WritesJobs
+from api.errors import InvalidBody
+from api.examples import SPEC_YAML, SPECS
+from api.hot import Rendered, render
+from api.routing import ClosedRoute
+from api.schemas.common import After, Limit, Page, page_of
+from api.schemas.jobs import Job, Status, Verdict
+from core import idempotency, jobs, planning
+from core.jobs import TERMINAL
+from core.keys import Principal
+from core.service import Service
+
+router = APIRouter(route_class=ClosedRoute, tags=["jobs"])
+
+_SPEC_BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "description": "The spec, as JSON or YAML.",
+        "content": {
+            "application/json": {"schema": {"$ref": "#/components/schemas/Spec"}, "examples": SPECS},
+            "application/yaml": {"schema": {"$ref": "#/components/schemas/Spec"}, "example": SPEC_YAML},
+        },
+    }
+}
+Prefer = Annotated[
+    str | None,
+    Header(description="`wait=N`: answer when something happened, after N seconds (at most 60) at the latest.", examples=["wait=10"]),
+]
+IdempotencyKey = Annotated[
+    str | None,
+    Header(description="The same key with the same body gives the same job for a day, with another body an error.", max_length=1000),
+]
+
+
+def _in_utc(moment: datetime) -> datetime:
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("the time is out of range") from None
+
+
+Moment = Annotated[AwareDatetime, AfterValidator(_in_utc)]
+
+
+async def _document(request: Request, service: TheService) -> Any:
+    body = await documents.read_body(request, service.settings.max_spec_bytes)
+    return await run_in_threadpool(documents.parse, body, request.headers.get("content-type"))
+
+
+Document = Annotated[Any, Depends(_document)]
+
+
+async def _nothing(request: Request) -> None:
+    """These routes take no fields: an empty object is as good as no body."""
+    body = await documents.read_body(request, 1024)
+    if body.strip() not in (b"", b"{}"):
+        raise InvalidBody("this takes no body", hint="send no body")
+
+
+NoFields = Depends(_nothing)
+
+
+@router.post(
+    "/v1/jobs",
+    operation_id="create_job",
+    status_code=202,
+    response_model=Job,
+    openapi_extra=_SPEC_BODY,
+    responses=problems.responses(400, 404, 409, 413, 415, 422, 429),
+)
+async def create_job(
+    *,
+    request: Request,
+    document: Document,
+    principal: WritesJobs,
+    live: TheLive,
+    idempotency_key: IdempotencyKey = None,
+    prefer: Prefer = None,
+) -> Response:
+    """Submit a spec. The whole spec is validated first; the job is safely stored when the answer comes.
+
+    With `Prefer: wait=N` the answer comes when the job has ended, or after N seconds as it then is.
+    """
+    asked = _idempotent(live.service, idempotency_key, "create", document)
+    job_id = await run_in_threadpool(_create, live.service, principal.project_id, document, asked)
+    return await _accepted(request, live, principal, job_id)
+
+
+def _create(service: Service, project_id: str, document: Any, asked: idempotency.Request | None) -> str:
+    with service.database.unit_of_work() as session:
+        return jobs.create(session, service.settings, project_id, document, idempotent=asked).job.id
+
+
+def _idempotent(service: Service, key: str | None, *parts: Any) -> idempotency.Request | None:
+    """The client's key with what it asks for; the order of an object's keys says nothing."""
+    if key is None:
+        return None
+    return idempotency.request(key, json.dumps(parts, sort_keys=True), keep_seconds=service.settings.idempotency_seconds)
+
+
+@router.post(
+    "/v1/jobs/validate",
+    operation_id="validate_spec",
+    response_model=Verdict,
+    openapi_extra=_SPEC_BODY,
+    responses=problems.responses(400, 404, 413, 415),
+)
+def validate_spec(session: Reading, document: Document, principal: WritesJobs) -> Response:
+    """What `POST /v1/jobs` would say and do, without doing it: the spec with every default, the plan, warnings, a rough estimate."""
+    return JSONResponse(planning.validate(session, principal.project_id, document))
+
+
+@router.get("/v1/jobs", operation_id="list_jobs", response_model=Page[Job], responses=problems.responses(400, 422))
+def list_jobs(
+    *,
+    request: Request,
+    session: Reading,
+    principal: ReadsJobs,
+    status: Annotated[list[Status], Query(description="Any of these.")] = [],  # noqa: B006 - FastAPI copies it
+    label: Annotated[list[str], Query(description="`key:value` or `key`; all must hold.", examples=[["team:vision"]])] = [],  # noqa: B006
+    model_id: Annotated[str | None, Query(pattern=r"^mdl_[A-Za-z0-9]{1,40}$")] = None,
+    created_after: Annotated[Moment | None, Query(description="RFC 3339, with its offset from UTC.")] = None,
+    limit: Limit = 20,
+    after: After = None,
+) -> Response:
+    """The project's jobs, newest first."""
+    rows = jobs.search(
+        session,
+        principal.project_id,
+        status=status,
+        label=label,
+        model_id=model_id,
+        created_after=created_after,
+        limit=limit,
+        after=after,
+    )
+    return page_of(request, rows, jobs.body)
+
+
+@router.get(
+    "/v1/jobs/{job_id}",
+    operation_id="get_job",
+    response_model=Job,
+    responses={304: {"description": "The job is as `If-None-Match` names it"}, **problems.responses(404, 412)},
+)
+async def get_job(
+    *,
+    request: Request,
+    principal: ReadsJobs,
+    live: TheLive,
+    job_id: JobId,
+    prefer: Prefer = None,
+) -> Response:
+    """One job. `ETag` and `If-None-Match` make polling cheap, `Retry-After` says when to look again.
+
+    `Prefer: wait=N` with `If-None-Match` answers as soon as the job has changed; without it, as soon as the job has ended.
+    """
+    entry = await _fetch(live, principal, job_id)
+    wait = conditional.wait_seconds(request.headers)
+    known = request.headers.get("if-none-match")
+    if wait and not entry.terminal and (known is None or conditional.matches(known, entry.etag)):
+        version = entry.version
+        await live.watch.until(
+            principal.project_id,
+            job_id,
+            lambda mark: mark is None or mark.status in TERMINAL or (known is not None and mark.version != version),
+            wait,
+        )
+        entry = await _fetch(live, principal, job_id)
+    unchanged = conditional.not_modified(request.headers, entry.etag)
+    return _response(entry, 304 if unchanged else 200, wait)
+
+
+@router.post(
+    "/v1/jobs/{job_id}/cancel",
+    operation_id="cancel_job",
+    status_code=202,
+    response_model=Job,
+    dependencies=[NoFields],
+    responses={200: {"description": "The job is cancelled", "model": Job}, **problems.responses(404, 409, 413, 422)},
+)
+async def cancel_job(principal: WritesJobs, live: TheLive, job_id: JobId) -> Response:
+    """Stop a job: a queued one at once (200), a running one as soon as its worker hears of it (202). Doing it twice changes nothing."""
+    entry = await run_in_threadpool(_cancel, live.service, principal.project_id, job_id)
+    live.changed(job_id)
+    return _response(entry, 200 if entry.terminal else 202)
+
+
+def _cancel(service: Service, project_id: str, job_id: str) -> Rendered:
+    with service.database.unit_of_work() as session:
+        job = jobs.cancel(session, project_id, job_id)
+    return render(job)
+
+
+@router.post(
+    "/v1/jobs/{job_id}/retry",
+    operation_id="retry_job",
+    status_code=202,
+    response_model=Job,
+    dependencies=[NoFields],
+    responses=problems.responses(404, 409, 413, 422, 429),
+)
+async def retry_job(
+    *,
+    request: Request,
+    principal: WritesJobs,
+    live: TheLive,
+    job_id: JobId,
+    idempotency_key: IdempotencyKey = None,
+    prefer: Prefer = None,
+) -> Response:
+    """Run the spec of an ended job again, as a new job (`retry_of`)."""
+    asked = _idempotent(live.service, idempotency_key, "retry", job_id)
+    new_id = await run_in_threadpool(_retry, live.service, principal.project_id, job_id, asked)
+    return await _accepted(request, live, principal, new_id)
+
+
+def _retry(service: Service, project_id: str, job_id: str, asked: idempotency.Request | None) -> str:
+    with service.database.unit_of_work() as session:
+        return jobs.retry(session, service.settings, project_id, job_id, idempotent=asked).job.id
+
+
+@router.delete("/v1/jobs/{job_id}", operation_id="delete_job", status_code=204, responses=problems.responses(404, 409))
+async def delete_job(principal: WritesJobs, live: TheLive, job_id: JobId) -> Response:
+    """Remove an ended job with its history and its artifacts; models promoted from them stay."""
+    await run_in_threadpool(_delete, live.service, principal.project_id, job_id)
+    live.changed(job_id)
+    return Response(status_code=204)
+
+
+def _delete(service: Service, project_id: str, job_id: str) -> None:
+    with service.database.unit_of_work() as session:
+        jobs.delete(session, project_id, job_id)
+
+
+async def _accepted(request: Request, live: Live, principal: Principal, job_id: str) -> Response:
+    """202 with the new job, after it has ended where the client prefers to wait for that."""
+    wait = conditional.wait_seconds(request.headers)
+    if wait:
+        await live.watch.until(principal.project_id, job_id, lambda mark: mark is None or mark.status in TERMINAL, wait)
+    response = _response(await _fetch(live, principal, job_id), 202, wait)
+    response.headers["Location"] = f"/v1/jobs/{job_id}"
+    return response
+
+
+async def _fetch(live: Live, principal: Principal, job_id: str) -> Rendered:
+    """The job from the database, remembered for those who ask next."""
+    entry = await run_in_threadpool(_read, live.service, principal.project_id, job_id)
+    live.hot.put(entry)
+    return entry
+
+
+def _read(service: Service, project_id: str, job_id: str) -> Rendered:
+    with service.database.reader() as session:
+        return render(jobs.get(session, project_id, job_id))
+
+
+def _response(entry: Rendered, status: int, wait: float | None = None) -> Response:
+    headers = {"ETag": entry.etag, "Cache-Control": "private, no-cache"}
+    if entry.retry_after is not None:
+        headers["Retry-After"] = entry.retry_after
+    if wait is not None:
+        headers["Preference-Applied"] = f"wait={wait:g}"
+    if status == 304:
+        return Response(status_code=304, headers=headers)
+    return Response(entry.body, status, headers, "application/json")

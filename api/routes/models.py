@@ -1,0 +1,86 @@
+"""Models: upload, look at, download, delete."""
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Request
+from fastapi.responses import JSONResponse, Response
+from starlette.concurrency import run_in_threadpool
+
+from api import content, intake, problems
+from api.deps import ModelId, Reading, ReadsModels, TheService, WritesModels, Writing
+from api.inspection import found
+from api.routing import ClosedRoute
+from api.schemas.common import After, Limit, Page, page_of
+from api.schemas.models import Layer, Model
+from core import models
+from core.service import Service
+
+router = APIRouter(route_class=ClosedRoute, tags=["models"])
+
+
+@router.post(
+    "/v1/models",
+    operation_id="create_model",
+    status_code=201,
+    response_model=Model,
+    openapi_extra=intake.request_body("model"),
+    responses=intake.REFUSALS,
+)
+async def create_model(
+    request: Request,
+    declared: Annotated[intake.Declared, Depends(intake.declared_as(intake.MODELS))],
+    principal: WritesModels,
+    service: TheService,
+) -> Response:
+    """Upload a neural network: the file itself as the body, or JSON that names a finished upload.
+
+    The answer comes when the file is stored; a sandboxed process inspects it afterwards (`status` is `inspecting`, then `ready` or
+    `invalid`). `Content-Digest` is verified when it is sent. Nothing is kept of an upload that fails. Pickled modules and TorchScript
+    are programs, not data: they are refused with `unsafe_format`.
+    """
+    taken = await intake.take(request, service, principal.project_id, intake.MODELS, declared)
+    body = await run_in_threadpool(_create, service, principal.project_id, taken)
+    return JSONResponse(body, 201, {"Location": body["urls"]["self"]})
+
+
+def _create(service: Service, project_id: str, taken: intake.Taken) -> dict[str, Any]:
+    with service.database.unit_of_work() as session:
+        model = models.create(
+            session, service.settings, project_id, name=taken.name, format=taken.format, metadata=taken.metadata, blob=taken.blob
+        )
+    return models.body(model)
+
+
+@router.get("/v1/models", operation_id="list_models", response_model=Page[Model], responses=problems.responses(400, 422))
+def list_models(request: Request, session: Reading, principal: ReadsModels, limit: Limit = 20, after: After = None) -> Response:
+    """The project's models, newest first."""
+    return page_of(request, models.search(session, principal.project_id, limit=limit, after=after), models.body)
+
+
+@router.get("/v1/models/{model_id}", operation_id="get_model", response_model=Model, responses=problems.responses(404))
+def get_model(session: Reading, principal: ReadsModels, model_id: ModelId) -> Response:
+    """One model, with what its inspection found."""
+    return JSONResponse(models.body(models.get(session, principal.project_id, model_id)))
+
+
+@router.get("/v1/models/{model_id}/content", operation_id="download_model", response_class=Response, responses=content.RESPONSES)
+def download_model(request: Request, session: Reading, principal: ReadsModels, service: TheService, model_id: ModelId) -> Response:
+    """The uploaded file, byte for byte."""
+    model, blob = models.content(session, principal.project_id, model_id)
+    return content.download(request, service, blob, f"{model.name}.{model.format}")
+
+
+@router.get(
+    "/v1/models/{model_id}/layers", operation_id="list_layers", response_model=Page[Layer], responses=problems.responses(404, 409, 422)
+)
+def list_layers(session: Reading, principal: ReadsModels, model_id: ModelId) -> Response:
+    """Every layer in order: names for `ignore` and `include`, shapes, costs, and what may be done to it."""
+    layers = found(models.get(session, principal.project_id, model_id), "layers")
+    return JSONResponse({"object": "list", "data": layers, "has_more": False, "next_cursor": None})
+
+
+@router.delete("/v1/models/{model_id}", operation_id="delete_model", status_code=204, responses=problems.responses(404, 409))
+def delete_model(session: Writing, principal: WritesModels, model_id: ModelId) -> Response:
+    """Remove a model that no unfinished job reads; its past jobs stay."""
+    models.delete(session, principal.project_id, model_id)
+    return Response(status_code=204)

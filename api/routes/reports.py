@@ -1,0 +1,72 @@
+"""The report of a finished job: the JSON document that the worker published, and its readable forms."""
+
+import json
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+
+from api import problems
+from api.content import ContentResponse, InMemory, Stored
+from api.deps import JobId, Reading, ReadsJobs, TheService
+from api.routing import ClosedRoute
+from core import artifacts
+from core.blobs import Blob
+from core.service import Service
+from engine.report_html import to_html
+from engine.report_markdown import to_markdown
+
+router = APIRouter(route_class=ClosedRoute, tags=["jobs"])
+_PAGE_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; frame-ancestors 'none'; base-uri 'none'; sandbox"
+
+
+def _responses(media_type: str, schema: dict[str, Any]) -> dict[int | str, dict[str, Any]]:
+    return {
+        200: {"description": "The report", "content": {media_type: {"schema": schema}}},
+        206: {"description": "The bytes that `Range` asked for"},
+        304: {"description": "The report is the one that `If-None-Match` names"},
+        **problems.responses(404, 412, 416),
+    }
+
+
+@router.get(
+    "/v1/jobs/{job_id}/report.json",
+    operation_id="get_report",
+    response_class=Response,
+    responses=_responses("application/json", {"type": "object"}),
+)
+def get_report(request: Request, session: Reading, principal: ReadsJobs, service: TheService, job_id: JobId) -> Response:
+    """Before and after: figures measured the same way on both files, steps, constraints, layers, environment."""
+    blob = artifacts.report(session, principal.project_id, job_id)
+    return ContentResponse(request, Stored(service.blobs, blob), media_type="application/json")
+
+
+@router.get(
+    "/v1/jobs/{job_id}/report.html",
+    operation_id="get_report_html",
+    response_class=Response,
+    responses=_responses("text/html", {"type": "string"}),
+)
+def get_report_html(request: Request, session: Reading, principal: ReadsJobs, service: TheService, job_id: JobId) -> Response:
+    """The report as one page that needs nothing else."""
+    page = to_html(_document(service, artifacts.report(session, principal.project_id, job_id)))
+    response = ContentResponse(request, InMemory(page.encode()), media_type="text/html; charset=utf-8")
+    response.headers["Content-Security-Policy"] = _PAGE_POLICY
+    return response
+
+
+@router.get(
+    "/v1/jobs/{job_id}/report.md",
+    operation_id="get_report_markdown",
+    response_class=Response,
+    responses=_responses("text/markdown", {"type": "string"}),
+)
+def get_report_markdown(request: Request, session: Reading, principal: ReadsJobs, service: TheService, job_id: JobId) -> Response:
+    """The report as Markdown, for a pull request or a model card."""
+    text = to_markdown(_document(service, artifacts.report(session, principal.project_id, job_id)))
+    return ContentResponse(request, InMemory(text.encode()), media_type="text/markdown; charset=utf-8")
+
+
+def _document(service: Service, blob: Blob) -> dict[str, Any]:
+    document: dict[str, Any] = json.loads(service.blobs.read_all(blob))
+    return document

@@ -1,0 +1,42 @@
+"""Shapes that every resource shares. They document what `core` renders; a test holds the two together."""
+
+from collections.abc import Callable
+from typing import Annotated, Any, Generic, Literal, TypeVar
+
+from fastapi import Query, Request
+from fastapi.responses import JSONResponse, Response
+from pydantic import BaseModel, ConfigDict
+
+from core import paging
+
+Row = TypeVar("Row")
+Item = TypeVar("Item")
+
+
+class Resource(BaseModel):
+    """Base of what is sent out."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+
+class Page(Resource, Generic[Item]):
+    """One page of a list, newest first; pass `next_cursor` as `after` to go on."""
+
+    object: Literal["list"] = "list"
+    data: list[Item]
+    has_more: bool
+    next_cursor: str | None = None
+
+
+Limit = Annotated[int, Query(ge=1, le=100, description="Entries on one page.")]
+After = Annotated[str | None, Query(max_length=200, description="`next_cursor` of the page before.")]
+
+
+def page_of(request: Request, rows: paging.Page[Row], body: Callable[[Row], dict[str, Any]]) -> Response:
+    """One page as a response, with a `Link` to the next one."""
+    headers = {}
+    if rows.next_cursor is not None:
+        following = request.url.include_query_params(after=rows.next_cursor)
+        headers["Link"] = f'<{following.path}?{following.query}>; rel="next"'
+    content = {"object": "list", "data": [body(row) for row in rows.data], "has_more": rows.has_more, "next_cursor": rows.next_cursor}
+    return JSONResponse(content, headers=headers)

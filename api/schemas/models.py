@@ -1,0 +1,106 @@
+"""Models and datasets, as `core.models.body` and `core.datasets.body` render them."""
+
+from datetime import datetime
+from typing import Any, Literal
+
+from pydantic import ConfigDict
+
+from api.schemas.common import Resource
+from api.schemas.jobs import JobError
+
+
+class TensorInfo(Resource):
+    """One input or output; null in the shape is a dimension left open, the first one the batch."""
+
+    name: str
+    shape: list[int | None]
+    dtype: str
+
+
+class Signature(Resource):
+    """What goes in and what comes out."""
+
+    inputs: list[TensorInfo]
+    outputs: list[TensorInfo]
+
+
+class Lineage(Resource):
+    """Where a promoted artifact came from."""
+
+    artifact_id: str | None
+    job_id: str | None
+    model_id: str | None
+
+
+class Input(Resource):
+    """What models and datasets have in common."""
+
+    id: str
+    name: str
+    format: str
+    metadata: dict[str, Any]
+    """As it was declared with the upload."""
+    size_bytes: int
+    sha256: str
+    status: Literal["inspecting", "ready", "invalid"]
+    """`inspecting` until a sandboxed process has read the file; jobs may be submitted meanwhile."""
+    error: JobError | None
+    created_at: datetime
+    urls: dict[str, str]
+
+
+class Model(Input):
+    """An uploaded neural network; what was found in it is null until it has been inspected."""
+
+    object: Literal["model"]
+    signature: Signature | None
+    params_count: int | None
+    nonzero_params_count: int | None
+    macs_count: int | None
+    """Multiply-accumulate operations for one example."""
+    opset: int | None
+    operators: dict[str, int] | None
+    trainable: bool | None
+    untrainable_reason: str | None
+    lineage: Lineage
+
+
+class Layer(Resource):
+    """One layer of a model."""
+
+    model_config = ConfigDict(extra="allow")
+
+    name: str
+    type: str
+    input_shape: list[int | None] | None
+    output_shape: list[int | None] | None
+    params_count: int
+    macs_count: int | None
+    prunable: bool
+    quantizable: bool
+
+
+class Split(Resource):
+    """One split of a dataset."""
+
+    model_config = ConfigDict(extra="allow")
+
+    examples_count: int
+
+
+class Dataset(Input):
+    """Uploaded examples; what was found in them is null until they have been inspected."""
+
+    object: Literal["dataset"]
+    splits: dict[str, Split] | None
+    columns: list[TensorInfo] | None
+    classes: list[Any] | None
+    labels: bool | None
+
+
+class Preview(Resource):
+    """The first examples of each split."""
+
+    object: Literal["preview"]
+    dataset_id: str
+    splits: dict[str, list[dict[str, Any]]]
