@@ -13,6 +13,7 @@ from sqlalchemy import Connection, Engine, create_engine, event, make_url
 from sqlalchemy.orm import Session, sessionmaker
 from sqlalchemy.pool import ConnectionPoolEntry
 
+from core.outage import translated
 from core.serialization import to_json
 from core.settings import Settings
 
@@ -34,8 +35,11 @@ class Database:
 
     @contextmanager
     def unit_of_work(self) -> Iterator[Session]:
-        """One transaction: commits when the block ends well, rolls back when it raises. The only place that commits."""
-        with self._writers() as session:
+        """One transaction: commits when the block ends well, rolls back when it raises. The only place that commits.
+
+        Raises `service_unavailable` and `storage_full` when the database is away or full.
+        """
+        with translated(), self._writers() as session:
             yield session
             session.commit()
             hooks, rings = session.info.pop(_HOOKS, []), session.info.pop(_RINGS, {})
@@ -47,8 +51,8 @@ class Database:
 
     @contextmanager
     def reader(self) -> Iterator[Session]:
-        """A session for reading, which takes no write lock; what it changes is lost."""
-        with self._readers() as session:
+        """A session for reading, which takes no write lock; what it changes is lost. Raises `service_unavailable`."""
+        with translated(), self._readers() as session:
             yield session
 
     def close(self) -> None:

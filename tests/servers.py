@@ -63,7 +63,6 @@ class Postgres:
             "unix_socket_directories": self.folder,
             "fsync": "off",
             "full_page_writes": "off",
-            "synchronous_commit": "off",
             "max_connections": 200,
             "shared_buffers": "64MB",
             "log_min_messages": "fatal",

@@ -11,7 +11,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from core import failpoints, jobs
 from core.db import Session
-from core.errors import ChecksumMismatch, LeaseLost, ServiceError, StorageFull
+from core.errors import ChecksumMismatch, LeaseLost, ServiceError, StorageFull, Unavailable
 from core.jobs import JobError, job_error
 from core.logging import logger
 from core.service import Service
@@ -207,7 +207,7 @@ class Attempt:
             except LeaseLost:
                 _log.warning("lease lost at the end")
                 return
-            except SQLAlchemyError as error:
+            except (Unavailable, StorageFull, SQLAlchemyError) as error:
                 _log.warning("end not written", error=str(error).splitlines()[0])
                 if self._stop.reason is Reason.LEASE_LOST:
                     return

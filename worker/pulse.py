@@ -6,7 +6,7 @@ import time
 from sqlalchemy.exc import SQLAlchemyError
 
 from core import jobs
-from core.errors import LeaseLost
+from core.errors import LeaseLost, StorageFull, Unavailable
 from core.logging import logger
 from core.service import Service
 from worker.stop import Reason, Stop
@@ -54,7 +54,7 @@ class Pulse(threading.Thread):
             except LeaseLost:
                 self._asked.ask(Reason.LEASE_LOST)
                 return
-            except SQLAlchemyError as error:
+            except (Unavailable, StorageFull, SQLAlchemyError) as error:
                 _log.warning("heartbeat failed", error=str(error).splitlines()[0])
             if time.monotonic() - self._renewed > settings.lease_seconds * (1 - _MARGIN):
                 # Another worker may take the job from now on: two of them must not run it.
