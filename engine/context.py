@@ -21,6 +21,8 @@ from engine.step import StepContext
 from engine.training import NO_HOOKS, History, Hooks, Loss, Moment, classification_loss, train
 
 _PROGRESS_SECONDS = 0.2
+_MOST_RECORDS = 1000
+"""Epochs in a report; of a longer training every other one is dropped, again and again."""
 
 
 @dataclass(kw_only=True)
@@ -92,7 +94,10 @@ class Context(StepContext):
         def on_epoch(moment: Moment, record: dict[str, float]) -> None:
             if self.data is not None and "validation" in self.data.splits:
                 record |= self.evaluate(moment.module, "validation")
-            self.reported["training"].append(dict(record))
+            records = self.reported["training"]
+            records.append(dict(record))
+            if len(records) > _MOST_RECORDS:
+                del records[1:-1:2]
             for name, value in record.items():
                 if name != "epoch":
                     self.metric(name, value, step=epochs_before + int(record["epoch"]))

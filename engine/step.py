@@ -26,6 +26,12 @@ class Splits(Protocol):
     def splits(self) -> Mapping[str, Examples]:
         """`train`, `validation` and `test`, as far as they are there."""
 
+    def train(self, *, seed: int) -> Examples:
+        """What may be trained on when `validation` examples are held out."""
+
+    def validation(self, *, seed: int) -> Examples:
+        """The validation split, or examples carved from `train` by `seed`."""
+
 
 @dataclass(frozen=True)
 class StepFile:
@@ -112,6 +118,12 @@ class StepContext:
         if examples.labels is None:
             raise EngineError("dataset_invalid", f"This step needs labels, but the {name!r} split has none.", hint=f"Upload y_{name}.")
         return examples
+
+    def held_out(self) -> tuple[Examples, Examples]:
+        """Training and validation examples that have none in common. Raises `dataset_invalid` without labelled training examples."""
+        self.labelled("train")
+        assert self.data is not None
+        return self.data.train(seed=self.seed), self.data.validation(seed=self.seed)
 
     # Voice
 

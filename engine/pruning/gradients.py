@@ -8,7 +8,7 @@ import numpy as np
 from torch import nn
 
 from engine.context import Context
-from engine.logits import batches
+from engine.logits import Examples, batches
 from engine.training import Loss, classification_loss
 
 EXAMPLES_COUNT = 1024
@@ -16,14 +16,20 @@ EXAMPLES_COUNT = 1024
 
 
 def backpropagated(
-    module: nn.Module, context: Context, *, size: int = 64, count: int = EXAMPLES_COUNT, loss: Loss | None = None
+    module: nn.Module,
+    context: Context,
+    *,
+    size: int = 64,
+    count: int = EXAMPLES_COUNT,
+    loss: Loss | None = None,
+    examples: Examples | None = None,
 ) -> Iterator[int]:
     """Leave the gradient of the mean loss of one batch after the other in `parameter.grad`; yields the batch's number of examples.
 
     The module is in evaluation mode: it is the finished network whose loss is differentiated, without dropout, running statistics fixed.
     Afterwards the module is as it was, without gradients. Needs labels.
     """
-    examples = context.labelled("train")
+    examples = examples or context.labelled("train")
     loss = loss or classification_loss(context.probe(module, examples))
     chosen = context.rng().permutation(examples.count)[:count]
     mode = module.training

@@ -38,6 +38,14 @@ class ToySplit:
 class ToyData:
     splits: Mapping[str, ToySplit]
 
+    def train(self, *, seed: int) -> ToySplit:
+        split = self.splits["train"]
+        return split if "validation" in self.splits else ToySplit(split.images[40:], split.labels[40:])
+
+    def validation(self, *, seed: int) -> ToySplit:
+        split = self.splits["train"]
+        return self.splits["validation"] if "validation" in self.splits else ToySplit(split.images[:40], split.labels[:40])
+
 
 def make_split(count: int, seed: int) -> ToySplit:
     """Noisy copies of five fixed 1x8x8 patterns."""

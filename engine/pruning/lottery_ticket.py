@@ -1,0 +1,260 @@
+"""Lottery tickets: iterative magnitude pruning with rewinding (Frankle, Carbin, 2019), its criteria and controls (Zhou et al., 2019)."""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from engine import masks
+from engine.context import Context
+from engine.errors import EngineError
+from engine.initialization import initialize
+from engine.layers import PRUNABLE, select
+from engine.masks import Density, Mask
+from engine.network import Network
+from engine.pruning.actions import kept_values, moved_toward_zero, pruned_values
+from engine.pruning.criteria import survival_ranks
+from engine.pruning.gradients import backpropagated
+from engine.pruning.magnitude_pruning import keep_best, keep_best_together
+from engine.pruning.spec_lottery import LotteryTicket
+from engine.pruning.ticket_files import publish
+from engine.pruning.trial import State, Trainer, Trial, mean_trial
+from engine.tracing import running_inputs
+
+
+def apply(network: Network, params: LotteryTicket, context: Context) -> Network:
+    """Find a ticket and return it trained, with its masks held; publishes θ0, the masks of every round and the untrained ticket.
+
+    Round r keeps round(n·(1 - rate)^r) of the n weights of each layer (or of all together), counted by rank. Every training starts
+    with a fresh optimizer, sees the examples in the same order, and stands at the schedule's position that it is rewound to.
+    Raises `pruning_impossible` where no layer is left to prune.
+    """
+    search = _Search(masks.fold(network.module).to(context.device), params, context)
+    targets = [0, *(range(1, params.rounds + 1) if params.mode == "iterative" else (params.rounds,))]
+    for number, place in zip(targets, context.rounds(len(targets)), strict=True):
+        if number == 0:
+            search.train_dense()
+        elif not search.round(number, last=place == len(targets)):
+            break
+    result = search.finish()
+    context.warn(
+        "no_dense_speedup",
+        "Zeros make the compressed file smaller; dense inference computes them all the same. structured_pruning makes networks faster.",
+    )
+    return network.with_module(result.cpu())
+
+
+class _Search:
+    """The dense network, and the masks found for it so far."""
+
+    def __init__(self, module: nn.Module, params: LotteryTicket, context: Context) -> None:
+        self._params, self._context = params, context
+        self._trainer = Trainer(context, params.training, params.validation_every)
+        self._names, self._output = self._choose(module)
+        if params.initialization != "uploaded":
+            initialize(module, params.initialization, context.new_seed())
+        self._plain = module
+        self._initial: State = copy.deepcopy(module.state_dict())
+        self._slopes = self._gradients() if params.criterion == "snip" else {}
+        self._order_seed = context.new_seed()
+        self._generator = context.generator()
+        self._start = self._rewind_iteration()
+        self._masks = {name: Mask.full(self._initial[name]) for name in self._names}
+        self._trained: nn.Module = module
+        self._ticket: nn.Module | None = None
+        self._history: list[dict[str, Mask]] = []
+        self._rows: list[dict[str, Any]] = []
+
+    def train_dense(self) -> None:
+        """Train the whole network, which is round 0, and remember its weights at the point of rewinding."""
+        self._context.phase("training")
+        self._trained = copy.deepcopy(self._plain)
+        self._dense, self._rewound = self._trainer.run(self._trained, seed=self._order_seed, capture=self._start)
+        self._rows.append({"round": 0, "density": 1.0, **self._dense.to_json()})
+
+    def round(self, number: int, *, last: bool) -> bool:
+        """Prune to the density of round `number`, rewind and train; False where the result is too bad to go on."""
+        params, context = self._params, self._context
+        context.phase("pruning")
+        found = self._prune(number)
+        start = masks.fold(self._trained).state_dict() if params.rewind == "learning_rate" else self._rewound
+        candidate = self._rewind(found, start)
+        ticket = masks.fold(candidate)
+        context.phase("training")
+        controls = params.controls if last or params.control_rounds == "all" else ()
+        share = 1 / (1 + len(controls) * params.control_repeats)
+        with context.part(0, share):
+            trial, _ = self._trainer.run(candidate, seed=self._order_seed, start=self._start)
+        if params.max_drop is not None and self._history:
+            drop = self._dense.early_stop["validation.top1"] - trial.early_stop["validation.top1"]
+            if drop > params.max_drop:
+                context.log(f"Round {number} loses {drop:.4f} of validation accuracy, more than max_drop: the round before is the result.")
+                return False
+        self._masks, self._trained, self._ticket = found, candidate, ticket
+        self._history.append(found)
+        row = self._row(number, found, trial)
+        self._rows.append(row)
+        for index, name in enumerate(controls):
+            with context.part(share * (1 + index * params.control_repeats), share * (1 + (index + 1) * params.control_repeats)):
+                row.setdefault("controls", {})[name] = self._control(name, found, start)
+        return True
+
+    def finish(self) -> nn.Module:
+        """Report and publish; returns the trained ticket."""
+        assert self._ticket is not None
+        context, params, density = self._context, self._params, self._density(self._masks)
+        context.report("rounds", self._rows)
+        layers = {name: mask.density for name, mask in self._masks.items()}
+        context.report(
+            "layers",
+            {name: {"kept_count": d.kept_count, "total_count": d.total_count, "sparsity": d.sparsity} for name, d in layers.items()},
+        )
+        context.metric("sparsity", density.sparsity)
+        publish(context, self._initial, self._rewound if params.rewind in ("iteration", "epoch") else None, self._history, self._ticket)
+        return self._trained
+
+    def _choose(self, module: nn.Module) -> tuple[list[str], str | None]:
+        """Names of the weights that take part, and that of the output layer if it is among them."""
+        selection = select(module, include=self._params.include, ignore=self._params.ignore)
+        self._context.unmatched(selection.unmatched_ignores)
+        output = output_layer(module, self._context)
+        layers = [name for name in selection.layers if name != output or self._params.output_rate_factor > 0]
+        if not layers:
+            raise EngineError("pruning_impossible", "No layer is left to prune.", hint="Check include and ignore.")
+        return [_weight_name(name) for name in layers], _weight_name(output) if output in layers else None
+
+    def _rewind_iteration(self) -> int:
+        per_epoch = math.ceil(self._trainer.examples.count / self._params.training.batch_size)
+        start = self._params.rewind_at * (per_epoch if self._params.rewind == "epoch" else 1)
+        if start >= self._trainer.iterations:
+            raise EngineError(
+                "spec_invalid",
+                f"rewind_at is iteration {start}, but training ends after {self._trainer.iterations}.",
+                hint="Lower rewind_at, or train longer.",
+            )
+        return start
+
+    def _gradients(self) -> dict[str, Tensor]:
+        sums = {name: torch.zeros_like(self._initial[name]) for name in self._names}
+        module = copy.deepcopy(self._plain)
+        parameters = dict(module.named_parameters())
+        for size in backpropagated(module, self._context, examples=self._trainer.examples):
+            for name in self._names:
+                gradient = parameters[name].grad
+                sums[name] += 0 if gradient is None else gradient * size
+        return sums
+
+    def _prune(self, number: int) -> dict[str, Mask]:
+        """The masks of round `number`, nested under those of the round before."""
+        params = self._params
+        final = masks.fold(self._trained).state_dict()
+        rate = params.round_rate
+        apart = [name for name in self._names if params.scope == "layer" or name == self._output]
+        together = [name for name in self._names if name not in apart]
+        found = {}
+        for name in apart:
+            factor = params.output_rate_factor if name == self._output else 1.0
+            ranks = self._ranks([name], final)[name]
+            found[name] = keep_best(ranks, self._masks[name], kept_count(self._masks[name].density.total_count, rate * factor, number))
+        if together:
+            total = sum(self._masks[name].density.total_count for name in together)
+            old = {name: self._masks[name] for name in together}
+            found |= keep_best_together(self._ranks(together, final), old, kept_count(total, rate, number))
+        return {name: found[name] for name in self._names}
+
+    def _ranks(self, names: list[str], final: State) -> dict[str, Tensor]:
+        wi, wf = (torch.cat([state[name].reshape(-1) for name in names]) for state in (self._initial, final))
+        slope = torch.cat([self._slopes[name].reshape(-1) for name in names]) if self._slopes else None
+        ranks = survival_ranks(self._params.criterion, wi, wf, generator=self._generator, signs=self._params.signs, slope=slope)
+        parts = torch.split(ranks, [self._initial[name].numel() for name in names])
+        return {name: part.reshape(self._initial[name].shape).to(self._context.device) for name, part in zip(names, parts, strict=True)}
+
+    def _rewind(self, found: dict[str, Mask], start: State) -> nn.Module:
+        """A module at its start, buffers included, with the masks held."""
+        params, generator = self._params, self._generator
+        module = copy.deepcopy(self._plain)
+        module.load_state_dict(start)
+        final = masks.fold(self._trained).state_dict()
+        rests: dict[str, Tensor] = {}
+        for name, mask in found.items():
+            wi, wf, on_cpu = self._initial[name].cpu(), final[name].cpu(), Mask(mask.keep.cpu())
+            values = kept_values(params.kept_weights, start[name].cpu(), wi, on_cpu, keep_sign=params.keep_sign, generator=generator)
+            if params.pruned_weights == "freeze_toward_zero_all":
+                values = torch.where(moved_toward_zero(wi, wf), 0.0, values)
+            rest = pruned_values(params.pruned_weights, wi, wf, on_cpu, generator)
+            if rest is not None:
+                rests[name] = rest.to(self._context.device)
+            with torch.no_grad():
+                module.get_parameter(name).copy_(values)
+        masks.hold(module, found, rests)
+        return module
+
+    def _row(self, number: int, found: dict[str, Mask], trial: Trial) -> dict[str, Any]:
+        density = self._density(found).value
+        for name, value in (("density", density), ("early_stop_iteration", trial.early_stop_iteration), *trial.early_stop.items()):
+            self._context.metric(name, value, step=number)
+        return {
+            "round": number,
+            "density": density,
+            "layer_densities": {name: mask.density.value for name, mask in found.items()},
+            "early_stop_ratio": trial.early_stop_iteration / self._dense.early_stop_iteration,
+            **trial.to_json(),
+        }
+
+    def _control(self, name: str, found: dict[str, Mask], start: State) -> dict[str, Any]:
+        trials = []
+        for _ in self._context.rounds(self._params.control_repeats):
+            module = copy.deepcopy(self._plain)
+            module.load_state_dict(start)
+            held = found
+            if name == "random_reinit":
+                self._draw_again(module)
+            else:
+                held = {key: _shuffled(mask, self._generator) for key, mask in found.items()}
+            masks.hold(module, held)
+            trials.append(self._trainer.run(module, seed=self._context.new_seed(), start=self._start)[0])
+        return mean_trial(trials)
+
+    def _draw_again(self, module: nn.Module) -> None:
+        """Other initial weights from the same distribution; of uploaded weights that is known by their values only."""
+        if self._params.initialization != "uploaded":
+            initialize(module, self._params.initialization, self._context.new_seed())
+            return
+        with torch.no_grad():
+            for name in self._names:
+                values = self._initial[name].reshape(-1).cpu()
+                shuffled = values[torch.randperm(len(values), generator=self._generator)]
+                module.get_parameter(name).copy_(shuffled.reshape(self._initial[name].shape))
+
+    @staticmethod
+    def _density(found: dict[str, Mask]) -> Density:
+        return sum((mask.density for mask in found.values()), Density(0, 0))
+
+
+def kept_count(total: int, rate: float, rounds: int) -> int:
+    """Weights kept after `rounds` that each prune the share `rate` of what is left; at least one."""
+    return max(1, round(total * (1 - rate) ** rounds))
+
+
+def output_layer(module: nn.Module, context: Context) -> str | None:
+    """Name of the convolution or linear layer that runs last."""
+    ran: list[nn.Module] = []
+    hooks = [layer.register_forward_hook(lambda layer, *_: ran.append(layer)) for layer in module.modules() if isinstance(layer, PRUNABLE)]
+    running_inputs(module, context.signature, 2, context.device)
+    for hook in hooks:
+        hook.remove()
+    return {layer: name for name, layer in module.named_modules()}[ran[-1]] if ran else None
+
+
+def _weight_name(layer: str | None) -> str:
+    return f"{layer}.weight" if layer else "weight"
+
+
+def _shuffled(mask: Mask, generator: torch.Generator) -> Mask:
+    """A random mask of the same density."""
+    order = torch.randperm(mask.keep.numel(), generator=generator).to(mask.keep.device)
+    return Mask(mask.keep.reshape(-1)[order].reshape(mask.keep.shape))
