@@ -63,7 +63,7 @@ class Network(nn.Module):
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """(batch, in_channels, image_size, image_size) → (batch, num_classes)."""
         tokens = self.patch_embed(images).flatten(2).transpose(1, 2)
-        tokens = torch.cat([self.cls_token.expand(len(tokens), -1, -1), tokens], 1) + self.pos_embed
+        tokens = torch.cat([self.cls_token.expand(tokens.shape[0], -1, -1), tokens], 1) + self.pos_embed
         logits: torch.Tensor = self.head(self.norm(self.blocks(tokens))[:, 0])
         return logits
 

@@ -87,6 +87,11 @@ class ChannelGroup:
         """Number of channels in the group."""
         return self.units.numel()
 
+    @property
+    def mixes(self) -> bool:
+        """A layer computes with all channels of an example at once, so that a channel that carries zero still counts in it."""
+        return any(isinstance(part.layer, _MIXES_CHANNELS) for part in self.parts)
+
     def unit_sums(self, values: Tensor) -> Tensor:
         """Sum per unit of one value per channel."""
         return values[self.units.to(values.device)].sum(dim=1)
@@ -185,7 +190,7 @@ def _agrees(module: nn.Module, inputs: Inputs, names: Sequence[str]) -> bool:
     try:
         for exact in (True, False):
             graph = ChannelGraph(cut, inputs)
-            chosen = [g for g in graph.groups if g.name in names and len(g.units) > 1 and _mixes(g) != exact]
+            chosen = [g for g in graph.groups if g.name in names and len(g.units) > 1 and g.mixes != exact]
             if exact:
                 wanted = {group.name: group.units[0].tolist() for group in chosen}
                 _mask(ChannelGraph(masked, inputs), wanted)
@@ -200,10 +205,6 @@ def _agrees(module: nn.Module, inputs: Inputs, names: Sequence[str]) -> bool:
     except Exception:  # Whatever a cut network fails with, the answer is the same: these channels cannot be cut.
         return False
     return True
-
-
-def _mixes(group: ChannelGroup) -> bool:
-    return any(isinstance(part.layer, _MIXES_CHANNELS) for part in group.parts)
 
 
 @torch.no_grad()

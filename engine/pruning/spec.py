@@ -6,11 +6,11 @@ from pydantic import Field, model_validator
 
 from engine.method import Effect, MethodParams, Reference, Requires
 from engine.params import Finetune, LayerChoice, OpenRatio, Params
-from engine.pruning.spec_filters import SoftFilterPruning
+from engine.pruning.spec_filters import SoftFilterPruning, SparseStructureSelection
 from engine.pruning.spec_lottery import LotteryTicket
 from engine.pruning.spec_masks import Supermask
 
-__all__ = ["LotteryTicket", "MagnitudePruning", "SoftFilterPruning", "StructuredPruning", "Supermask"]
+__all__ = ["LotteryTicket", "MagnitudePruning", "SoftFilterPruning", "SparseStructureSelection", "StructuredPruning", "Supermask"]
 
 Importance = Literal["magnitude_l1", "magnitude_l2", "taylor", "random"]
 ChannelImportance = Literal["magnitude_l1", "magnitude_l2", "group_norm", "taylor", "hessian", "bn_scale", "fpgm", "lamp", "random"]

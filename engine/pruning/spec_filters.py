@@ -43,3 +43,56 @@ class SoftFilterPruning(MethodParams, LayerChoice, TrainingFields):
         if self.epochs is None and self.iterations is None:
             raise ValueError("give epochs or iterations")
         return self
+
+
+Structure = Literal["neuron", "group", "block"]
+
+
+class SparseStructureSelection(MethodParams, LayerChoice, TrainingFields):
+    """Train with a factor on every structure and an L1 penalty on the factors; structures whose factor becomes exactly zero go.
+
+    Accelerated proximal gradient moves the factors, so that they reach zero itself: nothing has to be thresholded, and the removal
+    changes nothing that the network computes. How much goes follows from the penalty, not from a ratio.
+    """
+
+    title: ClassVar[str] = "Sparse structure selection"
+    requires: ClassVar[Requires] = Requires(dataset=True, labels=True)
+    effect: ClassVar[Effect] = Effect(file_size="smaller", dense_latency="faster")
+    references: ClassVar[tuple[Reference, ...]] = (
+        Reference(
+            title="Huang, Wang, Data-Driven Sparse Structure Selection for Deep Neural Networks, ECCV 2018",
+            url="https://arxiv.org/abs/1707.01213",
+        ),
+    )
+    examples: ClassVar = (
+        {
+            "method": "sparse_structure_selection",
+            "structures": ["neuron"],
+            "gamma": 0.1,
+            "optimizer": "sgd",
+            "learning_rate": 0.05,
+            "epochs": 5,
+        },
+    )
+
+    method: Literal["sparse_structure_selection"] = "sparse_structure_selection"
+    structures: tuple[Structure, ...] = Field(("neuron",), min_length=1, max_length=3)
+    """What gets factors: `neuron` (channels and neurons), `group` (groups of grouped convolutions), `block` (residual blocks, of which
+    the shortcut stays)."""
+    gamma: float = Field(0.01, gt=0, le=1000)
+    """Weight of the L1 penalty on the factors. A factor can only reach zero where the learning rates of all steps, added up and
+    multiplied by this, come to about one minus `structure_momentum`; the job warns where they do not."""
+    structure_momentum: float = Field(0.9, ge=0, lt=1)
+    """Momentum of the accelerated proximal gradient."""
+    min_channels: int = Field(1, ge=1, le=65_536)
+    """No layer keeps fewer channels than this, even where more factors are zero."""
+    finetune: Finetune | None = None
+    """Tuning of the smaller network after the removal; the paper needs none."""
+
+    @model_validator(mode="after")
+    def _some_length(self) -> "SparseStructureSelection":
+        if self.epochs is None and self.iterations is None:
+            raise ValueError("give epochs or iterations")
+        if len(set(self.structures)) != len(self.structures):
+            raise ValueError("name every structure once")
+        return self
