@@ -1,4 +1,4 @@
-"""The tables, in one file, so that the whole schema can be read at once. A row is data: what may happen to it stands in `core.jobs` …
+"""The tables. A row is data: what may happen to it stands in `core.jobs`, `core.models` and so on.
 
 Ids are text that sorts by time. Times are aware and in UTC. JSON columns hold what is shown, never what is searched for.
 """
@@ -75,12 +75,12 @@ class ApiKey(Base):
 
 
 class StoredBlob(Base):
-    """Bytes in the blob store, known by their SHA-256. `chunk_crcs`: see `core.blobs.digest`."""
+    """Bytes in the blob store, known by their SHA-256. `chunk_digests`: see `core.blobs.digest`."""
 
     __tablename__ = "blobs"
     sha256: Mapped[str] = mapped_column(String(64), primary_key=True)
     size_bytes: Mapped[int]
-    chunk_crcs: Mapped[bytes] = mapped_column(LargeBinary, deferred=True)
+    chunk_digests: Mapped[bytes] = mapped_column(LargeBinary, deferred=True)
     created_at: Mapped[datetime] = _created()
     touched_at: Mapped[datetime] = mapped_column(insert_default=db_now(), index=True)
 

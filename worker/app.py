@@ -6,6 +6,7 @@ first connection to the broker until the worker's shutdown, so that a dead broke
 
 import os
 import signal
+import socket
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from logging import WARNING, getLogger
@@ -21,6 +22,7 @@ from core.settings import Settings
 from engine.child.launcher import Launcher, LaunchError
 from engine.child.probe import Isolation, choose
 from worker import devices
+from worker.roll_call import RollCall
 from worker.runner import Runner
 from worker.workplace import Workplace
 
@@ -42,6 +44,8 @@ class Worker:
         launcher = Launcher()
         self._stack.callback(launcher.close)
         isolation = _choose_isolation(launcher, workplace)
+        self._roll_call = RollCall(service, queues, f"{socket.gethostname()}:{os.getpid()}")
+        isolation.add_done_callback(lambda chosen: None if chosen.cancelled() or chosen.exception() else self._roll_call.start())
         self._runners = {
             queue: Runner(
                 service,
@@ -71,6 +75,7 @@ class Worker:
         self.drain()
         for runner in self._runners.values():
             runner.join(settings.drain_seconds + _JOIN_MARGIN_SECONDS)
+        self._roll_call.end()
         self._stack.close()
 
 

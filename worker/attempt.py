@@ -66,6 +66,8 @@ class Attempt:
         state = claim.checkpoint_state or {}
         self._transcript = Transcript(claim.steps, claim.warnings, state.get("step_index") if claim.checkpoint else None)
 
+        self._pulse = Pulse(service, claim, self._transcript, self._stop)
+
     def drain(self) -> None:
         """End at the next checkpoint, after `drain_seconds` at the latest, and give the job back. Callable from any thread."""
         if not self._draining.is_set():
@@ -76,8 +78,7 @@ class Attempt:
 
     def run(self) -> None:
         """Do it. Raises nothing that belongs to the job; its directory is gone afterwards."""
-        pulse = Pulse(self._service, self._claim, self._transcript, self._stop)
-        pulse.start()
+        self._pulse.start()
         try:
             with self._workplace.directory(f"{self._claim.job_id}-{self._claim.fence}") as directory:
                 try:
@@ -89,7 +90,8 @@ class Attempt:
                     end = self._failed(_error_of(error))
                 self._write(end)
         finally:
-            pulse.end()
+            self._pulse.end()
+            self._stop.close()
 
     def _work(self, directory: Path) -> End | None:
         if self._isolation.tier < self._service.settings.isolation_minimum:
@@ -147,6 +149,8 @@ class Attempt:
         return watch(child, self._transcript, self._stop, bounds, lambda event: self._hear(event, directory))
 
     def _hear(self, event: events.Event, directory: Path) -> None:
+        if isinstance(event, events.Phase | events.StepStarted | events.StepFinished):
+            self._pulse.nudge()
         if not isinstance(event, events.Checkpointed):
             return
         try:

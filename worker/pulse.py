@@ -1,5 +1,6 @@
 """The heartbeat of one attempt: renews the lease, tells the progress, and reads whether the job should stop."""
 
+import math
 import threading
 import time
 
@@ -14,6 +15,8 @@ from worker.transcript import Transcript
 
 _LOOK_SECONDS = 0.3
 """How often the cancel flag is read between heartbeats."""
+_SHORTEST_SECONDS = 0.2
+"""Between two heartbeats, however much there is to tell."""
 _MARGIN = 1 / 3
 """Share of the lease that is left for killing the child when no heartbeat gets through."""
 _log = logger(__name__)
@@ -28,25 +31,36 @@ class Pulse(threading.Thread):
         self._claim = claim
         self._transcript = transcript
         self._asked = stop
-        self._ended = threading.Event()
-        self._renewed = time.monotonic()
-        self._next_beat = 0.0
+        self._woken = threading.Event()
+        self._ended = False
+        self._has_news = False
+        self._renewed = time.monotonic()  # the claim did
+        self._last_beat = -math.inf
+
+    def nudge(self) -> None:
+        """There is something to tell that should not wait for the next heartbeat."""
+        self._has_news = True
+        self._woken.set()
 
     def end(self) -> None:
         """Stop beating; returns when no statement is under way."""
-        self._ended.set()
+        self._ended = True
+        self._woken.set()
         self.join()
 
     def run(self) -> None:
         """Beat until the end."""
         settings = self._service.settings
         look = min(_LOOK_SECONDS, settings.heartbeat_seconds / 2)
-        while not self._ended.is_set():
+        while not self._ended:
+            self._woken.wait(look)
+            self._woken.clear()
             now = time.monotonic()
             try:
-                if now >= self._next_beat:
+                if now >= self._renewed + settings.heartbeat_seconds or (self._has_news and now >= self._last_beat + _SHORTEST_SECONDS):
+                    self._has_news = False
                     asked = self._beat(settings.lease_seconds)
-                    self._renewed, self._next_beat = now, now + settings.heartbeat_seconds
+                    self._renewed = self._last_beat = now
                 else:
                     asked = self._look()
                 if asked:
@@ -59,7 +73,6 @@ class Pulse(threading.Thread):
             if time.monotonic() - self._renewed > settings.lease_seconds * (1 - _MARGIN):
                 # Another worker may take the job from now on: two of them must not run it.
                 self._asked.ask(Reason.LEASE_LOST)
-            self._ended.wait(look)
 
     def _beat(self, lease_seconds: float) -> bool:
         report = self._transcript.report()

@@ -34,7 +34,8 @@ class Stop:
         with self._lock:
             if self.reason is None:
                 self.reason = reason
-                os.eventfd_write(self._event, 1)
+                if self._event >= 0:
+                    os.eventfd_write(self._event, 1)
 
     def check(self, *but: Reason) -> None:
         """Raise Stopped if something asked for a reason that is not among `but`."""
@@ -46,5 +47,7 @@ class Stop:
         return self._event
 
     def close(self) -> None:
-        """Free the descriptor; `ask` must not be called any more."""
-        os.close(self._event)
+        """Free the descriptor; a late `ask` does no harm."""
+        with self._lock:
+            os.close(self._event)
+            self._event = -1

@@ -1,7 +1,7 @@
 """Where the jobs of one worker process live on disk, and that nothing stays behind.
 
-Each worker process has a folder `work/<random>` and holds a lock in it. A folder whose lock can be had belongs to a process
-that is gone, and whoever starts next removes it.
+Each worker process has a folder `work/worker-<random>` and holds a lock on the file of that name with `.lock`. A folder whose lock
+can be had belongs to a process that is gone, and whoever starts next removes it.
 """
 
 import fcntl
@@ -12,8 +12,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-_LOCK = "lock"
-
 
 class Workplace:
     """The folder of this process. Make it once; removes the folders of dead processes first."""
@@ -21,9 +19,15 @@ class Workplace:
     def __init__(self, work_dir: Path) -> None:
         work_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         remove_abandoned(work_dir)
-        self._folder = Path(tempfile.mkdtemp(prefix="worker-", dir=work_dir))
-        self._lock = os.open(self._folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        fcntl.flock(self._lock, fcntl.LOCK_EX)
+        while True:
+            self._lock, name = tempfile.mkstemp(prefix="worker-", suffix=".lock", dir=work_dir)
+            self._lock_path = Path(name)
+            fcntl.flock(self._lock, fcntl.LOCK_EX)
+            if self._lock_path.exists():
+                break
+            os.close(self._lock)  # another process took it for abandoned before it was locked
+        self._folder = self._lock_path.with_suffix("")
+        self._folder.mkdir(mode=0o700)
 
     @property
     def path(self) -> Path:
@@ -43,19 +47,21 @@ class Workplace:
     def close(self) -> None:
         """Remove the folder of this process."""
         remove(self._folder)
+        self._lock_path.unlink(missing_ok=True)
         os.close(self._lock)
 
 
 def remove_abandoned(work_dir: Path) -> None:
     """Remove the folders of worker processes that are gone."""
-    for folder in work_dir.iterdir():
+    for lock_path in work_dir.glob("worker-*.lock"):
         try:
-            lock = os.open(folder / _LOCK, os.O_RDWR | os.O_CLOEXEC)
-        except OSError:  # being made just now, or no folder of a worker
+            lock = os.open(lock_path, os.O_RDWR | os.O_CLOEXEC)
+        except FileNotFoundError:  # its process ended just now
             continue
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            remove(folder)
+            remove(lock_path.with_suffix(""))
+            lock_path.unlink(missing_ok=True)
         except BlockingIOError:  # its process lives
             pass
         finally:

@@ -1,11 +1,11 @@
 """Digests of stored bytes.
 
-A blob is known by the SHA-256 of all its bytes. Beside it stands a CRC-32 of each MiB, so that any range can be checked for damage
-while it is read, without reading the rest: it finds every flipped bit and every burst of up to 32 bits, and costs a fraction of a hash.
+A blob is known by the SHA-256 of all its bytes. Beside it stands one digest for each MiB (SHA-256 cut to 16 bytes), so that any range
+can be verified while it is read, without reading the rest.
 """
 
 import hashlib
-import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from sqlalchemy import select
@@ -14,51 +14,52 @@ from sqlalchemy.orm import Session
 from core.tables import StoredBlob
 
 CHUNK_BYTES = 2**20
-CRC_BYTES = 4
+DIGEST_BYTES = 16
 
 
 @dataclass(frozen=True)
 class Blob:
-    """Bytes in the store: their identity, length in bytes, and the checksums of their chunks."""
+    """Bytes in the store: their identity, length in bytes, and the digests of their chunks."""
 
     sha256: str
     size_bytes: int
-    chunk_crcs: bytes
+    chunk_digests: bytes
 
     @classmethod
     def load(cls, session: Session, sha256: str | None) -> "Blob":
         """The registered blob of this hash; it is there as long as a row refers to it."""
-        statement = select(StoredBlob.sha256, StoredBlob.size_bytes, StoredBlob.chunk_crcs).where(StoredBlob.sha256 == sha256)
+        statement = select(StoredBlob.sha256, StoredBlob.size_bytes, StoredBlob.chunk_digests).where(StoredBlob.sha256 == sha256)
         return cls(*session.execute(statement).one())
 
-    def holds(self, chunk: bytes, index: int) -> bool:
-        """Whether these are the bytes of chunk `index`."""
-        length = min(CHUNK_BYTES, self.size_bytes - index * CHUNK_BYTES)
-        crc = self.chunk_crcs[index * CRC_BYTES : (index + 1) * CRC_BYTES]
-        return len(chunk) == length and zlib.crc32(chunk).to_bytes(CRC_BYTES, "big") == crc
+    def chunk_digest(self, index: int) -> bytes:
+        """What the bytes of chunk `index` must hash to."""
+        return self.chunk_digests[index * DIGEST_BYTES : (index + 1) * DIGEST_BYTES]
+
+
+def chunk_digest(chunk: bytes | memoryview) -> bytes:
+    """The digest of one chunk."""
+    return hashlib.sha256(chunk).digest()[:DIGEST_BYTES]
 
 
 class Digester:
-    """Hashes a stream, whole and by chunks. The two may be fed by different threads, each in the order of the bytes."""
+    """Hashes a stream: the whole and its chunks. Not for several threads at a time."""
 
     def __init__(self) -> None:
         self._whole = hashlib.sha256()
-        self._crcs = bytearray()
-        self._crc = 0
+        self._chunk = hashlib.sha256()
         self._room = CHUNK_BYTES
+        self._digests = bytearray()
         self.size_bytes = 0
 
     def update_whole(self, data: bytes | memoryview) -> None:
-        """Feed the hash of the whole; the same data goes to `update_chunks`."""
+        """Feed the whole's hash; to be paired with `update_chunks` of the same data, which may run in another thread."""
         self._whole.update(data)
 
     def update_chunks(self, data: bytes | memoryview) -> None:
-        """Feed the checksums of the chunks."""
+        """Feed the chunks' hashes."""
         self.size_bytes += len(data)
-        rest = memoryview(data)
-        while rest:
-            piece, rest = rest[: self._room], rest[self._room :]
-            self._crc = zlib.crc32(piece, self._crc)
+        for piece in _pieces(memoryview(data), self._room):
+            self._chunk.update(piece)
             self._room -= len(piece)
             if self._room == 0:
                 self._close_chunk()
@@ -71,8 +72,16 @@ class Digester:
         """The digests of everything that was fed."""
         if self._room < CHUNK_BYTES:
             self._close_chunk()
-        return Blob(self.whole_sha256(), self.size_bytes, bytes(self._crcs))
+        return Blob(self.whole_sha256(), self.size_bytes, bytes(self._digests))
 
     def _close_chunk(self) -> None:
-        self._crcs += self._crc.to_bytes(CRC_BYTES, "big")
-        self._crc, self._room = 0, CHUNK_BYTES
+        self._digests += self._chunk.digest()[:DIGEST_BYTES]
+        self._chunk, self._room = hashlib.sha256(), CHUNK_BYTES
+
+
+def _pieces(data: memoryview, first: int) -> Iterator[memoryview]:
+    """Cut `data` at the chunk borders; the first border is `first` bytes ahead."""
+    start, stop = 0, first
+    while start < len(data):
+        yield data[start:stop]
+        start, stop = stop, stop + CHUNK_BYTES

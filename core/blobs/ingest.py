@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import hashlib
 import os
 import tempfile
 import time
@@ -15,7 +14,7 @@ from sqlalchemy import ColumnElement, and_, delete, exists, select
 from sqlalchemy.orm import Session
 
 from core import failpoints
-from core.blobs.digest import CHUNK_BYTES, Blob, Digester
+from core.blobs.digest import CHUNK_BYTES, Blob, Digester, chunk_digest
 from core.blobs.store import full_disk, open_store
 from core.clock import db_now
 from core.db import Database
@@ -24,10 +23,9 @@ from core.errors import ChecksumMismatch, DigestMismatch, StorageFull, UploadToo
 from core.settings import Settings
 from core.tables import Artifact, Dataset, Job, Model, StoredBlob, Upload
 
-BUFFER_BYTES = 2**20
+BUFFER_BYTES = 4 * 2**20
 HEAD_BYTES = 4096
-_WORTH_A_THREAD_BYTES = 2**17
-_hashers = ThreadPoolExecutor(os.cpu_count() or 2, thread_name_prefix="sha256")
+_hashers = ThreadPoolExecutor(2, thread_name_prefix="sha256")
 
 
 class Staged:
@@ -57,17 +55,17 @@ class Staged:
             raise UploadTooLarge(f"more than {self._limit_bytes} bytes", hint="the operator sets MODELPRESS_MAX_UPLOAD_BYTES")
         if len(self.head) < HEAD_BYTES:
             self.head += bytes(data[: HEAD_BYTES - len(self.head)])
-        if len(data) < _WORTH_A_THREAD_BYTES:
-            self._append(data)
+        if len(data) < CHUNK_BYTES:
             self._digester.update_whole(data)
             self._digester.update_chunks(data)
+            self._append(data)
             return
-        hashing = _hashers.submit(self._digester.update_whole, data)
+        hashes = [_hashers.submit(update, data) for update in (self._digester.update_whole, self._digester.update_chunks)]
         try:
             self._append(data)
-            self._digester.update_chunks(data)
         finally:
-            hashing.result()
+            for future in hashes:
+                future.result()
 
     def finish(self, expected_sha256: str | None = None) -> Blob:
         """Close the file. Raises `digest_mismatch` when the bytes are not the expected ones."""
@@ -83,16 +81,12 @@ class Staged:
         self.path.unlink(missing_ok=True)
 
     def _append(self, data: bytes | memoryview) -> None:
-        size = self._digester.size_bytes
         with full_disk():
             if free_bytes(self.path.parent) - len(data) < self._reserve_bytes:
                 raise StorageFull("the disk for uploads is almost full", hint="free some space, or add a disk")
             view = memoryview(data)
             while view:
                 view = view[self._file.write(view) :]
-        if hasattr(os, "posix_fadvise"):
-            # Begin to write these pages to the disk now, so that the sync before publishing finds little left to do.
-            os.posix_fadvise(self._file.fileno(), size, len(data), os.POSIX_FADV_DONTNEED)
 
 
 class Blobs:
@@ -170,20 +164,13 @@ class Blobs:
     def read(self, blob: Blob, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
         """Bytes `start` to `stop`, in pieces of at most one MiB, each verified before it is handed out.
 
-        When everything is read, the last piece is held back until the hash of the whole was verified too.
         Raises `checksum_mismatch` when stored bytes were damaged or are gone.
         """
         stop = blob.size_bytes if stop is None else min(stop, blob.size_bytes)
-        last = -(-stop // CHUNK_BYTES) - 1 if stop > start else -1
-        whole = hashlib.sha256() if (start, stop) == (0, blob.size_bytes) else None
-        for index in range(start // CHUNK_BYTES, last + 1):
+        for index in range(start // CHUNK_BYTES, -(-stop // CHUNK_BYTES) if stop > start else 0):
             first = index * CHUNK_BYTES
             chunk = self._chunk(blob, index)
-            if whole is not None:
-                whole.update(chunk)
-                if index == last and whole.hexdigest() != blob.sha256:
-                    raise _damaged(blob)
-            yield chunk if whole is not None else chunk[max(0, start - first) : stop - first]
+            yield chunk[max(0, start - first) : stop - first]
 
     def read_all(self, blob: Blob) -> bytes:
         """All bytes at once; for small blobs such as reports."""
@@ -191,11 +178,15 @@ class Blobs:
 
     def fetch(self, blob: Blob, path: Path) -> None:
         """Write a verified copy to `path`, which must not exist. Raises `checksum_mismatch`; nothing is left behind then."""
+        digester = Digester()
         with path.open("xb") as file:
             try:
                 for chunk in self.read(blob):
+                    digester.update_whole(chunk)
                     with full_disk():
                         file.write(chunk)
+                if digester.whole_sha256() != blob.sha256:
+                    raise _damaged(blob)
             except BaseException:
                 path.unlink()
                 raise
@@ -234,7 +225,7 @@ class Blobs:
             chunk = self.store.read(key_of(blob.sha256), first, min(first + CHUNK_BYTES, blob.size_bytes))
         except FileNotFoundError as error:
             raise _damaged(blob) from error
-        if not blob.holds(chunk, index):
+        if chunk_digest(chunk) != blob.chunk_digest(index):
             raise _damaged(blob)
         return chunk
 
@@ -246,7 +237,7 @@ def key_of(sha256: str) -> str:
 
 def register(session: Session, blob: Blob) -> None:
     """Note that the blob is about to be used; waits for a removal of the same bytes that is under way."""
-    statement = insert(session, StoredBlob).values(sha256=blob.sha256, size_bytes=blob.size_bytes, chunk_crcs=blob.chunk_crcs)
+    statement = insert(session, StoredBlob).values(sha256=blob.sha256, size_bytes=blob.size_bytes, chunk_digests=blob.chunk_digests)
     session.execute(statement.on_conflict_do_update(index_elements=[StoredBlob.sha256], set_={"touched_at": db_now()}))
 
 

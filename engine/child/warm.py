@@ -14,6 +14,7 @@ import gc
 import importlib
 import json
 import os
+import pkgutil
 import select
 import signal
 import socket
@@ -21,26 +22,36 @@ import sys
 import traceback
 from types import FrameType
 
+import engine
 from engine.child import process
 from engine.child.linux import die_with_parent, thread_count
 from engine.child.request import Request
 
 MAX_MESSAGE_BYTES = 1 << 16
-_LIBRARIES = ("numpy", "onnx", "onnxruntime", "onnxruntime.quantization", "torch", "torch_pruning", "safetensors.torch", "torch._dynamo")
-"""torch._dynamo is what torch's optimizers import at their first step, for a second."""
+_LIBRARIES = (
+    "numpy",
+    "safetensors.torch",
+    "onnx.reference",
+    "onnxruntime.quantization",
+    "onnxscript.optimizer",
+    "torch_pruning",
+    # What torch imports on the way: at an optimizer's first step (a second), at an export (five).
+    "torch._dynamo",
+    "torch.export._trace",
+    "torch.onnx._internal.exporter._compat",
+    "torch.onnx._internal.exporter._torchlib.ops",
+    "onnxscript.function_libs.torch_lib.ops",
+)
 
 
 def preload() -> None:
-    """Import what a job needs. A method that cannot be imported fails the job that uses it, not all jobs."""
-    from engine.method import catalogue
-
-    for name in _LIBRARIES:
-        importlib.import_module(name)
-    for load in (lambda: importlib.import_module("engine.run"), *(method.implementation for method in catalogue().values())):
+    """Import what a job needs. What cannot be imported here fails the job that uses it, and not all jobs."""
+    modules = pkgutil.walk_packages(engine.__path__, "engine.")
+    for name in (*_LIBRARIES, *(module.name for module in modules if not module.name.endswith("__main__"))):
         try:
-            load()
+            importlib.import_module(name)
         except Exception as error:
-            print(f"not preloaded: {error!r}", file=sys.stderr)  # noqa: T201
+            print(f"not preloaded: {name}: {error!r}", file=sys.stderr)  # noqa: T201
 
 
 class Parent:

@@ -115,10 +115,7 @@ class MagnitudePruning(MethodParams, LayerChoice):
         ),
         Reference(title="Zhu, Gupta, To prune, or not to prune, 2017", url="https://arxiv.org/abs/1710.01878"),
     )
-    examples: ClassVar = (
-        {"method": "magnitude_pruning", "sparsity": 0.8, "finetune": {"epochs": 2}},
-        {"method": "magnitude_pruning", "pattern": "2:4"},
-    )
+    examples: ClassVar = ({"method": "magnitude_pruning", "sparsity": 0.8, "finetune": {"epochs": 2}},)
     forbids_next: ClassVar = {"structured_pruning": "channels are removed before weights are set to zero: put structured_pruning first"}
 
     method: Literal["magnitude_pruning"] = "magnitude_pruning"
@@ -157,8 +154,7 @@ class MagnitudePruning(MethodParams, LayerChoice):
             kept, group = map(int, self.pattern.split(":"))
             if kept >= group:
                 raise ValueError(f"pattern {self.pattern} prunes nothing: N must be smaller than M")
-            # By value: a normalized spec names every field.
-            if self.sparsity != type(self).model_fields["sparsity"].default:
+            if "sparsity" in self.model_fields_set:
                 raise ValueError("give either sparsity or pattern, not both")
             if self.schedule == "gradual":
                 raise ValueError("an N:M pattern has no gradual schedule: use one_shot or iterative")

@@ -46,7 +46,7 @@ class LotteryTicket(MethodParams, LayerChoice):
         {
             "method": "lottery_ticket",
             "mode": "one_shot",
-            "sparsity": 0.5,
+            "rate": 0.5,
             "rounds": 1,
             "rewind": "iteration",
             "rewind_at": 4,
@@ -105,8 +105,7 @@ class LotteryTicket(MethodParams, LayerChoice):
 
     @model_validator(mode="after")
     def _consistent(self) -> "LotteryTicket":
-        # By value: a normalized spec names every field.
-        if self.sparsity is not None and self.rate != type(self).model_fields["rate"].default:
+        if self.sparsity is not None and "rate" in self.model_fields_set:
             raise ValueError("give either rate or sparsity, not both")
         if self.rewind == "init" and self.rewind_at:
             raise ValueError("rewind_at needs rewind: iteration, epoch or learning_rate")

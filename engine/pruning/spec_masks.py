@@ -12,7 +12,7 @@ class Supermask(MethodParams, LayerChoice, TrainingFields):
     """Learn which weights to keep, and train none of them: the network works because of its mask alone.
 
     Weights and biases stay bit-identical; only a score per weight is trained. Biases are frozen and never masked. Besides the dense
-    file a compact one is published that holds one bit per weight and the initial weights: a seed where they were drawn,
+    file a compact one is published that holds one bit per weight and the initial weights: a seed with `initialization: random`,
     signs and one constant per layer with `weights: signed_constant`, the kept values otherwise.
     """
 
@@ -30,15 +30,8 @@ class Supermask(MethodParams, LayerChoice, TrainingFields):
         ),
     )
     examples: ClassVar = (
-        {"method": "supermask", "initialization": "glorot_normal", "epochs": 20},
-        {
-            "method": "supermask",
-            "algorithm": "edge_popup",
-            "k": 0.3,
-            "initialization": "kaiming_normal",
-            "weights": "signed_constant",
-            "epochs": 10,
-        },
+        {"method": "supermask", "initialization": "random", "epochs": 20},
+        {"method": "supermask", "algorithm": "edge_popup", "k": 0.3, "weights": "signed_constant", "epochs": 10},
     )
     forbids_next: ClassVar = {"structured_pruning": "channels are removed before weights are masked: put structured_pruning first"}
 
@@ -49,9 +42,9 @@ class Supermask(MethodParams, LayerChoice, TrainingFields):
     straight through."""
     k: OpenRatio = 0.5
     """Share of each layer's weights that `edge_popup` keeps; the other algorithms find their own."""
-    initialization: Literal["keep", "glorot_normal", "kaiming_normal"] = "keep"
-    """`keep` masks the weights that the network has; the others first draw those of the chosen layers anew with the job's seed, biases
-    zero: with variance 2 / (fan_in + fan_out) or 2 / fan_in, divided by `k` for `edge_popup`."""
+    initialization: Literal["given", "random"] = "given"
+    """`given` masks the weights that the network has; `random` first draws the chosen layers anew, biases zero: normal with Glorot's
+    deviation, for `edge_popup` with Kaiming's divided by the root of `k`."""
     weights: Literal["init", "signed_constant"] = "init"
     """`signed_constant` keeps the sign of each weight only; every magnitude becomes the layer's standard deviation times
     `constant_multiplier`."""

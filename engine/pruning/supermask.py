@@ -152,10 +152,9 @@ def _initialize(layer: nn.Module, params: Supermask, context: Context) -> Source
     weight, bias = layer.weight, layer.bias
     assert isinstance(weight, Tensor)
     seed = deviation = constant = None
-    if params.initialization != "keep":
+    if params.initialization == "random":
         fan_in, fan_out = fans(layer)
-        variance = 2 / (fan_in + fan_out) if params.initialization == "glorot_normal" else 2 / fan_in
-        deviation = math.sqrt(variance / params.k if params.algorithm == "edge_popup" else variance)
+        deviation = math.sqrt(2 / (fan_in * params.k) if params.algorithm == "edge_popup" else 2 / (fan_in + fan_out))
         seed = context.new_seed()
         weight.copy_(seeded_normal(seed, tuple(weight.shape), deviation))
         if isinstance(bias, Tensor):

@@ -18,7 +18,7 @@ def upgrade() -> None:
         "blobs",
         sa.Column("sha256", sa.String(length=64), nullable=False),
         sa.Column("size_bytes", sa.BigInteger(), nullable=False),
-        sa.Column("chunk_crcs", sa.LargeBinary(), nullable=False),
+        sa.Column("chunk_digests", sa.LargeBinary(), nullable=False),
         sa.Column("created_at", core.clock.UtcDateTime(), nullable=False),
         sa.Column("touched_at", core.clock.UtcDateTime(), nullable=False),
         sa.PrimaryKeyConstraint("sha256", name=op.f("pk_blobs")),

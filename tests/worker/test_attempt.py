@@ -1,7 +1,9 @@
 """One attempt on a real database, a real blob store and a real child."""
 
 import hashlib
+import os
 import re
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -260,3 +262,14 @@ def test_a_drained_worker_ends_its_job_if_it_ends_soon(bench: Bench) -> None:
         bench.wait(job_id, lambda job: job.status != "queued")
         runner.drain()
         assert bench.wait(job_id, lambda job: job.status != "running").status == "succeeded"
+
+
+def test_an_attempt_leaves_no_descriptor_and_no_thread(bench: Bench) -> None:
+    with bench.runner("succeed"):
+        seen = []
+        for _ in range(2):
+            for job_id in [bench.submit() for _ in range(4)]:
+                bench.wait(job_id, lambda job: job.status == "succeeded")
+            time.sleep(0.2)
+            seen.append((len(os.listdir("/proc/self/fd")), threading.active_count()))
+        assert seen[0] == seen[1]

@@ -204,7 +204,7 @@ def test_rewinding_beyond_the_end_is_refused(ticket):
 @pytest.mark.parametrize(
     "params",
     [
-        {"rate": 0.3, "sparsity": 0.9},
+        {"rate": 0.2, "sparsity": 0.9},
         {"rewind_at": 3},
         {"keep_sign": True},
         {"rewind": "learning_rate", "pruned_weights": "freeze_init"},

@@ -1,0 +1,51 @@
+"""Says that the runners of this process are there, for as long as they are."""
+
+import threading
+from collections.abc import Callable
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from core import presence
+from core.db import Session
+from core.logging import logger
+from core.service import Service
+
+_log = logger(__name__)
+
+
+class RollCall(threading.Thread):
+    """Renews the presence of this process's queues from `start` until `end`.
+
+    Args:
+        service: The parts of the service.
+        queues: What the runners serve.
+        worker: The process's name.
+    """
+
+    def __init__(self, service: Service, queues: list[str], worker: str) -> None:
+        super().__init__(name="roll-call", daemon=True)
+        self._service = service
+        self._queues = queues
+        self._worker = worker
+        self._ended = threading.Event()
+
+    def run(self) -> None:
+        """Answer every few seconds, then take leave."""
+        while not self._ended.is_set():
+            self._say(presence.note)
+            self._ended.wait(presence.REPEAT_SECONDS)
+        self._say(presence.leave)
+
+    def end(self) -> None:
+        """Take leave; the thread needs no more than one transaction for it."""
+        self._ended.set()
+        if self.is_alive():
+            self.join(presence.REPEAT_SECONDS)
+
+    def _say(self, what: Callable[[Session, str, str], None]) -> None:
+        try:
+            with self._service.database.unit_of_work() as session:
+                for queue in self._queues:
+                    what(session, queue, self._worker)
+        except SQLAlchemyError as error:
+            _log.warning("presence not written", error=str(error).splitlines()[0])
