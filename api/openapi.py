@@ -81,6 +81,10 @@ def build(app: FastAPI) -> dict[str, Any]:
 
 
 def _complete(operation: dict[str, Any], route: APIRoute) -> None:
+    for parameter in operation.get("parameters", ()):
+        # The Swagger UI fills a parameter from its own example only, not from those of its schema. Filters stay empty.
+        if parameter["required"] and (examples := parameter["schema"].get("examples")):
+            parameter["example"] = examples[0]
     problem = {"content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}}
     answers = operation["responses"]
     if "HTTPValidationError" in json.dumps(answers.get("422", {})):

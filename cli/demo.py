@@ -51,7 +51,7 @@ def run(out: Path) -> int:
         service = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True, env={**os.environ})
     try:
         client = Client(f"http://127.0.0.1:{port}")
-        _wait_until_ready(client, service, out / "serve.log")
+        wait_until_ready(client, service, out / "serve.log")
         console.print(f"Service at {client.base_url} (SQLite, embedded Valkey, local blobs), ready in {time.monotonic() - started:.1f} s")
         job = _follow(client, submit(client), console)
         if job["status"] != "succeeded":
@@ -85,7 +85,8 @@ def _free_port(wanted: int) -> int:
     raise RuntimeError("no free port on 127.0.0.1")
 
 
-def _wait_until_ready(client: Client, service: "subprocess.Popen[bytes]", log: Path, seconds: float = 90) -> None:
+def wait_until_ready(client: Client, service: "subprocess.Popen[bytes]", log: Path, seconds: float = 90) -> None:
+    """Wait until a service that was just started answers; ends the program with its log where it does not."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if service.poll() is not None:

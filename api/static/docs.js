@@ -6,7 +6,10 @@ const json = async (path) => {
   return response.ok ? response.json() : null;
 };
 
-const newest = async (path, wanted = () => true) => (await json(path))?.data?.find(wanted)?.id;
+const newest = async (path, wanted = () => true) => {
+  const found = (await json(path))?.data ?? [];
+  return (found.find(wanted) ?? found[0])?.id;
+};
 const ready = (upload) => upload.status === "ready";
 
 const spec = await json("openapi.json");
