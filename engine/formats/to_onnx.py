@@ -34,7 +34,8 @@ def export_onnx(network: Network, path: Path) -> None:
         return
     module = folded(network.module)
     arguments = example_inputs(network.signature, _EXAMPLE_BATCH)
-    shapes = tuple(_open_dimensions(spec) for spec in network.signature.inputs)
+    batched = len({spec.shape[:1] for spec in network.signature.inputs}) == 1
+    shapes = tuple(_open_dimensions(spec, batched=batched) for spec in network.signature.inputs)
     try:
         with warnings.catch_warnings(), _Quiet():
             warnings.simplefilter("ignore")
@@ -78,13 +79,15 @@ def example_inputs(signature: Signature, batch: int, shapes: Mapping[str, Sequen
     return tuple(examples)
 
 
-def _open_dimensions(spec: TensorSpec) -> dict[int, Any]:
-    """The batch, and every other dimension that the signature leaves open, if the exporter finds that it may stay so."""
-    return {
-        dim: torch.export.Dim("batch") if dim == 0 else torch.export.Dim.AUTO
-        for dim, size in enumerate(spec.shape)
-        if dim == 0 or size is None
-    }
+def _open_dimensions(spec: TensorSpec, *, batched: bool) -> dict[int, Any]:
+    """The batch, and every other dimension that the signature leaves open, if the exporter finds that it may stay so.
+
+    A first dimension that the file fixes is the batch of its example where all inputs have it (`batched`).
+    """
+    opened: dict[int, Any] = {dim: torch.export.Dim.AUTO for dim, size in enumerate(spec.shape) if size is None}
+    if spec.shape and (spec.shape[0] is None or batched):
+        opened[0] = torch.export.Dim("batch")
+    return opened
 
 
 def _first_line(error: BaseException) -> str:

@@ -72,7 +72,7 @@ def _legacy_path(node: onnx.NodeProto) -> str | None:
 def identifier(name: str, fallback: str) -> str:
     """`name` as a Python identifier of ASCII letters, digits and underscores."""
     safe = re.sub(r"\W", "_", name, flags=re.ASCII)[:64]
-    return safe if safe.isidentifier() and not keyword.iskeyword(safe) else f"{fallback}_{safe}"
+    return safe if safe.isidentifier() and not keyword.iskeyword(safe) and safe != "self" else f"{fallback}_{safe}"
 
 
 class Names:
@@ -87,7 +87,7 @@ class Names:
         from torch import fx
 
         parts = [re.sub(r"\W", "_", part, flags=re.ASCII)[:64] for part in (wanted or "").split(".")][:16]
-        reserved = (*dir(fx.GraphModule), "training")
+        reserved = {*dir(fx.GraphModule), *keyword.kwlist, "self", "training"}
         parts = [f"{part}_" if part in reserved else part for part in parts if part] or [fallback]
         if len(parts) == 1 and parts[0][0].isdigit():
             parts[0] = f"layer_{parts[0]}"

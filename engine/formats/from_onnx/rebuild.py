@@ -82,8 +82,9 @@ def _build(model: onnx.ModelProto, inputs: list[onnx.ValueInfoProto], open_sizes
     build = Builder(probes=2)
     build.static_batch = fixed_batch(inputs)
     values: dict[str, Value] = {item.name: Constant(shapes.tensor_of(item), item.name) for item in graph.initializer}
+    batch_name = next((item.type.tensor_type.shape.dim[0].dim_param for item in inputs if item.type.tensor_type.shape.dim), "")
     for item in inputs:
-        values[item.name] = build.placeholder(item.name, _probes(item, build.static_batch, open_sizes))
+        values[item.name] = build.placeholder(item.name, _probes(item, build.static_batch, batch_name, open_sizes))
     nodes = Patterns(graph, constant_tensors(model)).rewritten()
     consumers: dict[str, list[onnx.NodeProto]] = defaultdict(list)
     for node in nodes:
@@ -125,27 +126,21 @@ def _convert(op: Op, build: Builder) -> list[Value]:
     return result if isinstance(result, list) else [result]
 
 
-def _probes(item: onnx.ValueInfoProto, static_batch: int | None, open_sizes: tuple[int, int]) -> tuple[torch.Tensor, ...]:
+def _probes(item: onnx.ValueInfoProto, static_batch: int | None, batch_name: str, open_sizes: tuple[int, int]) -> tuple[torch.Tensor, ...]:
     """Two imagined inputs on the meta device that differ in the batch and in every open dimension."""
     kind = item.type.tensor_type
     dtype = DTYPES.get(kind.elem_type)
     if dtype is None or not item.type.HasField("tensor_type") or not kind.HasField("shape"):
         raise EngineError("unsupported_operator", f"Input {item.name!r} is not a tensor of known rank and a numeric type.", hint=KEEP_HINT)
     batches = (static_batch, static_batch + 2) if static_batch is not None else (2, 3)
+
+    def size(index: int, dim: onnx.TensorShapeProto.Dimension, probe: int) -> int:
+        if dim.dim_value > 0:
+            return batches[probe] if index == 0 and static_batch is not None else dim.dim_value
+        return batches[probe] if index == 0 or (dim.dim_param and dim.dim_param == batch_name) else open_sizes[probe]
+
     return tuple(
-        torch.empty(
-            [
-                batches[probe]
-                if index == 0 and (static_batch is not None or dim.dim_value <= 0)
-                else dim.dim_value
-                if dim.dim_value > 0
-                else open_sizes[probe]
-                for index, dim in enumerate(kind.shape.dim)
-            ],
-            dtype=dtype,
-            device="meta",
-        )
-        for probe in range(2)
+        torch.empty([size(index, dim, probe) for index, dim in enumerate(kind.shape.dim)], dtype=dtype, device="meta") for probe in range(2)
     )
 
 

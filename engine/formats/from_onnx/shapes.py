@@ -71,7 +71,7 @@ def concat(op: Op, build: Builder) -> Value:
 
 
 def split(op: Op, build: Builder) -> list[Value]:
-    """Split into given or equal parts."""
+    """Split into given parts, or into equal ones of whatever size the dimension has after pruning."""
     axis = int(op.attribute("axis", 0))
     parts = op.ints("split", 1)
     count = len(op.node.output)
@@ -81,6 +81,8 @@ def split(op: Op, build: Builder) -> list[Value]:
             op.fail("it splits an open dimension")
         step = -(-length // count)
         parts = [min(step, length - step * index) for index in range(count)]
+    if len(set(parts)) == 1 and build.size(op.value(0), axis) == parts[0] * len(parts):
+        return build.call_many(torch.chunk, len(parts), op.value(0), len(parts), axis)
     return build.call_many(torch.split, len(parts), op.value(0), parts, axis)
 
 
