@@ -79,10 +79,9 @@ class _Compression:
             self._voice.phase("loading", 0.0)
             self._subject = Subject.load(self._job, self._spec, self._work, self._voice.emit)
             self._voice.phase("baseline", _LOADED)
-            asked = examiner.ask("score", **self._subject.request(self._subject.onnx))
-            self._counts = self._subject.count(self._subject.baseline)
-            self._score = asked()
+            self._score = examiner.ask("score", **self._subject.request(self._subject.onnx))()
         self._subject.check(self._score)
+        self._counts = self._subject.count(self._subject.baseline, self._score["shapes"])
         self._warn_about_examples()
         with ThreadPoolExecutor(1) as aside, Examiner() as examiner:
             # Compressing the upload takes seconds where it is large; it runs beside the steps.
@@ -110,7 +109,7 @@ class _Compression:
         if network.onnx_path is not None:
             score = examiner.ask("score", **self._subject.request(network.onnx_path))()
         metrics = self._measured_in_memory(context, network) if score is None else score["metrics"]
-        metrics = {**metrics, **self._subject.count(network)}
+        metrics = {**metrics, **self._subject.count(network, self._score["shapes"])}
         for file in context.files:
             target = self._out / f"step{index}-{file.path.name}"
             shutil.move(file.path, target)
@@ -252,7 +251,9 @@ class _Compression:
 
     def _warn_about_speed(self, best: Candidate, verdict: str) -> None:
         effects = [step.effect for step in self._spec.steps[: best.publication.step_index + 1]]
-        if any(e.file_size == "only_compressed" for e in effects) and not any(e.dense_latency == "faster" for e in effects):
+        told = any(warning["code"] == "no_dense_speedup" for warning in self._voice.warnings)
+        zeros = any(e.file_size == "only_compressed" for e in effects) and not any(e.dense_latency == "faster" for e in effects)
+        if zeros and not told:
             self._voice.warn(
                 "no_dense_speedup",
                 "Zero weights make the compressed file smaller, not the network faster: dense kernels multiply by them all the same.",

@@ -95,9 +95,14 @@ def ratio_db(signal: float, noise: float) -> float:
 
 
 def cosine(reference: Sequence[Array], outputs: Sequence[Array]) -> float:
-    """Mean over the examples of the cosine between the two networks' outputs, all floating-point outputs in one vector."""
+    """Mean over the examples of the cosine between the two networks' outputs, all floating-point outputs in one vector.
+
+    Where outputs do not share their first dimension (a recurrent state has its layers there), all numbers make one vector.
+    """
     pairs = list(_floating(reference, outputs))
-    left, right = (np.concatenate([pair[side].reshape(len(pair[side]), -1) for pair in pairs], axis=1) for side in (0, 1))
+    lengths = {len(left) if left.ndim else 1 for left, _ in pairs}
+    rows = lengths.pop() if len(lengths) == 1 else 1
+    left, right = (np.concatenate([pair[side].reshape(rows, -1) for pair in pairs], axis=1) for side in (0, 1))
     norms = np.linalg.norm(left, axis=1) * np.linalg.norm(right, axis=1)
     same = (left == right).all(axis=1)
     return float(np.where(same, 1.0, (left * right).sum(axis=1) / np.maximum(norms, _TINY)).mean())

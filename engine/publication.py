@@ -98,7 +98,7 @@ def publish(
     request = {**subject.request(runnable), "result": str(runnable), "threads": latency.threads}
     latencies = examiner.ask("latency", **request, batch_sizes=latency.batch_sizes, repeats=latency.repeats)()
     files = [_file(directory / f"model.{format}", format, score["metrics"] if format == "onnx" else {}) for format in formats]
-    return Publication(step_index, runnable, files, score, latencies, subject.count(plain))
+    return Publication(step_index, runnable, files, score, latencies, subject.count(plain, score["shapes"]))
 
 
 def _file(path: Path, format: str, metrics: dict[str, Any]) -> PublishedFile:

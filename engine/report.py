@@ -89,7 +89,10 @@ def build(
 def sentence(document: Mapping[str, Any]) -> str:
     """What came out, in one sentence."""
     compared, split = document["comparison"], document["evaluation"]["split"]
-    parts = [f"{ratio_text(compared['file_ratio'])} smaller" if (compared["file_ratio"] or 0) >= 1 else "no smaller file"]
+    smaller = compared["file_ratio"] or 0
+    parts = [f"{ratio_text(smaller)} smaller" if smaller >= 1.005 else "no smaller file"]
+    if smaller < 1.005 and (compared["gzip_ratio"] or 0) >= 1.05:
+        parts.append(f"{ratio_text(compared['gzip_ratio'])} smaller after gzip")
     metric = next(
         (key for name in ("top1", "agreement", "cosine", "sqnr_db") if (key := f"{split}.{name}") in document["result"]["metrics"]), None
     )

@@ -77,8 +77,7 @@ def before_after(document: Mapping[str, Any]) -> list[tuple[str, ...]]:
         rows.append((f"{LABELS.get(name, name)}, {split}", *texts, shown))
     for key, label in FIGURES:
         before, after = baseline.get(key), result.get(key)
-        change = ratio_text(before / after) + " less" if before and after and before >= after else "more" if before and after else "–"
-        rows.append((label, value_text(key, before), value_text(key, after), "same" if before == after else change))
+        rows.append((label, value_text(key, before), value_text(key, after), _change_text(before, after)))
     for before, after, speed in zip(baseline["latencies"], result["latencies"], compared["latencies"], strict=True):
         what = f"Latency p50 / p95, batch {before['batch_size']}, {before['threads']} thread(s)"
         texts = [f"{ms_text(item['p50'])} / {ms_text(item['p95'])}" for item in (before, after)]
@@ -115,6 +114,14 @@ def _quoted(name: str) -> str:
     import shlex
 
     return shlex.quote(name)
+
+
+def _change_text(before: Any, after: Any) -> str:
+    if before == after:
+        return "same"
+    if not before or not after:
+        return "–"
+    return f"{ratio_text(before / after)} less" if before > 1.01 * after else f"{100 * (after - before) / before:+.2g} %"
 
 
 def _with_interval(name: str, value: Any, interval: Any) -> str:

@@ -29,7 +29,7 @@ def open_session(path: Path, *, threads: int, save_optimized: Path | None = None
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # what goes wrong is raised, and said by us
     if save_optimized is not None:
         options.optimized_model_filepath = str(save_optimized)
     with _translated("model_invalid", f"ONNX Runtime cannot load {path.name}"):

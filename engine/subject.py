@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -83,18 +83,14 @@ class Subject:
             "threads": self.job.threads,
         }
 
-    @property
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        """The shape of one example of each input, for dimensions that the network leaves open; empty without a dataset."""
-        if self.data is None:
-            return {}
-        return {name: array.shape[1:] for name, array in self.data.splits[self.split].batch([0])[0].items()}
+    def count(self, network: Network, shapes: Mapping[str, Sequence[int]]) -> dict[str, int]:
+        """`params_count`, `nonzero_params_count` and `macs_count` of one state, masks folded in.
 
-    def count(self, network: Network) -> dict[str, int]:
-        """`params_count`, `nonzero_params_count` and `macs_count` of one state, masks folded in."""
+        `shapes` are those of one example of each input, for dimensions that the network leaves open.
+        """
         if network.onnx_path is not None:
-            return asdict(count_onnx(network.onnx_path, self.shapes))
-        return asdict(count_module(network.module, network.signature, self.shapes))
+            return asdict(count_onnx(network.onnx_path, shapes))
+        return asdict(count_module(network.module, network.signature, shapes))
 
     def check(self, score: dict[str, Any]) -> None:
         """Raise `shape_mismatch` where a metric that the spec asks for cannot be measured on this network."""

@@ -59,13 +59,14 @@ def score(request: dict[str, Any], own: ort.InferenceSession, examples: Examples
         baseline = runtime.open_session(Path(request["baseline"]), threads=request["threads"])
         reference = lambda batch, place, _: _outputs(baseline, batch)  # noqa: E731
     totals = Totals(request["metrics"] if examples.labelled else (), required=request["required"])
-    start = 0
+    start, shapes = 0, {}
     for batch in examples.batches(request["batch_size"]):
         outputs = _outputs(own, batch)
         expected = reference(batch, slice(start, start + batch.count), outputs)
         if not is_baseline:
             _refuse_damage(expected, outputs)
         totals.add(expected, outputs, batch)
+        shapes = {name: list(value.shape[1:]) for name, value in batch.feed.items()}
         start += batch.count
     store.close()
     figures = totals.figures()
@@ -74,6 +75,7 @@ def score(request: dict[str, Any], own: ort.InferenceSession, examples: Examples
         "examples_count": examples.count,
         "labelled": examples.labelled,
         "skipped": totals.skipped,
+        "shapes": shapes,
     }
 
 
