@@ -1,6 +1,6 @@
 """ONNX Runtime with the errors of the engine."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,19 @@ def open_session(path: Path, *, threads: int, save_optimized: Path | None = None
         options.optimized_model_filepath = str(save_optimized)
     with _translated("model_invalid", f"ONNX Runtime cannot load {path.name}"):
         return ort.InferenceSession(path, options, providers=CPU)
+
+
+def optimize(source: Path, target: Path, *, without: Sequence[str] = ()) -> None:
+    """Write `source` to `target` after the optimizations that do not depend on the machine, less those named in `without`.
+
+    Raises `model_invalid` where the runtime refuses the file.
+    """
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.optimized_model_filepath = str(target)
+    options.log_severity_level = 4
+    with _translated("model_invalid", f"ONNX Runtime cannot load {source.name}"):
+        ort.InferenceSession(source, options, providers=CPU, disabled_optimizers=list(without))
 
 
 def run(session: ort.InferenceSession, feed: Feed, outputs: list[str] | None = None) -> list[NDArray[Any]]:

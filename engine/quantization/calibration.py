@@ -36,6 +36,8 @@ def observe(graph: Path, tensors: Sequence[str], feeds: Feeds, params: Calibrati
     Raises:
         EngineError: `calibration_failed` where a batch cannot be run or a tensor is not finite.
     """
+    if not tensors:
+        return {}
     extrema = _extrema(graph, tensors, feeds, threads, work)
     if params.observer == "minmax":
         return extrema

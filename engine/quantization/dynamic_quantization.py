@@ -43,7 +43,8 @@ def apply(network: Network, params: DynamicQuantization, context: "StepContext")
             per_channel=params.granularity == "channel",
             reduce_range=reduce_range,
             weight_type=QuantType.QInt8,
-            nodes_to_exclude=list(prepared.excluded),
+            # The quantizer takes a Gemm apart before it looks at this list.
+            nodes_to_exclude=[name for node in prepared.excluded for name in (node, f"{node}_MatMul")],
             extra_options={"EnableSubgraph": True},
         )
     if params.granularity == "channel":

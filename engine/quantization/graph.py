@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import onnx
-from onnxruntime.quantization.shape_inference import quant_pre_process
+from onnxruntime.quantization.quant_utils import add_pre_process_metadata
 
+from engine import runtime
 from engine.errors import EngineError
 from engine.network import Network
 from engine.patterns import matches
@@ -56,14 +57,14 @@ def prepare(source: Path, work: Path, *, ignore: Sequence[str], minimum_opset: i
     onnx.save(_with_opset(model, minimum_opset), named)
     del model
     path = work / "prepared.onnx"
-    with quiet():
-        quant_pre_process(named, path, skip_symbolic_shape=True)
+    prepared = _optimized(named, path)
     named.unlink()
-    prepared = onnx.load(path)
     _name_nodes(prepared.graph)
     _drop_unused_domains(prepared, opsets)
     onnx.helper.set_model_props(prepared, metadata)
+    add_pre_process_metadata(prepared)
     onnx.save(prepared, path)
+    onnx.shape_inference.infer_shapes_path(path, path)
     excluded = tuple(
         node.name
         for node in all_nodes(prepared.graph)
@@ -123,6 +124,24 @@ def quiet() -> Iterator[None]:
 def _named_by(pattern: str, node: onnx.NodeProto) -> bool:
     layer = layer_name(node)
     return matches(pattern, node.name, (node.op_type,)) or (layer is not None and matches(pattern, layer))
+
+
+def _optimized(source: Path, target: Path) -> onnx.ModelProto:
+    """The graph after the runtime's basic optimizations, or as it is where the runtime cannot load it alone."""
+    try:
+        runtime.optimize(source, target)
+        if _sums_matrices(model := onnx.load(target)):
+            # A Gemm that adds a computed matrix has no integer form; MatMul and Add have one each.
+            runtime.optimize(source, target, without=("MatMulAddFusion",))
+            model = onnx.load(target)
+    except EngineError:
+        return onnx.load(source)
+    return model
+
+
+def _sums_matrices(model: onnx.ModelProto) -> bool:
+    constants = {item.name for item in model.graph.initializer}
+    return any(node.op_type == "Gemm" and len(node.input) > 2 and node.input[2] not in constants for node in model.graph.node)
 
 
 def _kept(graph: onnx.GraphProto, ignore: Sequence[str]) -> tuple[set[str], set[str]]:
