@@ -4,8 +4,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from engine.method import MethodParams
+from engine.params import TrainingFields
 
 _RATIOS = {"file_ratio": "file_bytes", "gzip_ratio": "gzip_bytes", "params_ratio": "params_count", "macs_ratio": "macs_count"}
+
+_SOME_EPOCHS = 3.0
+"""What a training that is counted in iterations is taken for."""
 
 
 def figures(
@@ -44,9 +48,12 @@ def shares(works: Sequence[float], start: float, end: float) -> list[tuple[float
 
 def expected_work(step: MethodParams) -> float:
     """How much of the job's time a step may take, in epochs of training; a guess for the progress bar only."""
-    own = getattr(step, "epochs", None) or 0
-    tuning = getattr(step, "finetune", None)
-    rounds = getattr(step, "iterations", None) if tuning is not None else 1
-    epochs = own + (getattr(tuning, "epochs", None) or 0) * (rounds or 1)
-    endless = any(getattr(item, "iterations", None) and not getattr(item, "epochs", None) for item in (step, tuning) if item is not None)
-    return 0.5 + epochs + (3.0 if endless and not epochs else 0.0)
+    if isinstance(step, TrainingFields):
+        return 0.5 + _epochs(step)
+    trained = sum(_epochs(value) for _, value in step if isinstance(value, TrainingFields))
+    rounds = getattr(step, "iterations", None) or 1
+    return 0.5 + trained * rounds
+
+
+def _epochs(training: TrainingFields) -> float:
+    return float(training.epochs) if training.epochs is not None else _SOME_EPOCHS
