@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -83,7 +84,10 @@ def publish(
     formats = dict.fromkeys(subject.spec.export)
     runnable = directory / "model.onnx" if "onnx" in formats else subject.work / f"measured_{step_index}.onnx"
     plain = _plain(network)
-    export_onnx(plain, runnable)
+    if network.onnx_path is not None:
+        shutil.copyfile(network.onnx_path, runnable)
+    else:
+        export_onnx(plain, runnable)
     if "safetensors" in formats:
         _export_tensors(plain, directory / "model.safetensors")
     enter("verifying")
@@ -146,7 +150,7 @@ def _module_outputs(network: Network, feed: Feed) -> list[NDArray[Any]]:
     import torch
 
     with torch.no_grad():
-        given = [torch.from_numpy(np.ascontiguousarray(feed[tensor.name])) for tensor in network.signature.inputs]
+        given = [torch.from_numpy(np.require(feed[tensor.name], requirements=("C", "W"))) for tensor in network.signature.inputs]
         outputs = network.module(*given)
     return [output.numpy() for output in ([outputs] if isinstance(outputs, torch.Tensor) else outputs)]
 
@@ -159,7 +163,7 @@ def _export_tensors(network: Network, path: Path) -> None:
     from safetensors.numpy import save_file
 
     graph = onnx.load(network.onnx_path).graph
-    save_file({item.name: np.ascontiguousarray(onnx.numpy_helper.to_array(item)) for item in graph.initializer}, path)
+    save_file({item.name: np.asarray(onnx.numpy_helper.to_array(item), order="C") for item in graph.initializer}, path)
 
 
 def _compare_tensors(network: Network, file: Path, examiner: Examiner) -> None:

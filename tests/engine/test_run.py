@@ -22,6 +22,7 @@ from engine.run import run_job, translate
 from tests.engine.conftest import make_split
 from tests.engine.small import cnn_file, dataset_file, save, trained_cnn, write_job
 
+ROOT = Path(__file__).parents[2]
 PIPELINE = {
     "steps": [
         {"method": "structured_pruning", "pruning_ratio": 0.5},
@@ -139,7 +140,8 @@ def test_steps_are_measured_one_by_one(pipeline: Ran) -> None:
     pruned, distilled, quantized = (event.metrics for event in pipeline.of("step_finished"))
     assert distilled["test.top1"] > pruned["test.top1"]
     assert quantized == {**quantized, **pipeline.last.result["result"]["metrics"]}
-    assert pruned["params_count"] == distilled["params_count"] == quantized["params_count"]
+    assert pruned["params_count"] == distilled["params_count"]
+    assert quantized["params_count"] == distilled["params_count"] - 2 * 4  # the normalization of four channels was folded away
     assert pipeline.of("step_finished")[2].report["operators"]["Conv"]["int8"] == 2
 
 
@@ -178,7 +180,7 @@ def test_quantizing_an_onnx_file_never_loads_torch(files: Path, tmp_path: Path) 
         "status = run_job(Path(sys.argv[1]), lambda event: None)\n"
         "print(status, 'torch' in sys.modules)"
     )
-    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, cwd=Path(__file__).parents[2])
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False, capture_output=True, text=True, cwd=ROOT)
     assert done.stdout.split() == ["0", "False"], done.stderr
 
 
@@ -285,13 +287,13 @@ def test_another_model_teaches(ran: Callable[..., Ran], files: Path) -> None:
 
 @pytest.mark.parametrize(
     ("damage", "code"),
-    [(lambda data: data[:1000], "model_invalid"), (lambda data: b"\x80\x04" + data, "model_invalid"), (lambda _: b"", "model_invalid")],
+    [(lambda data: data[:1000], "truncated_upload"), (lambda data: b"\x80\x04" + data, "model_invalid"), (lambda _: b"", "truncated_upload")],
 )
 def test_damaged_models_fail_with_a_code(ran: Callable[..., Ran], files: Path, damage: Callable[[bytes], bytes], code: str) -> None:
     (files / "damaged.onnx").write_bytes(damage((files / "cnn.onnx").read_bytes()))
     job = ran({"quantize": "int8"}, model="damaged.onnx")
     assert (job.status, job.last.type, job.last.category) == (1, "failed", "user")
-    assert job.last.code in (code, "unsafe_format")
+    assert job.last.code == code
 
 
 def test_a_model_that_cannot_be_trained_can_be_quantized_and_says_so_when_pruned(ran: Callable[..., Ran], files: Path) -> None:
