@@ -287,7 +287,11 @@ def test_another_model_teaches(ran: Callable[..., Ran], files: Path) -> None:
 
 @pytest.mark.parametrize(
     ("damage", "code"),
-    [(lambda data: data[:1000], "truncated_upload"), (lambda data: b"\x80\x04" + data, "model_invalid"), (lambda _: b"", "truncated_upload")],
+    [
+        (lambda data: data[:1000], "truncated_upload"),
+        (lambda data: b"\x80\x04" + data, "model_invalid"),
+        (lambda _: b"", "truncated_upload"),
+    ],
 )
 def test_damaged_models_fail_with_a_code(ran: Callable[..., Ran], files: Path, damage: Callable[[bytes], bytes], code: str) -> None:
     (files / "damaged.onnx").write_bytes(damage((files / "cnn.onnx").read_bytes()))
