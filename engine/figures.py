@@ -3,8 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from engine.method import MethodParams
-from engine.params import TrainingFields
+from engine.params import Params, TrainingFields
 
 _RATIOS = {"file_ratio": "file_bytes", "gzip_ratio": "gzip_bytes", "params_ratio": "params_count", "macs_ratio": "macs_count"}
 
@@ -46,7 +45,7 @@ def shares(works: Sequence[float], start: float, end: float) -> list[tuple[float
     return spans
 
 
-def expected_work(step: MethodParams) -> float:
+def expected_work(step: Params) -> float:
     """How much of the job's time a step may take, in epochs of training; a guess for the progress bar only."""
     if isinstance(step, TrainingFields):
         return 0.5 + _epochs(step)
