@@ -21,7 +21,8 @@ def survival_ranks(
         wf: Final weights, flat.
         generator: Breaks ties, and is the whole of `random`.
         signs: `any`, or which weights come first whatever their score: those whose sign stayed the `same` or is `different`. Zhou et
-            al. give the others the score 0, under which a negative score would fall; here they come after all of the preferred ones.
+            al. give the others the score 0, under which a negative score would fall; here they come after all of the preferred ones,
+            in random order.
         slope: Gradient of the loss at the initial weights, flat; needed by `snip` only.
 
     Returns:
@@ -43,7 +44,7 @@ def survival_ranks(
         return _ranks(scores, generator)
     agree = torch.sign(wi) == torch.sign(wf)
     preferred = agree if signs == "same" else ~agree
-    return _ranks(_ranks(scores, generator) + len(scores) * preferred, generator)
+    return _ranks(torch.where(preferred, _ranks(scores, generator) + 1, 0.0), generator)
 
 
 _PAIRED = {"large_init_large_final": 1.0, "small_init_small_final": -1.0}
