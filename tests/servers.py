@@ -87,27 +87,29 @@ class Postgres:
         """SQLAlchemy's URL over TCP, perhaps through a proxy's port."""
         return f"postgresql+psycopg://modelpress@127.0.0.1:{port or self.port}/{database}"
 
-    def create(self, template: str | None = None) -> str:
-        """A new database, as a copy of `template` where one is given; returns its name."""
+    def create(self) -> str:
+        """A new database; returns its name."""
         self._databases += 1
         name = f"test_{self._databases}"
-        copy = f" TEMPLATE {template}" if template else ""
-        self._admin(f"CREATE DATABASE {name}{copy}")
+        self._run("postgres", f"CREATE DATABASE {name}")
         return name
 
-    def drop(self, name: str) -> None:
-        """Remove a database and whoever is connected to it."""
-        self._admin(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+    def empty(self, name: str, tables: list[str]) -> None:
+        """Cut off whoever is still connected to a database, and delete all rows, but for the default project."""
+        cut = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        deletes = [*(f"DELETE FROM {table}" for table in tables), "DELETE FROM projects WHERE id <> 'prj_default'"]
+        reset = "UPDATE projects SET max_queued_jobs = NULL, max_running_jobs = NULL, max_stored_bytes = NULL"
+        self._run(name, "; ".join([cut, *deletes, reset]))
 
-    def _admin(self, statement: str) -> None:
-        with psycopg.connect(host=str(self.folder), port=self.port, user="modelpress", dbname="postgres", autocommit=True) as connection:
-            connection.execute(statement.encode())
+    def _run(self, database: str, statements: str) -> None:
+        with psycopg.connect(host=str(self.folder), port=self.port, user="modelpress", dbname=database, autocommit=True) as connection:
+            connection.execute(statements.encode())
 
     def _answers(self) -> bool:
         if self.process.poll() is not None:
             raise RuntimeError((self.folder / "log").read_text())
         with contextlib.suppress(psycopg.OperationalError):
-            self._admin("SELECT 1")
+            self._run("postgres", "SELECT 1")
             return True
         return False
 

@@ -207,6 +207,6 @@ def test_random_lives_agree_with_the_model(service) -> None:
     run_state_machine_as_test(
         Lives,
         settings=settings(
-            max_examples=25, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True
+            max_examples=15, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True
         ),
     )
