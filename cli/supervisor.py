@@ -103,6 +103,7 @@ class Supervisor:
             list(program.command),
             env={**os.environ, **program.environment},
             stdin=subprocess.DEVNULL,
+            stdout=None if program.once else 2,  # logs; standard output says what a person asked for
             start_new_session=True,
             preexec_fn=prepare,  # noqa: PLW1509 - there are no threads
         )

