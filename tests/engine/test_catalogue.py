@@ -98,8 +98,10 @@ def test_it_has_tests_of_its_own(method: type[MethodParams]) -> None:
 
 
 @pytest.mark.parametrize(("name", "example"), EXAMPLES)
-def test_same_seed_same_network_and_the_outputs_keep_their_shape(run: Any, name: str, example: dict[str, Any]) -> None:
+def test_running_it(run: Any, name: str, example: dict[str, Any], uploads: Path, tmp_path: Path) -> None:
+    """Same seed, same network; outputs keep their shape; the given network is left alone; progress never falls."""
     params = catalogue()[name].model_validate(example)
+    file = (uploads / "model.onnx").read_bytes()
     first, second = run(params), run(params)
     inputs = example_inputs(first.signature, 3)
     if first.onnx_path is None:
@@ -113,20 +115,14 @@ def test_same_seed_same_network_and_the_outputs_keep_their_shape(run: Any, name:
         shape = session.run(None, {session.get_inputs()[0].name: inputs[0].numpy()})[0].shape
     assert shape == (3, 5)
     assert first.signature == run.network.signature
-
-
-@pytest.mark.parametrize(("name", "example"), EXAMPLES)
-def test_the_given_network_is_left_alone_and_progress_never_falls(
-    run: Any, name: str, example: dict[str, Any], uploads: Path, tmp_path: Path
-) -> None:
-    params = catalogue()[name].model_validate(example)
-    file = (uploads / "model.onnx").read_bytes()
-    run(params)
+    assert (uploads / "model.onnx").read_bytes() == file
     if params.requires.trainable:
         fresh = load_network(uploads / "model.onnx", "onnx", {}, tmp_path)
         assert fingerprint(run.network.module) == fingerprint(fresh.module)
-    assert (uploads / "model.onnx").read_bytes() == file
-    events: list[Event] = run.events
+    _check_events(run.events)
+
+
+def _check_events(events: list[Event]) -> None:
     fractions = [event.fraction for event in events if event.type == "progress"]
     assert fractions == sorted(fractions)
     assert all(0 <= fraction <= 1 for fraction in fractions)
