@@ -7,7 +7,6 @@ directory, and mapped from there. Nothing is unpickled.
 from __future__ import annotations
 
 import zipfile
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,8 @@ from engine import limits
 from engine.data.dataset import Array, Data, Split
 from engine.data.preprocessing import Preprocessing, read_preprocessing
 from engine.errors import EngineError
-from engine.formats.npz_members import NAMING, SPLITS, bomb, members_of, open_archive, read_header
+from engine.formats.archive import DAMAGED, open_archive
+from engine.formats.npz_members import NAMING, SPLITS, bomb, members_of, read_header
 from engine.network import Signature, TensorSpec
 
 _CHUNK = 1 << 20
@@ -55,7 +55,7 @@ def read_arrays(path: Path, work: Path) -> dict[str, Array]:
         with path.open("rb") as file, open_archive(file) as archive:
             members = members_of(archive)
             return {name: _map(path, archive, info, work) for name, info in members.items()}
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, UnicodeDecodeError, OverflowError) as error:
+    except DAMAGED as error:
         raise EngineError("dataset_invalid", "The file is not a whole npz archive.", hint="Write it with numpy.savez.") from error
 
 

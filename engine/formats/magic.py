@@ -6,15 +6,14 @@ that is wrong comes as `EngineError`; what is only found by parsing (shapes, wei
 
 from __future__ import annotations
 
-import io
 import os
 import re
-import zipfile
 from typing import IO
 
 from engine import limits
 from engine.errors import EngineError
 from engine.formats import onnx_wire, torch_archive
+from engine.formats.archive import DAMAGED, printable
 from engine.formats.npz_members import check_npz
 
 MODEL_FORMATS = ("onnx", "safetensors", "pt")
@@ -56,7 +55,7 @@ def sniff(first_bytes: bytes, declared: str | None) -> str:
     if declared is not None and declared != found:
         known = ", ".join((*MODEL_FORMATS, *DATASET_FORMATS))
         if declared not in (*MODEL_FORMATS, *DATASET_FORMATS):
-            raise EngineError("unsupported_format", f"The format {_clean(declared)!r} is not known.", hint=f"Formats: {known}.")
+            raise EngineError("unsupported_format", f"The format {printable(declared)!r} is not known.", hint=f"Formats: {known}.")
         raise EngineError(
             "unsupported_format", f"The file was declared as {declared}, but its first bytes are those of {found}.", hint="Correct format=."
         )
@@ -81,8 +80,8 @@ def check_file(stream: IO[bytes], format: str) -> None:
         elif format == "npz":
             check_npz(stream)
         else:
-            raise EngineError("unsupported_format", f"Files of format {_clean(format)!r} are not read.")
-    except zipfile.BadZipFile as error:
+            raise EngineError("unsupported_format", f"Files of format {printable(format)!r} are not read.")
+    except DAMAGED as error:
         raise EngineError("truncated_upload", "The archive has no end, or is damaged.", hint="Upload the file again.") from error
 
 
@@ -132,7 +131,7 @@ def _zip_format(first: bytes) -> str:
         return "pt"
     hint = "Datasets: numpy.savez(path, x_train=…, y_train=…). Models: onnx, safetensors, or torch.save(model.state_dict(), path)."
     raise EngineError(
-        "unsupported_format", f"The file is a zip archive that begins with {_clean(name)!r}: neither npz nor torch weights.", hint=hint
+        "unsupported_format", f"The file is a zip archive that begins with {printable(name)!r}: neither npz nor torch weights.", hint=hint
     )
 
 
@@ -160,12 +159,3 @@ def _check_safetensors(stream: IO[bytes], size: int) -> None:
         )
     if 8 + length + end < size:
         raise EngineError("model_invalid", f"The tensors end at byte {8 + length + end}, but the file has {size}.")
-
-
-def _clean(text: str) -> str:
-    return re.sub(r"[^\x20-\x7e]", "?", text)[:80]
-
-
-def check_bytes(data: bytes, format: str) -> None:
-    """`check_file` of a file in memory."""
-    check_file(io.BytesIO(data), format)

@@ -3,56 +3,34 @@
 from __future__ import annotations
 
 import difflib
-import os
 import re
 import zipfile
-import zlib
 from typing import IO
 
 from engine import limits
 from engine.errors import EngineError
+from engine.formats.archive import DAMAGED, open_archive, printable
 from engine.formats.npy_header import NpyHeader, read_npy_header
 
 SPLITS = ("train", "validation", "test")
 NAMING = "Name the arrays x_train, y_train, x_test, y_test (x_validation, y_validation); several inputs as x_train.<input>."
 _KEY = re.compile(rf"^(x|y)_({'|'.join(SPLITS)})(?:\.(.+))?$")
-_MAX_DIRECTORY_BYTES = 32 * 2**20
 _SHORT_NAMES = {"x_val": "x_validation", "y_val": "y_validation", "x_valid": "x_validation", "y_valid": "y_validation"}
 
 
 def check_npz(stream: IO[bytes]) -> None:
     """Check names, sizes and headers of all arrays; only the first bytes of each are inflated.
 
-    Raises `dataset_invalid`, `unsafe_format`, `archive_limit_exceeded`, `decompression_limit_exceeded`, and zipfile's BadZipFile.
+    Raises `dataset_invalid`, `unsafe_format`, `archive_limit_exceeded`, `decompression_limit_exceeded`, and `archive.DAMAGED`.
     """
     with open_archive(stream) as archive:
         for name, info in members_of(archive).items():
             read_header(archive, name, info)
 
 
-def open_archive(stream: IO[bytes]) -> zipfile.ZipFile:
-    """The archive, whose directory is first found to be of a size that may be read. Raises zipfile's BadZipFile."""
-    size = stream.seek(0, os.SEEK_END)
-    stream.seek(max(0, size - 65_557))
-    tail = stream.read()
-    end = tail.rfind(b"PK\x05\x06")
-    if end < 0:
-        raise zipfile.BadZipFile("no end of central directory")
-    directory = int.from_bytes(tail[end + 12 : end + 16], "little")
-    if directory > _MAX_DIRECTORY_BYTES:
-        raise EngineError("archive_limit_exceeded", f"The archive's directory has {directory} bytes, the limit is {_MAX_DIRECTORY_BYTES}.")
-    stream.seek(0)
-    try:
-        return zipfile.ZipFile(stream)
-    except (NotImplementedError, UnicodeDecodeError, OverflowError, ValueError, EOFError) as error:
-        raise zipfile.BadZipFile(str(error)) from error
-
-
 def members_of(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
     """The members that are read, by array name; the limits on archives are checked here."""
     infos = archive.infolist()
-    if len(infos) > limits.MAX_ARCHIVE_MEMBERS:
-        raise EngineError("archive_limit_exceeded", f"The archive has {len(infos)} members, the limit is {limits.MAX_ARCHIVE_MEMBERS}.")
     found: dict[str, zipfile.ZipInfo] = {}
     total = 0
     for info in infos:
@@ -61,11 +39,11 @@ def members_of(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
             _refuse_near_miss(name)
             continue
         if name in found:
-            raise EngineError("dataset_invalid", f"The archive holds {_clean(name)!r} twice.")
+            raise EngineError("dataset_invalid", f"The archive holds {printable(name)!r} twice.")
         if info.flag_bits & 1 or info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
             raise EngineError(
                 "dataset_invalid",
-                f"Array {_clean(name)!r} is encrypted or compressed in an unusual way.",
+                f"Array {printable(name)!r} is encrypted or compressed in an unusual way.",
                 hint="Write it with numpy.savez.",
             )
         total += info.file_size
@@ -75,22 +53,22 @@ def members_of(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
     if total > limits.MAX_DATASET_BYTES:
         raise bomb("all arrays together", f"{total} bytes, the limit is {limits.MAX_DATASET_BYTES}")
     if not any(name.startswith("x_") for name in found):
-        present = ", ".join(repr(_clean(info.filename.removesuffix(".npy"))) for info in infos[:8])
+        present = ", ".join(repr(printable(info.filename.removesuffix(".npy"))) for info in infos[:8])
         raise EngineError("dataset_invalid", f"No array holds examples; found {present or 'nothing'}.", hint=NAMING)
     for name in found:
         split = name[2:].split(".")[0]
         if name.startswith("y_") and not any(other == f"x_{split}" or other.startswith(f"x_{split}.") for other in found):
-            raise EngineError("dataset_invalid", f"{_clean(name)} has labels, but there is no x_{split}.", hint=NAMING)
+            raise EngineError("dataset_invalid", f"{printable(name)} has labels, but there is no x_{split}.", hint=NAMING)
     return found
 
 
 def read_header(archive: zipfile.ZipFile, name: str, info: zipfile.ZipInfo) -> NpyHeader:
     """The header of one member, checked against the member's size and against what a dataset may hold."""
-    shown = _clean(name)
+    shown = printable(name)
     try:
         with archive.open(info) as stream:
             header = read_npy_header(stream, shown)
-    except (zlib.error, EOFError, NotImplementedError, UnicodeDecodeError, ValueError, RuntimeError) as error:
+    except DAMAGED as error:
         raise EngineError(
             "dataset_invalid", f"Array {shown!r} is damaged.", hint="Write the file with numpy.savez and upload it again."
         ) from error
@@ -110,7 +88,7 @@ def read_header(archive: zipfile.ZipFile, name: str, info: zipfile.ZipInfo) -> N
 def bomb(name: str, figures: str) -> EngineError:
     """The refusal of an archive that inflates to too much."""
     return EngineError(
-        "decompression_limit_exceeded", f"{_clean(name)!r} inflates to {figures}.", hint="Upload the arrays uncompressed (numpy.savez)."
+        "decompression_limit_exceeded", f"{printable(name)!r} inflates to {figures}.", hint="Upload the arrays uncompressed (numpy.savez)."
     )
 
 
@@ -120,8 +98,4 @@ def _refuse_near_miss(name: str) -> None:
     plain = name.split(".", maxsplit=1)[0].lower()[:64]
     close = [_SHORT_NAMES[plain]] if plain in _SHORT_NAMES else difflib.get_close_matches(plain, known, n=1, cutoff=0.85)
     if close:
-        raise EngineError("dataset_invalid", f"Array {_clean(name)!r} is not read; did you mean {close[0]!r}?", hint=NAMING)
-
-
-def _clean(text: str) -> str:
-    return re.sub(r"[^\x20-\x7e]", "?", text)[:80]
+        raise EngineError("dataset_invalid", f"Array {printable(name)!r} is not read; did you mean {close[0]!r}?", hint=NAMING)

@@ -43,6 +43,7 @@ def check_graph(model: onnx.ModelProto) -> None:
     Raises `external_data_forbidden`, `unsupported_operator` (an operator domain that is not allowed), `tensor_limit_exceeded` (tensors,
     nodes or shapes past the limits), `non_finite_weights` and `model_invalid`.
     """
+    _check_text(model)
     functions = {(item.domain, item.name): item for item in model.functions}
     _check_size(model, functions)
     for node in all_nodes(model):
@@ -100,6 +101,22 @@ def inferred(skeleton: onnx.ModelProto) -> onnx.ModelProto:
     except Exception as error:
         reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         raise EngineError("model_invalid", f"The shapes in the graph contradict one another: {reason}.") from error
+
+
+def _check_text(model: onnx.ModelProto) -> None:
+    """Names that are no UTF-8 reach Python as bytes; nothing that follows expects that."""
+    texts: list[object] = [
+        text for function in model.functions for text in (function.name, function.domain, *function.input, *function.output)
+    ]
+    texts += [item.domain for item in model.opset_import]
+    for item in (*model.graph.input, *model.graph.output, *model.graph.value_info):
+        texts += [item.name, *(dim.dim_param for dim in item.type.tensor_type.shape.dim)]
+    for node in all_nodes(model):
+        texts += [node.name, node.op_type, node.domain, *node.input, *node.output, *(item.name for item in node.attribute)]
+        texts += [text for item in node.metadata_props for text in (item.key, item.value)]
+    texts += [tensor.name for tensor in _all_tensors(model)]
+    if not all(isinstance(text, str) for text in texts):
+        raise EngineError("model_invalid", "The file holds names that are no text: it is damaged.")
 
 
 def _check_size(model: onnx.ModelProto, functions: Mapping[tuple[str, str], onnx.FunctionProto]) -> None:
@@ -207,7 +224,9 @@ def _check_finite(model: onnx.ModelProto) -> None:
         finite = np.isfinite(array.astype(np.float32) if array.dtype.kind == "V" or array.dtype.name == "bfloat16" else array)
         if finite.all():
             continue
-        if bool(np.isnan(array.astype(np.float64)).any()) or readers.get(name, set()) & _WEIGHTED:
+        with np.errstate(invalid="ignore"):
+            missing = bool(np.isnan(array.astype(np.float64)).any())
+        if missing or readers.get(name, set()) & _WEIGHTED:
             raise EngineError(
                 "non_finite_weights",
                 f"Tensor {_clean(name)!r} holds NaN or infinity.",

@@ -48,7 +48,8 @@ def build_module(model: onnx.ModelProto) -> fx.GraphModule:
     several). Initializers that are used twice stay one parameter. Raises `unsupported_operator` for a node that has no
     trainable form, and `model_invalid` where shapes contradict one another.
     """
-    _refuse_unknown(model.graph.node)
+    opset = max((item.version for item in model.opset_import if item.domain in ("", "ai.onnx")), default=1)
+    _refuse_unknown(model.graph.node, opset)
     inputs = graph_inputs(model.graph)
     failure: EngineError | None = None
     for open_sizes in _OPEN_SIZES:
@@ -62,10 +63,11 @@ def build_module(model: onnx.ModelProto) -> fx.GraphModule:
     raise failure
 
 
-def _refuse_unknown(nodes: Iterable[onnx.NodeProto]) -> None:
+def _refuse_unknown(nodes: Iterable[onnx.NodeProto], opset: int) -> None:
     for node in nodes:
-        known = node.op_type in OPERATORS and node.domain in ("", "ai.onnx")
-        if known:
+        if node.op_type in OPERATORS and node.domain in ("", "ai.onnx"):
+            if len(node.input) < _fewest_inputs(node.op_type, opset) or not node.output:
+                raise EngineError("model_invalid", f"Node {node.name or '(unnamed)'} ({node.op_type}) lacks inputs or outputs.")
             continue
         kind = f"{node.domain}::{node.op_type}" if node.domain else node.op_type
         reason = "control flow depends on the data" if node.op_type in _CONTROL_FLOW else "the operator has no trainable form here"
@@ -75,6 +77,13 @@ def _refuse_unknown(nodes: Iterable[onnx.NodeProto]) -> None:
             hint=KEEP_HINT,
             details={"node": node.name, "operator": kind},
         )
+
+
+def _fewest_inputs(kind: str, opset: int) -> int:
+    try:
+        return int(onnx.defs.get_schema(kind, opset).min_input)
+    except onnx.defs.SchemaError:
+        return 1
 
 
 def _build(model: onnx.ModelProto, inputs: list[onnx.ValueInfoProto], open_sizes: tuple[int, int]) -> fx.GraphModule:

@@ -1,0 +1,73 @@
+"""The builtin architectures: of the published size, trainable, and described without torch."""
+
+import json
+
+import pytest
+import torch
+
+from engine.architectures.build import build_architecture
+from engine.architectures.spec import listing
+
+
+def test_the_list_of_architectures_is_json() -> None:
+    document = json.loads(json.dumps(listing()))
+    assert {"resnet20", "lenet_300_100", "mobilenet_v2", "vgg16_bn", "densenet40", "vit_small_images"} <= {
+        item["name"] for item in document
+    }
+    assert all(item["description"] and item["params_schema"]["properties"] for item in document)
+
+
+KNOWN_PARAMETERS = {
+    "densenet40": 1_019_722,
+    "lenet_300_100": 266_610,
+    "lenet_5": 61_706,
+    "mobilenet_v2": 3_504_872,
+    "resnet18": 11_689_512,
+    "resnet34": 21_797_672,
+    "resnet50": 25_557_032,
+    "vgg11_bn": 132_868_840,
+    "vgg16_bn": 138_365_992,
+}
+"""Sizes as published with the architectures (or by torchvision, whose tensor names they have)."""
+
+
+@pytest.mark.parametrize("name", KNOWN_PARAMETERS)
+def test_architectures_have_the_published_size(name: str) -> None:
+    with torch.device("meta"):
+        module, _ = build_architecture(name)
+    assert sum(parameter.numel() for parameter in module.parameters()) == KNOWN_PARAMETERS[name]
+
+
+SMALL = {
+    "densenet40": {"depth": 7, "image_size": 16},
+    "digit_cnn": {"channels": [4, 8], "hidden": 16, "in_channels": 2},
+    "lenet_300_100": {"hidden": [8], "image_size": 8, "num_classes": 3},
+    "lenet_5": {"image_size": 32, "in_channels": 3},
+    "mobilenet_v2": {"width_multiplier": 0.25, "image_size": 32, "num_classes": 4, "stem": "cifar"},
+    "resnet8": {"width": 4, "num_classes": 7, "image_size": 16},
+    "resnet18": {"stem": "cifar", "image_size": 16, "num_classes": 4, "in_channels": 1},
+    "resnet50": {"image_size": 32, "num_classes": 4},
+    "vgg11_bn": {"head": "small", "image_size": 32, "num_classes": 4},
+    "vit_small_images": {"image_size": 8, "depth": 1, "width": 12, "heads": 2, "num_classes": 4},
+}
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_architectures_run_and_train_with_other_parameters(name: str) -> None:
+    torch.manual_seed(0)
+    module, signature = build_architecture({"name": name, "params": SMALL[name]})
+    shape = [size or 3 for size in signature.inputs[0].shape]
+    logits = module.train()(torch.randn(shape))
+    assert logits.shape == (3, signature.outputs[0].shape[1])
+    logits.square().sum().backward()
+    assert [key for key, parameter in module.named_parameters() if parameter.grad is None] == []
+    again, _ = build_architecture({"name": name, "params": SMALL[name]})
+    assert not all(torch.equal(a, b) for a, b in zip(module.parameters(), again.parameters(), strict=True))
+
+
+def test_same_seed_same_weights() -> None:
+    states = []
+    for _ in range(2):
+        torch.manual_seed(3)
+        states.append(build_architecture({"name": "resnet8", "params": {"width": 4}})[0].state_dict())
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
