@@ -82,14 +82,17 @@ def fail(
     report: Report = _NOTHING,
     retry_delay_seconds: float = 2,
 ) -> Job:
-    """The attempt failed. A transient error leads to another attempt while there are some left; any other ends the job.
+    """The attempt failed. A transient error leads to another attempt while there are some left, or to the cancellation that was
+    asked for; any other error ends the job.
 
     A job may fail and still publish (`constraints.on_violation: fail`). Raises `lease_lost`.
     """
     error["message"] = clean(error["message"])
     _tell(session, job_id, fence, report)
     if error["category"] == "transient":
-        job = _requeue(session, job_id, fence, error, retry_delay_seconds)
+        job = _requeue(session, job_id, fence, error, retry_delay_seconds) or _try_end(
+            session, job_id, fence, Status.CANCELLED, Job.cancel_requested_at.is_not(None)
+        )
         if job is not None:
             return job
     job = _end(session, job_id, fence, Status.FAILED, data={"error": error}, error=error, outcome=outcome, summary=storable(result))
@@ -104,8 +107,12 @@ def cancelled(session: Session, job_id: str, fence: int, *, report: Report = _NO
 
 
 def release(session: Session, job_id: str, fence: int, *, reason: str = "the worker was asked to stop", report: Report = _NOTHING) -> Job:
-    """Give a job back so that another worker goes on at once; the attempt does not count. Raises `lease_lost`."""
-    _tell(session, job_id, fence, report)
+    """Give a job back so that another worker goes on at once; the attempt does not count. Raises `lease_lost`.
+
+    A job that was to be cancelled is cancelled.
+    """
+    if _tell(session, job_id, fence, report).cancel_requested:
+        return _end(session, job_id, fence, Status.CANCELLED)
     job = transition(
         session,
         Status.RUNNING,

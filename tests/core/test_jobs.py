@@ -232,6 +232,15 @@ def test_transient_failures_are_retried_later_and_others_end_the_job(world: Worl
     assert (job.status, job.error["code"]) == ("failed", "training_diverged")
 
 
+def test_a_job_that_was_to_be_cancelled_is_not_tried_again(world: World) -> None:
+    claim = world.running()
+    with world.service.database.unit_of_work() as session:
+        jobs.cancel(session, world.project_id, claim.job_id)
+    with world.service.database.unit_of_work() as session:
+        job = jobs.fail(session, claim.job_id, claim.fence, job_error("child_killed", "transient", "it died"))
+    assert (job.status, job.error) == ("cancelled", None)
+
+
 def test_a_failed_job_may_publish_what_it_found(world: World) -> None:
     claim = world.running()
     blob = world.service.blobs.put_bytes(b"too large")

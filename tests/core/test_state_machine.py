@@ -109,14 +109,17 @@ class Lives(RuleBasedStateMachine):
         error = job_error("some_error", category, "it went wrong")
         if self._write(claim, lambda *at: jobs.fail(*at, error, retry_delay_seconds=0)):
             known = self.model[claim[0]]
-            again = category == "transient" and known.attempt < self.max_attempts and not known.cancel
-            self._ended(claim, "queued" if again else "failed")
+            if category == "transient" and known.cancel:
+                self._ended(claim, "cancelled")
+            else:
+                self._ended(claim, "queued" if category == "transient" and known.attempt < self.max_attempts else "failed")
 
     @rule(claim=claims)
     def release(self, claim: tuple[str, int]) -> None:
         if self._write(claim, jobs.release):
-            self._ended(claim, "queued")
-            self.model[claim[0]].attempt -= 1
+            known = self.model[claim[0]]
+            self._ended(claim, "cancelled" if known.cancel else "queued")
+            known.attempt -= not known.cancel
 
     @rule(claim=claims)
     def stop_as_asked(self, claim: tuple[str, int]) -> None:
