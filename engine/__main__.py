@@ -113,9 +113,9 @@ def _document(path: Path) -> dict[str, Any]:
     try:
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise SystemExit(f"{path}: {error}") from error
+        raise _usage(f"{path}: {error}") from error
     if not isinstance(document, dict):
-        raise SystemExit(f"{path}: a spec is a mapping")
+        raise _usage(f"{path}: a spec is a mapping")
     return document
 
 
@@ -126,10 +126,10 @@ def _identifier(given: Any, prefix: str) -> str:
 
 def _input(path: Path, format: str | None, metadata: str, identifier: str | None) -> dict[str, Any]:
     if not path.is_file():
-        raise SystemExit(f"{path}: no such file")
+        raise _usage(f"{path}: no such file")
     known = format or _FORMATS.get(path.suffix)
     if known is None:
-        raise SystemExit(f"{path}: give the format, its ending does not tell")
+        raise _usage(f"{path}: give the format, its ending does not tell")
     return {"id": identifier, "path": str(path.absolute()), "format": known, "metadata": _metadata(metadata), "name": path.name}
 
 
@@ -137,14 +137,19 @@ def _metadata(text: str) -> Any:
     try:
         return json.loads(text if text.lstrip().startswith("{") else Path(text).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise SystemExit(f"metadata {text!r}: {error}") from error
+        raise _usage(f"metadata {text!r}: {error}") from error
 
 
 def _teacher(text: str) -> tuple[str, dict[str, Any]]:
     identifier, separator, path = text.partition("=")
     if not separator:
-        raise SystemExit(f"--teacher {text!r}: write mdl_ID=FILE")
+        raise _usage(f"--teacher {text!r}: write mdl_ID=FILE")
     return identifier, _input(Path(path), None, "{}", identifier)
+
+
+def _usage(message: str) -> SystemExit:
+    print(message, file=sys.stderr)
+    return SystemExit(EXIT_USAGE)
 
 
 class Console:

@@ -1,0 +1,129 @@
+"""The engine's command line, as a person or a script runs it."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import onnxruntime as ort
+import pytest
+
+from engine.events import parse_event
+from tests.engine.small import cnn_file, dataset_file, trained_cnn
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("files")
+    cnn_file(folder / "cnn.onnx", trained_cnn())
+    dataset_file(folder / "data.npz")
+    return folder
+
+
+def engine(*arguments: object, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "engine", *map(str, arguments)]
+    return subprocess.run(command, check=False, capture_output=True, text=True, cwd=cwd)
+
+
+def spec(folder: Path, **fields: Any) -> Path:
+    path = folder / "spec.json"
+    path.write_text(json.dumps({"evaluation": {"latency": {"repeats": 5}}, **fields}))
+    return path
+
+
+def test_a_run_leaves_artifacts_and_a_table(files: Path, tmp_path: Path) -> None:
+    target = tmp_path / "deep" / "out"
+    asked = spec(tmp_path, model="whatever", dataset="ds_1", quantize="int8", constraints={"accuracy": {"max_drop": 0.1}})
+    done = engine("run", asked, "--model", files / "cnn.onnx", "--data", files / "data.npz", "--out", target)
+    assert done.returncode == 0, done.stderr
+    assert {path.name for path in target.iterdir()} == {"model.onnx", "report.json", "report.html", "report.md"}
+    ort.InferenceSession(target / "model.onnx")
+    assert "step 1/1: static_quantization" in done.stderr
+    assert "Top-1 accuracy, test" in done.stderr
+    assert json.loads((target / "report.json").read_text())["sentence"] in done.stderr
+    assert done.stdout == ""
+
+
+def test_events_can_be_read_by_a_program(files: Path, tmp_path: Path) -> None:
+    done = engine("run", spec(tmp_path, quantize="int8"), "--model", files / "cnn.onnx", "--out", tmp_path / "out", "--json-events")
+    events = [parse_event(line) for line in done.stdout.encode().splitlines()]
+    assert events[-1].type == "done"
+    assert events[0].type == "phase"
+    assert done.returncode == 0
+
+
+def test_a_missed_constraint_has_a_status_of_its_own(files: Path, tmp_path: Path) -> None:
+    asked = spec(tmp_path, quantize="int8", constraints={"max_file_bytes": 1})
+    done = engine("run", asked, "--model", files / "cnn.onnx", "--out", tmp_path / "out")
+    assert done.returncode == 3
+    assert (tmp_path / "out" / "model.onnx").exists()
+    assert "MISSED max_file_bytes" in done.stderr
+
+
+def test_a_failure_says_why(tmp_path: Path) -> None:
+    (tmp_path / "broken.onnx").write_bytes(b"nonsense")
+    done = engine("run", spec(tmp_path, quantize="int8"), "--model", tmp_path / "broken.onnx", "--out", tmp_path / "out")
+    assert done.returncode == 1
+    assert "failed (" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_wrong_spec_points_at_the_field(files: Path, tmp_path: Path) -> None:
+    asked = spec(tmp_path, steps=[{"method": "structured_pruning", "pruning_ratio": 50}])
+    done = engine("run", asked, "--model", files / "cnn.onnx", "--out", tmp_path / "out")
+    assert done.returncode == 2
+    assert "/steps/0/pruning_ratio" in done.stderr
+    assert "0.5" in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("run", "missing.yaml", "--model", "x.onnx", "--out", "o"),
+        ("run", "spec.json", "--model", "missing.onnx", "--out", "o"),
+        ("run", "spec.json", "--model", "cnn.onnx", "--model-metadata", "{broken", "--out", "o"),
+        ("run", "spec.json", "--model", "cnn.onnx", "--teacher", "no-equals-sign", "--out", "o"),
+        ("run", "spec.json", "--model", "spec.json", "--out", "o"),
+        ("compress",),
+    ],
+)
+def test_wrong_usage_is_one_line_and_status_two(files: Path, arguments: tuple[str, ...]) -> None:
+    spec(files, quantize="int8")
+    from engine.__main__ import main
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(files)
+        with pytest.raises(SystemExit) as caught:
+            main(arguments)
+    assert caught.value.code == 2
+
+
+def test_a_file_can_be_looked_into(files: Path) -> None:
+    done = engine("inspect", files / "cnn.onnx")
+    assert json.loads(done.stdout)["signature"]["inputs"][0]["name"] == "x"
+    assert engine("inspect", ROOT / "pyproject.toml", "--format", "onnx").returncode == 1
+
+
+def test_the_working_directory_is_not_searched_for_modules(files: Path, tmp_path: Path) -> None:
+    (tmp_path / "numpy.py").write_text("raise SystemExit('imported from the working directory')")
+    asked = spec(tmp_path, quantize="int8")
+    code = "import sys; sys.path.insert(0, sys.argv[1]); from engine.__main__ import main; sys.exit(main(sys.argv[2:]))"
+    command = [
+        sys.executable,
+        "-P",
+        "-c",
+        code,
+        str(ROOT),
+        "run",
+        str(asked),
+        "--model",
+        str(files / "cnn.onnx"),
+        "--out",
+        str(tmp_path / "o"),
+    ]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
