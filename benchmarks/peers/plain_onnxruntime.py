@@ -1,8 +1,9 @@
 """What a person writes without this project: static int8 with ONNX Runtime's own tools. A process of its own, timed from outside.
 
-    python plain_onnxruntime.py NETWORK.onnx DATA.npz OUTPUT.onnx [--whole]
+    python plain_onnxruntime.py NETWORK.onnx DATA.npz OUTPUT.onnx [--bare | --whole]
 
-Without `--whole` it quantizes and nothing else. With it, it also does what a job of the service does: score both files on the test
+It prepares and quantizes as ONNX Runtime's manual says, and nothing else; with `--bare` it leaves the preparation (fusing batch
+normalizations, inferring shapes) out. With `--whole` it also does what a job of the service does: score both files on the test
 split, time them in turns, and take their sizes after gzip.
 """
 
@@ -44,8 +45,10 @@ def main() -> None:
     network, data, output = sys.argv[1:4]
     with np.load(data) as arrays:
         calibration, test, labels = arrays["x_train"], arrays["x_test"], arrays["y_test"]
-    prepared = output + ".prepared.onnx"
-    quant_pre_process(network, prepared)
+    prepared = network
+    if "--bare" not in sys.argv:
+        prepared = output + ".prepared.onnx"
+        quant_pre_process(network, prepared)
     quantize_static(
         prepared,
         output,

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import onnx
-from onnxruntime.quantization.quant_utils import add_pre_process_metadata
+from onnxruntime.quantization.quant_utils import add_infer_metadata, add_pre_process_metadata
 
 from engine import runtime
 from engine.errors import EngineError
+from engine.formats.onnx_checks import inferred, skeleton_of
 from engine.network import Network
 from engine.patterns import matches
 
@@ -63,8 +64,8 @@ def prepare(source: Path, work: Path, *, ignore: Sequence[str], minimum_opset: i
     _drop_unused_domains(prepared, opsets)
     onnx.helper.set_model_props(prepared, metadata)
     add_pre_process_metadata(prepared)
+    _add_types(prepared)
     onnx.save(prepared, path)
-    onnx.shape_inference.infer_shapes_path(path, path)
     excluded = tuple(
         node.name
         for node in all_nodes(prepared.graph)
@@ -137,6 +138,15 @@ def _optimized(source: Path, target: Path) -> onnx.ModelProto:
     except EngineError:
         return onnx.load(source)
     return model
+
+
+def _add_types(model: onnx.ModelProto) -> None:
+    """Types and shapes of all values; inferred without the weights, which need not be copied for it."""
+    known = {item.name for item in (*model.graph.input, *model.graph.output, *model.graph.initializer)}
+    found = [item for item in inferred(skeleton_of(model)).graph.value_info if item.name not in known]
+    del model.graph.value_info[:]
+    model.graph.value_info.extend(found)
+    add_infer_metadata(model)
 
 
 def _sums_matrices(model: onnx.ModelProto) -> bool:

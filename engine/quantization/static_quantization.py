@@ -7,7 +7,6 @@ import numpy as np
 import onnx
 from onnxruntime.quantization import CalibrationMethod, QDQQuantizer, QuantType
 from onnxruntime.quantization.calibrate import TensorsData
-from onnxruntime.quantization.quant_utils import load_model_with_shape_infer
 from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
 
 from engine.environment import has_safe_int8
@@ -41,15 +40,13 @@ def apply(network: Network, params: StaticQuantization, context: "StepContext") 
     context.phase("calibrating")
     prepared = graph.prepare(source, context.work, ignore=params.ignore, minimum_opset=PER_CHANNEL_OPSET)
     graph.warn_unmatched(prepared, context)
-    model = load_model_with_shape_infer(prepared.path)
-    untyped, tensors = _tensors_to_observe(model, set(prepared.excluded))
-    model.Clear()
+    untyped, tensors = _tensors_to_observe(onnx.load(prepared.path), set(prepared.excluded))
     ranges = calibration.observe(prepared.path, tensors, feeds, params.calibration, threads=context.threads, work=context.work)
     context.phase("quantizing")
     target = context.work / "quantized.onnx"
     with graph.quiet():
         quantizer = QDQQuantizer(
-            load_model_with_shape_infer(prepared.path),
+            onnx.load(prepared.path),
             per_channel=params.granularity == "channel",
             reduce_range=reduce_range,
             weight_qType=QuantType.QInt8,
