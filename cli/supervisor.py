@@ -14,7 +14,7 @@ from engine.child.linux import PR_SET_CHILD_SUBREAPER, PR_SET_PDEATHSIG, prctl
 _TICK_SECONDS = 0.2
 _FIRST_PAUSE_SECONDS = 0.2
 _LONGEST_PAUSE_SECONDS = 10.0
-_STEADY_SECONDS = 30.0
+_STEADY_SECONDS = 10.0
 """A process that lived this long starts again without a pause."""
 _HANDLED = (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _log = logger(__name__)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
@@ -95,8 +96,15 @@ class House:
             model, dataset = self.folder / "network.onnx", self.folder / "examples.npz"
             model.write_bytes(network())
             dataset.write_bytes(examples())
-            self.model = self.client.upload("models", model, "onnx")["id"]
-            self.dataset = self.client.upload("datasets", dataset, "npz")["id"]
+            self.model = self._upload("models", model, "onnx")
+            self.dataset = self._upload("datasets", dataset, "npz")
+
+    def _upload(self, kind: str, file: Path, format: str) -> str:
+        while True:
+            try:
+                return str(self.client.upload(kind, file, format)["id"])
+            except (OSError, HTTPException):
+                time.sleep(0.1)
 
     def restart(self) -> None:
         """Start again over the same data."""
@@ -108,9 +116,13 @@ class House:
         """Whether the API does."""
         try:
             self.client.json("GET", "/livez")
-        except (OSError, ApiError):
+        except (OSError, ApiError, HTTPException):
             return False
         return True
+
+    def wait_until_whole(self) -> None:
+        """Wait until the API and every worker are there."""
+        self.until(lambda: self.answers() and len(self.pids("worker")) == self._workers, "the house is not whole again")
 
     def until(self, condition: Callable[[], bool], message: str, seconds: float = 60) -> None:
         """Wait until `condition` holds."""
@@ -119,8 +131,11 @@ class House:
             assert time.monotonic() < deadline, f"{message}\n{self.log.read_text(errors='replace')[-6000:]}"
             time.sleep(0.02)
 
-    def submit(self, iterations: int = 400, **spec: Any) -> str:
-        """Post a job that trains for `iterations` steps, each about a millisecond."""
+    def submit(self, iterations: int = 400, *, key: str | None = None, patient: bool = False, **spec: Any) -> str:
+        """Post a job that trains for `iterations` steps, each about a millisecond; returns its id.
+
+        With a `key` it is idempotent; then `patient` repeats it until the service answers.
+        """
         finetune = {"iterations": iterations, "batch_size": 16, "learning_rate": 0.001}
         document = {
             "model": self.model,
@@ -129,16 +144,29 @@ class House:
             "evaluation": {"latency": {"repeats": 5}},
             **spec,
         }
-        job: dict[str, Any] = self.client.json("POST", "/v1/jobs", document)
-        self.seen.accepted.add(job["id"])
-        return str(job["id"])
+        while True:
+            try:
+                job_id = str(self.client.json("POST", "/v1/jobs", document, {"Idempotency-Key": key} if key else {})["id"])
+            except ApiError as error:
+                if not patient or error.problem.get("code") != "idempotency_in_progress":
+                    raise
+            except (OSError, HTTPException):
+                if not patient:
+                    raise
+            else:
+                break
+            time.sleep(0.1)
+        self.seen.accepted.add(job_id)
+        if key:
+            self.seen.by_key[key].add(job_id)
+        return job_id
 
     def job(self, job_id: str) -> dict[str, Any]:
         """The job's body, asked for again while the API is away."""
         while True:
             try:
                 job: dict[str, Any] = self.client.json("GET", f"/v1/jobs/{job_id}")
-            except OSError:
+            except (OSError, HTTPException):
                 time.sleep(0.05)
             else:
                 return job
@@ -158,6 +186,10 @@ class House:
         job = self.wait(job_id, lambda job: job["status"] in TERMINAL, seconds)
         self.seen.ends[job_id] = job["status"]
         return job
+
+    def has_ended(self, job_id: str) -> bool:
+        """Whether it has, by now."""
+        return self.job(job_id)["status"] in TERMINAL
 
     def in_training(self, job_id: str) -> dict[str, Any]:
         """The job's body once it trains."""

@@ -1,0 +1,95 @@
+"""Kills at random moments and at every failpoint, from a seed, with jobs under way all the time."""
+
+import contextlib
+import os
+import random
+import signal
+import time
+from pathlib import Path
+
+from cli.client import ApiError
+from tests.faults.house import House
+
+ROLES = {"worker": 4, "child": 4, "parent": 3, "api": 4, "broker": 2, "serve": 1}
+"""What is killed, and how often beside the others."""
+IN_FLIGHT = 4
+SETTLE_EVERY = 20
+
+FAILPOINTS = (
+    "create.before_commit",
+    "create.after_commit",
+    "blob.registered",
+    "blob.published",
+    "worker.claimed",
+    "worker.staged",
+    "worker.child_started",
+    "worker.child_ended",
+    "worker.published",
+    "finish.before_update",
+    "finish.before_commit",
+    "worker.end_written",
+    "reconcile.after_lost",
+)
+"""Every edge of a job's life; each is made deadly in every process of a service, on the second time that the process comes by."""
+
+
+def random_kills(house: House, rng: random.Random, kills: int) -> tuple[int, list[str]]:
+    """Kill `kills` processes; returns how many there were and what promises were broken."""
+    under_way: list[str] = []
+    found: list[str] = []
+    done = 0
+    while done < kills:
+        while len(under_way) < IN_FLIGHT:
+            under_way.append(house.submit(rng.randrange(1, 600), key=f"k{rng.getrandbits(64)}", patient=True, max_attempts=10))
+        time.sleep(rng.uniform(0.05, 1.5))
+        if _kill(house, rng.choices(list(ROLES), weights=list(ROLES.values()))[0], rng):
+            done += 1
+            if done % SETTLE_EVERY == 0 or done == kills:
+                found += settle(house, under_way)
+                under_way.clear()
+        under_way = [job_id for job_id in under_way if not house.has_ended(job_id)]
+    return done, found
+
+
+def settle(house: House, under_way: list[str]) -> list[str]:
+    """Let every job come to its end and check the promises. A job whose attempts ran out is no broken promise; any other failure is."""
+    found = []
+    for job_id in under_way:
+        job = house.end(job_id, seconds=120)
+        if job["status"] != "succeeded" and not (job["attempt"] == 10 and job["error"]["code"] in ("worker_lost", "child_killed")):
+            found.append(f"{job_id} is {job['status']} after {job['attempt']} attempts: {job['error']}")
+    house.wait_until_whole()
+    return found + house.broken_promises(load_artifacts=True, grace_seconds=10)
+
+
+def _kill(house: House, role: str, rng: random.Random) -> bool:
+    if role == "serve":
+        house.process.kill()
+        house.process.wait()
+        house.restart()
+        return True
+    victims = house.pids(role)
+    if not victims:
+        return False
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(rng.choice(victims), signal.SIGKILL)
+        return True
+    return False
+
+
+def deadly_failpoint(folder: Path, name: str) -> tuple[int, list[str]]:
+    """Three jobs through a service in which `name` kills every other process that comes by; returns the kills and broken promises."""
+    folder.mkdir()
+    house = House(folder, MODELPRESS_FAILPOINT=f"{name}:kill@2")
+    try:
+        house.wait_until_ready()
+        ids = [house.submit(50, key=f"{name}-{number}", patient=True, max_attempts=10) for number in range(3)]
+        found = settle(house, ids)
+        kills = house.log.read_bytes().count(b"program ended")
+        if kills == 0:
+            found.append(f"nothing was killed at {name}")
+        return kills, found
+    except ApiError as error:
+        return 0, [f"{name}: {error}"]
+    finally:
+        house.close()
