@@ -76,9 +76,8 @@ def read_labels(arrays: Mapping[str, Array], split: str, count: int, limit: int 
         raise EngineError(
             "dataset_invalid", f"x_{split} has {count} examples and {key} {len(stored)} labels.", hint="Give each example one label."
         )
-    labels = np.array(stored, dtype=np.int64)
-    if stored.dtype.kind == "u" and stored.dtype.itemsize == 8 and bool((np.asarray(stored) > np.uint64(2**62)).any()):
-        labels = np.full(len(stored), 2**62, dtype=np.int64)
+    wide = stored.dtype.kind == "u" and stored.dtype.itemsize == 8
+    labels = np.array(np.minimum(stored, np.uint64(2**62)) if wide else stored, dtype=np.int64)
     low, high = int(labels.min()), int(labels.max())
     top = limit if limit is not None else limits.MAX_CLASSES
     if low < 0 or high >= top:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,6 +15,9 @@ from engine.metadata import PreprocessingSpec
 from engine.network import TensorSpec
 
 Array = npt.NDArray[Any]
+_DTYPES = {"float16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8", "bool"}
+_SPATIAL = "DHW"
+"""The order of spatial dimensions in a network's input; other letters (L, T) stand before them, as stored."""
 
 
 def read_preprocessing(metadata: Mapping[str, Any], inputs: Sequence[str]) -> dict[str, PreprocessingSpec]:
@@ -35,10 +39,15 @@ class Preprocessing:
 
     def __init__(self, spec: PreprocessingSpec, stored: tuple[int, ...], target: TensorSpec) -> None:
         """`stored` is the shape of one example as stored. Raises `shape_mismatch` where it cannot become `target`."""
-        self.dtype = np.dtype("float32" if target.dtype == "bfloat16" else target.dtype)
+        if target.dtype not in _DTYPES:
+            raise EngineError("shape_mismatch", f"Input {target.name!r} of the model is {target.dtype}, which no dataset can feed.")
+        self.dtype = np.dtype(target.dtype)
         floating = self.dtype.kind == "f"
-        self._order, self._insert = _arrange(spec.layout, stored, target)
-        self.shape = tuple(1 if source is None else stored[source] for source in self._insert)
+        self._order, arranged = _arrange(spec.layout, stored, target)
+        self._arranged = tuple(1 if source is None else stored[source] for source in arranged)
+        flat = (math.prod(self._arranged),)
+        flattened = spec.layout is not None and not _fits(self._arranged, target) and _fits(flat, target)
+        self.shape = flat if flattened else self._arranged
         _check_shape(self.shape, stored, target, spec.layout)
         if not floating and (spec.scale, spec.mean, spec.std) != (1.0, 0.0, 1.0):
             raise EngineError(
@@ -46,25 +55,25 @@ class Preprocessing:
                 f"Input {target.name!r} is {target.dtype}: scale, mean and std would change its values.",
                 hint="Leave them out.",
             )
-        channels = self.shape[0] if self.shape else 1
-        last = len(self.shape) - 1
-        mean, std = (_per_channel(item, channels, last, name, target) for item, name in ((spec.mean, "mean"), (spec.std, "std")))
+        mean, std = (_per_channel(item, self._arranged, name, target) for item, name in ((spec.mean, "mean"), (spec.std, "std")))
         factor, offset = np.asarray(spec.scale / std, dtype=np.float32), np.asarray(-mean / std, dtype=np.float32)
         self._plain = not floating or (bool((factor == 1).all()) and bool((offset == 0).all()))
         self._factor, self._offset = factor, offset
 
     def __call__(self, stored: Array) -> Array:
         """The batch, contiguous."""
-        moved = stored.transpose((0, *(1 + axis for axis in self._order))).reshape((len(stored), *self.shape))
-        if self._plain:
-            return np.ascontiguousarray(moved, dtype=self.dtype)
-        result = np.multiply(moved, self._factor, dtype=np.float32)
-        result += self._offset
-        return np.ascontiguousarray(result, dtype=self.dtype)
+        moved = stored.transpose((0, *(1 + axis for axis in self._order))).reshape((len(stored), *self._arranged))
+        if not self._plain:
+            moved = np.multiply(moved, self._factor, dtype=np.float32)
+            moved += self._offset
+        return np.ascontiguousarray(moved, dtype=self.dtype).reshape((len(stored), *self.shape))
 
 
 def _arrange(layout: str | None, stored: tuple[int, ...], target: TensorSpec) -> tuple[list[int], list[int | None]]:
-    """How stored axes are ordered, and which of them (None: a new axis of size one) each target axis is."""
+    """How stored axes are ordered, and which of them (None: a new axis of size one) each axis is after that.
+
+    Tried in turn until the network's input is met: channels first, channels last, as stored.
+    """
     if layout is None:
         return list(range(len(stored))), list(range(len(stored)))
     letters = layout[1:]
@@ -74,21 +83,12 @@ def _arrange(layout: str | None, stored: tuple[int, ...], target: TensorSpec) ->
             f"Layout {layout} names {len(layout)} dimensions, but the arrays of input {target.name!r} have {len(stored) + 1}: (N, {_text(stored)}).",
             hint="Name each stored dimension with one letter, N first.",
         )
-    rank = len(target.shape) - 1
-    if "C" in letters:
-        order = [letters.index("C"), *(index for index, letter in enumerate(letters) if letter != "C")]
-        channels_last = (
-            rank == len(letters)
-            and _fits([stored[i] for i in range(len(stored))], target)
-            and not _fits([stored[i] for i in order], target)
-        )
-        order = list(range(len(letters))) if channels_last else order
-    else:
-        order = list(range(len(letters)))
-    insert: list[int | None] = list(order)
-    if "C" not in letters and rank == len(letters) + 1:
-        insert = [None, *order] if target.shape[1] in (1, None) or target.shape[-1] != 1 else [*order, None]
-    return order, insert
+    spatial: list[int | None] = [*sorted((i for i, one in enumerate(letters) if one != "C"), key=lambda i: _SPATIAL.find(letters[i]))]
+    channel: list[int | None] = [letters.index("C")] if "C" in letters else [None]
+    orders: list[list[int | None]] = [channel + spatial, spatial + channel, [*range(len(letters))]]
+    orders += [spatial] if "C" not in letters else []
+    chosen = next((order for order in orders if _fits([1 if i is None else stored[i] for i in order], target)), orders[0])
+    return [i for i in chosen if i is not None], chosen
 
 
 def _fits(shape: Sequence[int], target: TensorSpec) -> bool:
@@ -113,16 +113,16 @@ def _text(shape: Sequence[int]) -> str:
     return ", ".join(str(size) for size in shape)
 
 
-def _per_channel(stated: float | tuple[float, ...], channels: int, last: int, name: str, target: TensorSpec) -> npt.NDArray[np.float64]:
+def _per_channel(stated: float | tuple[float, ...], shape: tuple[int, ...], name: str, target: TensorSpec) -> npt.NDArray[np.float64]:
     """A number, or numbers shaped to stand beside the channels: the first axis of an example, or the last where only that fits."""
     if isinstance(stated, int | float):
         return np.array(float(stated))
     values = np.array(stated, dtype=np.float64)
-    tail = target.shape[-1] if last >= 0 else None
-    if len(values) == channels:
-        return values.reshape((-1, *[1] * last))
-    if len(values) in (1, tail):
+    if shape and len(values) == shape[0]:
+        return values.reshape((-1, *[1] * (len(shape) - 1)))
+    if len(values) == 1 or (shape and len(values) == shape[-1]):
         return values
+    channels = f"{shape[0]} (or {shape[-1]}, if they stand last)" if shape else "no"
     raise EngineError(
         "dataset_invalid", f"preprocessing.{name} has {len(values)} numbers, but input {target.name!r} has {channels} channels."
     )

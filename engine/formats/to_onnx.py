@@ -74,8 +74,7 @@ def example_inputs(signature: Signature, batch: int, shapes: Mapping[str, Sequen
         sizes = [
             batch if dim == 0 else size or (given[dim - 1] if dim <= len(given) else _OPEN_SIZE) for dim, size in enumerate(spec.shape)
         ]
-        dtype: torch.dtype = getattr(torch, spec.dtype)
-        examples.append(torch.zeros(sizes, dtype=torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype))
+        examples.append(torch.zeros(sizes, dtype=getattr(torch, spec.dtype)))
     return tuple(examples)
 
 

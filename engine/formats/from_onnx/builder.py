@@ -160,7 +160,7 @@ class Builder:
         if constant.source is None or constant.transposed or _is_uniform(constant.tensor):
             return nn.Parameter(constant.tensor.detach().clone().contiguous())
         if constant.source not in self._shared:
-            self._shared[constant.source] = nn.Parameter(constant.tensor.detach().clone().contiguous())
+            self._shared[constant.source] = nn.Parameter(constant.tensor.detach().contiguous())
         return self._shared[constant.source]
 
     def tied(self, weight: Constant) -> nn.Parameter:
@@ -200,6 +200,9 @@ class Builder:
         return self._flow(self.graph.call_function(function, nodes[0], dict(nodes[1])), tuple(results))
 
     def _flow(self, node: fx.Node, probes: tuple[Any, ...]) -> Flow:
+        for probe in probes:
+            if isinstance(probe, torch.Tensor):
+                _refuse_large(probe)
         self._flows[node] = Flow(node, probes)
         return self._flows[node]
 
@@ -243,10 +246,12 @@ def _refuse_huge(run: Callable[..., Any], args: Any, kwargs: Any) -> None:
     with torch.device("meta"):
         result = run(*imagined[0], **imagined[1])
     for tensor in result if isinstance(result, tuple) else [result]:
-        if tensor.numel() > limits.MAX_TENSOR_ELEMENTS:
-            raise EngineError(
-                "tensor_limit_exceeded", f"A constant of {tensor.numel()} elements, the limit is {limits.MAX_TENSOR_ELEMENTS}."
-            )
+        _refuse_large(tensor)
+
+
+def _refuse_large(tensor: torch.Tensor) -> None:
+    if tensor.numel() > limits.MAX_TENSOR_ELEMENTS:
+        raise EngineError("tensor_limit_exceeded", f"A value has {tensor.numel()} elements, the limit is {limits.MAX_TENSOR_ELEMENTS}.")
 
 
 def _is_uniform(tensor: torch.Tensor) -> bool:

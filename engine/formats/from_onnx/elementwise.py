@@ -68,6 +68,7 @@ DTYPES: dict[int, torch.dtype] = {
     onnx.TensorProto.UINT8: torch.uint8,
     onnx.TensorProto.BOOL: torch.bool,
 }
+HALF_TYPES: dict[int, torch.dtype] = {onnx.TensorProto.FLOAT16: torch.float16, onnx.TensorProto.BFLOAT16: torch.bfloat16}
 """Half precision is trained in single: the CPU has no fast half arithmetic, and gradients underflow in it."""
 
 

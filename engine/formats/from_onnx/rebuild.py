@@ -26,7 +26,7 @@ from engine.formats.from_onnx import (
     sizes,
 )
 from engine.formats.from_onnx.builder import Builder
-from engine.formats.from_onnx.elementwise import DTYPES
+from engine.formats.from_onnx.elementwise import DTYPES, HALF_TYPES
 from engine.formats.from_onnx.patterns import Patterns
 from engine.formats.from_onnx.reader import KEEP_HINT, Op
 from engine.formats.from_onnx.values import Constant, Value
@@ -93,7 +93,10 @@ def _build(model: onnx.ModelProto, inputs: list[onnx.ValueInfoProto], open_sizes
     values: dict[str, Value] = {item.name: Constant(shapes.tensor_of(item), item.name) for item in graph.initializer}
     batch_name = next((item.type.tensor_type.shape.dim[0].dim_param for item in inputs if item.type.tensor_type.shape.dim), "")
     for item in inputs:
-        values[item.name] = build.placeholder(item.name, _probes(item, build.static_batch, batch_name, open_sizes))
+        value: Value = build.placeholder(item.name, _probes(item, build.static_batch, batch_name, open_sizes))
+        if item.type.tensor_type.elem_type in HALF_TYPES:
+            value = build.call("to", value, torch.float32)
+        values[item.name] = value
     nodes = Patterns(graph, constant_tensors(model)).rewritten()
     consumers: dict[str, list[onnx.NodeProto]] = defaultdict(list)
     for node in nodes:
@@ -138,7 +141,7 @@ def _convert(op: Op, build: Builder) -> list[Value]:
 def _probes(item: onnx.ValueInfoProto, static_batch: int | None, batch_name: str, open_sizes: tuple[int, int]) -> tuple[torch.Tensor, ...]:
     """Two imagined inputs on the meta device that differ in the batch and in every open dimension."""
     kind = item.type.tensor_type
-    dtype = DTYPES.get(kind.elem_type)
+    dtype = HALF_TYPES.get(kind.elem_type) or DTYPES.get(kind.elem_type)
     if dtype is None or not item.type.HasField("tensor_type") or not kind.HasField("shape"):
         raise EngineError("unsupported_operator", f"Input {item.name!r} is not a tensor of known rank and a numeric type.", hint=KEEP_HINT)
     batches = (static_batch, static_batch + 2) if static_batch is not None else (2, 3)
