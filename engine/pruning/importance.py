@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from engine.context import Context
+from engine.pruning import thinet
 from engine.pruning.channels import ChannelGroup, Part
 from engine.pruning.gradients import backpropagated
 
-COMPARABLE = frozenset({"taylor", "hessian", "bn_scale", "lamp", "random"})
+COMPARABLE = frozenset({"taylor", "hessian", "bn_scale", "lamp", "thinet", "random"})
 """Importances whose values mean the same in every layer; the others are divided by their group's mean for a global ranking."""
 
 
@@ -24,6 +25,8 @@ def unit_scores(module: nn.Module, groups: Sequence[ChannelGroup], importance: s
     if importance == "random":
         generator = context.generator()
         return [torch.rand(len(group.units), generator=generator) for group in groups]
+    if importance == "thinet":
+        return [values.float() for values in thinet.scores(module, groups, context)]
     if importance in ("taylor", "hessian"):
         channels = (_taylor if importance == "taylor" else _hessian)(module, groups, context)
     else:

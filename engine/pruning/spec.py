@@ -13,7 +13,9 @@ from engine.pruning.spec_masks import Supermask
 __all__ = ["LotteryTicket", "MagnitudePruning", "SoftFilterPruning", "SparseStructureSelection", "StructuredPruning", "Supermask"]
 
 Importance = Literal["magnitude_l1", "magnitude_l2", "taylor", "random"]
-ChannelImportance = Literal["magnitude_l1", "magnitude_l2", "group_norm", "taylor", "hessian", "bn_scale", "fpgm", "lamp", "random"]
+ChannelImportance = Literal[
+    "magnitude_l1", "magnitude_l2", "group_norm", "taylor", "hessian", "bn_scale", "fpgm", "lamp", "thinet", "random"
+]
 
 
 class Budget(Params):
@@ -51,6 +53,7 @@ class StructuredPruning(MethodParams, LayerChoice):
         ),
         Reference(title="Liu et al., Network Slimming, ICCV 2017 (bn_scale)", url="https://arxiv.org/abs/1708.06519"),
         Reference(title="He et al., Filter Pruning via Geometric Median, CVPR 2019 (fpgm)", url="https://arxiv.org/abs/1811.00250"),
+        Reference(title="Luo et al., ThiNet, ICCV 2017 (thinet)", url="https://arxiv.org/abs/1707.06342"),
         Reference(
             title="Lee et al., Layer-Adaptive Sparsity for Magnitude-Based Pruning, ICLR 2021", url="https://arxiv.org/abs/2010.07611"
         ),
@@ -68,7 +71,8 @@ class StructuredPruning(MethodParams, LayerChoice):
     importance: ChannelImportance = "magnitude_l2"
     """How channels are ranked: by the norm of the filters that produce them (`magnitude_l1`, `magnitude_l2`), of everything that
     they tie (`group_norm`), by the change of the loss to first (`taylor`) or second order (`hessian`; both need labelled data), by
-    batch normalization's scale (`bn_scale`), by distance to the other filters (`fpgm`), by layer-adaptive magnitude (`lamp`)."""
+    batch normalization's scale (`bn_scale`), by distance to the other filters (`fpgm`), by layer-adaptive magnitude (`lamp`), by what the
+    next layer misses least on training examples (`thinet`, which also rescales the next layer's kernel to make up for the loss)."""
     scope: Literal["global", "layer"] = "layer"
     """Rank all channels of the network together, or remove the same share of every layer."""
     iterations: int = Field(1, ge=1, le=1000)
@@ -89,7 +93,7 @@ class StructuredPruning(MethodParams, LayerChoice):
     def needs(self) -> Requires:
         """Labels when channels are ranked by gradients or the network is tuned."""
         labels = self.importance in ("taylor", "hessian") or self.finetune is not None
-        return Requires(dataset=labels, labels=labels)
+        return Requires(dataset=labels or self.importance == "thinet", labels=labels)
 
     @model_validator(mode="after")
     def _one_target(self) -> "StructuredPruning":

@@ -12,7 +12,8 @@ from engine import masks
 from engine.context import Context
 from engine.errors import EngineError
 from engine.network import Network
-from engine.pruning.channels import ChannelGraph, Inputs
+from engine.pruning import thinet
+from engine.pruning.channels import ChannelGraph, Inputs, mask_channels
 from engine.pruning.importance import unit_scores
 from engine.pruning.plan import Block, Costs, Limits, Plan, Ranked, blocks, for_budget, for_share, held_back, plan_of, rank
 from engine.pruning.removal import Shrinkage, choose_groups, graph_inputs
@@ -71,7 +72,18 @@ class _Cutter:
         ranked = [rank(group, values, self._units[group.name]) for group, values in zip(groups, scores, strict=True)]
         every = blocks(ranked, together=self._together, limits=self._limits)
         plan = self._within_budget(params.budget, every, ranked, done, last=last) if params.budget else None
-        _remove(graph, ranked, plan or self._by_share(every, ranked, done, last=last))
+        plan = plan or self._by_share(every, ranked, done, last=last)
+        if params.importance == "thinet":
+            self._make_up(ranked, plan)
+        _remove(graph, ranked, plan)
+
+    def _make_up(self, ranked: list[Ranked], plan: Plan) -> None:
+        """Rescale the readers of each group after the ones before it, whose channels are masked by then."""
+        for item, removed in zip(ranked, plan, strict=True):
+            if removed:
+                channels = item.group.units[item.order[:removed]].reshape(-1)
+                thinet.rescale(self._module, item.group, channels, self._context)
+                mask_channels(item.group, channels)
 
     def _by_share(self, every: list[Block], ranked: list[Ranked], done: float, *, last: bool) -> Plan:
         params = self._params

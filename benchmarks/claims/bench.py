@@ -1,0 +1,98 @@
+"""Digits, models, and jobs run the way a user runs them: `python -m engine run spec.json --model … --data … --out …`."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+COUNTS = {"train": 4000, "validation": 1000}
+"""Training digits of the quick mode, drawn with the seed; all test digits are used in any case."""
+PIXELS = {"preprocessing": {"scale": 1 / 255, "layout": "NHW"}}
+"""Inputs from 0 to 1, as in the papers."""
+EXACT = {"latency": {"repeats": 5}}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a job left behind."""
+
+    report: dict[str, Any]
+    folder: Path
+
+    def step(self, index: int = 0) -> dict[str, Any]:
+        """Metrics and report of a step."""
+        found: dict[str, Any] = self.report["steps"][index]
+        return found
+
+    def file(self, kind: str, format: str = "safetensors") -> Path:
+        """The published file of this kind and format."""
+        found = [item["filename"] for item in self.report["artifacts"] if (item["kind"], item["format"]) == (kind, format)]
+        return self.folder / found[0]
+
+
+@dataclass
+class Bench:
+    """A folder to work in, the digits, and the mode."""
+
+    folder: Path
+    data: Path
+    full: bool
+    _lock: Lock = field(default_factory=Lock)
+
+    def digits(self, seed: int, *, size: int = 28) -> Path:
+        """An npz of digits, size×size: 5,000 for training and validation in the quick mode, all of them in the full mode."""
+        path = self.folder / f"digits{size}-{seed}.npz"
+        with self._lock:
+            if not path.exists():
+                stored = np.load(self.data)
+                images, labels = shrunk(stored["x_train"], size), stored["y_train"]
+                arrays = {"x_test": shrunk(stored["x_test"], size), "y_test": stored["y_test"]}
+                order, begin = np.random.default_rng(seed).permutation(len(images)), 0
+                for split, count in COUNTS.items() if not self.full else (("train", len(images)),):
+                    chosen = order[begin : begin + count]
+                    arrays |= {f"x_{split}": images[chosen], f"y_{split}": labels[chosen]}
+                    begin += count
+                np.savez(path, **arrays)
+        return path
+
+    def run(
+        self,
+        name: str,
+        steps: Sequence[dict[str, Any]],
+        *,
+        seed: int,
+        model: Path,
+        architecture: dict[str, Any] | None = None,
+        size: int = 28,
+        evaluation: dict[str, Any] = EXACT,
+        **spec: Any,
+    ) -> Outcome:
+        """Run a spec on the digits. Raises RuntimeError with the job's last words where it fails."""
+        folder = self.folder / f"{name}-{seed}"
+        folder.mkdir(exist_ok=True)
+        (folder / "spec.json").write_text(json.dumps({"seed": seed, "steps": list(steps), "evaluation": evaluation, **spec}))
+        command = [sys.executable, "-m", "engine", "run", str(folder / "spec.json"), "--model", str(model), "--out", str(folder / "out")]
+        command += ["--data", str(self.digits(seed, size=size)), "--data-metadata", json.dumps(PIXELS)]
+        command += ["--model-metadata", json.dumps({"architecture": architecture})] if architecture else []
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            raise RuntimeError(f"{name}, seed {seed}: exit status {done.returncode}\n{done.stderr[-2000:]}")
+        return Outcome(json.loads((folder / "out" / "report.json").read_text()), folder / "out")
+
+
+def shrunk(images: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+    """Means of square patches: 28×28 becomes size×size."""
+    side = images.shape[1] // size
+    patches = images.reshape(len(images), size, side, size, side)
+    return patches.mean((2, 4)).round().astype(np.uint8)
