@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from os import getpid
 
-from sqlalchemy import func, literal_column, or_, select
+from sqlalchemy import literal_column, or_, select
 from sqlalchemy.exc import DBAPIError
 
 from core import failpoints, idempotency, leases
@@ -127,20 +127,24 @@ class Reconciler:
 
     def _ring(self) -> int:
         """Ring for jobs that wait longer than one pass; what the broker still holds is not added to."""
-        with self._database.reader() as session:
+        rung = 0
+        for queue in (self._settings.cpu_queue, self._settings.gpu_queue, self._settings.inspect_queue):
             overdue = (
-                select(Job.queue, func.count().label("jobs"))
+                select(Job.id)
                 .where(
                     Job.status == literal_column("'queued'"),
+                    Job.queue == queue,
                     Job.created_at < db_now(-self._settings.reconcile_seconds),
                     or_(Job.available_at.is_(None), Job.available_at <= db_now()),
                 )
-                .group_by(Job.queue)
+                .limit(_MOST_RINGS)
             )
-            rows = list(session.execute(overdue))
-        for row in rows:
-            self._doorbell.ring(row.queue, count=min(row.jobs, _MOST_RINGS), only_if_silent=True)
-        return len(rows)
+            with self._database.reader() as session:
+                waiting = len(list(session.scalars(overdue)))
+            if waiting:
+                self._doorbell.ring(queue, count=waiting, only_if_silent=True)
+                rung += 1
+        return rung
 
     def _tidy(self, done: Pass) -> None:
         with self._database.unit_of_work() as session:

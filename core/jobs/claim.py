@@ -84,7 +84,7 @@ def claim(
             session,
             Status.QUEUED,
             Status.RUNNING,
-            Job.id == _next_job(),
+            Job.id == next_job(),
             event="started",
             data={"worker": worker, "device": device},
             parameters=may_take,
@@ -120,7 +120,7 @@ def _line(job: FromClause) -> Select[str]:
 
 
 @functools.cache
-def _next_job() -> ScalarSelect[str]:
+def next_job() -> ScalarSelect[str]:
     """The head of the chosen project's line, passing over rows that another claim holds. Built once: that costs milliseconds."""
     job = _JOBS.alias("job")
     return (
