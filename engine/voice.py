@@ -8,6 +8,7 @@ from typing import Any
 
 from engine import events
 
+PROGRESS_SECONDS = 0.1
 _GUESSABLE = 0.05
 """Before this share of the job is done, the time left is not guessed."""
 
@@ -18,6 +19,7 @@ class Voice:
     def __init__(self, emit: Callable[[events.Event], None]) -> None:
         self._emit = emit
         self._started = time.monotonic()
+        self._progressed = 0.0
         self.warnings: list[dict[str, Any]] = []
         self.artifacts: list[dict[str, Any]] = []
 
@@ -27,8 +29,13 @@ class Voice:
         return time.monotonic() - self._started
 
     def emit(self, event: events.Event) -> None:
-        """Pass an event on; warnings and artifacts are remembered."""
-        if isinstance(event, events.Warned):
+        """Pass an event on; warnings and artifacts are remembered, and progress is told no more often than every 0.1 s."""
+        if isinstance(event, events.Progress):
+            now = time.monotonic()
+            if event.fraction < 1 and now - self._progressed < PROGRESS_SECONDS:
+                return
+            self._progressed = now
+        elif isinstance(event, events.Warned):
             self.warnings.append(event.model_dump(exclude={"type"}))
         elif isinstance(event, events.ArtifactWritten):
             self.artifacts.append(event.model_dump(exclude={"type"}))

@@ -40,14 +40,22 @@ _INTEGER_FORMS = {
 }
 _WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "LSTM", "GRU", "RNN", "Attention", "EmbedLayerNormalization"})
 """Operators that hold nearly all weights and multiplications."""
+_TO_WIDE = ("Dequantize", "MatMulInteger", "ConvInteger", "Dynamic", "Cast", "Shape")
+"""Operators on 8-bit data whose results are wider."""
 _EIGHT_BIT = frozenset({onnx.TensorProto.INT8, onnx.TensorProto.UINT8})
 
 
-def operator_counts(path: Path, work: Path) -> dict[str, dict[str, int]]:
+Counts = dict[str, dict[str, int]]
+
+
+def operator_counts(path: Path, work: Path) -> tuple[Counts, dict[str, int]]:
     """How many operators of each type run in int8 and in float, after the runtime's own fusions, on this machine.
 
     Quantize, dequantize and other bookkeeping nodes are left out; an operator without an integer form of its own (a pooling or a
     reshape between two integer operators) counts as int8 where its data is 8-bit.
+
+    Returns:
+        The counts by operator type, and how many operators of each type compute with stored weights in float.
 
     Raises:
         EngineError: `model_invalid` where the runtime refuses the file.
@@ -56,24 +64,39 @@ def operator_counts(path: Path, work: Path) -> dict[str, dict[str, int]]:
     runtime.open_session(path, threads=1, save_optimized=executed)
     model = onnx.load(executed)
     executed.unlink()
-    counts: dict[str, Counter[str]] = {}
-    _count(model.graph, {item.name for item in model.graph.initializer if item.data_type in _EIGHT_BIT}, counts)
-    return {name: {"int8": counts[name]["int8"], "float": counts[name]["float"]} for name in sorted(counts)}
+    tally = _Tally()
+    tally.add(model.graph, set())
+    counts = {name: {"int8": tally.int8[name], "float": tally.floating[name]} for name in sorted({*tally.int8, *tally.floating})}
+    return counts, dict(tally.weights_in_float)
 
 
-def _count(graph: onnx.GraphProto, eight_bit: set[str], counts: dict[str, Counter[str]]) -> None:
-    for node in graph.node:
-        name, integer = _base_type(node.op_type)
-        integer = integer or (bool(node.input) and node.input[0] in eight_bit)
-        for attribute in node.attribute:
-            for inner in graph_attributes(attribute):
-                _count(inner, set(eight_bit), counts)
-        if node.op_type in ("QuantizeLinear", "DynamicQuantizeLinear"):
-            eight_bit.add(node.output[0])
-        elif integer and not node.op_type.startswith(("Dequantize", "MatMulInteger", "ConvInteger", "Dynamic", "Cast", "Shape")):
-            eight_bit.update(node.output)
-        if node.op_type not in _BOOKKEEPING:
-            counts.setdefault(name, Counter())["int8" if integer else "float"] += 1
+class _Tally:
+    """Counts over a graph and its subgraphs."""
+
+    def __init__(self) -> None:
+        self.int8: Counter[str] = Counter()
+        self.floating: Counter[str] = Counter()
+        self.weights_in_float: Counter[str] = Counter()
+        self._stored: set[str] = set()
+
+    def add(self, graph: onnx.GraphProto, eight_bit: set[str]) -> None:
+        self._stored.update(item.name for item in graph.initializer)
+        eight_bit |= {item.name for item in graph.initializer if item.data_type in _EIGHT_BIT}
+        for node in graph.node:
+            name, integer = _base_type(node.op_type)
+            integer = integer or (bool(node.input) and node.input[0] in eight_bit)
+            for attribute in node.attribute:
+                for inner in graph_attributes(attribute):
+                    self.add(inner, set(eight_bit))
+            if node.op_type in ("QuantizeLinear", "DynamicQuantizeLinear"):
+                eight_bit.add(node.output[0])
+            elif integer and not node.op_type.startswith(_TO_WIDE):
+                eight_bit.update(node.output)
+            if node.op_type in _BOOKKEEPING:
+                continue
+            (self.int8 if integer else self.floating)[name] += 1
+            if not integer and name in _WEIGHTED and self._stored & set(node.input[:2]):
+                self.weights_in_float[name] += 1
 
 
 def _base_type(op_type: str) -> tuple[str, bool]:
@@ -109,7 +132,7 @@ def report(before: Path, after: Path, context: "StepContext") -> None:
     Raises:
         EngineError: `nothing_quantized` where no weight and no operator with weights is 8-bit.
     """
-    counts = operator_counts(after, context.work)
+    counts, left = operator_counts(after, context.work)
     weights: dict[str, dict[str, int]] = {"before": weight_bytes(before), "after": weight_bytes(after)}
     eight_bit_bytes = weights["after"].get("int8", 0) + weights["after"].get("uint8", 0)
     weighted = {name: count for name, count in counts.items() if name in _WEIGHTED}
@@ -129,7 +152,6 @@ def report(before: Path, after: Path, context: "StepContext") -> None:
     }
     for key, value in figures.items():
         context.report(key, value)
-    left = {name: count["float"] for name, count in weighted.items() if count["float"]}
     if left:
         context.warn(
             "operators_left_in_float",
