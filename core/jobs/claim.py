@@ -13,6 +13,7 @@ from typing import Any, cast
 from sqlalchemy import BindParameter, ColumnElement, FromClause, ScalarSelect, Select, Table, bindparam, func, literal_column, or_, select
 from sqlalchemy.orm import Session
 
+from core import failpoints
 from core.blobs.digest import Blob
 from core.clock import db_now
 from core.jobs.states import Status, transition
@@ -100,6 +101,7 @@ def claim(
             available_at=None,
         )
         if job is not None:
+            failpoints.hit("claim.before_commit")
             return _claim_of(session, job)
         if session.scalar(select(_next_project()), may_take) is None:
             return None

@@ -30,7 +30,9 @@ def heartbeat(session: Session, job_id: str, fence: int, *, lease_seconds: float
 
     Raises `lease_lost` when the job belongs to another attempt or has ended.
     """
-    return _tell(session, job_id, fence, report, lease_expires_at=db_now(lease_seconds))
+    answer = _tell(session, job_id, fence, report, lease_expires_at=db_now(lease_seconds))
+    failpoints.hit("heartbeat.before_commit")
+    return answer
 
 
 def should_stop(session: Session, job_id: str, fence: int) -> bool:

@@ -20,6 +20,7 @@ FAILPOINTS = (
     "create.after_commit",
     "blob.registered",
     "blob.published",
+    "claim.before_commit",
     "worker.claimed",
     "worker.staged",
     "worker.child_started",
