@@ -26,7 +26,7 @@ _STYLE = """
 *{box-sizing:border-box}body{font:15px/1.5 system-ui,sans-serif;color:var(--ink);max-width:70rem;margin:2rem auto;padding:0 1rem}
 h1{font-size:1.5rem;margin:0}h2{font-size:1.1rem;margin:2rem 0 .5rem}.lead{font-size:1.15rem}.dim{color:var(--dim)}
 table{border-collapse:collapse;width:100%}th,td{text-align:left;padding:.35rem .6rem;border-bottom:1px solid var(--line);vertical-align:top}
-th{font-weight:600;color:var(--dim)}td.n{font-variant-numeric:tabular-nums;white-space:nowrap}.scroll{overflow-x:auto}
+th{font-weight:600;color:var(--dim)}td{font-variant-numeric:tabular-nums}span.time{white-space:nowrap}.scroll{overflow-x:auto}
 .good{color:var(--good);font-weight:600}.bad{color:var(--bad);font-weight:600}
 .cards{display:flex;flex-wrap:wrap;gap:.75rem;margin:1rem 0}.card{background:var(--card);border-radius:.5rem;padding:.75rem 1rem;min-width:9rem}
 .card b{display:block;font-size:1.4rem}pre{background:var(--card);padding:.75rem 1rem;border-radius:.5rem;overflow-x:auto;font-size:13px}
@@ -109,7 +109,7 @@ def _steps(steps: Sequence[Mapping[str, Any]]) -> Html:
     rows = []
     for step in steps:
         measured = ", ".join(f"{key} {value_text(key.partition('.')[2] or key, value)}" for key, value in step["metrics"].items())
-        rows.append((step["index"] + 1, step["title"], measured, f"{step['duration_seconds']:.1f} s"))
+        rows.append((step["index"] + 1, step["title"], measured, Html(f'<span class="time">{step["duration_seconds"]:.1f} s</span>')))
     return _section("Steps", _table(("", "method", "measured after it", "time"), rows))
 
 

@@ -11,6 +11,8 @@ LABELS = {
     "sqnr_db": "Signal-to-noise against the original",
     "cosine": "Cosine to the original",
 }
+IDENTICAL_DB = 200.0
+"""What equal outputs are given, as JSON has no infinity."""
 FIGURES = (
     ("file_bytes", "File"),
     ("gzip_bytes", "File after gzip"),
@@ -28,7 +30,7 @@ def value_text(name: str, value: Any) -> str:
     if name in ("top1", "top5", "agreement", "sparsity"):
         return f"{100 * value:.2f} %"
     if name == "sqnr_db":
-        return f"{value:.1f} dB"
+        return "identical" if value >= IDENTICAL_DB else f"{value:.1f} dB"
     if name.endswith("bytes"):
         return bytes_text(value)
     if name.endswith("_count"):
@@ -70,7 +72,7 @@ def before_after(document: Mapping[str, Any]) -> list[tuple[str, ...]]:
         split, _, name = key.partition(".")
         before = baseline["metrics"].get(key)
         change = compared["metric_changes"].get(key)
-        shown = "–" if change is None else f"{100 * change:+.2f} points" if name in ("top1", "top5", "agreement") else f"{change:+.4g}"
+        shown = "–" if change is None or name in ("agreement", "sqnr_db", "cosine") else _moved(name, change)
         texts = [
             _with_interval(name, value, document["intervals"][side].get(key)) for side, value in (("baseline", before), ("result", after))
         ]
@@ -114,6 +116,10 @@ def _quoted(name: str) -> str:
     import shlex
 
     return shlex.quote(name)
+
+
+def _moved(name: str, change: float) -> str:
+    return f"{change:+.4g}" if name == "cross_entropy" else f"{100 * change:+.2f} points"
 
 
 def _change_text(before: Any, after: Any) -> str:

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from engine.data.dataset import Data
 
 Arrays = list[NDArray[Any]]
+LABEL_ORDER = ("top1", "top5", "cross_entropy")
+"""What people look for first stands first."""
 MAX_STORED_OUTPUT_BYTES = 1 << 30
 """Outputs of the baseline are kept on disk up to this size, so that it need not run again for every file."""
 
@@ -109,7 +111,7 @@ class Totals:
         means = {name: total / self._count for name, total in self._sums.items()}
         if "sqnr_db" in means:
             means["sqnr_db"] = evaluation.ratio_db(self._signal, self._noise)
-        return means
+        return {name: means[name] for name in (*LABEL_ORDER, *means) if name in means}
 
     def _label_metrics(self, outputs: Arrays, labels: NDArray[np.int64]) -> dict[str, float]:
         try:
