@@ -51,8 +51,8 @@ def top_k_accuracy(scores: Array, labels: Array, k: int) -> float:
     ahead = (scores > own).sum(axis=1)
     ties_before = ((scores == own) & (np.arange(scores.shape[1]) < labels[:, None])).sum(axis=1)
     # A row with NaN compares false everywhere and must not count as right.
-    finite = np.isfinite(scores).all(axis=1)
-    return float(((ahead + ties_before < k) & finite).mean())
+    numbers = ~np.isnan(scores).any(axis=1)
+    return float(((ahead + ties_before < k) & numbers).mean())
 
 
 def cross_entropy(scores: Array, labels: Array) -> float:

@@ -48,7 +48,7 @@ def score(request: dict[str, Any], own: ort.InferenceSession, examples: Examples
         examples: What to run on.
 
     Raises:
-        EngineError: `export_mismatch` where an output is not finite although the baseline's is, `shape_mismatch`.
+        EngineError: `export_mismatch` where an output is NaN, `non_finite_outputs` where the baseline's is, `shape_mismatch`.
     """
     is_baseline = request["file"] == request["baseline"]
     store = OutputStore(Path(request["outputs"]), examples.count)
@@ -65,8 +65,7 @@ def score(request: dict[str, Any], own: ort.InferenceSession, examples: Examples
     for batch in examples.batches(request["batch_size"]):
         outputs = _outputs(own, batch)
         expected = reference(batch, slice(start, start + batch.count), outputs)
-        if not is_baseline:
-            _refuse_damage(expected, outputs)
+        _refuse_nan(outputs, is_baseline=is_baseline)
         totals.add(expected, outputs, batch)
         shapes = {name: list(value.shape[1:]) for name, value in batch.feed.items()}
         start += batch.count
@@ -94,21 +93,22 @@ class Totals:
 
     def add(self, expected: Arrays, outputs: Arrays, batch: Batch) -> None:
         """Take one batch in."""
-        figures = evaluation.fidelity_metrics(expected, outputs)
+        expected, compared = _bounded(expected), _bounded(outputs)
+        figures = evaluation.fidelity_metrics(expected, compared)
         if batch.labels is not None and self._metrics:
             figures |= self._label_metrics(outputs, batch.labels)
         for name, value in figures.items():
             self._sums[name] = self._sums.get(name, 0.0) + value * batch.count
         self._count += batch.count
-        for left, right in zip(expected, outputs, strict=True):
+        for left, right in zip(expected, compared, strict=True):
             if np.issubdtype(left.dtype, np.floating):
                 wide = left.astype(np.float64)
                 self._signal += float(np.square(wide).sum())
                 self._noise += float(np.square(wide - right).sum())
 
     def figures(self) -> dict[str, float]:
-        """All metrics by name."""
-        means = {name: total / self._count for name, total in self._sums.items()}
+        """All metrics by name, less those that have no finite value (a label whose score is -inf costs infinitely much)."""
+        means = {name: total / self._count for name, total in self._sums.items() if math.isfinite(total)}
         if "sqnr_db" in means:
             means["sqnr_db"] = evaluation.ratio_db(self._signal, self._noise)
         return {name: means[name] for name in (*LABEL_ORDER, *means) if name in means}
@@ -202,15 +202,25 @@ def _outputs(session: ort.InferenceSession, batch: Batch) -> Arrays:
     return [output[: batch.count] if output.ndim and len(output) == padded else output for output in outputs]
 
 
-def _refuse_damage(expected: Arrays, outputs: Arrays) -> None:
-    for left, right in zip(expected, outputs, strict=True):
-        floating = np.issubdtype(left.dtype, np.floating) and np.issubdtype(right.dtype, np.floating)
-        if floating and np.isfinite(left).all() and not np.isfinite(right).all():
-            raise EngineError(
-                "export_mismatch",
-                "The compressed file gives outputs that are not finite, where the original's are.",
-                hint="Lower the learning rate or the compression; for quantization, calibrate on more examples.",
-            )
+def _refuse_nan(outputs: Arrays, *, is_baseline: bool) -> None:
+    if not any(np.issubdtype(output.dtype, np.floating) and np.isnan(output).any() for output in outputs):
+        return
+    if is_baseline:
+        raise EngineError(
+            "non_finite_outputs",
+            "The uploaded model gives outputs that are not numbers (NaN) on these examples.",
+            hint="Check metadata.preprocessing of the dataset, and the model's weights.",
+        )
+    raise EngineError(
+        "export_mismatch",
+        "The compressed file gives outputs that are not numbers (NaN), where the original's are.",
+        hint="Lower the learning rate or the compression; for quantization, calibrate on more examples.",
+    )
+
+
+def _bounded(arrays: Arrays) -> Arrays:
+    """Infinite outputs (masked classes) as the largest numbers, so that equal ones cancel."""
+    return [np.nan_to_num(array) if np.issubdtype(array.dtype, np.floating) else array for array in arrays]
 
 
 class Desk:

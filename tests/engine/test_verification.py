@@ -107,6 +107,28 @@ def test_a_file_that_gives_nan_is_refused(examiner: Examiner, folder: Path) -> N
     with pytest.raises(EngineError) as caught:
         examiner.ask("score", **request(folder, "nan.onnx"))()
     assert caught.value.code == "export_mismatch"
+    with pytest.raises(EngineError) as caught:
+        examiner.ask("score", **request(folder, "nan.onnx", baseline=str(folder / "nan.onnx"), outputs=str(folder / "nan")))()
+    assert caught.value.code == "non_finite_outputs"
+
+
+def test_masked_classes_may_be_infinitely_unlikely(examiner: Examiner, folder: Path) -> None:
+    nodes = [
+        helper.make_node("Flatten", ["x"], ["f"], "flatten"),
+        helper.make_node("MatMul", ["f", "w"], ["p"], "product"),
+        helper.make_node("Add", ["p", "mask"], ["y"], "sum"),
+    ]
+    weights = {
+        "w": np.random.default_rng(0).standard_normal((64, CLASSES)).astype(np.float32),
+        "mask": np.float32([0, 0, 0, 0, -np.inf]),
+    }
+    save(folder / "mask.onnx", nodes, weights, {"x": ["batch", *IMAGE]}, {"y": ["batch", CLASSES]})
+    asked = request(folder, "mask.onnx", baseline=str(folder / "mask.onnx"), outputs=str(folder / "mask"))
+    found = examiner.ask("score", **asked)()["metrics"]
+    assert found["test.agreement"] == 1
+    assert 0 < found["test.top1"] < 1
+    assert found["test.sqnr_db"] == 200
+    assert "test.cross_entropy" not in found
 
 
 def test_labels_are_skipped_where_outputs_are_no_scores_unless_they_were_asked_for(examiner: Examiner, folder: Path) -> None:
