@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, WrapValidator, model_validator
 
 
 class Params(BaseModel):
@@ -22,6 +22,16 @@ OpenRatio = Annotated[float, Field(gt=0, lt=1), NotAPercentage]
 """A share strictly between nothing and everything."""
 Ratio = Annotated[float, Field(ge=0, le=1), NotAPercentage]
 """A share from 0 to 1 inclusive."""
+
+
+def _ratio_unless_auto(value: Any, _: Any) -> Any:
+    # A plain union would report two problems for one wrong number.
+    return value if value == "auto" else _OPEN_RATIO.validate_python(value)
+
+
+_OPEN_RATIO: TypeAdapter[float] = TypeAdapter(OpenRatio)
+RatioOrAuto = Annotated[OpenRatio | Literal["auto"], WrapValidator(_ratio_unless_auto)]
+"""A share strictly between nothing and everything, or `auto`."""
 
 LayerPattern = Annotated[str, Field(min_length=1, max_length=512)]
 """A layer name, a glob, `re:` and a regular expression, or a layer type such as `Conv2d`."""

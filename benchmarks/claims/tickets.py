@@ -119,7 +119,7 @@ def criteria(bench: Bench, seed: int) -> Figures:
     }
     figures = {}
     for name, step in variants.items():
-        outcome = _run(bench, f"T2-{name}", seed, 800, rounds=1, mode="one_shot", output_rate_factor=1, controls=[], **step)
+        outcome = _run(bench, f"T2-{name}", seed, 800, rounds=1, mode="one_shot", controls=[], **step)
         figures[name] = 100 * outcome.step()["report"]["rounds"][-1]["untrained"]["test.top1"]
     figures["controls"] = max(figures[name] for name in ("random", "small_final", "large_init"))
     return figures

@@ -5,12 +5,20 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from engine.method import Effect, MethodParams, Reference, Requires
-from engine.params import Finetune, LayerChoice, OpenRatio, Params
-from engine.pruning.spec_filters import SoftFilterPruning, SparseStructureSelection
+from engine.params import Finetune, LayerChoice, OpenRatio, Params, Ratio, RatioOrAuto
+from engine.pruning.spec_filters import Sensitivity, SoftFilterPruning, SparseStructureSelection
 from engine.pruning.spec_lottery import LotteryTicket
 from engine.pruning.spec_masks import Supermask
 
-__all__ = ["LotteryTicket", "MagnitudePruning", "SoftFilterPruning", "SparseStructureSelection", "StructuredPruning", "Supermask"]
+__all__ = [
+    "LotteryTicket",
+    "MagnitudePruning",
+    "Sensitivity",
+    "SoftFilterPruning",
+    "SparseStructureSelection",
+    "StructuredPruning",
+    "Supermask",
+]
 
 Importance = Literal["magnitude_l1", "magnitude_l2", "taylor", "random"]
 ChannelImportance = Literal[
@@ -61,11 +69,15 @@ class StructuredPruning(MethodParams, LayerChoice):
     examples: ClassVar = (
         {"method": "structured_pruning", "pruning_ratio": 0.5, "finetune": {"epochs": 3}},
         {"method": "structured_pruning", "budget": {"macs_ratio": 0.25}, "scope": "global", "iterations": 3},
+        {"method": "structured_pruning", "pruning_ratio": "auto", "max_drop": 0.02},
     )
 
     method: Literal["structured_pruning"] = "structured_pruning"
-    pruning_ratio: OpenRatio | None = None
-    """Share of the channels that is removed. Either this or `budget`; 0.5 where neither is given."""
+    pruning_ratio: RatioOrAuto | None = None
+    """Share of the channels that is removed. Either this or `budget`; 0.5 where neither is given. `auto` gives every layer a share of
+    its own: the largest one at which this layer alone, pruned without tuning, loses no more than `max_drop` of validation accuracy."""
+    max_drop: Ratio = 0.01
+    """Loss of accuracy that `pruning_ratio: auto` accepts for each layer by itself."""
     budget: Budget | None = None
     """What the pruned network may still cost, instead of `pruning_ratio`."""
     importance: ChannelImportance = "magnitude_l2"
@@ -92,13 +104,17 @@ class StructuredPruning(MethodParams, LayerChoice):
     @property
     def needs(self) -> Requires:
         """Labels when channels are ranked by gradients or the network is tuned."""
-        labels = self.importance in ("taylor", "hessian") or self.finetune is not None
+        labels = self.importance in ("taylor", "hessian") or self.finetune is not None or self.pruning_ratio == "auto"
         return Requires(dataset=labels or self.importance == "thinet", labels=labels)
 
     @model_validator(mode="after")
     def _one_target(self) -> "StructuredPruning":
         if self.pruning_ratio is not None and self.budget is not None:
             raise ValueError("give either pruning_ratio or budget, not both")
+        if self.pruning_ratio == "auto" and self.scope == "global":
+            raise ValueError("pruning_ratio: auto finds the share of each layer by itself; it needs scope: layer")
+        if self.pruning_ratio != "auto" and self.max_drop != type(self).model_fields["max_drop"].default:
+            raise ValueError("max_drop belongs to pruning_ratio: auto; constraints.accuracy bounds the loss of the whole job")
         return self
 
 

@@ -96,3 +96,40 @@ class SparseStructureSelection(MethodParams, LayerChoice, TrainingFields):
         if len(set(self.structures)) != len(self.structures):
             raise ValueError("name every structure once")
         return self
+
+
+class Sensitivity(MethodParams, LayerChoice):
+    """Measure how much each layer bears: prune it alone, more and more, and look at the accuracy. The network stays as it is.
+
+    The curves stand in the report. `structured_pruning` with `pruning_ratio: auto` draws the same ones and takes from every layer as
+    much as its curve allows.
+    """
+
+    title: ClassVar[str] = "Sensitivity analysis"
+    requires: ClassVar[Requires] = Requires(dataset=True, labels=True)
+    references: ClassVar[tuple[Reference, ...]] = (
+        Reference(
+            title="Li et al., Pruning Filters for Efficient ConvNets, ICLR 2017, section 3.2", url="https://arxiv.org/abs/1608.08710"
+        ),
+        Reference(
+            title="Han et al., Learning both Weights and Connections for Efficient Neural Networks, NeurIPS 2015",
+            url="https://arxiv.org/abs/1506.02626",
+        ),
+    )
+    examples: ClassVar = ({"method": "sensitivity", "unit": "channels"}, {"method": "sensitivity", "unit": "weights", "ratios": [0.5, 0.9]})
+
+    method: Literal["sensitivity"] = "sensitivity"
+    unit: Literal["channels", "weights"] = "channels"
+    """What is pruned: whole channels with everything that they tie, or single weights by magnitude."""
+    importance: Literal["magnitude_l1", "magnitude_l2", "group_norm", "fpgm", "random"] = "magnitude_l2"
+    """How channels are ranked, as in `structured_pruning`. Single weights rank alike by either magnitude."""
+    ratios: tuple[OpenRatio, ...] = Field((0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9), min_length=1, max_length=100)
+    """Shares of each layer's channels or weights that are pruned, one after the other."""
+    examples_count: int = Field(1000, ge=1, le=1_000_000)
+    """Validation examples that every point is measured on, at most; carved from the training split where there are none."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Sensitivity":
+        if self.unit == "weights" and self.importance not in ("magnitude_l1", "magnitude_l2", "random"):
+            raise ValueError(f"{self.importance} ranks channels; single weights are ranked by magnitude_l1, magnitude_l2 or random")
+        return self

@@ -12,8 +12,8 @@ from engine import masks
 from engine.context import Context
 from engine.errors import EngineError
 from engine.network import Network
-from engine.pruning import thinet
-from engine.pruning.channels import ChannelGraph, Inputs, mask_channels
+from engine.pruning import curves, thinet
+from engine.pruning.channels import ChannelGraph, ChannelGroup, Inputs, mask_channels
 from engine.pruning.importance import unit_scores
 from engine.pruning.plan import Block, Costs, Limits, Plan, Ranked, blocks, for_budget, for_share, held_back, plan_of, rank
 from engine.pruning.removal import Shrinkage, choose_groups, graph_inputs
@@ -62,6 +62,23 @@ class _Cutter:
         groups = choose_groups(groups, module, inputs, params, context)
         self._units = {group.name: len(group.units) for group in groups}
         self._channels_count = sum(group.channels_count for group in groups)
+        self._shares = self._bearable_shares(groups) if params.pruning_ratio == "auto" else {}
+
+    def _bearable_shares(self, groups: list[ChannelGroup]) -> dict[str, float]:
+        """How much of each group may go by its own sensitivity curve."""
+        params, context = self._params, self._context
+        context.phase("analysing")
+        scores = unit_scores(self._module, groups, params.importance, context, together=False)
+        score = curves.scorer(context, curves.EXAMPLES_COUNT)
+        figures = score(self._module)
+        found = {
+            group.name: curves.channel_curve(self._module, self._inputs, group, scores=values, ratios=curves.RATIOS, score=score)
+            for group, values in zip(groups, scores, strict=True)
+        }
+        curves.report(found, figures, context)
+        shares = {name: curves.bearable(points, figures["top1"], params.max_drop) for name, points in found.items()}
+        context.report("pruning_ratios", shares)
+        return shares
 
     def cut(self, done: float, *, last: bool) -> None:
         """Remove channels until the share `done` of the way is gone."""
@@ -71,8 +88,12 @@ class _Cutter:
         scores = unit_scores(self._module, groups, params.importance, self._context, together=self._together)
         ranked = [rank(group, values, self._units[group.name]) for group, values in zip(groups, scores, strict=True)]
         every = blocks(ranked, together=self._together, limits=self._limits)
-        plan = self._within_budget(params.budget, every, ranked, done, last=last) if params.budget else None
-        plan = plan or self._by_share(every, ranked, done, last=last)
+        if params.budget is not None:
+            plan = self._within_budget(params.budget, every, ranked, done, last=last)
+        elif params.pruning_ratio == "auto":
+            plan = self._by_curves(every, ranked, done)
+        else:
+            plan = self._by_share(params.pruning_ratio or 0.5, every, ranked, done, last=last)
         if params.importance == "thinet":
             self._make_up(ranked, plan)
         _remove(graph, ranked, plan)
@@ -85,10 +106,15 @@ class _Cutter:
                 thinet.rescale(self._module, item.group, channels, self._context)
                 mask_channels(item.group, channels)
 
-    def _by_share(self, every: list[Block], ranked: list[Ranked], done: float, *, last: bool) -> Plan:
+    def _by_curves(self, every: list[Block], ranked: list[Ranked], done: float) -> Plan:
+        shares = [1 - (1 - self._shares[item.group.name]) ** done for item in ranked]
+        order = [block for block in every if block.allowed and block.key < shares[block.group]]
+        return plan_of(order, len(order), len(ranked))
+
+    def _by_share(self, ratio: float, every: list[Block], ranked: list[Ranked], done: float, *, last: bool) -> Plan:
         params = self._params
         order = [block for block in every if block.allowed]
-        share = 1 - (1 - (params.pruning_ratio or 0.5)) ** done
+        share = 1 - (1 - ratio) ** done
         length = for_share(order, ranked, share, self._channels_count, together=self._together)
         reached = share if not self._together else order[length - 1].key if length else 0.0
         held = held_back(every, ranked, reached) if last else []
