@@ -3,7 +3,8 @@
 One definition for baseline and result, whatever became of the graph in between:
 
 * A *parameter* is an element of a weight: a constant that a layer multiplies or adds, quantized or not. Scales, zero points, running
-  statistics, shapes and axes are none. A tensor that is used twice counts once.
+  statistics, shapes and axes are none. A tensor that is used twice counts once; only rows of one repeated number count for every
+  layer that reads them, because exporters store equal ones (fresh scales and biases of normalizations) a single time.
 * It is *zero* where what it stands for is zero: a quantized weight at its zero point.
 * A *MAC* is one multiplication of a convolution, a matrix product, an Einsum or a recurrent layer, for one example. Element-wise
   operators, pools and normalizations count nothing, as in the literature.
@@ -14,6 +15,7 @@ Files are counted on their graph, without torch; modules by running them once.
 from __future__ import annotations
 
 import math
+import tempfile
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,8 +25,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx
 
+from engine import runtime
+from engine.errors import EngineError
 from engine.formats.from_onnx.names import is_readable
-from engine.formats.onnx_checks import all_nodes, constant_tensors, inferred, shape_of, skeleton_of
+from engine.formats.from_onnx.patterns import Patterns
+from engine.formats.onnx_checks import constant_tensors, inferred, inner_nodes, skeleton_of
 from engine.formats.onnx_file import graph_inputs, read_model
 
 if TYPE_CHECKING:
@@ -37,6 +42,7 @@ _WEIGHTS: dict[str, tuple[int, ...]] = {
     "Conv": (1, 2),
     "ConvInteger": (1,),
     "ConvTranspose": (1, 2),
+    "Einsum": (0, 1, 2),
     "FusedConv": (1, 2),
     "FusedMatMul": (0, 1),
     "GRU": (1, 2, 3),
@@ -57,6 +63,28 @@ _WEIGHTS: dict[str, tuple[int, ...]] = {
 """Inputs of a layer that are weights wherever they are constant, by operator."""
 _ARITHMETIC = {"Add", "Concat", "Div", "Expand", "Mul", "Sub", "Where"}
 """Operators whose constants are weights where a person named them: position embeddings, class tokens, layer scales."""
+_OPEN_SIZE = 64
+_MULTIPLYING = frozenset(
+    [
+        "Attention",
+        "Conv",
+        "ConvInteger",
+        "ConvTranspose",
+        "Einsum",
+        "FusedConv",
+        "FusedMatMul",
+        "GRU",
+        "Gemm",
+        "LSTM",
+        "MatMul",
+        "MatMulInteger",
+        "MatMulNBits",
+        "QGemm",
+        "QLinearConv",
+        "QLinearMatMul",
+        "RNN",
+    ]
+)
 _TRANSPARENT = {"Cast", "DequantizeLinear", "Identity", "QuantizeLinear", "Reshape", "Squeeze", "Transpose", "Unsqueeze"}
 """Operators that hand their first input on, so that what reads a weight may stand behind them."""
 
@@ -99,7 +127,9 @@ def weight_tensors(model: onnx.ModelProto) -> dict[str, Weight]:
     """Every weight of a graph, by the name of its constant."""
     constants = constant_tensors(model)
     readers: dict[str, list[tuple[onnx.NodeProto, int]]] = defaultdict(list)
-    for node in all_nodes(model):
+    spelled_out = Patterns(model.graph, constants).rewritten()
+    inner = [item for node in model.graph.node for item in inner_nodes(node)]
+    for node in (*spelled_out, *inner):
         for index, name in enumerate(node.input):
             readers[name].append((node, index))
     found = {}
@@ -113,44 +143,78 @@ def weight_tensors(model: onnx.ModelProto) -> dict[str, Weight]:
         names = tuple(node.output[0] for node, index in effective if _is_weight(name, tensor, node, index))
         if names:
             array = onnx.numpy_helper.to_array(tensor)
-            found[name] = Weight(array.size, _nonzero(array, _zero_point(name, readers, constants)), array.shape, names)
+            nonzero = _nonzero(array, _zero_point(name, readers, constants))
+            copies = len(names) if array.ndim == 1 and nonzero in (0, array.size) and bool((array == array[0]).all()) else 1
+            found[name] = Weight(array.size * copies, nonzero * copies, array.shape, names)
     return found
 
 
 def node_macs(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]] | None = None) -> dict[str, int]:
     """MACs of one example by the first output of each node that has any. Where the file fixes a batch, its share is counted."""
-    skeleton = skeleton_of(model)
-    batch = _set_shapes(skeleton, {item.name for item in graph_inputs(model.graph)}, shapes or {})
-    graph = inferred(skeleton).graph
-    known = {item.name: shape_of(item) for item in (*graph.input, *graph.value_info, *graph.output)}
-    known.update({name: list(item.dims) for name, item in constant_tensors(model).items()})
+    counted = [node for node in model.graph.node if node.op_type in _MULTIPLYING]
+    known, batch = value_shapes(model, shapes)
+    if any(known.get(name) is None for node in counted for name in (*node.input, *node.output) if name):
+        known |= _run_shapes(model, [name for node in counted for name in (*node.input, *node.output) if name], known, shapes)
     macs = {}
-    for node in model.graph.node:
-        inputs = [known.get(name) if name else None for name in node.input]
-        outputs = [known.get(name) for name in node.output]
-        count = _macs(node, inputs, outputs)
+    for node in counted:
+        count = _macs(node, [known.get(name) if name else None for name in node.input], [known.get(name) for name in node.output])
         if count:
             macs[node.output[0]] = max(1, count // batch)
     return macs
 
 
+def value_shapes(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]] | None = None) -> tuple[dict[str, list[int] | None], int]:
+    """Shapes of all values that follow from the inputs, for one example, and the batch that the file fixes (else one)."""
+    skeleton = skeleton_of(model)
+    batch = _set_shapes(skeleton, {item.name for item in graph_inputs(model.graph)}, shapes or {})
+    graph = inferred(skeleton).graph
+    known = {item.name: _whole_shape(item) for item in (*graph.input, *graph.value_info, *graph.output)}
+    known.update({name: list(item.dims) for name, item in constant_tensors(model).items()})
+    return known, batch
+
+
+def _run_shapes(
+    model: onnx.ModelProto, names: Sequence[str], known: Mapping[str, list[int] | None], shapes: Mapping[str, Sequence[int]] | None
+) -> dict[str, list[int] | None]:
+    """Shapes of the named values, found by running the graph once on zeros: some arithmetic on shapes is beyond inference.
+
+    Empty where the graph does not run on the sizes that were imagined for its open dimensions: those products stay uncounted.
+    """
+    wanted = [name for name in dict.fromkeys(names) if known.get(name) is None]
+    probe = onnx.ModelProto()
+    probe.CopyFrom(model)
+    del probe.graph.output[:]
+    probe.graph.output.extend(onnx.ValueInfoProto(name=name) for name in wanted)
+    feed = {}
+    for item in graph_inputs(model.graph):
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(item.type.tensor_type.elem_type)
+        feed[item.name] = np.zeros(known.get(item.name) or [], dtype)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "probe.onnx"
+        onnx.save_model(probe, str(path))
+        try:
+            results = runtime.run(runtime.open_session(path, threads=1), feed)
+        except EngineError as error:
+            if error.code != "model_invalid":
+                raise
+            return {}
+    return {name: list(array.shape) for name, array in zip(wanted, results, strict=True)}
+
+
 def count_module(module: nn.Module, signature: Signature, shapes: Mapping[str, Sequence[int]] | None = None) -> Counts:
-    """Count a module by running a copy of it, with masks and parametrizations folded in, on one example of zeros."""
+    """Count a copy of a module, with masks and parametrizations folded in; it runs once on the meta device, which computes nothing."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
     from engine.formats.to_onnx import example_inputs, folded
 
     plain = folded(module)
-    inputs = example_inputs(signature, batch=1, shapes=shapes or {})
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        plain(*inputs)
     parameters = list(plain.parameters())
-    return Counts(
-        sum(item.numel() for item in parameters),
-        sum(int(torch.count_nonzero(item)) for item in parameters),
-        int(counter.get_total_flops()) // 2,
-    )
+    params, nonzero = sum(item.numel() for item in parameters), sum(int(torch.count_nonzero(item)) for item in parameters)
+    inputs = [item.to("meta") for item in example_inputs(signature, batch=1, shapes=shapes)]
+    with torch.no_grad(), torch.device("meta"), FlopCounterMode(display=False) as counter:
+        plain.to("meta")(*inputs)
+    return Counts(params, nonzero, int(counter.get_total_flops()) // 2)
 
 
 def _is_weight(name: str, tensor: onnx.TensorProto, node: onnx.NodeProto, index: int) -> bool:
@@ -238,7 +302,7 @@ def _einsum_macs(node: onnx.NodeProto, inputs: Sequence[list[int] | None]) -> in
 
 
 def _set_shapes(skeleton: onnx.ModelProto, inputs: set[str], shapes: Mapping[str, Sequence[int]]) -> int:
-    """Set the batch of every input to one and open dimensions to those of an example; returns the batch that the file fixes."""
+    """Set the batch of every input to one and open dimensions to those of an example (else 64); returns the batch that the file fixes."""
     fixed = 1
     for item in skeleton.graph.input:
         dims = item.type.tensor_type.shape.dim
@@ -248,9 +312,16 @@ def _set_shapes(skeleton: onnx.ModelProto, inputs: set[str], shapes: Mapping[str
                 fixed = dim.dim_value if index == 0 and fixed == 1 and len(dims) > 1 else fixed
             elif index == 0:
                 dim.dim_value = 1
-            elif index - 1 < len(given):
-                dim.dim_value = given[index - 1]
+            else:
+                dim.dim_value = given[index - 1] if index - 1 < len(given) else _OPEN_SIZE
     return fixed
+
+
+def _whole_shape(item: onnx.ValueInfoProto) -> list[int] | None:
+    """A value's shape where all of it is known."""
+    kind = item.type.tensor_type
+    known = kind.HasField("shape") and all(dim.HasField("dim_value") for dim in kind.shape.dim)
+    return [dim.dim_value for dim in kind.shape.dim] if known else None
 
 
 def _attribute(node: onnx.NodeProto, name: str, default: int = 0) -> int:

@@ -1,5 +1,6 @@
 """ONNX Runtime with the errors of the engine."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -72,7 +73,8 @@ def _translated(code: str, what: str) -> Iterator[None]:
 
 
 def _first_line(error: Exception) -> str:
-    text = str(error).strip() or type(error).__name__
+    # Paths of this machine are nothing that a message may hold.
+    text = re.sub(r"Load model from .+? failed: ?", "", str(error)).strip() or type(error).__name__
     return text.splitlines()[0][:500]
 
 

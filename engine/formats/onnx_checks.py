@@ -268,17 +268,19 @@ def constant_tensors(model: onnx.ModelProto) -> dict[str, onnx.TensorProto]:
 
 def all_nodes(model: onnx.ModelProto) -> Nodes:
     """Every node, those of subgraphs and local functions too."""
-
-    def walk(nodes: Nodes) -> Nodes:
+    for nodes in (model.graph.node, *(function.node for function in model.functions)):
         for node in nodes:
             yield node
-            for item in node.attribute:
-                for graph in (*([item.g] if item.HasField("g") else []), *item.graphs):
-                    yield from walk(iter(graph.node))
+            yield from inner_nodes(node)
 
-    yield from walk(iter(model.graph.node))
-    for function in model.functions:
-        yield from walk(iter(function.node))
+
+def inner_nodes(node: onnx.NodeProto) -> Nodes:
+    """The nodes of a node's subgraphs (If, Loop, Scan), at every depth."""
+    for item in node.attribute:
+        for graph in (*([item.g] if item.HasField("g") else []), *item.graphs):
+            for inner in graph.node:
+                yield inner
+                yield from inner_nodes(inner)
 
 
 def _all_tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.utils import prune
 
 from engine import masks
 from engine.errors import EngineError
@@ -59,11 +58,7 @@ def export_onnx(network: Network, path: Path) -> None:
 
 def folded(module: nn.Module) -> nn.Module:
     """A copy in eval mode on the CPU in which masks and parametrizations have become plain weights."""
-    result = masks.fold(module).cpu().eval()
-    for layer in result.modules():
-        for name in [hook._tensor_name for hook in layer._forward_pre_hooks.values() if isinstance(hook, prune.BasePruningMethod)]:
-            prune.remove(layer, name)  # type: ignore[no-untyped-call]
-    return result
+    return masks.fold(module).cpu().eval()
 
 
 def example_inputs(signature: Signature, batch: int, shapes: Mapping[str, Sequence[int]] | None = None) -> tuple[torch.Tensor, ...]:
