@@ -6,6 +6,7 @@ import numpy as np
 import onnx
 import onnxruntime.quantization as ort_quantization
 import pytest
+import torch
 from torch import nn
 
 from engine import masks
