@@ -23,8 +23,6 @@ from core.service import Service
 from core.settings import Settings
 from engine import __version__
 
-LOOPBACK_HOSTS = frozenset({"127.0.0.1", "localhost", "::1"})
-
 
 def create_app(settings: Settings) -> FastAPI:
     """The application; its parts are opened when it starts and closed when it ends. The database must have been migrated."""
@@ -36,6 +34,7 @@ def create_app(settings: Settings) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         openapi_url=None,
+        redirect_slashes=False,
         lifespan=_lifespan,
         separate_input_output_schemas=False,
     )
@@ -48,7 +47,7 @@ def create_app(settings: Settings) -> FastAPI:
         app.router.routes.extend(resource.router.routes)
     openapi.install(app)
     app.add_middleware(Gate, hot=app.state.hot)
-    app.add_middleware(Front, allowed_hosts=LOOPBACK_HOSTS if settings.auth == "off" else None, metrics=app.state.metrics)
+    app.add_middleware(Front, only_local=settings.auth == "off", metrics=app.state.metrics)
     return app
 
 

@@ -48,6 +48,8 @@ def parse(body: bytes, content_type: str | None) -> Any:
         text = body.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise MalformedRequest(f"the body is not UTF-8: byte {error.start}") from None
+    if not text.strip():
+        raise MalformedRequest("the body is empty", hint="send a JSON object or a YAML mapping")
     is_json = "json" in media_type or (not media_type and text.lstrip().startswith("{"))
     if not is_json and len(body) > MAX_YAML_BYTES:
         raise RequestTooLarge(f"a YAML document may have at most {MAX_YAML_BYTES} bytes", hint="send it as JSON")

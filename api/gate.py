@@ -6,6 +6,7 @@ Behind the same gate stand the jobs that are answered from memory, so that polli
 import hashlib
 import time
 from collections.abc import Callable
+from types import SimpleNamespace
 
 from starlette.concurrency import run_in_threadpool
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -19,6 +20,9 @@ from core.keys import Scope as KeyScope
 PUBLIC = frozenset({"/", "/livez", "/readyz", "/openapi.json", "/docs"})
 _PUBLIC_FOLDER = "/docs/"
 _JOBS = "/v1/jobs/"
+_NEEDS_ROUTE = frozenset({b"prefer", b"if-match"})
+"""Headers that the memory's short answer does not heed."""
+_HOT_ROUTE = SimpleNamespace(path="/v1/jobs/{job_id}")
 _KEY_SECONDS = 1.0
 """How long a verified key is trusted without asking again; a revoked one lives this much longer."""
 _MAX_KEYS = 4096
@@ -78,9 +82,10 @@ class Gate:
             await problems.of_service_error(scope["state"]["request_id"], error)(scope, receive, send)
             return
         scope["state"]["principal"] = principal
-        if scope["method"] == "GET" and path.startswith(_JOBS) and not scope["query_string"] and b"prefer" not in headers:
+        if scope["method"] == "GET" and path.startswith(_JOBS) and not scope["query_string"] and not _NEEDS_ROUTE & headers.keys():
             entry = self.hot.get(principal.project_id, path[len(_JOBS) :])
             if entry is not None and principal.scopes & {KeyScope.JOBS_READ, KeyScope.ADMIN}:
+                scope["route"] = _HOT_ROUTE
                 await answer(entry, headers.get(b"if-none-match"), send)
                 return
         await self.app(scope, receive, send)

@@ -41,16 +41,22 @@ class Metrics:
         self._step_seconds = Histogram(
             "modelpress_step_seconds", "Time that a finished step took.", ["method"], buckets=_JOB_BUCKETS, registry=self.registry
         )
+        self._children: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
         self._lock = threading.Lock()
         self._begun = self._since = datetime.max.replace(tzinfo=UTC)
         self._counted: dict[str, None] = {}
 
     def observe_request(self, scope: Scope, status: int, seconds: float) -> None:
         """Count one request under its route; the path itself would be a label without bounds."""
-        route = getattr(scope.get("route"), "path", "none")
-        method = scope["method"] if scope["method"] in _METHODS else "other"
-        self._requests.labels(method, route, status).inc()
-        self._request_seconds.labels(method, route).observe(seconds)
+        key = (scope["method"], getattr(scope.get("route"), "path", "none"), status)
+        found = self._children.get(key)
+        if found is None:
+            method = key[0] if key[0] in _METHODS else "other"
+            found = self._requests.labels(method, key[1], status), self._request_seconds.labels(method, key[1])
+            if method != "other":
+                self._children[key] = found
+        found[0].inc()
+        found[1].observe(seconds)
 
     def begin(self, service: Service) -> None:
         """Count jobs that end from now on."""

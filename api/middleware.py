@@ -1,17 +1,19 @@
 """What holds for every request, whichever route answers: its id, its origin, its headers, and that no exception leaks."""
 
+import functools
+import ipaddress
 import re
 import secrets
 import time
 from urllib.parse import urlsplit
 
-from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from structlog.contextvars import bind_contextvars
 
 from api import problems
 from api.metrics import Metrics
-from core.logging import bound, logger
+from core.logging import logger
 
 log = logger(__name__)
 
@@ -24,20 +26,20 @@ _SECURITY_HEADERS = (
     (b"cross-origin-opener-policy", b"same-origin"),
     (b"cross-origin-resource-policy", b"same-origin"),
 )
-_CLOSED_POLICY = (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'")
+_POLICY = (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'")
 
 
 class Front:
     """The outermost layer.
 
-    `allowed_hosts` is None where any `Host` is served; on a loopback bind without keys it is a set, so that a web page elsewhere cannot
+    With `only_local`, for a loopback bind without keys, requests for any other host are refused, so that a web page elsewhere cannot
     reach the service through a name that it points at 127.0.0.1 (DNS rebinding), nor by a cross-site form.
     """
 
-    def __init__(self, app: ASGIApp, allowed_hosts: frozenset[str] | None, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, only_local: bool, metrics: Metrics) -> None:
         self.app = app
+        self.only_local = only_local
         self.metrics = metrics
-        self.allowed_hosts = allowed_hosts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -45,9 +47,9 @@ class Front:
             await self.app(scope, receive, send)
             return
         started = time.perf_counter()
-        headers = Headers(scope=scope)
-        sent_id = headers.get("x-request-id", "")
-        request_id = sent_id if _SANE_ID.fullmatch(sent_id) else f"req_{secrets.token_hex(10)}"
+        headers = dict(scope["headers"])
+        sent_id = headers.get(b"x-request-id", b"").decode("latin-1")
+        request_id = sent_id if sent_id and _SANE_ID.fullmatch(sent_id) else f"req_{secrets.token_hex(10)}"
         head = scope["method"] == "HEAD"
         if head:
             # HEAD is GET without the body (RFC 9110, section 9.3.2); routes that send much look at `state.head`.
@@ -59,20 +61,26 @@ class Front:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                known = {name for name, _ in message["headers"]}
-                added = [item for item in (*_SECURITY_HEADERS, _CLOSED_POLICY) if item[0] not in known]
-                message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode()), *added]
+                named = [*message["headers"], (b"x-request-id", request_id.encode()), *_SECURITY_HEADERS]
+                if not any(name == _POLICY[0] for name, _ in message["headers"]):
+                    named.append(_POLICY)
+                message["headers"] = named
             elif head:
                 message = {**message, "body": b""}
             await send(message)
 
+        # A server answers each request in a task of its own, so that nothing has to be unbound.
+        bind_contextvars(request_id=request_id)
         try:
-            with bound(request_id=request_id):
-                await self._answer(scope, receive, send_with_headers, headers)
+            refusal = _refusal(scope["method"], headers) if self.only_local else None
+            if refusal is None:
+                await self.app(scope, receive, send_with_headers)
+            else:
+                await problems.render(request_id, *refusal)(scope, receive, send_with_headers)
         except ClientDisconnect:
             status = 499
         except Exception:
-            log.exception("request_failed", request_id=request_id, method=scope["method"], path=scope["path"])
+            log.exception("request_failed", method=scope["method"], path=scope["path"])
             if status:
                 raise
             detail = "the service failed to answer; its log says why under the request id"
@@ -81,25 +89,25 @@ class Front:
             seconds = time.perf_counter() - started
             self.metrics.observe_request(scope, status, seconds)
             if scope["method"] not in _SAFE_METHODS or status >= 400:
-                fields = {"method": scope["method"], "path": scope["path"], "status": status, "seconds": round(seconds, 4)}
-                log.info("request", request_id=request_id, **fields)
+                log.info("request", method=scope["method"], path=scope["path"], status=status, seconds=round(seconds, 4))
 
-    async def _answer(self, scope: Scope, receive: Receive, send: Send, headers: Headers) -> None:
-        refusal = self._refusal(scope["method"], headers)
-        if refusal is None:
-            await self.app(scope, receive, send)
-        else:
-            code, status, detail = refusal
-            await problems.render(scope["state"]["request_id"], status, code, detail)(scope, receive, send)
 
-    def _refusal(self, method: str, headers: Headers) -> tuple[str, int, str] | None:
-        """Code, status and sentence for a request that came the wrong way."""
-        if self.allowed_hosts is None:
-            return None
-        host = headers.get("host", "")
-        if (urlsplit(f"//{host}").hostname or "") not in self.allowed_hosts:
-            return "host_not_allowed", 421, f"this service does not answer for the host {host!r}; it is bound to loopback"
-        origin = headers.get("origin")
-        if method not in _SAFE_METHODS and origin is not None and urlsplit(origin).netloc != host:
-            return "cross_origin_refused", 403, f"a page at {origin!r} may not change anything here"
-        return None
+def _refusal(method: str, headers: dict[bytes, bytes]) -> tuple[int, str, str] | None:
+    """Status, code and sentence for a request that came the wrong way."""
+    host = headers.get(b"host", b"").decode("latin-1")
+    if not _is_local(host):
+        return 421, "host_not_allowed", f"this service does not answer for the host {host[:200]!r}; it is bound to loopback"
+    origin = headers.get(b"origin")
+    if method not in _SAFE_METHODS and origin is not None and urlsplit(origin.decode("latin-1")).netloc != host:
+        return 403, "cross_origin_refused", "a page of another origin may not change anything here"
+    return None
+
+
+@functools.lru_cache(256)
+def _is_local(host: str) -> bool:
+    """Whether a `Host` header means this machine: `localhost`, or an address of the loopback."""
+    try:
+        name = urlsplit(f"//{host}").hostname or ""
+        return name == "localhost" or ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False

@@ -125,16 +125,16 @@ def _spec_schemas() -> dict[str, Any]:
     }
 
 
-def main() -> int:
+def main(arguments: list[str] | None = None) -> int:
     """Write the snapshot, or compare it with what the code says."""
     from api.app import create_app
     from core.settings import Settings
 
     parser = argparse.ArgumentParser(prog="python -m api.openapi", description="Write docs/openapi.json.")
     parser.add_argument("--check", action="store_true", help="only compare; ends with 1 where the file is stale")
-    arguments = parser.parse_args()
+    asked = parser.parse_args(arguments)
     text = json.dumps(create_app(Settings(auth="required")).openapi(), indent=1, ensure_ascii=False) + "\n"
-    if not arguments.check:
+    if not asked.check:
         SNAPSHOT.write_text(text)
     elif not SNAPSHOT.exists() or SNAPSHOT.read_text() != text:
         sys.stderr.write(f"{SNAPSHOT.name} is stale: run python -m api.openapi, and note the change in CHANGELOG.md\n")

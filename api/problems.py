@@ -103,7 +103,7 @@ async def _http_exception(request: Request, error: Exception) -> Response:
         405: f"{request.url.path} does not answer {request.method}",
     }.get(status, error.detail)
     hint = "GET /openapi.json lists every path and verb" if status in (404, 405) else None
-    return render(request.state.request_id, status, status.name.lower(), detail, hint=hint, headers=dict(error.headers or {}))
+    return render(request.state.request_id, error.status_code, status.name.lower(), detail, hint=hint, headers=dict(error.headers or {}))
 
 
 async def _validation_error(request: Request, error: Exception) -> Response:

@@ -1,0 +1,1 @@
+"""Claims and side-by-sides; never part of `make test`."""

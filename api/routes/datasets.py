@@ -31,8 +31,8 @@ router = APIRouter(route_class=ClosedRoute, tags=["datasets"])
 )
 async def create_dataset(
     request: Request,
-    declared: Annotated[intake.Declared, Depends(intake.declared_as(intake.DATASETS))],
     principal: WritesDatasets,
+    declared: Annotated[intake.Declared, Depends(intake.declared_as(intake.DATASETS))],
     service: TheService,
 ) -> Response:
     """Upload examples: an npz file as the body, or JSON that names a finished upload.

@@ -69,7 +69,7 @@ async def _nothing(request: Request) -> None:
         raise InvalidBody("this takes no body", hint="send no body")
 
 
-NoFields = Depends(_nothing)
+NoFields = Annotated[None, Depends(_nothing)]
 
 
 @router.post(
@@ -83,8 +83,8 @@ NoFields = Depends(_nothing)
 async def create_job(
     *,
     request: Request,
-    document: Document,
     principal: WritesJobs,
+    document: Document,
     live: TheLive,
     idempotency_key: IdempotencyKey = None,
     prefer: Prefer = None,
@@ -117,7 +117,7 @@ def _idempotent(service: Service, key: str | None, *parts: Any) -> idempotency.R
     openapi_extra=_SPEC_BODY,
     responses=problems.responses(400, 404, 413, 415),
 )
-def validate_spec(session: Reading, document: Document, principal: WritesJobs) -> Response:
+def validate_spec(principal: WritesJobs, document: Document, session: Reading) -> Response:
     """What `POST /v1/jobs` would say and do, without doing it: the spec with every default, the plan, warnings, a rough estimate."""
     return JSONResponse(planning.validate(session, principal.project_id, document))
 
@@ -188,10 +188,9 @@ async def get_job(
     operation_id="cancel_job",
     status_code=202,
     response_model=Job,
-    dependencies=[NoFields],
     responses={200: {"description": "The job is cancelled", "model": Job}, **problems.responses(404, 409, 413, 422)},
 )
-async def cancel_job(principal: WritesJobs, live: TheLive, job_id: JobId) -> Response:
+async def cancel_job(principal: WritesJobs, fields: NoFields, live: TheLive, job_id: JobId) -> Response:
     """Stop a job: a queued one at once (200), a running one as soon as its worker hears of it (202). Doing it twice changes nothing."""
     entry = await run_in_threadpool(_cancel, live.service, principal.project_id, job_id)
     live.changed(job_id)
@@ -209,13 +208,13 @@ def _cancel(service: Service, project_id: str, job_id: str) -> Rendered:
     operation_id="retry_job",
     status_code=202,
     response_model=Job,
-    dependencies=[NoFields],
     responses=problems.responses(404, 409, 413, 422, 429),
 )
 async def retry_job(
     *,
     request: Request,
     principal: WritesJobs,
+    fields: NoFields,
     live: TheLive,
     job_id: JobId,
     idempotency_key: IdempotencyKey = None,

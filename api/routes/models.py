@@ -28,8 +28,8 @@ router = APIRouter(route_class=ClosedRoute, tags=["models"])
 )
 async def create_model(
     request: Request,
-    declared: Annotated[intake.Declared, Depends(intake.declared_as(intake.MODELS))],
     principal: WritesModels,
+    declared: Annotated[intake.Declared, Depends(intake.declared_as(intake.MODELS))],
     service: TheService,
 ) -> Response:
     """Upload a neural network: the file itself as the body, or JSON that names a finished upload.

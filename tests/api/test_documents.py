@@ -97,7 +97,8 @@ def test_yaml_that_is_refused(text: str, says: str) -> None:
         (b'{"\\u0000": 1}', "NUL"),
         (b"\xff", "UTF-8"),
         (b'{"a": }', "line 1 column 7"),
-        (b"", "not JSON"),
+        (b"", "empty"),
+        (b" ", "empty"),
     ],
 )
 def test_json_that_is_refused(text: bytes, says: str) -> None:
