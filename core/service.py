@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 from core.blobs import Blobs
 from core.db import Database
-from core.migrate import require_current
 from core.queue import Doorbell
 from core.settings import Settings
 from core.uploads import Uploads
@@ -29,6 +28,8 @@ class Service:
 
         Raises `service_unavailable` when the database was not migrated to the revision of this code.
         """
+        from core.migrate import require_current  # loads Alembic, which nothing else in the API needs
+
         require_current(settings)
         doorbell = Doorbell(settings)
         database = Database(settings, doorbell.ring)

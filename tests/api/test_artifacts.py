@@ -58,7 +58,9 @@ def test_a_queued_job_has_published_nothing(client: Client, spec: dict[str, Any]
     assert "report" in body["detail"]
 
 
-def test_an_artifact_becomes_a_model_that_knows_its_origin(client: Client, server: Server, done: dict[str, Any], spec: dict[str, Any]) -> None:
+def test_an_artifact_becomes_a_model_that_knows_its_origin(
+    client: Client, server: Server, done: dict[str, Any], spec: dict[str, Any]
+) -> None:
     first = client.get(done["urls"]["artifacts"]).json()["data"][0]
     answer = client.post(f"/v1/artifacts/{first['id']}/promote", json={"name": "smaller"})
     assert answer.status_code == 201
