@@ -24,7 +24,12 @@ from engine.formats import magic
 from engine.metadata import DatasetMetadata, ModelMetadata
 
 Name = Annotated[str | None, Query(min_length=1, max_length=200, description="How lists show it; the file's hash where it is missing.")]
-Metadata = Annotated[str | None, Query(max_length=64 * 1024, description="URL-encoded JSON.", examples=["{}"])]
+Metadata = Annotated[
+    str | None,
+    Query(
+        max_length=16 * 1024, description="URL-encoded JSON. More than this: upload in parts, and send it with the body.", examples=["{}"]
+    ),
+]
 
 
 class FinishedUpload(BaseModel):

@@ -95,7 +95,15 @@ def get_method(request: Request, name: Annotated[str, Path(examples=["static_qua
     return cacheable(request, describe(name).model_dump_json().encode())
 
 
-@router.get("/v1/schemas/spec", operation_id="get_spec_schema", response_model=dict[str, Any], responses=_NOT_MODIFIED)
+@router.get(
+    "/v1/schemas/spec",
+    operation_id="get_spec_schema",
+    response_class=Response,
+    responses={
+        200: {"description": "A JSON Schema", "content": {"application/schema+json": {"schema": {"type": "object"}}}},
+        **_NOT_MODIFIED,
+    },
+)
 def get_spec_schema(request: Request) -> Response:
     """The body of `POST /v1/jobs` as JSON Schema 2020-12, for forms and for completion in editors."""
     return cacheable(request, json.dumps(json_schema()).encode(), "application/schema+json")
