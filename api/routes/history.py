@@ -47,7 +47,7 @@ def list_events(
     operation_id="stream_events",
     response_class=Response,
     responses={
-        200: {"description": "Server-sent events", "content": {"text/event-stream": {"schema": {"type": "string"}}}},
+        200: {"description": "Server-sent events", "content": {"text/event-stream": {}}},
         **problems.responses(400, 404),
     },
 )

@@ -12,7 +12,7 @@ from core.settings import Settings
 from tests.api.conftest import DATASET_INSPECTION, MODEL_INSPECTION, Server
 from tests.api.test_artifacts import REPORT
 
-EXAMPLES_EACH = 12
+EXAMPLES_EACH = 8
 WORTH_CHECKING = [
     schemathesis.checks.not_a_server_error,
     checks.status_code_conformance,
