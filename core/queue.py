@@ -8,7 +8,6 @@ import threading
 from collections import Counter
 
 from celery import Celery
-from kombu.exceptions import OperationalError
 
 from core.logging import logger
 from core.settings import Settings
@@ -96,7 +95,8 @@ class Doorbell:
                 repeated, self._repeated = self._repeated, set()
             try:
                 self._send(asked, repeated)
-            except (OperationalError, OSError) as error:
+            except Exception as error:
+                # Celery, kombu and the broker's client have errors of their own each; none may end this thread.
                 _log.warning("doorbell_failed", error=str(error), queues=sorted(asked))
                 with self._changed:
                     # Let go of what could not be sent: jobs that nobody took are rung for by the reconciler.
