@@ -23,6 +23,11 @@ def acquire(session: Session, name: str, owner: str, seconds: float) -> bool:
     return session.scalar(statement) == owner
 
 
+def expire(session: Session) -> int:
+    """Forget leases whose owner has been gone for an hour; returns how many."""
+    return len(session.scalars(delete(Lease).where(Lease.expires_at < db_now(-3600)).returning(Lease.name)).all())
+
+
 def release(session: Session, name: str, owner: str) -> None:
     """Let another process take the lease at once."""
     session.execute(delete(Lease).where(Lease.name == name, Lease.owner == owner))

@@ -16,12 +16,12 @@ REPEAT_SECONDS = 5.0
 
 def note(session: Session, queue: str, worker: str) -> None:
     """The worker is there, and takes jobs of `queue`."""
-    leases.acquire(session, f"{_PREFIX}{queue}:{worker}"[:64], worker, PRESENT_SECONDS)
+    leases.acquire(session, f"{_PREFIX}{queue}:{worker}", worker, PRESENT_SECONDS)
 
 
 def leave(session: Session, queue: str, worker: str) -> None:
     """The worker ends in good order."""
-    leases.release(session, f"{_PREFIX}{queue}:{worker}"[:64], worker)
+    leases.release(session, f"{_PREFIX}{queue}:{worker}", worker)
 
 
 def count(session: Session, queue: str) -> int:

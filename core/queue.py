@@ -72,7 +72,7 @@ class Doorbell:
         try:
             with self._app.connection_for_write() as connection:
                 connection.ensure_connection(max_retries=1, timeout=2)
-        except (OperationalError, OSError) as error:
+        except Exception as error:
             return type(error).__name__
         return None
 

@@ -38,6 +38,7 @@ class Pass:
     lost: int = 0
     rung: int = 0
     expired_keys: int = 0
+    expired_leases: int = 0
     expired_uploads: int = 0
     removed_staged: int = 0
     removed_blobs: int = 0
@@ -149,6 +150,7 @@ class Reconciler:
     def _tidy(self, done: Pass) -> None:
         with self._database.unit_of_work() as session:
             done.expired_keys = idempotency.expire(session)
+            done.expired_leases = leases.expire(session)
         done.expired_uploads = Uploads(self._settings, self._database, self._blobs).expire()
         done.removed_staged = self._blobs.sweep_staging()
         done.removed_blobs = self._blobs.collect()

@@ -344,6 +344,6 @@ class Lease(Base):
     """A right that one process has at a time, such as being the reconciler."""
 
     __tablename__ = "leases"
-    name: Mapped[str] = mapped_column(String(64), primary_key=True)
+    name: Mapped[str] = mapped_column(String(500), primary_key=True)
     owner: Mapped[str] = mapped_column(String(200))
     expires_at: Mapped[datetime]

@@ -28,7 +28,7 @@ def upgrade() -> None:
 
     op.create_table(
         "leases",
-        sa.Column("name", sa.String(length=64), nullable=False),
+        sa.Column("name", sa.String(length=500), nullable=False),
         sa.Column("owner", sa.String(length=200), nullable=False),
         sa.Column("expires_at", core.clock.UtcDateTime(), nullable=False),
         sa.PrimaryKeyConstraint("name", name=op.f("pk_leases")),

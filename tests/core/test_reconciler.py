@@ -139,10 +139,12 @@ def test_expired_things_are_forgotten(world: World) -> None:
             IdempotencyKey(project_id=world.project_id, key="k", request_sha256="0" * 64, resource_id="job_x", expires_at=db_now(-1))
         )
         session.execute(update(Upload).values(expires_at=db_now(-1)))
+        leases.acquire(session, "worker:cpu:" + "h" * 400, "h" * 100, -3601)
+        leases.acquire(session, "worker:cpu:b", "b", -1)
         session.execute(update(StoredBlob).values(touched_at=db_now(-(10**6))))
     done = _reconciler(service).run_once()
     assert done is not None
-    assert (done.expired_keys, done.expired_uploads, done.removed_blobs) == (1, 1, 1)
+    assert (done.expired_keys, done.expired_leases, done.expired_uploads, done.removed_blobs) == (1, 1, 1, 1)
     with service.database.reader() as session:
         assert session.get(Upload, upload.id) is None
         assert session.get(StoredBlob, blob.sha256) is None
