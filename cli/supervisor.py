@@ -145,14 +145,8 @@ class Supervisor:
 
 
 def children_of(parent: int) -> set[int]:
-    """Process ids of the living children of a process."""
-    found = set()
-    for entry in os.scandir("/proc"):
-        if entry.name.isdigit():
-            try:
-                fields = Path(entry.path, "stat").read_text().rpartition(")")[2].split()
-            except OSError:  # it ended while we looked
-                continue
-            if int(fields[1]) == parent:
-                found.add(int(entry.name))
+    """Process ids of the children of a process, of each of its threads."""
+    found: set[int] = set()
+    for thread in Path(f"/proc/{parent}/task").iterdir():
+        found |= {int(word) for word in (thread / "children").read_text().split()}
     return found

@@ -89,7 +89,9 @@ def doorbell(queue: str) -> None:
 
 
 def run(queues: list[str]) -> None:
-    """Serve `queues` until SIGTERM."""
+    """Serve `queues` until SIGTERM. Raises `no_device`."""
+    if settings.gpu_queue in queues:
+        devices.assigned_gpu()
     quiet = ["--without-gossip", "--without-mingle", "--without-heartbeat", "--loglevel", "warning"]
     app.worker_main(
         ["--quiet", "worker", "-Q", ",".join(queues), "-P", "threads", "-c", "1", "-n", f"{'-'.join(queues)}-{os.getpid()}@%h", *quiet]
@@ -104,7 +106,12 @@ def _configure_logging(**_: Any) -> None:
 
 def _start(instance: Any, **_: Any) -> None:
     global _worker  # noqa: PLW0603 - Celery's signals are global as well
-    _worker = Worker(list(instance.app.amqp.queues.consume_from))
+    try:
+        _worker = Worker(list(instance.app.amqp.queues.consume_from))
+    except Exception as error:
+        # Celery would log it and go on without a runner.
+        _log.exception("the worker cannot start")
+        raise SystemExit(f"The worker cannot start: {error}") from error
 
 
 def _drain(**_: Any) -> None:

@@ -4,9 +4,14 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from core.errors import ServiceError
 
-class NoDevice(Exception):
+
+class NoDevice(ServiceError):
     """The device that the worker was told to use is not there."""
+
+    code = "no_device"
+    title = "No device"
 
 
 @dataclass(frozen=True)
@@ -62,7 +67,7 @@ def assigned_gpu() -> Device:
     if wanted is not None:
         found = [gpu for index, gpu in enumerate(found) if wanted in (gpu.environment["CUDA_VISIBLE_DEVICES"], str(index))]
     if len(found) != 1:
-        raise NoDevice(f"a GPU worker needs one GPU and finds {len(found)}: set CUDA_VISIBLE_DEVICES to the UUID of one")
+        raise NoDevice(f"a GPU worker needs one GPU and finds {len(found)}", hint="Set CUDA_VISIBLE_DEVICES to the UUID of one.")
     return found[0]
 
 

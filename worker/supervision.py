@@ -13,7 +13,8 @@ from engine.events import MAX_LINE_BYTES, Event
 from worker.stop import Reason, Stop
 from worker.transcript import ProtocolError, Transcript
 
-_TICK_SECONDS = 0.5
+_TICK_SECONDS = 1.0
+"""How often the bounds are looked at; reading all of /proc costs milliseconds."""
 _READ_BYTES = 1 << 16
 _END_SECONDS = 10.0
 """How long a killed child may take to disappear; longer means a process that hangs in the kernel."""

@@ -84,3 +84,11 @@ def seconds_to_end(service: Service) -> float:
                 return time.monotonic() - started
         assert time.monotonic() - started < 20
         time.sleep(0.01)
+
+
+def test_a_gpu_worker_without_a_gpu_says_so_and_ends(tmp_path: Path) -> None:
+    migrate.upgrade(Settings(data_dir=tmp_path))
+    variables = {**os.environ, "MODELPRESS_DATA_DIR": str(tmp_path), "CUDA_VISIBLE_DEVICES": "none"}
+    ended = subprocess.run(worker_command("gpu"), env=variables, capture_output=True, text=True, check=False, timeout=60)
+    assert ended.returncode == 1
+    assert "needs one GPU and finds 0" in ended.stderr
