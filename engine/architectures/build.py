@@ -15,9 +15,12 @@ if TYPE_CHECKING:
 def build_architecture(stated: Any) -> tuple[nn.Module, Signature]:
     """The module (train mode, random weights of torch's global generator) and its signature.
 
+    The module's attribute `architecture` says in full what it was made as.
+
     `stated` is `metadata.architecture`. Raises `architecture_invalid`.
     """
     entry, params = read_architecture(stated)
     module: nn.Module = importlib.import_module(f"engine.architectures.{entry.family}").build(params)
+    module.architecture = {"name": entry.name, "params": params.model_dump(mode="json")}  # type: ignore[assignment]
     image = (None, params.in_channels, params.image_size, params.image_size)
     return module, Signature((TensorSpec("input", image),), (TensorSpec("logits", (None, params.num_classes)),))

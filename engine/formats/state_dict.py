@@ -26,12 +26,15 @@ _LISTED = 8
 def load_weights(path: Path, format: str, metadata: Mapping[str, Any]) -> Network:
     """The network of `metadata["architecture"]` with the file's weights, strictly: every tensor, no other, of the same shape.
 
+    A safetensors file that this service wrote may name its architecture itself.
+
     Raises `architecture_invalid`, `model_invalid`, `unsafe_format`, `non_finite_weights` and the codes of `engine.limits`.
     """
-    with torch.device("meta"):
-        module, signature = build_architecture(metadata.get("architecture"))
     with path.open("rb") as stream:
         check_file(stream, format)
+    stated = metadata.get("architecture") or (_own_architecture(path) if format == "safetensors" else None)
+    with torch.device("meta"):
+        module, signature = build_architecture(stated)
     tensors = read_safetensors(path) if format == "safetensors" else read_torch(path)
     _assign(module, tensors)
     return Network(signature, module=module.eval())
@@ -76,7 +79,24 @@ def read_torch(path: Path) -> dict[str, torch.Tensor]:
     return {name: tensor.detach().contiguous() for name, tensor in loaded.items()}
 
 
+def _own_architecture(path: Path) -> Any:
+    """What the file itself says to be the weights of, where this service wrote it."""
+    try:
+        return json.loads(_read_header(path).get("__metadata__", {}).get("modelpress.architecture", "null"))
+    except (ValueError, RecursionError, AttributeError, TypeError):
+        return None
+
+
 def _check_header(path: Path) -> None:
+    """Limits and names of the header."""
+    header = _read_header(path)
+    if len(header) > limits.MAX_TENSORS:
+        raise EngineError("tensor_limit_exceeded", f"The file has {len(header)} tensors, the limit is {limits.MAX_TENSORS}.")
+    for name in header:
+        _check_name(name)
+
+
+def _read_header(path: Path) -> dict[str, Any]:
     """What the library accepts although it should not: odd names, names twice, sizes that no data stands behind."""
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -93,10 +113,7 @@ def _check_header(path: Path) -> None:
             raise EngineError("model_invalid", "The safetensors header is not JSON.") from error
     if not isinstance(header, dict):
         raise EngineError("model_invalid", "The safetensors header is not an object.")
-    if len(header) > limits.MAX_TENSORS:
-        raise EngineError("tensor_limit_exceeded", f"The file has {len(header)} tensors, the limit is {limits.MAX_TENSORS}.")
-    for name in header:
-        _check_name(name)
+    return header
 
 
 def _check_name(name: str) -> None:

@@ -48,12 +48,14 @@ def export_onnx(network: Network, path: Path) -> None:
                 opset_version=OPSET,
                 verbose=False,
             )
-        assert program is not None
-        program.save(str(path))
+    except (OSError, MemoryError):
+        raise
     except Exception as error:
         raise EngineError(
             "export_failed", f"The network could not be written as ONNX: {_first_line(error)}.", category="internal"
         ) from error
+    assert program is not None
+    program.save(str(path))
 
 
 def folded(module: nn.Module) -> nn.Module:
