@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import func, insert, or_, select, update
+from sqlalchemy import case, func, insert, or_, select, update
 from sqlalchemy.orm import Session
 
 from core.jobs.records import NewEvent, Point
@@ -84,7 +84,7 @@ def series(session: Session, job_id: str, *, names: Sequence[str] = (), max_poin
     if names:
         numbered = numbered.where(JobMetric.name.in_(names))
     chosen = numbered.subquery()
-    stride = (chosen.c.total + max_points - 2) // (max_points - 1)
+    stride = case((chosen.c.total <= max_points, 1), else_=(chosen.c.total + max_points - 3) // (max_points - 1))
     kept = select(chosen.c.seq).where(or_((chosen.c.number - 1) % stride == 0, chosen.c.number == chosen.c.total))
     statement = select(JobMetric).where(JobMetric.job_id == job_id, JobMetric.seq.in_(kept)).order_by(JobMetric.seq)
     found: dict[tuple[str, int | None, int], dict[str, Any]] = {}

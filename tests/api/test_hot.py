@@ -96,6 +96,7 @@ def test_young_jobs_are_worth_asking_for_more_often(age: float, seconds: str) ->
         "project_id": "prj_1",
         "status": "running",
         "version": 7,
+        "rank": 0,
         "steps": [],
         "created_at": datetime.now(UTC) - timedelta(seconds=age),
     }
