@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import psycopg
 from sqlalchemy import Connection, Engine, create_engine, event, make_url
 from sqlalchemy.orm import Session, sessionmaker
 from sqlalchemy.pool import ConnectionPoolEntry
@@ -76,10 +77,10 @@ def _engine(settings: Settings) -> Engine:
         if url.database and url.database != ":memory:":
             settings.data_dir.mkdir(parents=True, exist_ok=True)
         engine = create_engine(url, json_serializer=to_json, pool_size=8, max_overflow=32, connect_args={"check_same_thread": False})
-        event.listen(engine, "connect", _sqlite_connect(settings.sqlite_busy_seconds))
+        event.listen(engine, "connect", _sqlite_connect(settings.lock_wait_seconds))
         event.listen(engine, "begin", _sqlite_begin)
         return engine
-    return create_engine(
+    engine = create_engine(
         url,
         json_serializer=to_json,
         pool_size=8,
@@ -94,6 +95,8 @@ def _engine(settings: Settings) -> Engine:
             "application_name": "modelpress",
         },
     )
+    event.listen(engine, "connect", _postgresql_connect(settings.lock_wait_seconds))
+    return engine
 
 
 def _for_reading(engine: Engine) -> Engine:
@@ -101,6 +104,17 @@ def _for_reading(engine: Engine) -> Engine:
         return engine.execution_options(sqlite_begin="BEGIN")
     # Each statement of READ COMMITTED sees its own snapshot anyway: without BEGIN and ROLLBACK two round trips are saved.
     return engine.execution_options(isolation_level="AUTOCOMMIT")
+
+
+def _postgresql_connect(lock_seconds: float) -> Callable[[psycopg.Connection[Any], ConnectionPoolEntry], None]:
+    def connect(connection: psycopg.Connection[Any], _: ConnectionPoolEntry) -> None:
+        connection.autocommit = True
+        connection.execute(f"SET lock_timeout = {int(lock_seconds * 1000)}".encode())
+        # A process that is stopped within a transaction must not hold up all others for ever.
+        connection.execute(f"SET idle_in_transaction_session_timeout = {int(lock_seconds * 3000)}".encode())
+        connection.autocommit = False
+
+    return connect
 
 
 def _sqlite_connect(busy_seconds: float) -> Callable[[sqlite3.Connection, ConnectionPoolEntry], None]:

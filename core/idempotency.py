@@ -5,14 +5,16 @@ import re
 from dataclasses import dataclass
 
 from sqlalchemy import delete, select
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
 from core.clock import db_now
 from core.dialect import insert
-from core.errors import IdempotencyKeyReused, MalformedRequest
+from core.errors import IdempotencyInProgress, IdempotencyKeyReused, MalformedRequest
 from core.serialization import to_json
 from core.tables import IdempotencyKey
 
+_LOCK_NOT_AVAILABLE = "55P03"
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
 
 
@@ -36,21 +38,24 @@ def reserve(session: Session, project_id: str, asked: Request, resource_id: str)
     """Bind the key to `resource_id`, or return the id that it was bound to before.
 
     A concurrent request with the same key waits here until the first one has committed or rolled back.
-    Raises `idempotency_key_reused` when the key came with another body.
+    Raises `idempotency_key_reused` when the key came with another body, and `idempotency_in_progress` when the wait is too long.
     """
     mine = (IdempotencyKey.project_id == project_id) & (IdempotencyKey.key == asked.key)
     session.execute(delete(IdempotencyKey).where(mine, IdempotencyKey.expires_at < db_now()))
-    session.execute(
-        insert(session, IdempotencyKey)
-        .values(
-            project_id=project_id,
-            key=asked.key,
-            request_sha256=asked.sha256,
-            resource_id=resource_id,
-            expires_at=db_now(asked.keep_seconds),
-        )
-        .on_conflict_do_nothing()
+    statement = insert(session, IdempotencyKey).values(
+        project_id=project_id,
+        key=asked.key,
+        request_sha256=asked.sha256,
+        resource_id=resource_id,
+        expires_at=db_now(asked.keep_seconds),
     )
+    try:
+        session.execute(statement.on_conflict_do_nothing())
+    except OperationalError as error:
+        if getattr(error.orig, "sqlstate", None) != _LOCK_NOT_AVAILABLE:
+            raise
+        message = f"another request with the Idempotency-Key {asked.key!r} is being answered"
+        raise IdempotencyInProgress(message, hint="try again", retry_after_seconds=2) from error
     row = session.scalars(select(IdempotencyKey).where(mine)).one()
     if row.request_sha256 != asked.sha256:
         raise IdempotencyKeyReused(

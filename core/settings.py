@@ -61,8 +61,8 @@ class Settings(BaseSettings):
     isolation_minimum: int = Field(0, ge=0, le=3)
     """Lowest isolation tier (0..3) under which a worker may run a job; a lower one fails closed."""
 
-    sqlite_busy_seconds: float = Field(10, gt=0)
-    """How long a SQLite writer waits for another one."""
+    lock_wait_seconds: float = Field(10, gt=0)
+    """How long a writer of the database waits for another one before its request is answered with an error."""
     log_format: Literal["json", "console"] = "json"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 

@@ -22,6 +22,7 @@ def _render(kind: str, item: Any, _: Any) -> str | bool:
 
 def _migrate(connection: Connection) -> None:
     if connection.dialect.name == "postgresql":
+        connection.execute(text("SET LOCAL lock_timeout = 0"))
         connection.execute(text(f"SELECT pg_advisory_xact_lock({_LOCK})"))
     else:
         # SQLite rebuilds a table by copying it, and the transaction began with BEGIN IMMEDIATE, which is the lock.

@@ -2,15 +2,18 @@
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 from sqlalchemy import select, update
 
 from core import idempotency, jobs
 from core.clock import db_now
-from core.errors import IdempotencyKeyReused, MalformedRequest, NotFound, SpecInvalid
+from core.errors import IdempotencyInProgress, IdempotencyKeyReused, MalformedRequest, NotFound, SpecInvalid
+from core.service import Service
+from core.settings import Settings
 from core.tables import IdempotencyKey, Job
-from tests.core.conftest import World
+from tests.core.conftest import World, make_world
 
 
 def _create(world: World, key: str, **more: object) -> jobs.Created:
@@ -54,6 +57,19 @@ def test_fifty_at_once_make_one_job(world: World) -> None:
     assert len(made) == 1
     with world.service.database.reader() as session:
         assert list(session.scalars(select(Job.id).where(Job.kind == "compress"))) == list(made)
+
+
+def test_a_request_that_hangs_does_not_hold_up_its_repetition_for_ever(postgres_url: str, tmp_path: Path) -> None:
+    with Service.open(Settings(database_url=postgres_url, data_dir=tmp_path, min_free_bytes=0, lock_wait_seconds=0.2)) as service:
+        world = make_world(service)
+        document = world.spec()
+        with service.database.unit_of_work() as session:
+            jobs.create(
+                session, service.settings, world.project_id, document, idempotent=idempotency.request("a", "POST /v1/jobs", document)
+            )
+            with pytest.raises(IdempotencyInProgress):
+                _create(world, "a")
+        assert _create(world, "a").replayed
 
 
 def test_a_key_is_free_again_after_its_time(world: World) -> None:

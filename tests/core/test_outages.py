@@ -144,7 +144,7 @@ def test_a_full_disk_is_said_and_recovers(sqlite_url: str, tmp_path: Path) -> No
 
 
 def test_a_writer_that_waits_too_long_is_told_so(sqlite_url: str, tmp_path: Path) -> None:
-    database = Database(Settings(database_url=sqlite_url, data_dir=tmp_path, sqlite_busy_seconds=0.1))
+    database = Database(Settings(database_url=sqlite_url, data_dir=tmp_path, lock_wait_seconds=0.1))
     with database.unit_of_work() as session:
         projects.create(session, "a")
         with pytest.raises(Unavailable, match="locked"), database.unit_of_work() as other:
