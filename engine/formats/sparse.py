@@ -27,8 +27,25 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from engine.errors import EngineError
+from engine.limits import MAX_TENSOR_ELEMENTS
 
 FORMAT = "modelpress.sparse/1"
+
+_DTYPES = {
+    str(dtype).removeprefix("torch."): dtype
+    for dtype in (
+        torch.float64,
+        torch.float32,
+        torch.float16,
+        torch.bfloat16,
+        torch.int64,
+        torch.int32,
+        torch.int16,
+        torch.int8,
+        torch.uint8,
+    )
+}
+"""Types that may be stored sparsely; others are stored dense."""
 
 
 @dataclass(frozen=True)
@@ -64,9 +81,9 @@ def save_sparse(path: Path, state: Mapping[str, Tensor], recipes: Mapping[str, R
         value = tensor.detach().cpu().contiguous()
         recipe = (recipes or {}).get(name)
         keep = _nonzero(value) if recipe is None else recipe.keep.cpu()
-        entry = {"encoding": "values", "shape": list(value.shape), "dtype": str(value.dtype).removeprefix("torch.")}
+        stated: dict[str, Any] = {"encoding": "values"}
         if recipe is not None:
-            entry |= {key: item for key, item in asdict(recipe).items() if key != "keep" and item is not None}
+            stated = {key: item for key, item in asdict(recipe).items() if key != "keep" and item is not None}
             if recipe.encoding == "signs":
                 tensors[f"{name}.signs"] = _pack(value[keep] < 0)
         elif math.ceil(keep.numel() / 8) + int(keep.sum()) * value.element_size() < value.nbytes:
@@ -75,7 +92,7 @@ def save_sparse(path: Path, state: Mapping[str, Tensor], recipes: Mapping[str, R
             tensors[name] = value.clone()
             continue
         tensors[f"{name}.bitmask"] = _pack(keep)
-        about[name] = entry
+        about[name] = {**stated, "shape": list(value.shape), "dtype": str(value.dtype).removeprefix("torch.")}
     save_file(tensors, path, metadata={"format": FORMAT, "tensors": json.dumps(about, sort_keys=True)})
 
 
@@ -106,7 +123,9 @@ def decode_sparse(stored: Mapping[str, Tensor], metadata: Mapping[str, str]) -> 
 
 def _decode(name: str, about: Mapping[str, Any], stored: dict[str, Tensor]) -> Tensor:
     shape = tuple(int(size) for size in about["shape"])
-    dtype = getattr(torch, about["dtype"])
+    if math.prod(shape) > MAX_TENSOR_ELEMENTS:
+        raise EngineError("tensor_limit_exceeded", f"{name} has {math.prod(shape)} elements, more than {MAX_TENSOR_ELEMENTS}.")
+    dtype = _DTYPES[about["dtype"]]
     keep = _unpack(stored.pop(f"{name}.bitmask"), math.prod(shape))
     result = torch.zeros(math.prod(shape), dtype=dtype)
     if about["encoding"] == "values":
@@ -125,8 +144,8 @@ def _decode(name: str, about: Mapping[str, Any], stored: dict[str, Tensor]) -> T
 
 
 def _nonzero(value: Tensor) -> Tensor:
-    """What has to be stored: everything but positive zero."""
-    if value.is_complex() or value.dtype == torch.bool:
+    """What has to be stored: everything but positive zero, and all of a type that is not stored sparsely."""
+    if value.dtype not in _DTYPES.values():
         return torch.ones_like(value, dtype=torch.bool)
     return (value != 0) | torch.signbit(value)
 

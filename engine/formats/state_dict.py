@@ -16,6 +16,7 @@ from engine.architectures.build import build_architecture
 from engine.errors import EngineError
 from engine.formats import torch_archive
 from engine.formats.magic import check_file
+from engine.formats.sparse import FORMAT, decode_sparse
 from engine.network import Network
 
 _NAME = re.compile(limits.TENSOR_NAME)
@@ -41,17 +42,18 @@ def load_weights(path: Path, format: str, metadata: Mapping[str, Any]) -> Networ
 
 
 def read_safetensors(path: Path) -> dict[str, torch.Tensor]:
-    """All tensors of a safetensors file. Raises `model_invalid` and the codes of `engine.limits`."""
+    """All tensors of a safetensors file, those of a sparse one as they were. Raises `model_invalid` and the codes of `engine.limits`."""
     from safetensors import SafetensorError, safe_open
 
     _check_header(path)
     try:
         with safe_open(str(path), "pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            tensors, metadata = {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError, TypeError, AttributeError, KeyError) as error:
         raise EngineError(
             "model_invalid", f"The safetensors file is damaged: {str(error)[:200]}.", hint="Write it again and upload it."
         ) from error
+    return decode_sparse(tensors, metadata) if metadata.get("format") == FORMAT else tensors
 
 
 def read_torch(path: Path) -> dict[str, torch.Tensor]:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from engine import masks
 from engine.context import Context
 from engine.errors import EngineError
+from engine.formats.sparse import save_sparse
 from engine.layers import select
 from engine.masks import Density, Mask
 from engine.network import Network
@@ -25,6 +26,7 @@ GRADUAL_SHARE = 2 / 3
 def apply(network: Network, params: MagnitudePruning, context: Context) -> Network:
     """Prune a copy of the network to the wanted sparsity; the masks act in its forward pass until `masks.fold` makes it plain.
 
+    Besides the dense file, one is published that holds a bit per weight and the values that are not zero (`engine.formats.sparse`).
     Raises `pruning_impossible` where nothing could be removed.
     """
     context.phase("pruning")
@@ -51,6 +53,10 @@ def apply(network: Network, params: MagnitudePruning, context: Context) -> Netwo
             hint="Raise sparsity, or choose more layers.",
         )
     _report(module, finished, context)
+    path = context.work / "sparse_weights.safetensors"
+    state = masks.fold(module).state_dict()
+    save_sparse(path, state)
+    context.artifact(path, kind="sparse_weights", format="safetensors", dense_bytes=sum(tensor.nbytes for tensor in state.values()))
     return network.with_module(module.cpu())
 
 

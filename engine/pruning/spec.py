@@ -61,6 +61,9 @@ class StructuredPruning(MethodParams, LayerChoice):
         ),
         Reference(title="Liu et al., Network Slimming, ICCV 2017 (bn_scale)", url="https://arxiv.org/abs/1708.06519"),
         Reference(title="He et al., Filter Pruning via Geometric Median, CVPR 2019 (fpgm)", url="https://arxiv.org/abs/1811.00250"),
+        Reference(
+            title="Liu et al., Rethinking the Value of Network Pruning, ICLR 2019 (baselines)", url="https://arxiv.org/abs/1810.05270"
+        ),
         Reference(title="Luo et al., ThiNet, ICCV 2017 (thinet)", url="https://arxiv.org/abs/1707.06342"),
         Reference(
             title="Lee et al., Layer-Adaptive Sparsity for Magnitude-Based Pruning, ICLR 2021", url="https://arxiv.org/abs/2010.07611"
@@ -70,6 +73,13 @@ class StructuredPruning(MethodParams, LayerChoice):
         {"method": "structured_pruning", "pruning_ratio": 0.5, "finetune": {"epochs": 3}},
         {"method": "structured_pruning", "budget": {"macs_ratio": 0.25}, "scope": "global", "iterations": 3},
         {"method": "structured_pruning", "pruning_ratio": "auto", "max_drop": 0.02},
+        {
+            "method": "structured_pruning",
+            "importance": "magnitude_l1",
+            "finetune": {"epochs": 2},
+            "baselines": ["scratch_e", "scratch_b", "random"],
+            "training": {"epochs": 5},
+        },
     )
 
     method: Literal["structured_pruning"] = "structured_pruning"
@@ -95,6 +105,12 @@ class StructuredPruning(MethodParams, LayerChoice):
     """No layer keeps fewer channels than this."""
     finetune: Finetune | None = None
     """Tuning after each round; needs labelled data."""
+    baselines: tuple[Literal["scratch_e", "scratch_b", "random"], ...] = Field((), max_length=3)
+    """What the result is compared with, in the report: the pruned architecture trained from new weights for as many epochs as
+    `training` says (`scratch_e`) or for the same computation, that is as many times longer as it needs fewer operations
+    (`scratch_b`); and randomly chosen channels with the same widths and tuning (`random`)."""
+    training: Finetune | None = None
+    """How the original network was trained, for `scratch_e` and `scratch_b`."""
 
     @property
     def trainings(self) -> int:
@@ -104,7 +120,9 @@ class StructuredPruning(MethodParams, LayerChoice):
     @property
     def needs(self) -> Requires:
         """Labels when channels are ranked by gradients or the network is tuned."""
-        labels = self.importance in ("taylor", "hessian") or self.finetune is not None or self.pruning_ratio == "auto"
+        labels = (
+            self.importance in ("taylor", "hessian") or self.finetune is not None or self.pruning_ratio == "auto" or bool(self.baselines)
+        )
         return Requires(dataset=labels or self.importance == "thinet", labels=labels)
 
     @model_validator(mode="after")
@@ -115,13 +133,19 @@ class StructuredPruning(MethodParams, LayerChoice):
             raise ValueError("pruning_ratio: auto finds the share of each layer by itself; it needs scope: layer")
         if self.pruning_ratio != "auto" and self.max_drop != type(self).model_fields["max_drop"].default:
             raise ValueError("max_drop belongs to pruning_ratio: auto; constraints.accuracy bounds the loss of the whole job")
+        scratch = any(name.startswith("scratch") for name in self.baselines)
+        if scratch != (self.training is not None):
+            raise ValueError("scratch_e and scratch_b train as the original was trained, and only they: give both baselines and training")
+        if len(set(self.baselines)) != len(self.baselines):
+            raise ValueError("name every baseline once")
         return self
 
 
 class MagnitudePruning(MethodParams, LayerChoice):
     """Set the least important weights to zero; shapes stay.
 
-    Zeros make the *compressed* file smaller. They do not make dense inference faster, and the report measures that.
+    Zeros make the *compressed* file smaller: besides the dense file, one is published with a bit per weight and the values that are
+    not zero. They do not make dense inference faster, and the report measures that.
     Weights are pruned by rank; biases and normalization parameters never are.
     """
 

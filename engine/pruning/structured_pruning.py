@@ -13,6 +13,7 @@ from engine.context import Context
 from engine.errors import EngineError
 from engine.network import Network
 from engine.pruning import curves, thinet
+from engine.pruning.baselines import compare
 from engine.pruning.channels import ChannelGraph, ChannelGroup, Inputs, mask_channels
 from engine.pruning.importance import unit_scores
 from engine.pruning.plan import Block, Costs, Limits, Plan, Ranked, blocks, for_budget, for_share, held_back, plan_of, rank
@@ -32,17 +33,23 @@ def apply(network: Network, params: StructuredPruning, context: Context) -> Netw
     module = masks.fold(network.module).to(context.device)
     inputs = graph_inputs(module, context)
     cutter = _Cutter(module, inputs, params, context)
+    original = copy.deepcopy(module) if params.baselines else None
     context.stage("before", module)
-    for number in context.rounds(params.iterations):
-        suffix = f" {number}/{params.iterations}" if params.iterations > 1 else ""
-        context.phase("pruning")
-        cutter.cut(number / params.iterations, last=number == params.iterations)
-        context.stage(f"pruned{suffix}", module)
-        if params.finetune is not None:
-            context.phase("training")
-            context.train(module, params.finetune)
-            context.stage(f"tuned{suffix}", module)
+    with context.part(0, 1 / (1 + len(params.baselines))):
+        for number in context.rounds(params.iterations):
+            suffix = f" {number}/{params.iterations}" if params.iterations > 1 else ""
+            context.phase("pruning")
+            cutter.cut(number / params.iterations, last=number == params.iterations)
+            context.stage(f"pruned{suffix}", module)
+            if params.finetune is not None:
+                context.phase("training")
+                context.train(module, params.finetune)
+                context.stage(f"tuned{suffix}", module)
     cutter.report()
+    if original is not None:
+        context.phase("baselines")
+        with context.part(1 / (1 + len(params.baselines)), 1):
+            compare(original, module, params, context, rounds=cutter.removed, inputs=inputs)
     return network.with_module(module.cpu())
 
 
@@ -54,6 +61,8 @@ class _Cutter:
         self._together = params.scope == "global"
         self._limits = Limits(params.min_channels, params.round_to)
         self._shrinkage = Shrinkage(module, inputs)
+        self.removed: list[dict[str, int]] = []
+        """Units that each cut took from every group."""
         timed = params.budget is not None and params.budget.latency_ratio is not None
         self._stopwatch = Stopwatch(module, inputs, context) if timed else None
         groups = ChannelGraph(module, inputs).groups
@@ -97,6 +106,7 @@ class _Cutter:
         if params.importance == "thinet":
             self._make_up(ranked, plan)
         _remove(graph, ranked, plan)
+        self.removed.append({item.group.name: count for item, count in zip(ranked, plan, strict=True)})
 
     def _make_up(self, ranked: list[Ranked], plan: Plan) -> None:
         """Rescale the readers of each group after the ones before it, whose channels are masked by then."""

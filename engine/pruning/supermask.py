@@ -123,7 +123,7 @@ def apply(network: Network, params: Supermask, context: Context) -> Network:
         recalibrate(module, context.labelled("train"), context.input_names, context.device)
     context.stage("masked", module)
     _report(learned, final, params, context)
-    path = context.work / f"supermask-{context.step_index}.safetensors"
+    path = context.work / "supermask.safetensors"
     save_sparse(path, masks.fold(module).state_dict(), {name: recipe for name, recipe in recipes.items() if recipe is not None})
     context.artifact(path, kind="sparse_weights", format="safetensors")
     return network.with_module(module.cpu())

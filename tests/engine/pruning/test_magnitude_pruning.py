@@ -11,6 +11,7 @@ from torch import nn
 
 from engine import masks
 from engine.errors import EngineError
+from engine.formats.sparse import load_sparse
 from engine.masks import Mask
 from engine.params import TrainingFields
 from engine.pruning.magnitude_pruning import apply, cubic, keep_best, keep_pattern, mask_updates
@@ -151,6 +152,17 @@ def test_it_says_that_dense_inference_is_not_faster_and_reports_layers(world, tr
     layers = setting.context.reported["layers"]
     assert sum(layer["kept_count"] for layer in layers.values()) == round(0.5 * total(trained_mlp))
     assert [stage["stage"] for stage in setting.context.reported["stages"]] == ["before", "pruned"]
+
+
+def test_the_sparse_file_gives_the_network_back_and_is_as_small_as_it_says(world, trained_mlp):
+    setting = world(trained_mlp)
+    result = masks.fold(apply(setting.network, MagnitudePruning(sparsity=0.9), setting.context).module)
+    (file,) = setting.context.files
+    state = load_sparse(file.path)
+    assert all(torch.equal(state[name], value) for name, value in result.state_dict().items())
+    assert file.metrics["dense_bytes"] == sum(p.numel() * 4 for p in result.parameters())
+    kept = sum(int((p != 0).sum()) for p in result.parameters())
+    assert file.path.stat().st_size < 4 * kept + total(trained_mlp) / 8 + 1000
 
 
 def test_the_given_network_is_left_alone(world, trained_mlp):
