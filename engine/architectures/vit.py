@@ -10,17 +10,17 @@ from engine.architectures.spec import ViT
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention."""
+    """Multi-head self-attention; the number of heads follows from the width of `qkv`."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
-        self.heads = heads
+        self.head_size = width // heads
         self.qkv = nn.Linear(width, 3 * width)
         self.proj = nn.Linear(width, width)
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         """(batch, tokens, width) → the same shape."""
-        split = self.qkv(tokens).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        split = self.qkv(tokens).unflatten(2, (3, -1, self.head_size)).permute(2, 0, 3, 1, 4)
         mixed = functional.scaled_dot_product_attention(split[0], split[1], split[2])
         result: torch.Tensor = self.proj(mixed.transpose(1, 2).flatten(2))
         return result

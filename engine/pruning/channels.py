@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from engine.layers import CONVOLUTIONS, PRUNABLE
+from engine.pruning import heads
 
 Inputs = tuple[Tensor, ...]
 _MIXES_CHANNELS = (nn.LayerNorm, nn.GroupNorm, nn.MultiheadAttention)
@@ -81,6 +82,8 @@ class ChannelGroup:
     units: Tensor
     """Channels of each unit, (units, channels of a unit); one channel a unit unless grouped convolutions or norms tie several."""
     parts: tuple[Part, ...]
+    heads: bool = False
+    """The units are heads of an attention."""
 
     @property
     def channels_count(self) -> int:
@@ -123,10 +126,18 @@ class ChannelGraph:
             )
         module.train(mode)
         self._names = {layer: name for name, layer in module.named_modules()}
-        self.groups = [group for found in self._graph.get_all_groups(root_module_types=PRUNABLE) if (group := self._group(found))]
+        attentions = [self._heads_group(found) for found in heads.find(module, inputs)]
+        whole = {name for group in attentions for name in group.layers}
+        found = (self._group(item) for item in self._graph.get_all_groups(root_module_types=PRUNABLE))
+        self.groups = [group for group in found if group is not None and not whole & set(group.layers)] + attentions
 
     def remove(self, group: ChannelGroup, channels: Sequence[int]) -> None:
         """Cut the channels out of every layer that they tie."""
+        if group.heads:
+            marked = torch.tensor(sorted(channels))
+            for part in group.parts:
+                cut_slices(part, part.indices[torch.isin(part.channels, marked)])
+            return
         root = self.module.get_submodule(group.name)
         function = self._graph.get_pruner_of_module(root).prune_out_channels
         self._graph.get_pruning_group(root, function, sorted(channels)).prune(record_history=False)
@@ -159,6 +170,17 @@ class ChannelGraph:
             return None
         units = torch.arange(count).reshape(blocks, count // blocks).T.contiguous()
         return ChannelGroup(names[0], tuple(dict.fromkeys(names)), units, tuple(parts))
+
+    def _heads_group(self, found: heads.Heads) -> ChannelGroup:
+        """The heads of an attention as units; a head has as many channels as its widest layer has rows for it."""
+        width = max(len(lists[0]) for lists in found.producers.values())
+        parts = []
+        for side, outgoing in ((found.producers, True), (found.consumers, False)):
+            for layer, lists in side.items():
+                channels = [head * width + place for head, rows in enumerate(lists) for place in range(len(rows))]
+                parts.append(Part(layer, outgoing, torch.tensor([row for rows in lists for row in rows]), torch.tensor(channels)))
+        names = tuple(self._names[layer] for layer in found.producers)
+        return ChannelGroup(names[0], names, torch.arange(found.count * width).reshape(found.count, width), tuple(parts), heads=True)
 
 
 def is_depthwise(layer: nn.Module) -> bool:
@@ -237,6 +259,29 @@ def zero_slices(part: Part, indices: Tensor) -> None:
         bias[indices] = 0
     if isinstance(part.layer, _BatchNorm) and part.layer.running_mean is not None:
         part.layer.running_mean[indices] = 0
+
+
+@torch.no_grad()
+def cut_slices(part: Part, gone: Tensor) -> None:
+    """Cut slices out of a plain layer by hand, for what torch-pruning does not see or would keep."""
+    layer = part.layer
+    dimension = 0 if part.outgoing else 1
+    kept = torch.ones(layer.weight.shape[dimension], dtype=torch.bool)
+    kept[gone] = False
+    index = kept.nonzero().flatten().to(layer.weight.device)
+    layer.weight = nn.Parameter(layer.weight.index_select(dimension, index))
+    if part.outgoing and layer.bias is not None:
+        layer.bias = nn.Parameter(layer.bias.index_select(0, index))
+    if isinstance(layer, _BatchNorm):
+        layer.num_features = len(index)
+        for name in ("running_mean", "running_var"):
+            value = getattr(layer, name)
+            if value is not None:
+                setattr(layer, name, value.index_select(0, index))
+    elif isinstance(layer, CONVOLUTIONS):
+        setattr(layer, "out_channels" if part.outgoing else "in_channels", len(index))
+    else:
+        setattr(layer, "out_features" if part.outgoing else "in_features", len(index))
 
 
 def _close(expected: Tensor, got: Tensor) -> bool:

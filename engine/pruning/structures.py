@@ -18,7 +18,7 @@ from torch.nn.utils import parametrize
 from engine.layers import CONVOLUTIONS, matches
 from engine.params import LayerChoice
 from engine.pruning.blocks import Block, remove_blocks
-from engine.pruning.channels import ChannelGraph, ChannelGroup, Inputs, Part, is_depthwise
+from engine.pruning.channels import ChannelGraph, ChannelGroup, Inputs, Part, cut_slices, is_depthwise
 
 Remove = Callable[[nn.Module, Inputs, list[int]], nn.Module]
 
@@ -159,32 +159,9 @@ def _group_remover(name: str) -> Remove:
             gone = torch.isin(torch.arange(group.channels_count) // width, torch.tensor(dead))
             for part in group.parts:
                 if not (part.layer is conv and part.consuming):
-                    _cut(part, part.indices[gone[part.channels]])
+                    cut_slices(part, part.indices[gone[part.channels]])
         conv.groups = number - len(dead)
         conv.in_channels = conv.in_channels // number * conv.groups
         return module
 
     return remove
-
-
-@torch.no_grad()
-def _cut(part: Part, gone: Tensor) -> None:
-    """Slice a plain layer by hand: torch-pruning keeps the number of a convolution's groups."""
-    layer = part.layer
-    dimension = 0 if part.outgoing else 1
-    kept = torch.ones(layer.weight.shape[dimension], dtype=torch.bool)
-    kept[gone] = False
-    index = kept.nonzero().flatten().to(layer.weight.device)
-    layer.weight = nn.Parameter(layer.weight.index_select(dimension, index))
-    if part.outgoing and layer.bias is not None:
-        layer.bias = nn.Parameter(layer.bias.index_select(0, index))
-    if isinstance(layer, _BatchNorm):
-        layer.num_features = len(index)
-        for name in ("running_mean", "running_var"):
-            value = getattr(layer, name)
-            if value is not None:
-                setattr(layer, name, value.index_select(0, index))
-    elif isinstance(layer, CONVOLUTIONS):
-        setattr(layer, "out_channels" if part.outgoing else "in_channels", len(index))
-    else:
-        setattr(layer, "out_features" if part.outgoing else "in_features", len(index))
