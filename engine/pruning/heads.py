@@ -77,9 +77,9 @@ class _Meeting:
     """Queries, keys and values that met: their numbers, one row for each product of matrices in the batch."""
 
     def __init__(self, query: Tensor, key: Tensor, value: Tensor) -> None:
-        lead = torch.broadcast_shapes(*(item.shape[:-2] for item in (query, key, value)))
+        lead = torch.broadcast_tensors(*(item[..., 0, 0] for item in (query, key, value)))[0].shape  # type: ignore[no-untyped-call]
         rows = [item.expand(*lead, *item.shape[-2:])[..., 0, :].reshape(-1, item.shape[-1]) for item in (query, key, value)]
-        self.rows = torch.cat(rows, 1).unique(dim=0).tolist()
+        self.rows = torch.cat(rows, 1).tolist()
         self.readers: dict[nn.Module, list[int]] = {}
 
 
@@ -118,15 +118,18 @@ class _Numbering(fx.Interpreter):
         if name in ("matmul", "bmm"):
             return self._product(node, value)
         if name == "cat":
-            parts = [self.numbers.get(item) for item in node.args[0]]  # type: ignore[union-attr]
+            joined: Any = node.args[0]
+            parts = [self.numbers.get(item) for item in joined]
             whole = all(isinstance(item, Tensor) for item in parts)
             return torch.cat(parts, *node.args[1:], **node.kwargs) if whole else None  # type: ignore[arg-type]
         first = self.numbers[given[0]]
         if isinstance(first, _Scores):
             return first if name in _SHAPING | _ELEMENTWISE else None
         if name in _SHAPING and len(given) == 1 and given[0] is node.args[0]:
-            args, kwargs = (map_aggregate(item, self._number) for item in (node.args, node.kwargs))
-            return getattr(args[0], name)(*args[1:], **kwargs) if node.op == "call_method" else node.target(*args, **kwargs)  # type: ignore[operator, index]
+            args: Any = map_aggregate(node.args, self._number)
+            kwargs: Any = map_aggregate(node.kwargs, self._number)
+            run: Any = getattr(args[0], name) if node.op == "call_method" else node.target
+            return run(*(args[1:] if node.op == "call_method" else args), **kwargs)
         return self._same_shape(given, value) if name in _ELEMENTWISE else None
 
     def _through_layer(self, layer: nn.Module, node: fx.Node, value: Any) -> Any:
@@ -147,11 +150,10 @@ class _Numbering(fx.Interpreter):
         return before if isinstance(layer, _PASSING) and isinstance(before, Tensor) else None
 
     def _attend(self, node: fx.Node, value: Tensor) -> Tensor | None:
-        names = ("query", "key", "value")
-        items = [self.numbers.get(node.args[i] if len(node.args) > i else node.kwargs.get(names[i])) for i in range(3)]  # type: ignore[arg-type]
-        if not all(isinstance(item, Tensor) for item in items):
+        given: Any = [*node.args[:3], *(node.kwargs.get(name) for name in ("query", "key", "value")[len(node.args) :])]
+        query, key, values = (self.numbers.get(item) for item in given)
+        if not (isinstance(query, Tensor) and isinstance(key, Tensor) and isinstance(values, Tensor)):
             return None
-        query, key, values = items
         if node.kwargs.get("enable_gqa"):
             key, values = (item.repeat_interleave(query.shape[-3] // item.shape[-3], -3) for item in (key, values))
         return self._meet(query, key, values, value)
