@@ -18,12 +18,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from benchmarks.claims import removal, supermasks, tickets
+from benchmarks.claims import removal, rethinking, supermasks, tickets
 from benchmarks.claims.bench import Bench
 from benchmarks.claims.claim import Claim, Figures
 from benchmarks.claims.table import table
 
-CLAIMS = (*tickets.CLAIMS, *supermasks.CLAIMS, *removal.CLAIMS)
+CLAIMS = (*tickets.CLAIMS, *supermasks.CLAIMS, *rethinking.CLAIMS, *removal.CLAIMS)
 DIGITS = Path(__file__).parents[2] / "examples" / "digits.npz"
 PROCESSES = 2
 
