@@ -151,12 +151,14 @@ def postgres() -> Iterator[Postgres]:
     """A running PostgreSQL."""
     # Not below pytest's folders: those may be closed to the account that the server runs under.
     folder = Path(tempfile.mkdtemp(prefix="modelpress-pg-"))
-    server = Postgres(folder)
     try:
-        yield server
+        server = Postgres(folder)
+        try:
+            yield server
+        finally:
+            if server.process.poll() is None:
+                server.stop()
     finally:
-        if server.process.poll() is None:
-            server.stop()
         shutil.rmtree(folder)
 
 
