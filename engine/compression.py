@@ -51,7 +51,7 @@ class Candidate:
 
 
 def compress(job: Job, directory: Path, emit: Callable[[events.Event], None]) -> None:
-    """Run a compress job, up to its `done` event.
+    """Run a compress job, up to its `done` event, from the checkpoint of an earlier attempt if there is one.
 
     The last state is published. Where it misses the accuracy target and `on_violation` is `keep_best`, the latest earlier state
     that met it in memory is published beside it, and the better one is kept: accuracy first, then the number of targets met.
@@ -126,6 +126,7 @@ class _Compression:
             }
         )
         self._voice.emit(events.StepFinished(method=method, metrics=metrics, report=context.reported, step_index=index))
+        context.finished()
         return State(network, index, metrics, score)
 
     def _measured_in_memory(self, context: StepContext, network: Network) -> dict[str, float]:
@@ -151,13 +152,19 @@ class _Compression:
             return StepContext(**common)
         import torch
 
+        from engine.checkpoints import Checkpoints
         from engine.context import Context
 
         torch.set_num_threads(self._job.threads)
         torch.manual_seed(self._spec.seed)
         if self._job.device.startswith("cuda") and not torch.cuda.is_available():
             raise EngineError("device_unavailable", f"The device {self._job.device} is not there.", category="transient", retryable=True)
-        return Context(**common, device=torch.device(self._job.device), load_teacher=self._teacher)
+        checkpoints = Checkpoints(
+            self._work.parent, self._spec.model_dump(mode="json"), self._voice.emit, seconds=self._job.checkpoint_seconds
+        )
+        if self._job.resume is not None:
+            checkpoints.resume(self._job.resume)
+        return Context(**common, device=torch.device(self._job.device), load_teacher=self._teacher, checkpoints=checkpoints)
 
     def _teacher(self, name: str) -> Network:
         if name not in self._job.teachers:

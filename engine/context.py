@@ -12,13 +12,15 @@ import torch
 from torch import nn
 
 from engine import masks
+from engine.checkpoints import Checkpoints, Place
 from engine.errors import EngineError
 from engine.evaluation import fidelity_metrics, label_metrics
 from engine.logits import Batch, ClassHead, Examples, Prediction, fingerprint, predict
 from engine.network import Network
 from engine.params import TrainingFields
 from engine.step import StepContext
-from engine.training import NO_HOOKS, History, Hooks, Loss, Moment, classification_loss, train
+from engine.training import NO_HOOKS, Hooks, Loss, Moment, classification_loss, train
+from engine.training_state import History
 
 _PROGRESS_SECONDS = 0.2
 _MOST_RECORDS = 1000
@@ -32,9 +34,16 @@ class Context(StepContext):
     device: torch.device
     load_teacher: Callable[[str], Network] | None = None
     """Reads another uploaded model by its id."""
+    checkpoints: Checkpoints | None = None
+    """Where trainings are saved, for another attempt."""
     _baseline_outputs: dict[str, list[Any]] = field(default_factory=dict)
     _evaluated: dict[tuple[str, bytes], dict[str, float]] = field(default_factory=dict)
     """Figures by split and state of the network: the end of one step is the beginning of the next."""
+    _trainings: int = 0
+
+    def for_step(self, index: int, span: tuple[float, float]) -> Context:
+        """The context of step `index`, which counts its own trainings."""
+        return replace(super().for_step(index, span), _trainings=0)
 
     def generator(self) -> torch.Generator:
         """A fresh, seeded torch generator on the CPU."""
@@ -76,7 +85,8 @@ class Context(StepContext):
     ) -> History:
         """Train a module in place on a split, by default on its labels; emits `train.loss` and, with a validation split, its metrics.
 
-        Two runs with the same explicit `seed` see the same examples in the same order.
+        Two runs with the same explicit `seed` see the same examples in the same order. The run is saved in the job's checkpoints, and
+        what another attempt did of it is not done again, unless `hooks` keep a state of their own.
         """
         module = network.module if isinstance(network, Network) else network
         if loss is None:
@@ -94,6 +104,9 @@ class Context(StepContext):
         def on_epoch(moment: Moment, record: dict[str, float]) -> None:
             if self.data is not None and "validation" in self.data.splits:
                 record |= self.evaluate(moment.module, "validation")
+            remember(record)
+
+        def remember(record: dict[str, float]) -> None:
             records = self.reported["training"]
             records.append(dict(record))
             if len(records) > _MOST_RECORDS:
@@ -102,6 +115,10 @@ class Context(StepContext):
                 if name != "epoch":
                     self.metric(name, value, step=epochs_before + int(record["epoch"]))
 
+        place = self.place() if hooks.stateless else None
+        saved = None if place is None else place.load()
+        for record in saved.info["epochs"] if saved else ():
+            remember(record)
         return train(
             module,
             examples,
@@ -112,7 +129,18 @@ class Context(StepContext):
             seed=self.new_seed() if seed is None else seed,
             hooks=replace(hooks, on_step=(*hooks.on_step, on_step), on_epoch=(*hooks.on_epoch, on_epoch)),
             start_iteration=start_iteration,
+            place=place,
         )
+
+    def place(self) -> Place | None:
+        """Where the next training of this step is saved."""
+        self._trainings += 1
+        return None if self.checkpoints is None else Place(self.checkpoints, self.step_index, self._trainings)
+
+    def finished(self) -> None:
+        """Checkpoint what the step has trained."""
+        if self.checkpoints is not None:
+            self.checkpoints.write(self.step_index)
 
     def evaluate(self, network: Network | nn.Module, split: str) -> dict[str, float]:
         """Metrics `<split>.<name>`: `top1` and `cross_entropy` with labels, fidelity to the baseline in any case."""

@@ -38,7 +38,10 @@ class Job(BaseModel):
     model: InputFile | None = None
     dataset: InputFile | None = None
     teachers: dict[str, InputFile] = {}
-    resume: str | None = None
+    resume: Path | None = None
+    """The checkpoint of an earlier attempt."""
+    checkpoint_seconds: float = 60.0
+    """Time between two checkpoints of a training."""
 
     @classmethod
     def read(cls, directory: Path) -> "Job":
@@ -48,6 +51,7 @@ class Job(BaseModel):
             update={
                 "model": job.model and job.model.below(directory),
                 "dataset": job.dataset and job.dataset.below(directory),
+                "resume": job.resume and (directory / job.resume).absolute(),
                 "teachers": {name: file.below(directory) for name, file in job.teachers.items()},
             }
         )

@@ -178,6 +178,9 @@ class StepContext:
         """Put JSON into the step's report."""
         self.reported[key] = value
 
+    def finished(self) -> None:
+        """Called when the step is done and measured."""
+
     def artifact(self, path: Path, *, kind: str, format: str, **metrics: Any) -> None:
         """Publish a finished file of the scratch folder (`context.work`) when the step ends."""
         self.files.append(StepFile(path, kind, format, metrics))

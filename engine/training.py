@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -13,10 +12,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from engine.checkpoints import Place
 from engine.errors import EngineError
 from engine.layout import channels_last
 from engine.logits import Batch, ClassHead, Examples, Indices, Outputs
 from engine.params import TrainingFields
+from engine.training_state import History, Run
 
 Loss = Callable[[Outputs, Batch], Tensor]
 """Mean loss of one batch, given the module's outputs."""
@@ -41,15 +42,6 @@ class Moment:
 Callback = Callable[[Moment], None]
 
 
-@dataclass
-class History:
-    """What a training run did: one record an epoch, with `train.loss`, `learning_rate` and whatever callbacks added."""
-
-    epochs: list[dict[str, float]] = field(default_factory=list)
-    iterations: int = 0
-    seconds: float = 0.0
-
-
 @dataclass(frozen=True)
 class Hooks:
     """What happens inside of the loop besides training."""
@@ -60,6 +52,8 @@ class Hooks:
     """After an optimizer step."""
     on_epoch: Sequence[Callable[[Moment, dict[str, float]], None]] = ()
     """After an epoch, with its record, which may be added to."""
+    stateless: bool = True
+    """Whether all that the callbacks remember is in the module, so that the training may be saved and go on in another process."""
 
 
 NO_HOOKS = Hooks()
@@ -76,29 +70,29 @@ def train(
     seed: int,
     hooks: Hooks = NO_HOOKS,
     start_iteration: int = 0,
+    place: Place | None = None,
 ) -> History:
     """Train the module in place and leave it in evaluation mode.
 
     The order of the examples comes from `seed` alone, dropout from torch's generator, seeded for the run and put back after it.
     With `start_iteration` the run begins there: same schedule position and same examples as a run that did those steps already.
+    At `place` the state is saved from time to time and at the end; what is found there is not done again.
     Raises `training_diverged` where the loss or a weight is no longer finite, `dataset_invalid` where there are no examples.
     """
     if examples.count == 0:
         raise EngineError("dataset_invalid", "The training split is empty.", hint="Upload x_train and y_train with at least one example.")
-    started = time.monotonic()
     total = iterations_of(params, examples.count)
     per_epoch = math.ceil(examples.count / params.batch_size)
-    history = History()
     module.to(device)
     first = Batch.of(examples, np.arange(1), names, device)
     optimizer = build_optimizer(module, params)
     norms = [layer for layer in module.modules() if isinstance(layer, _BatchNorm)]
-    loss_sum = torch.zeros((), device=device)
-    seen = 0
+    run = Run(module, optimizer, device, place=place, iteration=start_iteration)
     with channels_last(module, first.inputs), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
+        run.restore()
         module.train()
-        for iteration, indices in _order(examples.count, params.batch_size, seed, start_iteration, total):
+        for iteration, indices in _order(examples.count, params.batch_size, seed, run.iteration, total):
             batch = Batch.of(examples, indices, names, device)
             # One example has no batch statistics where its feature map is a single value: the running ones serve.
             for layer in norms if len(indices) == 1 else ():
@@ -117,28 +111,29 @@ def train(
             optimizer.step()
             for layer in norms if len(indices) == 1 else ():
                 layer.train()
-            loss_sum += value.detach() * len(indices)
-            seen += len(indices)
+            run.loss_sum += value.detach() * len(indices)
+            run.seen += len(indices)
+            run.iteration = iteration + 1
             if (iteration + 1) % _CHECK_EVERY == 0:
-                _check_finite(loss_sum, moment, rate)
+                _check_finite(run.loss_sum, moment, rate)
             for callback in hooks.on_step:
                 callback(moment)
             if (iteration + 1) % per_epoch == 0 or iteration + 1 == total:
-                _check_finite(loss_sum, moment, rate)
-                record = {"epoch": float(moment.epoch), "train.loss": float(loss_sum) / seen, "learning_rate": rate}
+                _check_finite(run.loss_sum, moment, rate)
+                record = {"epoch": float(moment.epoch), "train.loss": float(run.loss_sum) / run.seen, "learning_rate": rate}
                 for epoch_callback in hooks.on_epoch:
                     epoch_callback(moment, record)
-                history.epochs.append(record)
-                history.iterations = iteration + 1 - start_iteration
-                loss_sum.zero_()
-                seen = 0
+                run.history.epochs.append(record)
+                run.loss_sum.zero_()
+                run.seen = 0
+            if iteration + 1 < total:
+                run.save_if_due()
     for parameter in module.parameters():
         parameter.grad = None
         if not torch.isfinite(parameter).all():
             raise _diverged("a weight", total, learning_rate(params, max(total - 1, 0), total))
     module.eval()
-    history.seconds = time.monotonic() - started
-    return history
+    return run.finish()
 
 
 def iterations_of(params: TrainingFields, count: int) -> int:

@@ -88,6 +88,7 @@ def _train(module: nn.Module, training: TrainingFields, macs: int, context: Cont
         device=context.device,
         seed=context.new_seed(),
         hooks=Hooks(on_step=(on_step,)),
+        place=context.place(),
     )
     return spent(training, examples.count, macs) | {"training_seconds": history.seconds}
 

@@ -69,7 +69,7 @@ def apply(network: Network, params: SparseStructureSelection, context: Context) 
 
     context.stage("before", module)
     with context.part(0.0, 0.7 if params.finetune else 0.95):
-        context.train(module, params, hooks=Hooks(before_optimizer_step=(before_step,), on_epoch=(after_epoch,)))
+        context.train(module, params, hooks=Hooks(before_optimizer_step=(before_step,), on_epoch=(after_epoch,), stateless=False))
     context.stage("selected", module)
     context.phase("pruning")
     module = masks.fold(module)

@@ -1,0 +1,167 @@
+"""A job that goes on from any of its checkpoints ends with the very weights of an undisturbed one, and repeats no training."""
+
+import json
+import shutil
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+from torch.optim.optimizer import register_optimizer_step_post_hook
+
+from engine import checkpoints as module_under_test
+from engine.checkpoints import Checkpoints
+from engine.events import Checkpointed
+from engine.learning.spec import Train
+from engine.learning.train import apply as train
+from engine.pruning.magnitude_pruning import apply as prune_weights
+from engine.pruning.soft_filter_pruning import apply as prune_softly
+from engine.pruning.spec import MagnitudePruning, SoftFilterPruning, StructuredPruning
+from engine.pruning.structured_pruning import apply as prune_channels
+from engine.run import run_job
+from tests.engine.conftest import cnn
+from tests.engine.small import cnn_file, dataset_file, write_job
+
+SPEC = {"steps": "of a test"}
+
+
+@pytest.fixture
+def steps():
+    """Counts steps of all optimizers."""
+    counted = []
+    handle = register_optimizer_step_post_hook(lambda *_: counted.append(1))
+    yield counted
+    handle.remove()
+
+
+def lively():
+    torch.manual_seed(0)
+    network = cnn()
+    network.insert(6, nn.Dropout(0.3))
+    return network
+
+
+def training(optimizer):
+    return {"iterations": 11, "batch_size": 48, "optimizer": optimizer, "learning_rate": 0.01}
+
+
+METHODS = {
+    "sgd": (train, Train(epochs=3, batch_size=48, optimizer="sgd", schedule="multistep", learning_rate=0.05), 15),
+    "rounds": (prune_channels, StructuredPruning(pruning_ratio=0.5, iterations=2, finetune=training("adamw")), 22),
+    "gradual": (prune_weights, MagnitudePruning(sparsity=0.8, schedule="gradual", finetune=training("adam")), 11),
+}
+
+
+def run(world, tmp_path, method, *, resume=None, seconds=0.0, name="a"):
+    """One attempt in a directory of its own; returns the weights, the events and copies of all checkpoints."""
+    setting = world(lively())
+    copies = []
+    directory = tmp_path / name
+
+    def emit(event):
+        setting.events.append(event)
+        if isinstance(event, Checkpointed):
+            copies.append(Path(shutil.copy(directory / event.path, tmp_path / f"{name}-{len(copies)}.zip")))
+
+    setting.context.checkpoints = Checkpoints(directory, SPEC, emit, seconds=seconds)
+    if resume is not None:
+        setting.context.checkpoints.resume(resume)
+    apply, params, _ = METHODS[method] if isinstance(method, str) else method
+    weights = apply(setting.network, params, setting.context).module.state_dict()
+    setting.context.finished()
+    return weights, setting, copies
+
+
+def same(left, right):
+    return list(left) == list(right) and all(torch.equal(left[name], right[name]) for name in left)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_going_on_from_any_checkpoint_ends_with_the_same_weights(world, tmp_path, steps, method):
+    total = METHODS[method][2]
+    expected, undisturbed, _ = run(world, tmp_path, method, seconds=1e9)
+    assert len(steps) == total
+    kept, _, copies = run(world, tmp_path, method, name="b")
+    assert same(kept, expected), "saving changes nothing"
+    assert len(copies) >= total
+    for index in (0, 6, len(copies) - 2, len(copies) - 1):
+        steps.clear()
+        resumed, setting, _ = run(world, tmp_path, method, resume=copies[index], seconds=1e9, name=f"c{index}")
+        assert same(resumed, expected)
+        assert len(steps) < total
+        assert "Resumed from a checkpoint" in setting.of("log")[0].message
+        assert setting.context.reported["training"] == undisturbed.context.reported["training"]
+        assert setting.context.metrics == undisturbed.context.metrics
+    assert not steps, "nothing was left to be trained after the last checkpoint"
+
+
+def test_a_callback_that_remembers_things_starts_its_training_again(world, tmp_path, steps):
+    method = (prune_softly, SoftFilterPruning(iterations=6, batch_size=48, finetune=training("sgd")), 17)
+    expected, _, copies = run(world, tmp_path, method)
+    steps.clear()
+    resumed, _, _ = run(world, tmp_path, method, resume=copies[-1], name="b")
+    assert same(resumed, expected)
+    assert len(steps) == 6, "the tuning was not repeated, the pruning was"
+
+
+def test_checkpoints_of_other_jobs_and_damaged_ones_are_not_used(world, tmp_path):
+    _, _, copies = run(world, tmp_path, "sgd")
+    other = tmp_path / "other.zip"
+    with zipfile.ZipFile(copies[0]) as source, zipfile.ZipFile(other, "w") as sink:
+        for name in source.namelist():
+            index = json.loads(source.read(name)) if name == "index.json" else None
+            sink.writestr(name, json.dumps(index | {"spec_sha256": "0"}) if index else source.read(name))
+    (tmp_path / "cut.zip").write_bytes(copies[0].read_bytes()[:-100])
+    for number, file in enumerate((other, tmp_path / "cut.zip")):
+        weights, setting, _ = run(world, tmp_path, "sgd", resume=file, seconds=1e9, name=f"d{number}")
+        assert [event.code for event in setting.of("warning")] == ["checkpoint_unusable"]
+        assert same(weights, run(world, tmp_path, "sgd", seconds=1e9, name=f"e{number}")[0])
+
+
+def test_the_quickest_trainings_are_forgotten_first(tmp_path, monkeypatch):
+    monkeypatch.setattr(module_under_test, "_MOST_BYTES", 3000)
+    found = []
+    kept = Checkpoints(tmp_path, SPEC, found.append, seconds=1e9)
+    for number, seconds in enumerate((5.0, 1.0, 9.0), 1):
+        kept.save(0, number, {"x": torch.zeros(300)}, {}, done=True, seconds=seconds)
+    assert [kept.find(0, number) is not None for number in (1, 2, 3)] == [True, False, True]
+    assert not found, "a finished training waits for the next checkpoint"
+    kept.write(0)
+    kept.write(0)
+    assert len(found) == 1
+
+
+def test_a_whole_job_goes_on_in_another_directory(tmp_path, steps):
+    model, data = cnn_file(tmp_path / "model.onnx"), dataset_file(tmp_path / "data.npz")
+    spec = {
+        "steps": [
+            {"method": "structured_pruning", "pruning_ratio": 0.5, "finetune": {"epochs": 2}},
+            {"method": "magnitude_pruning", "sparsity": 0.5, "finetune": {"epochs": 2}},
+        ],
+        "evaluation": {"latency": {"batch_sizes": [1], "repeats": 5}},
+        "export": ["safetensors"],
+    }
+    copies = []
+
+    def attempt(name, **fields):
+        directory = write_job(tmp_path / name, spec, model=model, dataset=data, **fields)
+        heard = []
+
+        def emit(event):
+            heard.append(event)
+            if isinstance(event, Checkpointed) and name == "first":
+                copies.append((event.step_index, shutil.copy(directory / event.path, tmp_path / f"{len(copies)}.zip")))
+
+        assert run_job(directory, emit) == 0, heard[-1]
+        steps_done = len(steps)
+        steps.clear()
+        return load_file(directory / "out" / "model.safetensors"), steps_done, heard
+
+    expected, total, _ = attempt("first", checkpoint_seconds=0)
+    second = next(file for index, file in reversed(copies[:-3]) if index == 1)
+    resumed, left, heard = attempt("second", resume=str(second))
+    assert same(resumed, expected)
+    assert 0 < left < total / 2
+    assert any(event.type == "log" and "1 finished training(s), and one at optimizer step" in event.message for event in heard)
