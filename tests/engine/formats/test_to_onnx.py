@@ -28,7 +28,7 @@ def imported(name: str, folder: Path, **how: object) -> Network:
     return load_network(path, "onnx", {}, folder)
 
 
-@pytest.mark.parametrize("name", ["simple_cnn", "vit", "two_inputs", "lstm", "unet"])
+@pytest.mark.parametrize("name", ["simple_cnn", "vit", "two_inputs", "lstm"])
 def test_an_imported_network_is_written_and_computes_the_same(name: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     source = imported(name, tmp_path)
     network = source.with_module(copy.deepcopy(source.module))
