@@ -21,7 +21,7 @@ from engine.formats.from_onnx.names import module_path
 from engine.formats.loading import load_network
 from engine.formats.npz_members import SPLITS
 from engine.formats.onnx_checks import inferred, skeleton_of
-from engine.formats.onnx_file import is_quantized, read_model, signature_of
+from engine.formats.onnx_file import is_quantized, narrowed, read_model, signature_of
 from engine.network import Network, Signature
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def inspect_model(path: Path, format: str, metadata: dict[str, Any], work: Path 
     if format != "onnx":
         counts = count_module(network.module, network.signature)
         return _document(network.signature, counts, layers=module_layers(network), reason=None)
-    model = read_model(path)
+    model = narrowed(read_model(path), metadata.get("input_specs") or ())
     runtime.open_session(path, threads=1)
     counts = count_graph(model)
     reason = _untrainable(network, model)
@@ -193,9 +193,10 @@ def _untrainable(network: Network, model: onnx.ModelProto) -> str | None:
     try:
         _ = network.module
     except EngineError as error:
-        if error.code != "unsupported_operator":
+        # onnxruntime has loaded the file: shapes that do not fit here are a limit of the import, and no fault of the file.
+        if error.code not in ("unsupported_operator", "model_invalid"):
             raise
-        return error.message
+        return f"{error.message} {error.hint}" if error.code == "model_invalid" and error.hint else error.message
     return None
 
 

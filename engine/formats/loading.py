@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engine.errors import EngineError
-from engine.formats.onnx_file import is_quantized, read_model, signature_of
+from engine.formats.onnx_file import is_quantized, narrowed, read_model, signature_of
 from engine.network import Network
 
 if TYPE_CHECKING:
@@ -16,14 +17,16 @@ if TYPE_CHECKING:
 def load_network(path: Path, format: str, metadata: dict[str, Any], work: Path) -> Network:
     """A network from an uploaded file.
 
-    `format` is `onnx`, `safetensors` or `pt`; the last two hold weights only and need `metadata["architecture"]`. `work` is a
-    directory for scratch files. Raises `model_invalid`, `unsafe_format`, `unsupported_operator` and the codes of `engine.limits`.
+    `format` is `onnx`, `safetensors` or `pt`; the last two hold weights only and need `metadata["architecture"]`.
+    `metadata["input_specs"]` may fix dimensions that an ONNX file leaves open. `work` is a directory for scratch files. Raises
+    `model_invalid`, `unsafe_format`, `unsupported_operator`, `shape_mismatch` and the codes of `engine.limits`.
     """
     if format == "onnx":
-        model = read_model(path)
+        stated = metadata.get("input_specs") or ()
+        model = narrowed(read_model(path), stated)
         quantized = is_quantized(model)
-        signature = signature_of(model)
-        return Network(signature, build_module=None if quantized else lambda: _build(path), onnx_path=path, quantized=quantized)
+        build = None if quantized else lambda: _build(path, stated)
+        return Network(signature_of(model), build_module=build, onnx_path=path, quantized=quantized)
     if format in ("safetensors", "pt"):
         from engine.formats.state_dict import load_weights
 
@@ -31,8 +34,8 @@ def load_network(path: Path, format: str, metadata: dict[str, Any], work: Path) 
     raise EngineError("unsupported_format", f"Models of format {format!r} are not read.", hint="Upload onnx, safetensors or pt.")
 
 
-def _build(path: Path) -> nn.Module:
+def _build(path: Path, stated: Sequence[Mapping[str, Any]]) -> nn.Module:
     """The trainable form, built from the file once more: quantizing a graph needs neither torch nor the weights in memory."""
     from engine.formats.from_onnx.rebuild import build_module
 
-    return build_module(read_model(path))
+    return build_module(narrowed(read_model(path), stated))

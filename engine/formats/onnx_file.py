@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import onnx
 
@@ -58,6 +59,29 @@ def signature_of(model: onnx.ModelProto) -> Signature:
     return Signature(
         inputs=tuple(_spec(item) for item in graph_inputs(model.graph)), outputs=tuple(_spec(item) for item in model.graph.output)
     )
+
+
+def narrowed(model: onnx.ModelProto, stated: Sequence[Mapping[str, Any]]) -> onnx.ModelProto:
+    """The model with dimensions that its file leaves open set to those of `metadata.input_specs`; inputs are matched by name.
+
+    Raises `shape_mismatch` where a stated input is not in the file or contradicts what the file says.
+    """
+    inputs = {item.name: item for item in graph_inputs(model.graph)}
+    for spec in stated:
+        name, shape = str(spec.get("name")), list(spec.get("shape") or ())
+        if name not in inputs:
+            raise EngineError("shape_mismatch", f"input_specs names {name[:80]!r}, but the inputs are {', '.join(map(repr, inputs))}.")
+        dims = inputs[name].type.tensor_type.shape.dim
+        fits = len(dims) == len(shape) and all(
+            not isinstance(size, int) or dim.dim_value in (0, size) for dim, size in zip(dims, shape, strict=False)
+        )
+        if not fits:
+            declared = [dim.dim_value or None for dim in dims]
+            raise EngineError("shape_mismatch", f"input_specs gives {name!r} the shape {shape}, the file {declared}.")
+        for index, (dim, size) in enumerate(zip(dims, shape, strict=True)):
+            if index and isinstance(size, int):
+                dim.dim_value = size
+    return model
 
 
 def graph_inputs(graph: onnx.GraphProto) -> list[onnx.ValueInfoProto]:

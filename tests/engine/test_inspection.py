@@ -93,6 +93,30 @@ def test_a_good_model_declared_as_another_format(tmp_path: Path) -> None:
     assert caught.value.code in ("tensor_limit_exceeded", "model_invalid", "truncated_upload")
 
 
+def fixed_height() -> bytes:
+    """The declared height is open, but only 4 fits."""
+    nodes = [node("Reshape", ["x", "s"], ["r"]), node("MatMul", ["r", "w"], ["y"])]
+    arrays = {"s": np.array([0, 8, -1]), "w": normal(6, 3)}
+    return model(nodes, {"x": [BATCH, 2, "height", 6]}, ["y"], arrays).SerializeToString()
+
+
+def test_open_dimensions_can_be_stated(tmp_path: Path) -> None:
+    path = write(tmp_path, fixed_height())
+    assert "input_specs" in inspect_model(path, "onnx", {})["untrainable_reason"]
+    found = inspect_model(path, "onnx", {"input_specs": [{"name": "x", "shape": ["batch", 2, 4, 6]}]})
+    assert found["signature"]["inputs"][0]["shape"] == (None, 2, 4, 6)
+    assert (found["trainable"], found["macs_count"]) == (True, 8 * 6 * 3)
+
+
+@pytest.mark.parametrize(
+    "spec", [{"name": "z", "shape": [None, 2, 4, 6]}, {"name": "x", "shape": [None, 3, 4, 6]}, {"name": "x", "shape": [None, 2]}]
+)
+def test_stated_inputs_that_are_not_those_of_the_file(spec: dict, tmp_path: Path) -> None:
+    with pytest.raises(EngineError) as caught:
+        inspect_model(write(tmp_path, fixed_height()), "onnx", {"input_specs": [spec]})
+    assert caught.value.code == "shape_mismatch"
+
+
 def test_a_dataset(tmp_path: Path) -> None:
     found = json.loads(json.dumps(inspect_dataset(write(tmp_path, npz_file()), "npz", {"preprocessing": {"scale": 0.1}})))
     assert found["splits"] == {"train": {"examples_count": 12, "labelled": True}, "test": {"examples_count": 6, "labelled": True}}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import keyword
 import re
 from collections.abc import Sequence
@@ -84,11 +85,8 @@ class Names:
 
     def claim(self, wanted: str | None, fallback: str) -> str:
         """A free path like `wanted`, made of `[A-Za-z0-9_]` parts only; a number is added where it was taken."""
-        from torch import fx
-
         parts = [re.sub(r"\W", "_", part, flags=re.ASCII)[:64] for part in (wanted or "").split(".")][:16]
-        reserved = {*dir(fx.GraphModule), *keyword.kwlist, "self", "training"}
-        parts = [f"{part}_" if part in reserved else part for part in parts if part] or [fallback]
+        parts = [f"{part}_" if part in _reserved() else part for part in parts if part] or [fallback]
         if len(parts) == 1 and parts[0][0].isdigit():
             parts[0] = f"layer_{parts[0]}"
         path = base = ".".join(parts)
@@ -102,6 +100,14 @@ class Names:
 
     def _free(self, path: str) -> bool:
         return path not in self._taken and path not in self._inner and self._taken.isdisjoint(_parents(path))
+
+
+@functools.cache
+def _reserved() -> frozenset[str]:
+    """Names that a layer cannot have: a module's own attributes, and what Python keeps for itself."""
+    from torch import fx
+
+    return frozenset((*dir(fx.GraphModule), *keyword.kwlist, "self", "training"))
 
 
 def _parents(path: str) -> list[str]:

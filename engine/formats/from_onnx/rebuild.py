@@ -60,6 +60,8 @@ def build_module(model: onnx.ModelProto) -> fx.GraphModule:
             if error.code != "model_invalid" or not _has_open_sizes(inputs):
                 break
     assert failure is not None
+    if failure.code == "model_invalid" and _has_open_sizes(inputs):
+        failure.hint = "The file leaves sizes open besides the batch; state the real shapes as metadata.input_specs of the model."
     raise failure
 
 
