@@ -31,6 +31,7 @@ _log = logging.logger(__name__)
 
 settings = Settings()
 app: Celery = make_app(settings)
+app.conf.broker_connection_max_retries = None  # jobs run without a broker, and it may come back any time
 
 
 class Worker:
