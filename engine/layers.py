@@ -1,7 +1,7 @@
 """Choosing layers of a module by name, glob, `re:` pattern or type: what `include` and `ignore` of a spec mean."""
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from torch import nn
@@ -37,12 +37,7 @@ def select(
     candidates = {name: layer for name, layer in module.named_modules() if isinstance(layer, types)}
     for pattern in include:
         if not any(matches(pattern, name, layer) for name, layer in candidates.items()):
-            close = difflib.get_close_matches(pattern, candidates, n=3)
-            raise EngineError(
-                "layer_not_found",
-                f"include: {pattern!r} names no layer of this network.",
-                hint=f"Close names: {', '.join(close)}." if close else f"Layers: {', '.join(list(candidates)[:20])}.",
-            )
+            raise layer_not_found(f"include: {pattern!r}", pattern, candidates)
     chosen = {
         name: layer
         for name, layer in candidates.items()
@@ -51,6 +46,18 @@ def select(
     }
     unmatched = tuple(p for p in ignore if not any(matches(p, name, layer) for name, layer in module.named_modules()))
     return Selection(chosen, unmatched)
+
+
+def layer_not_found(what: str, pattern: str, layers: Iterable[str], **details: str) -> EngineError:
+    """The error about a pattern that names no layer, with the names that are near."""
+    names = list(layers)
+    close = difflib.get_close_matches(pattern, names, n=3)
+    return EngineError(
+        "layer_not_found",
+        f"{what} names no layer of this network.",
+        hint=f"Close names: {', '.join(close)}." if close else f"Layers: {', '.join(names[:20])}.",
+        details=details,
+    )
 
 
 def matches(pattern: str, name: str, layer: nn.Module) -> bool:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from torch import nn
 
 from engine.context import Context
 from engine.errors import EngineError
-from engine.layers import PRUNABLE, select
+from engine.layers import PRUNABLE, layer_not_found, matches, select
 from engine.logits import Batch
 from engine.params import LayerChoice
 from engine.pruning.channels import ChannelGroup, Inputs, removable
@@ -54,6 +54,33 @@ def choose_groups(
             details={"not_removable": kept_out},
         )
     return [group for group in wanted if group.name in names]
+
+
+def ratios_of(groups: Sequence[ChannelGroup], wanted: Mapping[str, float], module: nn.Module, context: Context) -> dict[str, float]:
+    """The ratio of every group, by layer names and patterns; 0 for groups that nothing names.
+
+    Raises `layer_not_found` for a pattern that names no layer. Patterns whose layers cannot be pruned are told.
+    """
+    layers = {name: layer for name, layer in module.named_modules() if isinstance(layer, PRUNABLE)}
+    named = {pattern: {name for name, layer in layers.items() if matches(pattern, name, layer)} for pattern in wanted}
+    for pattern in wanted:
+        if not named[pattern]:
+            pointer = f"/steps/{context.step_index or 0}/pruning_ratio/{pattern.replace('~', '~0').replace('/', '~1')}"
+            raise layer_not_found(f"pruning_ratio: {pattern!r}", pattern, layers, pointer=pointer)
+    found = {}
+    for group in groups:
+        ratios = [
+            wanted[name] if name in wanted else min(wanted[pattern] for pattern in wanted if name in named[pattern])
+            for name in group.layers
+            if any(name in names for names in named.values())
+        ]
+        found[group.name] = min(ratios, default=0.0)
+    removable = {name for group in groups for name in group.layers}
+    idle = [pattern for pattern, ratio in wanted.items() if ratio > 0 and not named[pattern] & removable]
+    if idle:
+        context.warn("layers_not_removable", f"pruning_ratio: no channels can be removed from {', '.join(idle)}.", layers=idle)
+    context.report("pruning_ratios", {name: found[group.name] for group in groups for name in group.layers})
+    return found
 
 
 class Shrinkage:

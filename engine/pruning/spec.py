@@ -1,11 +1,12 @@
 """Parameters of the pruning family: weights set to zero, channels removed."""
 
-from typing import Annotated, ClassVar, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, TypeAdapter, ValidatorFunctionWrapHandler, WrapValidator, model_validator
 
 from engine.method import Effect, MethodParams, Reference, Requires
-from engine.params import Finetune, LayerChoice, OpenRatio, Params, Ratio, RatioOrAuto
+from engine.params import Finetune, LayerChoice, LayerPattern, NotAPercentage, OpenRatio, Params, Ratio, RatioOrAuto
 from engine.pruning.spec_filters import Sensitivity, SoftFilterPruning, SparseStructureSelection
 from engine.pruning.spec_lottery import LotteryTicket
 from engine.pruning.spec_masks import Supermask
@@ -43,6 +44,24 @@ class Budget(Params):
         return self
 
 
+class Regularization(Finetune):
+    """Training before channels are removed that draws whole channels towards zero, the weak ones most (DepGraph, section 3.4)."""
+
+    strength: float = Field(0.01, gt=0, le=1000)
+    """Share of a channel that each optimizer step takes away, in units of the learning rate; weak channels lose up to 16 times that."""
+
+
+def _one_or_each(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
+    # A plain union would report every alternative for one wrong number.
+    return _BY_LAYER.validate_python(value) if isinstance(value, Mapping) else _ONE.validate_python(value)
+
+
+RatiosByLayer = Annotated[dict[LayerPattern, Annotated[float, Field(ge=0, lt=1), NotAPercentage]], Field(min_length=1, max_length=10_000)]
+_BY_LAYER: TypeAdapter[dict[str, float]] = TypeAdapter(RatiosByLayer)
+_ONE: TypeAdapter[Any] = TypeAdapter(RatioOrAuto)
+PruningRatio = Annotated[RatioOrAuto | RatiosByLayer, WrapValidator(_one_or_each)]
+
+
 class StructuredPruning(MethodParams, LayerChoice):
     """Remove whole channels, so that the network really becomes smaller and faster.
 
@@ -75,6 +94,12 @@ class StructuredPruning(MethodParams, LayerChoice):
         {"method": "structured_pruning", "pruning_ratio": "auto", "max_drop": 0.02},
         {
             "method": "structured_pruning",
+            "pruning_ratio": {"*": 0.5, "head": 0},
+            "importance": "group_norm",
+            "regularization": {"epochs": 2, "strength": 0.1},
+        },
+        {
+            "method": "structured_pruning",
             "importance": "magnitude_l1",
             "finetune": {"epochs": 2},
             "baselines": ["scratch_e", "scratch_b", "random"],
@@ -83,9 +108,11 @@ class StructuredPruning(MethodParams, LayerChoice):
     )
 
     method: Literal["structured_pruning"] = "structured_pruning"
-    pruning_ratio: RatioOrAuto | None = None
+    pruning_ratio: PruningRatio | None = None
     """Share of the channels that is removed. Either this or `budget`; 0.5 where neither is given. `auto` gives every layer a share of
-    its own: the largest one at which this layer alone, pruned without tuning, loses no more than `max_drop` of validation accuracy."""
+    its own: the largest one at which this layer alone, pruned without tuning, loses no more than `max_drop` of validation accuracy.
+    A mapping says it for each layer, such as `{"layer1.*": 0.3, "layer2.0.conv1": 0.6}`: a layer's own name counts before patterns, and
+    of several patterns, or of layers that are tied together, the smallest ratio. Layers that nothing names stay whole."""
     max_drop: Ratio = 0.01
     """Loss of accuracy that `pruning_ratio: auto` accepts for each layer by itself."""
     budget: Budget | None = None
@@ -103,6 +130,8 @@ class StructuredPruning(MethodParams, LayerChoice):
     """Kept channels of a layer are a multiple of this (8 suits most hardware)."""
     min_channels: int = Field(1, ge=1, le=65_536)
     """No layer keeps fewer channels than this."""
+    regularization: Regularization | None = None
+    """Sparse training before the first channel goes; needs labelled data."""
     finetune: Finetune | None = None
     """Tuning after each round; needs labelled data."""
     baselines: tuple[Literal["scratch_e", "scratch_b", "random"], ...] = Field((), max_length=3)
@@ -119,10 +148,9 @@ class StructuredPruning(MethodParams, LayerChoice):
 
     @property
     def needs(self) -> Requires:
-        """Labels when channels are ranked by gradients or the network is tuned."""
-        labels = (
-            self.importance in ("taylor", "hessian") or self.finetune is not None or self.pruning_ratio == "auto" or bool(self.baselines)
-        )
+        """Labels when channels are ranked by gradients or the network is trained or tuned."""
+        trained = self.finetune is not None or self.regularization is not None or bool(self.baselines)
+        labels = self.importance in ("taylor", "hessian") or trained or self.pruning_ratio == "auto"
         return Requires(dataset=labels or self.importance == "thinet", labels=labels)
 
     @model_validator(mode="after")
@@ -131,6 +159,8 @@ class StructuredPruning(MethodParams, LayerChoice):
             raise ValueError("give either pruning_ratio or budget, not both")
         if self.pruning_ratio == "auto" and self.scope == "global":
             raise ValueError("pruning_ratio: auto finds the share of each layer by itself; it needs scope: layer")
+        if isinstance(self.pruning_ratio, dict) and self.scope == "global":
+            raise ValueError("ratios for each layer need scope: layer")
         if self.pruning_ratio != "auto" and self.max_drop != type(self).model_fields["max_drop"].default:
             raise ValueError("max_drop belongs to pruning_ratio: auto; constraints.accuracy bounds the loss of the whole job")
         scratch = any(name.startswith("scratch") for name in self.baselines)

@@ -15,9 +15,10 @@ from engine.network import Network
 from engine.pruning import curves, thinet
 from engine.pruning.baselines import compare
 from engine.pruning.channels import ChannelGraph, ChannelGroup, Inputs, mask_channels
+from engine.pruning.group_sparsity import train_sparsely
 from engine.pruning.importance import unit_scores
 from engine.pruning.plan import Block, Costs, Limits, Plan, Ranked, blocks, for_budget, for_share, held_back, plan_of, rank
-from engine.pruning.removal import Shrinkage, choose_groups, graph_inputs
+from engine.pruning.removal import Shrinkage, choose_groups, graph_inputs, ratios_of
 from engine.pruning.spec import Budget, StructuredPruning
 from engine.pruning.stopwatch import Stopwatch
 
@@ -36,6 +37,7 @@ def apply(network: Network, params: StructuredPruning, context: Context) -> Netw
     original = copy.deepcopy(module) if params.baselines else None
     context.stage("before", module)
     with context.part(0, 1 / (1 + len(params.baselines))):
+        cutter.regularize()
         for number in context.rounds(params.iterations):
             suffix = f" {number}/{params.iterations}" if params.iterations > 1 else ""
             context.phase("pruning")
@@ -71,7 +73,20 @@ class _Cutter:
         groups = choose_groups(groups, module, inputs, params, context)
         self._units = {group.name: len(group.units) for group in groups}
         self._channels_count = sum(group.channels_count for group in groups)
-        self._shares = self._bearable_shares(groups) if params.pruning_ratio == "auto" else {}
+        self._shares: dict[str, float] = {}
+        if params.pruning_ratio == "auto":
+            self._shares = self._bearable_shares(groups)
+        elif isinstance(params.pruning_ratio, dict):
+            self._shares = ratios_of(groups, params.pruning_ratio, module, context)
+
+    def regularize(self) -> None:
+        """Train sparsely, where that was asked for."""
+        if self._params.regularization is None:
+            return
+        self._context.phase("training")
+        groups = [group for group in ChannelGraph(self._module, self._inputs).groups if group.name in self._units]
+        train_sparsely(self._module, groups, self._params.regularization, self._context)
+        self._context.stage("regularized", self._module)
 
     def _bearable_shares(self, groups: list[ChannelGroup]) -> dict[str, float]:
         """How much of each group may go by its own sensitivity curve."""
@@ -99,10 +114,10 @@ class _Cutter:
         every = blocks(ranked, together=self._together, limits=self._limits)
         if params.budget is not None:
             plan = self._within_budget(params.budget, every, ranked, done, last=last)
-        elif params.pruning_ratio == "auto":
-            plan = self._by_curves(every, ranked, done)
-        else:
+        elif isinstance(params.pruning_ratio, float | None):
             plan = self._by_share(params.pruning_ratio or 0.5, every, ranked, done, last=last)
+        else:
+            plan = self._by_shares(every, ranked, done, last=last)
         if params.importance == "thinet":
             self._make_up(ranked, plan)
         _remove(graph, ranked, plan)
@@ -116,18 +131,25 @@ class _Cutter:
                 thinet.rescale(self._module, item.group, channels, self._context)
                 mask_channels(item.group, channels)
 
-    def _by_curves(self, every: list[Block], ranked: list[Ranked], done: float) -> Plan:
+    def _by_shares(self, every: list[Block], ranked: list[Ranked], done: float, *, last: bool) -> Plan:
         shares = [1 - (1 - self._shares[item.group.name]) ** done for item in ranked]
-        order = [block for block in every if block.allowed and block.key < shares[block.group]]
+        due = [block for block in every if block.key < shares[block.group]]
+        order = [block for block in due if block.allowed]
+        if last:
+            self._tell(list(dict.fromkeys(ranked[block.group].group.name for block in due if not block.allowed)))
         return plan_of(order, len(order), len(ranked))
 
     def _by_share(self, ratio: float, every: list[Block], ranked: list[Ranked], done: float, *, last: bool) -> Plan:
-        params = self._params
         order = [block for block in every if block.allowed]
         share = 1 - (1 - ratio) ** done
         length = for_share(order, ranked, share, self._channels_count, together=self._together)
         reached = share if not self._together else order[length - 1].key if length else 0.0
-        held = held_back(every, ranked, reached) if last else []
+        if last:
+            self._tell(held_back(every, ranked, reached))
+        return plan_of(order, length, len(ranked))
+
+    def _tell(self, held: list[str]) -> None:
+        params = self._params
         if held:
             self._context.warn(
                 "pruning_limited",
@@ -135,7 +157,6 @@ class _Cutter:
                 f"({params.round_to}) or because no layer is emptied: {', '.join(held)}.",
                 layers=held,
             )
-        return plan_of(order, length, len(ranked))
 
     def _within_budget(self, budget: Budget, every: list[Block], ranked: list[Ranked], done: float, *, last: bool) -> Plan:
         order = [block for block in every if block.allowed]

@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from pydantic import ValidationError
 from torch import nn
 
 from engine.errors import EngineError
@@ -243,3 +244,47 @@ def test_open_dimensions_are_given_a_size_that_runs(world):
         Signature((TensorSpec("x", (None, 3, None, None)),), (TensorSpec("y", (None, 5)),)), module=module.eval()
     )
     assert apply(setting.context.baseline, StructuredPruning(pruning_ratio=0.5), setting.context).module[0].out_channels == 4
+
+
+def test_every_layer_can_have_a_ratio_of_its_own(world, network_of):
+    module = network_of("residual")
+    setting = world(module)
+    ratios = {"*": 0.5, "one.0": 0.25, "two": 0.75, "two.3": 0}
+    result = apply(setting.network, StructuredPruning(pruning_ratio=ratios, iterations=2), setting.context).module
+    assert result.stem[0].out_channels == result.one[3].out_channels == 4
+    assert result.one[0].out_channels == 6, "its own name counts before the pattern"
+    assert result.two[0].out_channels == 8, "of two patterns the smaller ratio counts"
+    assert result.two[3].out_channels == result.project.out_channels == 16, "of tied layers the smaller ratio counts"
+    assert setting.context.reported["pruning_ratios"] == {
+        "stem.0": 0.5,
+        "one.3": 0.5,
+        "one.0": 0.25,
+        "two.0": 0.5,
+        "two.3": 0.0,
+        "project": 0.0,
+    }
+
+
+def test_layers_without_a_ratio_stay_whole(world, trained_cnn):
+    setting = world(trained_cnn)
+    result = apply(setting.network, StructuredPruning(pruning_ratio={"4": 0.99, "7": 0.5}), setting.context).module
+    assert (result[0].out_channels, result[4].out_channels, result[7].out_features) == (8, 1, 5)
+    assert warnings(setting)["layers_not_removable"].details["layers"] == ["7"]
+    assert warnings(setting)["pruning_limited"].details["layers"] == ["4"]
+
+
+def test_a_ratio_for_no_layer_is_an_error_that_names_near_ones(world, network_of):
+    setting = world(network_of("residual"))
+    with pytest.raises(EngineError) as caught:
+        apply(setting.network, StructuredPruning(pruning_ratio={"one.0": 0.5, "projekt": 0.5}), setting.context)
+    assert (caught.value.code, caught.value.details["pointer"]) == ("layer_not_found", "/steps/0/pruning_ratio/projekt")
+    assert "project" in caught.value.hint
+
+
+def test_ratios_by_layer_are_checked_where_they_stand():
+    for value, where in (({"a": 1.0}, ("pruning_ratio", "a")), ({"a": 50}, ("pruning_ratio", "a")), ({}, ("pruning_ratio",))):
+        with pytest.raises(ValidationError) as caught:
+            StructuredPruning(pruning_ratio=value)
+        assert [error["loc"] for error in caught.value.errors()] == [where]
+    with pytest.raises(ValidationError, match="scope: layer"):
+        StructuredPruning(pruning_ratio={"a": 0.5}, scope="global")
