@@ -94,7 +94,7 @@ class StructuredPruning(MethodParams, LayerChoice):
         {"method": "structured_pruning", "pruning_ratio": "auto", "max_drop": 0.02},
         {
             "method": "structured_pruning",
-            "pruning_ratio": {"*": 0.5, "head": 0},
+            "pruning_ratio": {"Conv2d": 0.5},
             "importance": "group_norm",
             "regularization": {"epochs": 2, "strength": 0.1},
         },
