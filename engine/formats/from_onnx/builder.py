@@ -200,9 +200,8 @@ class Builder:
         return self._flow(self.graph.call_function(function, nodes[0], dict(nodes[1])), tuple(results))
 
     def _flow(self, node: fx.Node, probes: tuple[Any, ...]) -> Flow:
-        for probe in probes:
-            if isinstance(probe, torch.Tensor):
-                _refuse_large(probe)
+        if isinstance(probes[0], torch.Tensor):
+            _refuse_large(probes[0])
         self._flows[node] = Flow(node, probes)
         return self._flows[node]
 

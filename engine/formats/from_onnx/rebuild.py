@@ -37,7 +37,9 @@ Handler = Callable[[Op, Builder], Any]
 _GROUPS = (activations, attention, elementwise, linear, normalization, pooling, recurrent, reductions, reshape, resize, shapes)
 OPERATORS: Mapping[str, Handler] = {name: handler for group in _GROUPS for name, handler in group.OPERATORS.items()}
 _CONTROL_FLOW = {"If", "Loop", "Scan", "SequenceMap"}
-_OPEN_SIZES = ((64, 96), (224, 256), (16, 24), (32, 33), (512, 640), (1, 2))
+_BATCHES = (2, 3, 1021)
+"""Batches that are imagined: what is the same for all of them is taken as the same for every batch."""
+_OPEN_SIZES = ((64, 96, 160), (224, 256, 384), (16, 24, 40), (32, 33, 35), (512, 640, 1024), (1, 2, 3))
 """What an open dimension other than the batch is imagined to be, tried in this order until the whole graph fits."""
 
 
@@ -88,9 +90,9 @@ def _fewest_inputs(kind: str, opset: int) -> int:
         return 1
 
 
-def _build(model: onnx.ModelProto, inputs: list[onnx.ValueInfoProto], open_sizes: tuple[int, int]) -> fx.GraphModule:
+def _build(model: onnx.ModelProto, inputs: list[onnx.ValueInfoProto], open_sizes: tuple[int, ...]) -> fx.GraphModule:
     graph = model.graph
-    build = Builder(probes=2)
+    build = Builder(probes=len(_BATCHES))
     build.static_batch = fixed_batch(inputs)
     values: dict[str, Value] = {item.name: Constant(shapes.tensor_of(item), item.name) for item in graph.initializer}
     batch_name = next((item.type.tensor_type.shape.dim[0].dim_param for item in inputs if item.type.tensor_type.shape.dim), "")
@@ -140,22 +142,21 @@ def _convert(op: Op, build: Builder) -> list[Value]:
     return result if isinstance(result, list) else [result]
 
 
-def _probes(item: onnx.ValueInfoProto, static_batch: int | None, batch_name: str, open_sizes: tuple[int, int]) -> tuple[torch.Tensor, ...]:
-    """Two imagined inputs on the meta device that differ in the batch and in every open dimension."""
+def _probes(item: onnx.ValueInfoProto, static_batch: int | None, batch_name: str, open_sizes: tuple[int, ...]) -> tuple[torch.Tensor, ...]:
+    """Imagined inputs on the meta device that differ in the batch and in every open dimension."""
     kind = item.type.tensor_type
     dtype = HALF_TYPES.get(kind.elem_type) or DTYPES.get(kind.elem_type)
     if dtype is None or not item.type.HasField("tensor_type") or not kind.HasField("shape"):
         raise EngineError("unsupported_operator", f"Input {item.name!r} is not a tensor of known rank and a numeric type.", hint=KEEP_HINT)
-    batches = (static_batch, static_batch + 2) if static_batch is not None else (2, 3)
+    batches = _BATCHES if static_batch is None else (static_batch, static_batch + 2, static_batch + 1019)
 
     def size(index: int, dim: onnx.TensorShapeProto.Dimension, probe: int) -> int:
         if dim.dim_value > 0:
             return batches[probe] if index == 0 and static_batch is not None else dim.dim_value
         return batches[probe] if index == 0 or (dim.dim_param and dim.dim_param == batch_name) else open_sizes[probe]
 
-    return tuple(
-        torch.empty([size(index, dim, probe) for index, dim in enumerate(kind.shape.dim)], dtype=dtype, device="meta") for probe in range(2)
-    )
+    sizes_ = ([size(index, dim, probe) for index, dim in enumerate(kind.shape.dim)] for probe in range(len(batches)))
+    return tuple(torch.empty(shape, dtype=dtype, device="meta") for shape in sizes_)
 
 
 def _has_open_sizes(inputs: Iterable[onnx.ValueInfoProto]) -> bool:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import onnx
+import torch
 
 from engine.formats.from_onnx.reader import Op
-from engine.formats.from_onnx.values import ObjectArray, Symbol, Value, object_array, sizes_or_constant, values_of
+from engine.formats.from_onnx.values import ObjectArray, Symbol, Value, combine, object_array, sizes_or_constant
 
 _INTEGER_TYPES = {onnx.TensorProto.INT64, onnx.TensorProto.INT32}
 
@@ -36,35 +38,31 @@ def _elementwise(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _compare(function: Callable[[Any, Any], bool]) -> Callable[..., Any]:
-    """A comparison holds if it holds for every probe, and fails if it fails for every one; otherwise it is not decided here."""
+    """A comparison that is decided for all inputs: of numbers, of a size with a number below one, of a size with itself.
+
+    Any other is left to the running network, since the sizes of the probes would not speak for all.
+    """
 
     def run(op: Op, arrays: list[ObjectArray]) -> ObjectArray | None:
-        decided = []
         left, right = np.broadcast_arrays(arrays[0], arrays[1])
+        decided = []
         for a, b in zip(left.ravel(), right.ravel(), strict=True):
-            probes = max((len(item.values) for item in (a, b) if isinstance(item, Symbol)), default=1)
-            answers = {bool(function(x, y)) for x, y in zip(values_of(a, probes), values_of(b, probes), strict=True)}
-            if len(answers) > 1:
+            symbols = [item for item in (a, b) if isinstance(item, Symbol)]
+            number = next((item for item in (a, b) if not isinstance(item, Symbol)), 0)
+            same = len(symbols) == 2 and symbols[0].values == symbols[1].values
+            if symbols and not same and (len(symbols) == 2 or number >= 1):
                 return None
-            decided.append(int(answers.pop()))
+            x, y = (item.values[0] if isinstance(item, Symbol) else item for item in (a, b))
+            decided.append(bool(function(x, y)))
         return np.array(decided, dtype=object).reshape(left.shape)
 
     return run
 
 
 def _extreme(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Min and Max of sizes, decided on the probes."""
-
-    def run(op: Op, arrays: list[ObjectArray]) -> ObjectArray | None:
-        best = arrays[0]
-        for other in arrays[1:]:
-            better = _compare(lambda a, b: function(a, b) == a)(op, [best, other])
-            if better is None:
-                return None
-            best = np.where(better.astype(bool), *np.broadcast_arrays(best, other))
-        return best
-
-    return run
+    """Min and Max of sizes."""
+    vectorized = np.frompyfunc(lambda a, b: combine(function, a, b), 2, 1)
+    return lambda op, arrays: functools.reduce(vectorized, arrays)
 
 
 def _gather(op: Op, arrays: list[ObjectArray]) -> ObjectArray | None:
@@ -119,8 +117,8 @@ _OPERATORS: dict[str, Callable[..., Any]] = {
     "Identity": lambda op, arrays: arrays[0],
     "Less": _compare(lambda a, b: a < b),
     "LessOrEqual": _compare(lambda a, b: a <= b),
-    "Max": _extreme(max),
-    "Min": _extreme(min),
+    "Max": _extreme(torch.sym_max),
+    "Min": _extreme(torch.sym_min),
     "Mod": _elementwise(lambda a, b: a % b),
     "Mul": _elementwise(lambda a, b: a * b),
     "Neg": lambda op, arrays: -arrays[0],

@@ -1,7 +1,7 @@
 """What a name of an ONNX graph stands for while the graph is being rebuilt: a constant, a symbolic shape, or data that flows.
 
-Every flowing value carries *probes*: its shape and type for two imagined inputs that differ in all open dimensions, kept as
-tensors on the meta device. An integer that is the same in both probes is a constant; one that differs is a `Symbol`, computed by
+Every flowing value carries *probes*: its shape and type for three imagined inputs that differ in all open dimensions, kept as
+tensors on the meta device. An integer that is the same in all probes is a constant; one that differs is a `Symbol`, computed by
 the rebuilt graph. So no size of the exported example is baked into the result.
 """
 
@@ -110,11 +110,12 @@ def combine(function: Callable[[Any, Any], Any], left: Any, right: Any) -> Any:
 
 
 def sizes_or_constant(array: ObjectArray | Any) -> Value:
-    """An object array of ints and Symbols as `Sizes`, or as an int64 constant if no Symbol is left in it."""
+    """An object array of ints and Symbols as `Sizes`, or as a constant (int64, or bool) if no Symbol is left in it."""
     array = np.asarray(array, dtype=object)
     if any(isinstance(item, Symbol) for item in array.ravel()):
         return Sizes(array)
-    return Constant(torch.tensor(np.asarray(array.tolist(), dtype=np.int64)))
+    truths = array.size > 0 and all(isinstance(item, bool) for item in array.ravel())
+    return Constant(torch.tensor(np.asarray(array.tolist(), dtype=np.bool_ if truths else np.int64)))
 
 
 def object_array(value: Value) -> ObjectArray | None:
