@@ -25,6 +25,7 @@ from torch import Tensor
 
 import engine
 from engine import events
+from engine.job import DRAIN_FILE
 
 _MOST_BYTES = 4 * 2**30
 """Results of trainings that are kept; beyond it, those that took the least time are forgotten and would be done again."""
@@ -64,6 +65,7 @@ class Checkpoints:
         self._written = time.monotonic()
         self._count = 0
         self._changed = False
+        self._asked = False
 
     def resume(self, file: Path) -> None:
         """Take over what another attempt wrote; a file that does not belong to this job and engine is left alone, with a warning."""
@@ -94,9 +96,11 @@ class Checkpoints:
         """What is known of a training."""
         return self._saved.get(_key(step, number))
 
-    @property
-    def due(self) -> bool:
-        """Whether it is time for another checkpoint."""
+    def is_due(self) -> bool:
+        """Whether it is time for another checkpoint: regularly, and once when the supervisor asks for it."""
+        if not self._asked and (self._directory / DRAIN_FILE).exists():
+            self._asked = True
+            return True
         return time.monotonic() - self._written >= self._seconds
 
     def save(
@@ -110,10 +114,10 @@ class Checkpoints:
         self._saved[key] = Saved(info, done, seconds, target)
         self._changed = True
         self._forget()
-        if not done or self.due:
-            self.write(step)
+        if not done or self.is_due():
+            self.write()
 
-    def write(self, step: int | None) -> None:
+    def write(self) -> None:
         """Write the checkpoint and announce it, if there is anything new."""
         if not self._changed:
             return
@@ -127,7 +131,7 @@ class Checkpoints:
             entries = {key: {"info": saved.info, "done": saved.done, "seconds": saved.seconds} for key, saved in self._saved.items()}
             archive.writestr("index.json", json.dumps(self._identity | {"trainings": entries}))
         self._written, self._changed = time.monotonic(), False
-        self._emit(events.Checkpointed(path=str(target.relative_to(self._directory)), step_index=step))
+        self._emit(events.Checkpointed(path=str(target.relative_to(self._directory))))
 
     def _forget(self) -> None:
         done = [key for key, saved in self._saved.items() if saved.done]
@@ -159,10 +163,9 @@ class Place:
         self.seconds_before = saved.seconds if saved else 0.0
         return saved
 
-    @property
-    def due(self) -> bool:
+    def is_due(self) -> bool:
         """Whether it is time to save."""
-        return self.checkpoints.due
+        return self.checkpoints.is_due()
 
     def save(self, tensors: Mapping[str, Tensor], info: dict[str, Any], *, done: bool, seconds: float) -> None:
         """Save the state of the training after `seconds` of this attempt."""

@@ -140,7 +140,7 @@ class Context(StepContext):
     def finished(self) -> None:
         """Checkpoint what the step has trained."""
         if self.checkpoints is not None:
-            self.checkpoints.write(self.step_index)
+            self.checkpoints.write()
 
     def evaluate(self, network: Network | nn.Module, split: str) -> dict[str, float]:
         """Metrics `<split>.<name>`: `top1` and `cross_entropy` with labels, fidelity to the baseline in any case."""

@@ -76,7 +76,11 @@ class StepFinished(_Event):
 
 
 class Checkpointed(_Event):
-    """A file in the job directory from which another attempt can go on."""
+    """A file in the job directory from which another attempt can go on.
+
+    Its `step_index` is the last step that the other attempt leaves out; null where it goes through all of them again, with what they
+    trained.
+    """
 
     type: Literal["checkpoint"] = "checkpoint"
     path: str

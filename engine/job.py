@@ -6,6 +6,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 FILE_NAME = "job.json"
+DRAIN_FILE = "drain"
+"""Appears beside `job.json` when the supervisor wants a checkpoint as soon as possible, because the worker is about to stop."""
 
 
 class InputFile(BaseModel):

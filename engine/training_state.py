@@ -67,7 +67,7 @@ class Run:
 
     def save_if_due(self) -> None:
         """Save the module with its masks, the optimizer, the random numbers and the place in the epoch."""
-        if self._place is None or not self._place.due:
+        if self._place is None or not self._place.is_due():
             return
         tensors = {f"module.{name}": value for name, value in self._module.state_dict().items()}
         for number, state in self._optimizer.state_dict()["state"].items():

@@ -5,6 +5,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from sqlalchemy.exc import SQLAlchemyError
@@ -19,6 +20,7 @@ from engine import events
 from engine.child.launcher import Launcher, LaunchError
 from engine.child.probe import Isolation
 from engine.child.request import Limits, Request
+from engine.job import DRAIN_FILE
 from worker import endings
 from worker.devices import Device, machine_memory_bytes
 from worker.publishing import ManifestError, publish, store_checkpoint
@@ -63,6 +65,7 @@ class Attempt:
         self._entry = entry
         self._stop = Stop()
         self._draining = threading.Event()
+        self._directory: Path | None = None
         state = claim.checkpoint_state or {}
         self._transcript = Transcript(claim.steps, claim.warnings, state.get("step_index") if claim.checkpoint else None)
 
@@ -72,9 +75,15 @@ class Attempt:
         """End at the next checkpoint, after `drain_seconds` at the latest, and give the job back. Callable from any thread."""
         if not self._draining.is_set():
             self._draining.set()
+            self._ask_for_checkpoint()
             timer = threading.Timer(self._service.settings.drain_seconds, self._stop.ask, [Reason.DRAINED])
             timer.daemon = True
             timer.start()
+
+    def _ask_for_checkpoint(self) -> None:
+        if self._directory is not None:
+            with suppress(OSError):  # it is gone with the attempt
+                (self._directory / DRAIN_FILE).touch()
 
     def run(self) -> None:
         """Do it. Raises nothing that belongs to the job; its directory is gone afterwards."""
@@ -143,6 +152,9 @@ class Attempt:
             gpu=self._device.gpu,
         )
         self._stop.check()
+        self._directory = directory
+        if self._draining.is_set():
+            self._ask_for_checkpoint()
         child = self._launcher.start(request)
         failpoints.hit("worker.child_started")
         bounds = Bounds(self._claim.timeout_seconds, memory + _SHARED_BYTES)

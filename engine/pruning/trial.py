@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import math
 import statistics
-from dataclasses import dataclass, field
+import time
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from torch import Tensor, nn
@@ -33,6 +34,11 @@ class Trial:
     """Figures before the first step: what the mask alone is worth."""
     curve: list[tuple[int, float, float]] = field(default_factory=list)
     """Iteration, validation loss and validation accuracy at every look."""
+
+    @classmethod
+    def from_json(cls, fields: dict[str, Any]) -> Trial:
+        """The run whose fields were written as JSON."""
+        return cls(**{**fields, "curve": [(int(look[0]), float(look[1]), float(look[2])) for look in fields["curve"]]})
 
     def to_json(self) -> dict[str, Any]:
         """The run as a row of the report; of a long curve, evenly spaced looks."""
@@ -79,8 +85,25 @@ class Trainer:
     def run(self, module: nn.Module, *, seed: int, start: int = 0, capture: int | None = None) -> tuple[Trial, State]:
         """Train the module in place from iteration `start`; returns the trial and the state after iteration `capture` (or the end).
 
-        Momentum and Adam's moments start at zero, as the state at `start` holds weights only.
+        Momentum and Adam's moments start at zero, as the state at `start` holds weights only. What another attempt of the job ran to
+        its end is not run again; a run that was under way begins anew.
         """
+        place = self._context.place()
+        saved = None if place is None else place.load()
+        if saved is not None:
+            tensors = saved.tensors()
+            module.load_state_dict({name[7:]: value for name, value in tensors.items() if name.startswith("module.")})
+            state = {name[6:]: value.to(self._context.device) for name, value in tensors.items() if name.startswith("state.")}
+            return Trial.from_json(saved.info), state
+        began = time.monotonic()
+        trial, state = self._run(module, seed=seed, start=start, capture=capture)
+        if place is not None:
+            tensors = {f"module.{name}": value for name, value in module.state_dict().items()}
+            tensors |= {f"state.{name}": value for name, value in state.items()}
+            place.save(tensors, asdict(trial), done=True, seconds=time.monotonic() - began)
+        return trial, state
+
+    def _run(self, module: nn.Module, *, seed: int, start: int, capture: int | None) -> tuple[Trial, State]:
         context, trial = self._context, Trial()
         head = context.probe(module, self.examples)
         trial.untrained = self._figures(module)
