@@ -13,7 +13,7 @@ from fastapi.responses import RedirectResponse, Response
 from starlette.concurrency import run_in_threadpool
 from starlette.types import Receive, Scope, Send
 
-from api import conditional, problems, ranges
+from api import conditional, headers, problems, ranges
 from api.errors import RangeNotSatisfiable
 from core.blobs import Blob, Blobs
 from core.service import Service
@@ -101,23 +101,23 @@ class ContentResponse(Response):
         self.background = None
         self.status_code = 200
         etag = f'"{source.sha256}"'
-        headers = {"ETag": etag, "Cache-Control": "private, no-cache"}
+        named = {"ETag": etag, "Cache-Control": "private, no-cache"}
         self.pieces: list[tuple[bytes, int, int]] = []
         """What to send: bytes that go before, first byte of the file, byte after the last."""
         if conditional.not_modified(request.headers, etag):
             self.status_code = 304
         else:
-            headers |= {
+            named |= {
                 "Accept-Ranges": "bytes",
                 "Repr-Digest": conditional.digest_header(source.sha256),
                 "Content-Type": media_type,
             }
             if filename is not None:
-                headers["Content-Disposition"] = f"attachment; filename*=utf-8''{quote(filename, safe='')}"
-            self._choose(request, etag, headers)
-        self.init_headers(headers)
+                named["Content-Disposition"] = f"attachment; filename*=utf-8''{quote(filename, safe='')}"
+            self._choose(request, etag, named)
+        self.init_headers(named)
 
-    def _choose(self, request: Request, etag: str, headers: dict[str, str]) -> None:
+    def _choose(self, request: Request, etag: str, named: dict[str, str]) -> None:
         size = self.source.size_bytes
         if_range = request.headers.get("if-range")
         wanted = request.headers.get("range") if if_range is None or if_range.strip() == etag else None
@@ -128,17 +128,17 @@ class ContentResponse(Response):
         if found:
             self.status_code = 206
         if len(found) == 1:
-            headers["Content-Range"] = f"bytes {found[0][0]}-{found[0][1] - 1}/{size}"
+            named["Content-Range"] = f"bytes {found[0][0]}-{found[0][1] - 1}/{size}"
         if len(found) > 1:
             boundary = secrets.token_hex(16)
-            part_type, headers["Content-Type"] = headers["Content-Type"], f"multipart/byteranges; boundary={boundary}"
+            part_type, named["Content-Type"] = named["Content-Type"], f"multipart/byteranges; boundary={boundary}"
             for start, stop in found:
                 head = f"\r\n--{boundary}\r\nContent-Type: {part_type}\r\nContent-Range: bytes {start}-{stop - 1}/{size}\r\n\r\n"
                 self.pieces.append((head.encode(), start, stop))
             self.pieces.append((f"\r\n--{boundary}--\r\n".encode(), 0, 0))
         else:
             self.pieces = [(b"", *(found[0] if found else (0, size)))]
-        headers["Content-Length"] = str(sum(len(head) + stop - start for head, start, stop in self.pieces))
+        named["Content-Length"] = str(sum(len(head) + stop - start for head, start, stop in self.pieces))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the head, then the pieces, until the client has them or goes away."""
@@ -168,6 +168,8 @@ def download(request: Request, service: Service, blob: Blob, filename: str) -> R
     return ContentResponse(request, Stored(service.blobs, blob), filename=filename)
 
 
+HEADERS = headers.documented("Range", "If-Range", "If-Match", "If-None-Match")
+"""What a download looks at."""
 RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "The file; its ETag is its SHA-256",

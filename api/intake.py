@@ -14,6 +14,7 @@ from api.conditional import Digests
 from api.content import BlobFile
 from api.deps import EXAMPLES
 from api.errors import InvalidBody, InvalidMetadata, Refused, UnsupportedMediaType
+from api.headers import documented
 from api.validation import checked
 from core import uploads
 from core.blobs import Blob, Staged
@@ -162,6 +163,7 @@ def check_metadata(document: Any, kind: Kind) -> dict[str, Any]:
 def request_body(noun: str) -> dict[str, Any]:
     """The `openapi_extra` of a route that takes an upload."""
     return {
+        **documented("Content-Digest"),
         "requestBody": {
             "required": True,
             "content": {
@@ -171,7 +173,7 @@ def request_body(noun: str) -> dict[str, Any]:
                     "example": {"upload_id": EXAMPLES["upload"], "name": f"my {noun}"},
                 },
             },
-        }
+        },
     }
 
 

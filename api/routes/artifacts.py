@@ -20,7 +20,7 @@ router = APIRouter(route_class=ClosedRoute, tags=["artifacts"])
 class Promotion(BaseModel):
     """What the new model is called, and what is declared about it; both are taken from the artifact where they are missing."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"example": {"name": "smaller"}})
 
     name: str | None = Field(None, min_length=1, max_length=200)
     metadata: dict[str, Any] | None = None
@@ -39,7 +39,13 @@ def get_artifact(session: Reading, principal: ReadsArtifacts, artifact_id: Artif
     return JSONResponse(jobs.artifact_body(artifacts.get(session, principal.project_id, artifact_id)))
 
 
-@router.get("/v1/artifacts/{artifact_id}/content", operation_id="download_artifact", response_class=Response, responses=content.RESPONSES)
+@router.get(
+    "/v1/artifacts/{artifact_id}/content",
+    operation_id="download_artifact",
+    response_class=Response,
+    openapi_extra=content.HEADERS,
+    responses=content.RESPONSES,
+)
 def download_artifact(
     request: Request, session: Reading, principal: ReadsArtifacts, service: TheService, artifact_id: ArtifactId
 ) -> Response:

@@ -66,7 +66,13 @@ def get_dataset(session: Reading, principal: ReadsDatasets, dataset_id: DatasetI
     return JSONResponse(datasets.body(datasets.get(session, principal.project_id, dataset_id)))
 
 
-@router.get("/v1/datasets/{dataset_id}/content", operation_id="download_dataset", response_class=Response, responses=content.RESPONSES)
+@router.get(
+    "/v1/datasets/{dataset_id}/content",
+    operation_id="download_dataset",
+    response_class=Response,
+    openapi_extra=content.HEADERS,
+    responses=content.RESPONSES,
+)
 def download_dataset(request: Request, session: Reading, principal: ReadsDatasets, service: TheService, dataset_id: DatasetId) -> Response:
     """The uploaded file, byte for byte."""
     dataset, blob = datasets.content(session, principal.project_id, dataset_id)

@@ -7,7 +7,7 @@ from fastapi.responses import JSONResponse, Response
 from starlette.concurrency import run_in_threadpool
 
 from api import problems
-from api.content import ContentResponse, InMemory
+from api.content import HEADERS, ContentResponse, InMemory
 from api.deps import JobId, Reading, ReadsJobs, TheLive
 from api.routing import ClosedRoute
 from api.schemas.common import After, Limit, Page
@@ -111,6 +111,7 @@ def _frame(name: str, body: dict[str, Any], *, event_id: bool = False) -> bytes:
     "/v1/jobs/{job_id}/logs",
     operation_id="get_logs",
     response_class=Response,
+    openapi_extra=HEADERS,
     responses={
         200: {"description": "The log", "content": {"text/plain": {"schema": {"type": "string"}}}},
         206: {"description": "The bytes that `Range` asked for"},

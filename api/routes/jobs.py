@@ -9,7 +9,7 @@ from fastapi.responses import JSONResponse, Response
 from pydantic import AfterValidator, AwareDatetime
 from starlette.concurrency import run_in_threadpool
 
-from api import conditional, documents, problems
+from api import conditional, documents, headers, problems
 from api.deps import JobId, Live, Reading, ReadsJobs, TheLive, TheService, WritesJobs
 from api.errors import InvalidBody
 from api.examples import SPEC_YAML, SPECS
@@ -153,6 +153,7 @@ def list_jobs(
     "/v1/jobs/{job_id}",
     operation_id="get_job",
     response_model=Job,
+    openapi_extra=headers.documented("If-None-Match", "If-Match"),
     responses={304: {"description": "The job is as `If-None-Match` names it"}, **problems.responses(404, 412)},
 )
 async def get_job(
@@ -267,11 +268,11 @@ def _read(service: Service, project_id: str, job_id: str) -> Rendered:
 
 
 def _response(entry: Rendered, status: int, wait: float | None = None) -> Response:
-    headers = {"ETag": entry.etag, "Cache-Control": "private, no-cache"}
+    named = {"ETag": entry.etag, "Cache-Control": "private, no-cache"}
     if entry.retry_after is not None:
-        headers["Retry-After"] = entry.retry_after
+        named["Retry-After"] = entry.retry_after
     if wait is not None:
-        headers["Preference-Applied"] = f"wait={wait:g}"
+        named["Preference-Applied"] = f"wait={wait:g}"
     if status == 304:
-        return Response(status_code=304, headers=headers)
-    return Response(entry.body, status, headers, "application/json")
+        return Response(status_code=304, headers=named)
+    return Response(entry.body, status, named, "application/json")

@@ -11,6 +11,7 @@ from fastapi.responses import Response
 from pydantic import ConfigDict
 
 from api import conditional, problems
+from api.headers import documented
 from api.problems import did_you_mean
 from api.routing import ClosedRoute
 from api.schemas.common import Page, Resource
@@ -78,16 +79,23 @@ def cacheable(request: Request, content: bytes, media_type: str = "application/j
     return Response(content, media_type=media_type, headers=headers)
 
 
+_IF_NONE_MATCH = documented("If-None-Match")
 _NOT_MODIFIED: dict[int | str, dict[str, Any]] = {304: {"description": "Unchanged since the ETag in `If-None-Match`"}}
 
 
-@router.get("/v1/methods", operation_id="list_methods", response_model=Page[Method], responses=_NOT_MODIFIED)
+@router.get("/v1/methods", operation_id="list_methods", response_model=Page[Method], openapi_extra=_IF_NONE_MATCH, responses=_NOT_MODIFIED)
 def list_methods(request: Request) -> Response:
     """Every compression method, in one page."""
     return cacheable(request, _everything().model_dump_json().encode())
 
 
-@router.get("/v1/methods/{name}", operation_id="get_method", response_model=Method, responses={**_NOT_MODIFIED, **problems.responses(404)})
+@router.get(
+    "/v1/methods/{name}",
+    operation_id="get_method",
+    response_model=Method,
+    openapi_extra=_IF_NONE_MATCH,
+    responses={**_NOT_MODIFIED, **problems.responses(404)},
+)
 def get_method(request: Request, name: Annotated[str, Path(examples=["static_quantization"])]) -> Response:
     """One compression method."""
     if name not in catalogue():
@@ -99,6 +107,7 @@ def get_method(request: Request, name: Annotated[str, Path(examples=["static_qua
     "/v1/schemas/spec",
     operation_id="get_spec_schema",
     response_class=Response,
+    openapi_extra=_IF_NONE_MATCH,
     responses={
         200: {"description": "A JSON Schema", "content": {"application/schema+json": {"schema": {"type": "object"}}}},
         **_NOT_MODIFIED,
@@ -127,7 +136,13 @@ class Architecture(Resource):
     reference: str
 
 
-@router.get("/v1/architectures", operation_id="list_architectures", response_model=Page[Architecture], responses=_NOT_MODIFIED)
+@router.get(
+    "/v1/architectures",
+    operation_id="list_architectures",
+    response_model=Page[Architecture],
+    openapi_extra=_IF_NONE_MATCH,
+    responses=_NOT_MODIFIED,
+)
 def list_architectures(request: Request) -> Response:
     """Every builtin architecture, in one page."""
     page = Page[Architecture](data=[Architecture.model_validate(item) for item in listing()], has_more=False)
@@ -138,6 +153,7 @@ def list_architectures(request: Request) -> Response:
     "/v1/architectures/{name}",
     operation_id="get_architecture",
     response_model=Architecture,
+    openapi_extra=_IF_NONE_MATCH,
     responses={**_NOT_MODIFIED, **problems.responses(404)},
 )
 def get_architecture(request: Request, name: Annotated[str, Path(examples=["resnet20"])]) -> Response:

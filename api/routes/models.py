@@ -63,7 +63,13 @@ def get_model(session: Reading, principal: ReadsModels, model_id: ModelId) -> Re
     return JSONResponse(models.body(models.get(session, principal.project_id, model_id)))
 
 
-@router.get("/v1/models/{model_id}/content", operation_id="download_model", response_class=Response, responses=content.RESPONSES)
+@router.get(
+    "/v1/models/{model_id}/content",
+    operation_id="download_model",
+    response_class=Response,
+    openapi_extra=content.HEADERS,
+    responses=content.RESPONSES,
+)
 def download_model(request: Request, session: Reading, principal: ReadsModels, service: TheService, model_id: ModelId) -> Response:
     """The uploaded file, byte for byte."""
     model, blob = models.content(session, principal.project_id, model_id)

@@ -7,7 +7,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from api import problems
-from api.content import ContentResponse, InMemory, Stored
+from api.content import HEADERS, ContentResponse, InMemory, Stored
 from api.deps import JobId, Reading, ReadsJobs, TheService
 from api.routing import ClosedRoute
 from core import artifacts
@@ -33,6 +33,7 @@ def _responses(media_type: str, schema: dict[str, Any]) -> dict[int | str, dict[
     "/v1/jobs/{job_id}/report.json",
     operation_id="get_report",
     response_class=Response,
+    openapi_extra=HEADERS,
     responses=_responses("application/json", {"type": "object"}),
 )
 def get_report(request: Request, session: Reading, principal: ReadsJobs, service: TheService, job_id: JobId) -> Response:
@@ -45,6 +46,7 @@ def get_report(request: Request, session: Reading, principal: ReadsJobs, service
     "/v1/jobs/{job_id}/report.html",
     operation_id="get_report_html",
     response_class=Response,
+    openapi_extra=HEADERS,
     responses=_responses("text/html", {"type": "string"}),
 )
 def get_report_html(request: Request, session: Reading, principal: ReadsJobs, service: TheService, job_id: JobId) -> Response:
@@ -59,6 +61,7 @@ def get_report_html(request: Request, session: Reading, principal: ReadsJobs, se
     "/v1/jobs/{job_id}/report.md",
     operation_id="get_report_markdown",
     response_class=Response,
+    openapi_extra=HEADERS,
     responses=_responses("text/markdown", {"type": "string"}),
 )
 def get_report_markdown(request: Request, session: Reading, principal: ReadsJobs, service: TheService, job_id: JobId) -> Response:

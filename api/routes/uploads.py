@@ -13,6 +13,7 @@ from starlette.concurrency import run_in_threadpool
 from api import problems
 from api.conditional import Digests
 from api.deps import TheService, TheUploads, UploadId, UploadsFiles
+from api.headers import documented
 from api.routing import ClosedRoute
 from api.schemas.common import Resource
 from core import uploads
@@ -26,7 +27,9 @@ router = APIRouter(route_class=ClosedRoute, tags=["uploads"])
 class NewUpload(BaseModel):
     """What is known of the whole file before it is sent; all of it is optional, and checked at the end where it is given."""
 
-    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        extra="forbid", use_attribute_docstrings=True, json_schema_extra={"example": {"filename": "model.onnx", "size_bytes": 1_580_159}}
+    )
 
     filename: str | None = Field(None, min_length=1, max_length=200)
     size_bytes: int | None = Field(None, ge=1, lt=2**63)
@@ -80,7 +83,8 @@ def get_upload(principal: UploadsFiles, parts: TheUploads, upload_id: UploadId) 
     operation_id="put_part",
     response_model=Part,
     openapi_extra={
-        "requestBody": {"required": True, "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}}
+        **documented("Content-Digest"),
+        "requestBody": {"required": True, "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}},
     },
     responses=problems.responses(400, 404, 409, 413, 422, 507),
 )
