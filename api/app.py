@@ -9,6 +9,7 @@ from fastapi import FastAPI
 from starlette.concurrency import run_in_threadpool
 
 from api import openapi, problems
+from api.allocation import keep_buffers
 from api.gate import Authenticator, Gate
 from api.hot import HotJobs
 from api.metrics import Metrics
@@ -54,6 +55,7 @@ def create_app(settings: Settings) -> FastAPI:
 @contextlib.asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     settings: Settings = app.state.settings
+    keep_buffers()
     with Service.open(settings) as service:
         app.state.service = service
         anyone = await run_in_threadpool(_anyone, service) if settings.auth == "off" else None
