@@ -5,7 +5,7 @@ import contextlib
 import os
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
@@ -14,6 +14,7 @@ from sqlalchemy import ColumnElement, and_, delete, exists, select
 from sqlalchemy.orm import Session
 
 from core import failpoints
+from core.blobs import writeback
 from core.blobs.digest import CHUNK_BYTES, Blob, Digester, chunk_digest
 from core.blobs.store import full_disk, open_store
 from core.clock import db_now
@@ -25,6 +26,7 @@ from core.tables import Artifact, Dataset, Job, Model, StoredBlob, Upload
 
 BUFFER_BYTES = 4 * 2**20
 HEAD_BYTES = 4096
+_SMALL_BYTES = 16 * 1024
 _hashers = ThreadPoolExecutor(2, thread_name_prefix="sha256")
 
 
@@ -41,6 +43,7 @@ class Staged:
             fd, name = tempfile.mkstemp(dir=folder, prefix="in-")
         self.path = Path(name)
         self._file = os.fdopen(fd, "wb", buffering=0)
+        self._size = self._started = 0
 
     def __enter__(self) -> "Staged":
         return self
@@ -48,21 +51,22 @@ class Staged:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.discard()
 
-    def write(self, data: bytes | memoryview) -> None:
+    def write(self, *parts: bytes | memoryview) -> None:
         """Append; hashing runs beside writing. Raises `upload_too_large` and `storage_full`."""
-        size = self._digester.size_bytes + len(data)
-        if self._limit_bytes is not None and size > self._limit_bytes:
+        added = sum(map(len, parts))
+        if self._limit_bytes is not None and self._size + added > self._limit_bytes:
             raise UploadTooLarge(f"more than {self._limit_bytes} bytes", hint="the operator sets MODELPRESS_MAX_UPLOAD_BYTES")
-        if len(self.head) < HEAD_BYTES:
-            self.head += bytes(data[: HEAD_BYTES - len(self.head)])
-        if len(data) < CHUNK_BYTES:
-            self._digester.update_whole(data)
-            self._digester.update_chunks(data)
-            self._append(data)
+        for part in parts:
+            if len(self.head) < HEAD_BYTES:
+                self.head += bytes(part[: HEAD_BYTES - len(self.head)])
+        if added < CHUNK_BYTES:
+            _feed(self._digester.update_whole, parts)
+            _feed(self._digester.update_chunks, parts)
+            self._append(parts, added)
             return
-        hashes = [_hashers.submit(update, data) for update in (self._digester.update_whole, self._digester.update_chunks)]
+        hashes = [_hashers.submit(_feed, update, parts) for update in (self._digester.update_whole, self._digester.update_chunks)]
         try:
-            self._append(data)
+            self._append(parts, added)
         finally:
             for future in hashes:
                 future.result()
@@ -80,13 +84,23 @@ class Staged:
         self._file.close()
         self.path.unlink(missing_ok=True)
 
-    def _append(self, data: bytes | memoryview) -> None:
+    def _append(self, parts: Sequence[bytes | memoryview], added: int) -> None:
         with full_disk():
-            if free_bytes(self.path.parent) - len(data) < self._reserve_bytes:
+            if free_bytes(self.path.parent) - added < self._reserve_bytes:
                 raise StorageFull("the disk for uploads is almost full", hint="free some space, or add a disk")
-            view = memoryview(data)
-            while view:
-                view = view[self._file.write(view) :]
+            for part in parts:
+                view = memoryview(part)
+                while view:
+                    view = view[self._file.write(view) :]
+        self._size += added
+        if self._size - self._started >= writeback.STRIDE_BYTES:
+            writeback.start(self._file.fileno(), self._started, self._size - self._started)
+            self._started = self._size
+
+
+def _feed(update: Callable[[bytes | memoryview], None], parts: Sequence[bytes | memoryview]) -> None:
+    for part in parts:
+        update(part)
 
 
 class Blobs:
@@ -119,10 +133,10 @@ class Blobs:
         staged = await asyncio.to_thread(self.stage, limit_bytes=limit_bytes)
         writing: asyncio.Task[None] | None = None
         try:
-            async for buffer in _buffered(stream):
+            async for parts in _buffered(stream):
                 if writing is not None:
                     await writing
-                writing = asyncio.create_task(asyncio.to_thread(staged.write, buffer))
+                writing = asyncio.create_task(asyncio.to_thread(staged.write, *parts))
             if writing is not None:
                 await writing
         except BaseException:
@@ -260,15 +274,18 @@ def _damaged(blob: Blob) -> ChecksumMismatch:
     )
 
 
-async def _buffered(stream: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """The same bytes in buffers of about `BUFFER_BYTES`."""
+async def _buffered(stream: AsyncIterator[bytes]) -> AsyncIterator[list[bytes]]:
+    """The same bytes in lists of about `BUFFER_BYTES`; small pieces are joined, large ones are left as they came."""
     parts: list[bytes] = []
     size = 0
     async for part in stream:
-        parts.append(part)
+        if parts and len(parts[-1]) < _SMALL_BYTES:
+            parts[-1] += part
+        else:
+            parts.append(part)
         size += len(part)
         if size >= BUFFER_BYTES:
-            yield b"".join(parts)
+            yield parts
             parts, size = [], 0
     if parts:
-        yield b"".join(parts)
+        yield parts
