@@ -72,7 +72,7 @@ class Front:
         # A server answers each request in a task of its own, so that nothing has to be unbound.
         bind_contextvars(request_id=request_id)
         try:
-            refusal = _refusal(scope["method"], headers) if self.only_local else None
+            refusal = _refusal(scope, headers) if self.only_local else None
             if refusal is None:
                 await self.app(scope, receive, send_with_headers)
             else:
@@ -92,15 +92,21 @@ class Front:
                 log.info("request", method=scope["method"], path=scope["path"], status=status, seconds=round(seconds, 4))
 
 
-def _refusal(method: str, headers: dict[bytes, bytes]) -> tuple[int, str, str] | None:
+def _refusal(scope: Scope, headers: dict[bytes, bytes]) -> tuple[int, str, str] | None:
     """Status, code and sentence for a request that came the wrong way."""
+    if scope.get("client") is not None and not _is_local(_bracketed(scope["client"][0])):
+        return 403, "not_local", "without API keys only this machine is served: set MODELPRESS_AUTH=required and make a key"
     host = headers.get(b"host", b"").decode("latin-1")
     if not _is_local(host):
         return 421, "host_not_allowed", f"this service does not answer for the host {host[:200]!r}; it is bound to loopback"
     origin = headers.get(b"origin")
-    if method not in _SAFE_METHODS and origin is not None and urlsplit(origin.decode("latin-1")).netloc != host:
+    if scope["method"] not in _SAFE_METHODS and origin is not None and urlsplit(origin.decode("latin-1")).netloc != host:
         return 403, "cross_origin_refused", "a page of another origin may not change anything here"
     return None
+
+
+def _bracketed(address: str) -> str:
+    return f"[{address}]" if ":" in address else address
 
 
 @functools.lru_cache(256)

@@ -1,10 +1,13 @@
 """Who may do what: nothing without a key, nothing of another project, nothing beyond the key's scopes, nothing from another origin."""
 
+import asyncio
 import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from fastapi.routing import APIRoute
 
@@ -191,6 +194,17 @@ def test_without_keys_only_local_names_are_served(local: Client) -> None:
         assert local.get("/v1/jobs", headers={"Host": host}).status_code == 200
     for host in ("evil.example", "127.0.0.1.evil.example", "localhost.evil.example", "10.0.0.1", "localhost@evil.example:80", "[", ""):
         problem(local.get("/v1/jobs", headers={"Host": host}), 421, "host_not_allowed")
+
+
+def test_without_keys_only_this_machine_is_served(tmp_path: Path) -> None:
+    async def ask(address: str) -> httpx.Response:
+        transport = httpx.ASGITransport(create_app(Settings(auth="off", data_dir=tmp_path)), client=(address, 5000))
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+            return await client.get("/livez")
+
+    assert [asyncio.run(ask(address)).status_code for address in ("127.0.0.1", "127.9.9.9", "::1")] == [200, 200, 200]
+    for address in ("10.0.0.7", "192.168.1.5", "2001:db8::1", "::ffff:10.0.0.7"):
+        problem(asyncio.run(ask(address)), 403, "not_local")
 
 
 def test_without_keys_a_page_elsewhere_changes_nothing(local: Client, onnx_bytes: bytes) -> None:

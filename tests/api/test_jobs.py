@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from core import jobs
+from engine.method import catalogue
 from tests.api.conftest import Client, Server, problem
 
 
@@ -96,6 +97,12 @@ def test_shapes_that_do_not_fit_are_told_before_the_job_runs(
     assert body["errors"][0]["pointer"] == "/dataset"
     verdict = client.post("/v1/jobs/validate", json={**spec, "dataset": dataset["id"]}).json()
     assert [error["code"] for error in verdict["errors"]] == ["shape_mismatch"]
+
+
+def test_a_method_that_cannot_be_run_here_is_refused(client: Client, spec: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(catalogue()["magnitude_pruning"], "available", classmethod(lambda cls: False))
+    body = problem(client.post("/v1/jobs", json=spec), 422, "method_unavailable")
+    assert body["errors"][0]["pointer"] == "/steps/0/method"
 
 
 def test_an_upload_that_cannot_be_used_is_told_before_the_job_runs(
