@@ -57,6 +57,10 @@ class Ran:
     def warned(self) -> set[str]:
         return {event.code for event in self.of("warning")}
 
+    def results(self) -> list[str]:
+        """Announced files that are the job's own, not one step's."""
+        return [event.filename for event in self.of("artifact") if event.step_index is None]
+
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -232,7 +236,7 @@ def test_a_missed_accuracy_keeps_the_earlier_state_that_met_it(ran: Callable[...
     assert job.last.result["result"]["metrics"]["test.top1"] == pytest.approx(first, abs=0.01)
     assert "earlier_state_kept" in job.warned()
     assert job.report["kept_step_index"] == 0
-    assert [event.filename for event in job.of("artifact")] == ["model.onnx", "report.json"]
+    assert job.results() == ["model.onnx", "report.json"]
 
 
 def test_a_missed_target_can_fail_the_job_and_its_files_are_kept(ran: Callable[..., Ran]) -> None:
@@ -263,14 +267,17 @@ def test_an_export_that_says_something_else_is_never_published(ran: Callable[...
     monkeypatch.setattr(publication, "export_onnx", damaged)
     job = ran({"steps": [{"method": "magnitude_pruning", "sparsity": 0.1}]})
     assert (job.status, job.last.code) == (1, "export_mismatch")
-    assert not job.of("artifact")
-    assert not list((job.directory / "out").iterdir())
+    assert job.results() == []
+    assert not (job.directory / "out" / "model.onnx").exists()
 
 
 def test_weights_are_published_bit_for_bit(ran: Callable[..., Ran]) -> None:
     job = ran({"steps": [{"method": "magnitude_pruning", "sparsity": 0.5}], "export": ["safetensors"]})
     stored = load_file(job.directory / "out" / "model.safetensors")
-    assert [event.filename for event in job.of("artifact")] == ["model.safetensors", "report.json"]
+    assert job.results() == ["model.safetensors", "report.json"]
+    by_step = [event for event in job.of("artifact") if event.step_index == 0]
+    assert [event.filename for event in by_step] == ["step0-sparse_weights.safetensors"]
+    assert all(event.size_bytes == (job.directory / "out" / event.filename).stat().st_size for event in by_step)
     assert job.last.result["result"]["file_bytes"] == (job.directory / "out" / "model.safetensors").stat().st_size
     weights = np.concatenate([array.ravel() for array in stored.values() if array.ndim > 1])
     assert (weights == 0).mean() == pytest.approx(0.5, abs=0.01)
