@@ -175,38 +175,30 @@ def _check_tensor(tensor: onnx.TensorProto) -> None:
         )
     if tensor.data_type == onnx.TensorProto.STRING:
         return
-    try:
-        width = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
-    except (KeyError, ValueError, TypeError) as error:
-        raise EngineError("model_invalid", f"Tensor {name!r} has the unknown type {tensor.data_type}.") from error
-    packed = tensor.data_type in (onnx.TensorProto.INT4, onnx.TensorProto.UINT4, getattr(onnx.TensorProto, "FLOAT4E2M1", -1))
-    expected = -(-math.prod(tensor.dims) // 2) if packed else math.prod(tensor.dims) * width
-    if tensor.HasField("raw_data") and len(tensor.raw_data) != expected and tensor.data_type in _PLAIN_TYPES:
-        raise EngineError(
-            "model_invalid", f"Tensor {name!r} of shape {list(tensor.dims)} needs {expected} bytes and has {len(tensor.raw_data)}."
-        )
+    if tensor.data_type not in onnx.TensorProto.DataType.values() or tensor.data_type == onnx.TensorProto.UNDEFINED:
+        raise EngineError("model_invalid", f"Tensor {name!r} has the unknown type {tensor.data_type}.")
+    count = math.prod(tensor.dims)
+    field, width = _STORAGE.get(onnx.TensorProto.DataType.Name(tensor.data_type), ("", 0.0))
+    if not field:
+        return
+    stored = len(tensor.raw_data) / width if tensor.HasField("raw_data") else len(getattr(tensor, field)) * (2 if width < 1 else 1)
+    # Values of half a byte come in pairs, the last of which may stand alone.
+    if stored != count and not (width < 1 and stored == count + 1):
+        raise EngineError("model_invalid", f"Tensor {name!r} of shape {list(tensor.dims)} has data for {stored:g} elements.")
 
 
-_PLAIN_TYPES = frozenset(
-    getattr(onnx.TensorProto, name)
-    for name in [
-        "FLOAT",
-        "DOUBLE",
-        "FLOAT16",
-        "BFLOAT16",
-        "INT8",
-        "INT16",
-        "INT32",
-        "INT64",
-        "UINT8",
-        "UINT16",
-        "UINT32",
-        "UINT64",
-        "BOOL",
-        "INT4",
-        "UINT4",
-    ]
-)
+_STORAGE: dict[str, tuple[str, float]] = {
+    **dict.fromkeys(("FLOAT16", "BFLOAT16", "INT16", "UINT16"), ("int32_data", 2)),
+    **dict.fromkeys(("INT8", "UINT8", "BOOL"), ("int32_data", 1)),
+    **dict.fromkeys(("INT4", "UINT4"), ("int32_data", 0.5)),
+    "DOUBLE": ("double_data", 8),
+    "FLOAT": ("float_data", 4),
+    "INT32": ("int32_data", 4),
+    "INT64": ("int64_data", 8),
+    "UINT32": ("uint64_data", 4),
+    "UINT64": ("uint64_data", 8),
+}
+"""Field of a tensor's values where they do not stand in `raw_data`, and bytes of one in there, by type."""
 
 
 def _check_finite(model: onnx.ModelProto) -> None:

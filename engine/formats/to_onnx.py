@@ -5,15 +5,19 @@ from __future__ import annotations
 import logging
 import shutil
 import warnings
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import onnx
 import torch
 from torch import nn
 
+import engine
 from engine import masks
 from engine.errors import EngineError
+from engine.formats.from_onnx.names import is_readable, module_path
 from engine.network import Network, Signature, TensorSpec
 
 OPSET = 18
@@ -55,7 +59,31 @@ def export_onnx(network: Network, path: Path) -> None:
             "export_failed", f"The network could not be written as ONNX: {_first_line(error)}.", category="internal"
         ) from error
     assert program is not None
-    program.save(str(path))
+    onnx.save_model(plain(program.model_proto), str(path))
+
+
+def plain(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model as it is published, changed in place: nodes are named after their layer, and what only the exporter reads is gone.
+
+    That is a third of a small file, and holds stack traces with the paths of this machine.
+    """
+    weights = {item.name for item in model.graph.initializer if is_readable(item.name)}
+    readers = Counter(name for node in model.graph.node for name in node.input)
+    taken: set[str] = set()
+    for node in model.graph.node:
+        own = [name for name in node.input if name in weights]
+        layer = module_path(node, own, shared=any(readers[name] > 1 for name in own))
+        base = name = f"/{layer}/{node.op_type}" if layer else f"/{node.op_type}"
+        while name in taken:
+            name = f"{base}_{len(taken)}"
+        taken.add(name)
+        node.name = name
+    graph = model.graph
+    for item in (model, graph, *graph.node, *graph.initializer, *graph.input, *graph.output, *graph.value_info):
+        item.ClearField("metadata_props")
+        item.ClearField("doc_string")
+    model.producer_name, model.producer_version = "modelpress", engine.__version__
+    return model
 
 
 def folded(module: nn.Module) -> nn.Module:

@@ -13,6 +13,7 @@ from onnxruntime.quantization.quant_utils import add_infer_metadata, add_pre_pro
 
 from engine import runtime
 from engine.errors import EngineError
+from engine.formats.from_onnx.names import module_path
 from engine.formats.onnx_checks import inferred, skeleton_of
 from engine.network import Network
 from engine.patterns import matches
@@ -123,7 +124,7 @@ def quiet() -> Iterator[None]:
 
 
 def _named_by(pattern: str, node: onnx.NodeProto) -> bool:
-    layer = layer_name(node)
+    layer = layer_name(node) or module_path(node, [])
     return matches(pattern, node.name, (node.op_type,)) or (layer is not None and matches(pattern, layer))
 
 

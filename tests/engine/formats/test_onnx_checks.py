@@ -105,6 +105,29 @@ def test_a_weight_without_its_data_and_impossible_dimensions() -> None:
     assert refused(proto).code == "tensor_limit_exceeded"
 
 
+@pytest.mark.parametrize("kind", ["FLOAT", "DOUBLE", "FLOAT16", "INT8", "INT32", "INT64", "UINT64", "BOOL", "INT4", "BFLOAT16"])
+@pytest.mark.parametrize("raw", [True, False])
+def test_every_type_is_held_to_the_data_of_its_shape(kind: str, raw: bool) -> None:
+    def tensor(count: int) -> onnx.TensorProto:
+        result = helper.make_tensor("t", getattr(TensorProto, kind), [count], [1] * count, raw=False)
+        return numpy_helper.from_array(numpy_helper.to_array(result), "t") if raw else result
+
+    for stated, fits in ((7, True), (9, False), (5, False)):
+        proto = good()
+        proto.graph.initializer.append(tensor(7))
+        proto.graph.initializer[-1].dims[0] = stated
+        if fits:
+            check_graph(proto)
+        else:
+            assert refused(proto).code == "model_invalid"
+
+
+def test_an_unknown_type_is_invalid() -> None:
+    proto = good()
+    initializer(proto, "fc.weight").data_type = 99
+    assert refused(proto).code == "model_invalid"
+
+
 def test_external_data_is_refused_wherever_it_stands() -> None:
     outside = TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[3], data_location=TensorProto.EXTERNAL)
     outside.external_data.add(key="location", value="/etc/passwd")

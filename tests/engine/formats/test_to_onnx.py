@@ -41,6 +41,11 @@ def test_an_imported_network_is_written_and_computes_the_same(name: str, tmp_pat
     assert [item.name for item in signature_of(proto).outputs] == [item.name for item in source.signature.outputs]
     assert all(item.shape[0] is None for item in signature_of(proto).inputs)
     assert sorted(path.name for path in tmp_path.glob("out*")) == ["out.onnx"]
+    assert len({item.name for item in proto.graph.node}) == len(proto.graph.node)
+    assert b"site-packages" not in (tmp_path / "out.onnx").read_bytes()
+    assert proto.producer_name == "modelpress"
+    again = load_network(tmp_path / "out.onnx", "onnx", {}, tmp_path).module
+    assert {key for key, _ in again.named_parameters()} == {key for key, _ in source.module.named_parameters()}
     for batch in (1, 5):
         inputs = CASES[name].inputs(batch, seed=8)
         for want, got in zip(outputs(source.module, inputs), runtime_outputs(tmp_path / "out.onnx", inputs), strict=True):
