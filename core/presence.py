@@ -1,5 +1,7 @@
 """Which workers are there: each renews a lease of its own, so that an idle one is seen as well."""
 
+import hashlib
+
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
@@ -22,6 +24,11 @@ def note(session: Session, queue: str, worker: str) -> None:
 def leave(session: Session, queue: str, worker: str) -> None:
     """The worker ends in good order."""
     leases.release(session, f"{_PREFIX}{queue}:{worker}", worker)
+
+
+def _name(queue: str, worker: str) -> str:
+    """The lease's name; host names may be longer than it can be."""
+    return f"{_PREFIX}{queue}:{hashlib.sha256(worker.encode()).hexdigest()[:24]}"
 
 
 def count(session: Session, queue: str) -> int:

@@ -1,6 +1,7 @@
 """Is the service alive, ready, and what is it?"""
 
 import platform
+import time
 from typing import Literal
 
 from fastapi import APIRouter, Request
@@ -15,6 +16,7 @@ from engine import __version__
 from engine.method import catalogue
 
 router = APIRouter(route_class=ClosedRoute, tags=["service"])
+_CHECK_SECONDS = 1.0
 
 
 class Alive(Resource):
@@ -56,9 +58,13 @@ async def livez() -> Response:
 
 
 @router.get("/readyz", operation_id="readyz", response_model=Readiness, responses={503: {"description": "Not ready", "model": Readiness}})
-def readyz(service: TheService) -> Response:
+def readyz(request: Request, service: TheService) -> Response:
     """Whether requests can be served, and which part is broken where they cannot."""
-    found = health.check(service)
+    # Anyone may ask, so that the parts are not asked more than once a second.
+    checked_at, found = getattr(request.app.state, "readiness", (0.0, None))
+    if found is None or time.monotonic() - checked_at > _CHECK_SECONDS:
+        found = health.check(service)
+        request.app.state.readiness = time.monotonic(), found
     return JSONResponse(found, 503 if found["status"] == "failed" else 200)
 
 

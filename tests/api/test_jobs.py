@@ -1,6 +1,7 @@
 """Jobs over HTTP: submit, poll, wait, stop, run again."""
 
 import json
+import sqlite3
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -365,3 +366,16 @@ def test_connections_are_kept_for_further_requests(client: Client, spec: dict[st
     path = client.job(spec)["urls"]["self"]
     with httpx.Client(base_url=client.base_url, headers=client.headers, limits=httpx.Limits(max_connections=1)) as one:
         assert [one.get(path).status_code for _ in range(5)] == [200] * 5
+
+
+def test_a_database_that_does_not_answer_is_told_apart_from_a_fault(start: Any, onnx_bytes: bytes) -> None:
+    server = start(auth="off", sqlite_busy_seconds=0.2)
+    with Client(server, None) as client, sqlite3.connect(server.service.settings.data_dir / "modelpress.db") as other:
+        spec = {"model": client.model(onnx_bytes)["id"], "quantize": "int8"}
+        other.execute("BEGIN IMMEDIATE")
+        answer = client.post("/v1/jobs", json=spec)
+        problem(answer, 503, "service_unavailable")
+        assert int(answer.headers["retry-after"]) > 0
+        assert client.get("/v1/jobs").json()["data"] == []
+        other.rollback()
+        assert client.post("/v1/jobs", json=spec).status_code == 202

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from api import openapi
+from api import openapi, routes
 from core import presence
 from engine import __version__
 from engine.method import catalogue
@@ -19,6 +19,11 @@ from tests.api.conftest import Client, Server, problem
 
 def test_a_live_process_says_so(client: Client) -> None:
     assert client.get("/livez").json() == {"status": "ok"}
+
+
+@pytest.fixture(autouse=True)
+def _ask_every_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(routes.health, "_CHECK_SECONDS", 0)
 
 
 def test_readiness_names_every_part(start: Callable[..., Server]) -> None:
