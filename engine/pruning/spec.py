@@ -47,7 +47,7 @@ class Budget(Params):
 class Regularization(Finetune):
     """Training before channels are removed that draws whole channels towards zero, the weak ones most (DepGraph, section 3.4)."""
 
-    strength: float = Field(0.01, gt=0, le=1000)
+    strength: float = Field(0.1, gt=0, le=1000)
     """Share of a channel that each optimizer step takes away, in units of the learning rate; weak channels lose up to 16 times that."""
 
 
