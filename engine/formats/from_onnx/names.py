@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import ast
 import functools
+import itertools
 import keyword
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import onnx
 
@@ -89,17 +90,20 @@ class Names:
         parts = [f"{part}_" if part in _reserved() else part for part in parts if part] or [fallback]
         if len(parts) == 1 and parts[0][0].isdigit():
             parts[0] = f"layer_{parts[0]}"
-        path = base = ".".join(parts)
-        number = 1
-        while not self._free(path):
-            path = f"{base}_{number}"
-            number += 1
+        around = ""
+        for part in parts[:-1]:
+            # A layer that was handed out cannot hold another one: its neighbour of another name does.
+            around = _numbered(f"{around}{part}", lambda path: path in self._taken) + "."
+        path = _numbered(f"{around}{parts[-1]}", lambda path: path in self._taken or path in self._inner)
         self._taken.add(path)
         self._inner.update(_parents(path))
         return path
 
-    def _free(self, path: str) -> bool:
-        return path not in self._taken and path not in self._inner and self._taken.isdisjoint(_parents(path))
+
+def _numbered(path: str, is_taken: Callable[[str], bool]) -> str:
+    if not is_taken(path):
+        return path
+    return next(numbered for number in itertools.count(1) if not is_taken(numbered := f"{path}_{number}"))
 
 
 @functools.cache

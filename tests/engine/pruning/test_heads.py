@@ -53,6 +53,17 @@ class Separate(nn.Module):
         return self.proj((weights @ v).permute(0, 2, 1, 3).reshape(x.shape[0], -1, HEADS * HEAD))
 
 
+class Multihead(nn.Module):
+    """torch's own layer, whose second projection stands inside of the first one's name."""
+
+    def __init__(self):
+        super().__init__()
+        self.mha = nn.MultiheadAttention(WIDTH, HEADS, batch_first=True)
+
+    def forward(self, x):
+        return self.mha(x, x, x, need_weights=False)[0]
+
+
 class Grouped(nn.Module):
     """Six heads of queries for three of keys and values (Ainslie et al., 2023); sizes follow from the weights."""
 
@@ -98,11 +109,12 @@ class Torch(nn.Module):
 NETWORKS = {
     "fused": lambda: Transformer(Fused),
     "separate": lambda: Transformer(Separate),
+    "multihead": lambda: Transformer(Multihead),
     "torch": Torch,
     "builtin": lambda: build(ViT(in_channels=1, image_size=8, patch_size=4, width=WIDTH, heads=HEADS, depth=1, num_classes=5)),
     "grouped": lambda: Transformer(Grouped),
 }
-FORMS = ["fused-dynamo", "fused-legacy", "separate-legacy", "torch-dynamo", "torch-legacy", "builtin", "grouped"]
+FORMS = ["fused-dynamo", "fused-legacy", "separate-legacy", "multihead-legacy", "torch-dynamo", "torch-legacy", "builtin", "grouped"]
 X = torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(0))
 
 
