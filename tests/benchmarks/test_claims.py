@@ -1,0 +1,72 @@
+"""The benchmark of the claims judges as it says, and trains on nothing that it stops or tests on."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks.claims import __main__ as program
+from benchmarks.claims import convnet
+from benchmarks.claims.bench import Bench, shrunk
+from benchmarks.claims.claim import Check, Claim, difference, one, quotient
+from benchmarks.claims.table import table
+from engine.formats.loading import load_network
+
+DIGITS = Path(__file__).parents[2] / "examples" / "digits.npz"
+MEASURED = [{"a": 3.0, "b": 1.0}, {"a": 1.0, "b": 2.0}]
+
+
+@pytest.mark.parametrize(
+    ("check", "ours", "passed"),
+    [
+        (Check("", "", difference("a", "b"), 0.5), 0.5, True),
+        (Check("", "", difference("a", "b"), 0.51), 0.5, False),
+        (Check("", "", quotient("a", "b"), 1.75, at_most=True), 1.75, True),
+        (Check("", "", one("a"), 1.9, at_most=True), 2.0, False),
+        (Check("", "", one("a"), 1.5, every_seed=True), 2.0, False),
+        (Check("", "", one("a"), 1.0, every_seed=True), 2.0, True),
+    ],
+)
+def test_a_check_compares_the_mean_or_every_seed(check, ours, passed):
+    row = check.result("T0", MEASURED)
+    assert (row["ours"], row["passed"], row["seeds"]) == (ours, passed, 2)
+    assert {"id", "claim", "paper", "ours", "spread", "seeds", "margin", "passed"} <= row.keys()
+    assert row["spread"] == pytest.approx(np.std(row["values"], ddof=1))
+    assert f"{check.margin:g} | {'yes' if passed else '**no**'}" in table([row], full=False, data="x.npz", seconds=60)
+
+
+@pytest.mark.parametrize(("margin", "status"), [(1.0, 0), (3.0, 1)])
+def test_the_exit_status_says_whether_every_claim_holds(tmp_path, monkeypatch, capsys, margin, status):
+    claim = Claim("T0", lambda bench, seed: MEASURED[seed], (Check("a", "b", one("a"), margin), Check("b", "b", one("b"), 1.0)))
+    monkeypatch.setattr(program, "CLAIMS", (claim,))
+    monkeypatch.setattr("sys.argv", ["claims", "T0", "--seeds", "2", "--json", str(tmp_path / "deep" / "out.json")])
+    assert program.main() == status
+    rows = json.loads((tmp_path / "deep" / "out.json").read_text())
+    assert [row["passed"] for row in rows] == [status == 0, True]
+    assert ("FAIL" in capsys.readouterr().out) == (status == 1)
+
+
+def test_training_and_validation_digits_are_drawn_with_the_seed_and_share_none(tmp_path):
+    bench, stored = Bench(tmp_path, DIGITS, full=False), np.load(DIGITS)
+    first, other = (np.load(bench.digits(seed)) for seed in (0, 1))
+    assert {name: len(first[name]) for name in ("x_train", "x_validation", "x_test")} == {
+        "x_train": 4000, "x_validation": 1000, "x_test": len(stored["x_test"])
+    }  # fmt: skip
+    assert not np.array_equal(first["x_train"], other["x_train"])
+    pixels = {image.tobytes() for image in first["x_train"]}
+    twins = sum(image.tobytes() in pixels for image in first["x_validation"])
+    assert twins == 0
+    assert np.array_equal(first["x_test"], stored["x_test"])
+    assert len(np.load(Bench(tmp_path / ".", DIGITS, full=True).digits(7))["x_train"]) == len(stored["x_train"])
+
+
+def test_smaller_digits_are_means_of_patches():
+    image = np.arange(16, dtype=np.uint8).reshape(1, 4, 4)
+    assert shrunk(image, 2).tolist() == [[[2, 4], [10, 12]]]
+    assert np.array_equal(shrunk(image, 4), image)
+
+
+def test_the_network_of_the_comparison_trains_with_its_batch_normalization(tmp_path):
+    module = load_network(convnet.write(tmp_path / "net.onnx"), "onnx", {}, tmp_path).module
+    assert sum(type(layer).__name__ == "BatchNorm2d" for layer in module.modules()) == 3
