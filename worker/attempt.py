@@ -82,8 +82,8 @@ class Attempt:
 
     def _ask_for_checkpoint(self) -> None:
         if self._directory is not None:
-            with suppress(OSError):  # it is gone with the attempt
-                (self._directory / DRAIN_FILE).touch()
+            with suppress(OSError):  # gone with the attempt, or there already: never through a link that the child laid
+                os.close(os.open(self._directory / DRAIN_FILE, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600))
 
     def run(self) -> None:
         """Do it. Raises nothing that belongs to the job; its directory is gone afterwards."""

@@ -283,3 +283,11 @@ def leave_an_unreadable_folder(directory: Path, emit: Emit) -> int:
     (nested / "file").write_text("x")
     emit(Done(outcome="no_constraints"))
     return 0
+
+
+def lay_a_link_for_the_drain(directory: Path, emit: Emit) -> int:
+    """Where the supervisor will make a file, a link to somewhere else."""
+    (directory / "drain").symlink_to(directory.parent.parent / "touched")
+    emit(Log(message="laid"))
+    time.sleep(60)
+    return 0

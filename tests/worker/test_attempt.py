@@ -273,3 +273,11 @@ def test_an_attempt_leaves_no_descriptor_and_no_thread(bench: Bench) -> None:
             time.sleep(0.2)
             seen.append((len(os.listdir("/proc/self/fd")), threading.active_count()))
         assert seen[0] == seen[1]
+
+
+def test_a_drain_touches_nothing_through_a_link(bench: Bench) -> None:
+    job_id = bench.submit()
+    with bench.runner("lay_a_link_for_the_drain"):
+        bench.wait(job_id, lambda job: "laid" in bench.log(job_id))
+    assert not (bench.work_dir / "touched").exists()
+    assert bench.job(job_id).status == "queued"
