@@ -1,7 +1,8 @@
 """The way of a file into the service: received in constant memory, compared with its digest, looked at, and only then kept."""
 
+import contextlib
 import io
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from typing import IO, Annotated, Any
 
@@ -15,6 +16,7 @@ from api.content import BlobFile
 from api.deps import EXAMPLES
 from api.errors import InvalidBody, InvalidMetadata, Refused, UnsupportedMediaType
 from api.headers import documented
+from api.schemas.common import PRINTABLE
 from api.validation import checked
 from core import uploads
 from core.blobs import Blob, Staged
@@ -24,7 +26,9 @@ from engine.errors import EngineError
 from engine.formats import magic
 from engine.metadata import DatasetMetadata, ModelMetadata
 
-Name = Annotated[str | None, Query(min_length=1, max_length=200, description="How lists show it; the file's hash where it is missing.")]
+Name = Annotated[
+    str | None, Query(max_length=200, pattern=PRINTABLE, description="How lists show it; the file's hash where it is missing.")
+]
 Metadata = Annotated[
     str | None,
     Query(
@@ -40,7 +44,7 @@ class FinishedUpload(BaseModel):
 
     upload_id: str = Field(pattern=r"^upl_[A-Za-z0-9]{1,40}$")
     """A completed upload of `POST /v1/uploads`."""
-    name: str | None = Field(None, min_length=1, max_length=200)
+    name: str | None = Field(None, max_length=200, pattern=PRINTABLE)
     format: str | None = None
     metadata: dict[str, Any] = {}
 
@@ -97,9 +101,22 @@ async def take(request: Request, service: Service, project_id: str, kind: Kind, 
     digests = Digests.sent(request.headers)
     announced = request.headers.get("content-length")
     staged = await service.blobs.receive(
-        request.stream(), limit_bytes=service.settings.max_upload_bytes, size_bytes=int(announced) if announced else None
+        _sniffed(request.stream(), declared.format, kind),
+        limit_bytes=service.settings.max_upload_bytes,
+        size_bytes=int(announced) if announced else None,
     )
     return await run_in_threadpool(_keep, service, staged, digests, kind, declared)
+
+
+async def _sniffed(stream: AsyncIterator[bytes], declared: str | None, kind: Kind) -> AsyncIterator[bytes]:
+    """The stream, which ends with an error as soon as its first bytes are those of a file that is not taken."""
+    head = b""
+    async for part in stream:
+        if len(head) < magic.SNIFF_BYTES:
+            head += part[: magic.SNIFF_BYTES - len(head)]
+            if len(head) == magic.SNIFF_BYTES:
+                _sniff(head, declared, kind)
+        yield part
 
 
 def _keep(service: Service, staged: Staged, digests: Digests, kind: Kind, declared: Declared) -> Taken:
@@ -122,17 +139,31 @@ def _from_upload(service: Service, project_id: str, kind: Kind, declared: Declar
     return Taken(named.name or declared.name or blob.sha256[:12], found, metadata, blob)
 
 
+def _sniff(head: bytes, declared: str | None, kind: Kind) -> str:
+    """The format that the first bytes tell."""
+    with _refusing():
+        found = magic.sniff(head, declared)
+    check_format(found, kind)
+    return found
+
+
 def _look(file: IO[bytes], declared: str | None, metadata: dict[str, Any], kind: Kind) -> str:
     """The format of a file that is whole and harmless as far as its bytes tell."""
-    try:
-        found = magic.sniff(file.read(magic.SNIFF_BYTES), declared)
-        check_format(found, kind)
+    found = _sniff(file.read(magic.SNIFF_BYTES), declared, kind)
+    with _refusing():
         magic.check_file(file, found)
         if found in WEIGHTS_ONLY or "architecture" in metadata:
             read_architecture(metadata.get("architecture"))
+    return found
+
+
+@contextlib.contextmanager
+def _refusing() -> Iterator[None]:
+    """What the engine finds wrong, as an answer."""
+    try:
+        yield
     except EngineError as error:
         raise Refused(error.code, error.message, hint=error.hint) from error
-    return found
 
 
 def declared_as(kind: Kind) -> Callable[..., Declared]:

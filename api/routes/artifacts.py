@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from api import content, intake, problems
 from api.deps import ArtifactId, JobId, Reading, ReadsArtifacts, TheService, WritesModels, Writing
 from api.routing import ClosedRoute
-from api.schemas.common import Page
+from api.schemas.common import PRINTABLE, Page
 from api.schemas.jobs import Artifact
 from api.schemas.models import Model
 from core import artifacts, jobs, models
@@ -22,7 +22,7 @@ class Promotion(BaseModel):
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"example": {"name": "smaller"}})
 
-    name: str | None = Field(None, min_length=1, max_length=200)
+    name: str | None = Field(None, max_length=200, pattern=PRINTABLE)
     metadata: dict[str, Any] | None = None
 
 

@@ -10,7 +10,7 @@ from api import problems
 from api.content import HEADERS, ContentResponse, InMemory
 from api.deps import JobId, Reading, ReadsJobs, TheLive
 from api.routing import ClosedRoute
-from api.schemas.common import After, Limit, Page
+from api.schemas.common import After, Limit, Page, Word
 from api.schemas.jobs import Event, SeriesList
 from api.sse import EventStream, sequence
 from api.watch import Frame, News
@@ -30,7 +30,7 @@ def list_events(
     session: Reading,
     principal: ReadsJobs,
     job_id: JobId,
-    type: Annotated[list[str], Query(max_length=32, description="Only these types.", examples=[["started", "succeeded"]])] = [],  # noqa: B006
+    type: Annotated[list[Word], Query(max_length=32, description="Only these types.", examples=[["started", "succeeded"]])] = [],  # noqa: B006
     limit: Limit = 100,
     after: After = None,
 ) -> Response:
@@ -138,7 +138,7 @@ def get_metrics(
     session: Reading,
     principal: ReadsJobs,
     job_id: JobId,
-    name: Annotated[list[str], Query(max_length=100, description="Only these series.", examples=[["train.loss"]])] = [],  # noqa: B006
+    name: Annotated[list[Word], Query(max_length=100, description="Only these series.", examples=[["train.loss"]])] = [],  # noqa: B006
     max_points: Annotated[
         int, Query(ge=2, le=10_000, description="Longer series are thinned out evenly; the last point always stays.")
     ] = 500,

@@ -15,7 +15,7 @@ from api.conditional import Digests
 from api.deps import TheService, TheUploads, UploadId, UploadsFiles
 from api.headers import documented
 from api.routing import ClosedRoute
-from api.schemas.common import Resource
+from api.schemas.common import PRINTABLE, Resource
 from core import uploads
 from core.blobs import Staged
 from core.tables import UploadPart
@@ -31,7 +31,7 @@ class NewUpload(BaseModel):
         extra="forbid", use_attribute_docstrings=True, json_schema_extra={"example": {"filename": "model.onnx", "size_bytes": 1_580_159}}
     )
 
-    filename: str | None = Field(None, min_length=1, max_length=200)
+    filename: str | None = Field(None, max_length=200, pattern=PRINTABLE)
     size_bytes: int | None = Field(None, ge=1, lt=2**63)
     sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")
 

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 
 from fastapi import Query, Request
 from fastapi.responses import JSONResponse, Response
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from core import paging
 
@@ -28,6 +28,9 @@ class Page(Resource, Generic[Item]):
     next_cursor: str | None = None
 
 
+PRINTABLE = r"^[^\x00-\x1f\x7f]+$"
+"""A pattern for words that clients choose: databases and terminals take no control characters."""
+Word = Annotated[str, Field(max_length=400, pattern=PRINTABLE)]
 Limit = Annotated[int, Query(ge=1, le=100, description="Entries on one page.")]
 After = Annotated[str | None, Query(max_length=200, description="`next_cursor` of the page before.")]
 
