@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import nn
 from torch.nn import functional
 
@@ -70,6 +70,6 @@ def pad_input(build: Builder, source: Value, pads: Sequence[tuple[int, int]], fi
     if not any(before or after for before, after in pads):
         return source
     flat = [amount for pair in reversed(pads) for amount in pair]
-    if len(pads) in _PAD_LAYERS and isinstance(fill, float) and torch.isfinite(torch.tensor(fill)):
+    if len(pads) in _PAD_LAYERS and math.isfinite(fill):
         return build.layer(_PAD_LAYERS[len(pads)](tuple(flat), fill), None, source)
     return build.call(functional.pad, source, flat, "constant", fill)

@@ -30,7 +30,6 @@ class Op:
         self.opset = opset
         self.consumers = consumers
         self.attributes: dict[str, Any] = {item.name: onnx.helper.get_attribute_value(item) for item in node.attribute}
-        self.read: set[str] = set()
 
     @property
     def label(self) -> str:
@@ -69,7 +68,6 @@ class Op:
 
     def attribute(self, name: str, default: Any = None) -> Any:
         """An attribute as Python object; bytes become str."""
-        self.read.add(name)
         found = self.attributes.get(name, default)
         return found.decode("utf-8", "replace") if isinstance(found, bytes) else found
 

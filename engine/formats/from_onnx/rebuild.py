@@ -16,6 +16,7 @@ from engine.formats.from_onnx import (
     attention,
     elementwise,
     linear,
+    making,
     normalization,
     pooling,
     recurrent,
@@ -34,7 +35,7 @@ from engine.formats.onnx_checks import constant_tensors
 from engine.formats.onnx_file import fixed_batch, graph_inputs
 
 Handler = Callable[[Op, Builder], Any]
-_GROUPS = (activations, attention, elementwise, linear, normalization, pooling, recurrent, reductions, reshape, resize, shapes)
+_GROUPS = (activations, attention, elementwise, linear, making, normalization, pooling, recurrent, reductions, reshape, resize, shapes)
 OPERATORS: Mapping[str, Handler] = {name: handler for group in _GROUPS for name, handler in group.OPERATORS.items()}
 _CONTROL_FLOW = {"If", "Loop", "Scan", "SequenceMap"}
 _BATCHES = (2, 3, 1021)
@@ -94,7 +95,7 @@ def _build(model: onnx.ModelProto, inputs: list[onnx.ValueInfoProto], open_sizes
     graph = model.graph
     build = Builder(probes=len(_BATCHES))
     build.static_batch = fixed_batch(inputs)
-    values: dict[str, Value] = {item.name: Constant(shapes.tensor_of(item), item.name) for item in graph.initializer}
+    values: dict[str, Value] = {item.name: Constant(making.tensor_of(item), item.name) for item in graph.initializer}
     batch_name = next((item.type.tensor_type.shape.dim[0].dim_param for item in inputs if item.type.tensor_type.shape.dim), "")
     for item in inputs:
         value: Value = build.placeholder(item.name, _probes(item, build.static_batch, batch_name, open_sizes))

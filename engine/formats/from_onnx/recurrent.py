@@ -63,12 +63,12 @@ def _check(op: Op, direction: str) -> None:
         op.fail("linear_before_reset=0")
     lengths = op.get(4)
     if lengths is not None:
-        steps, known = build_steps(op), op.constant(4)
+        steps, known = _steps(op), op.constant(4)
         if known is None or steps is None or not bool((known.tensor == steps).all()):
             op.fail("sequence lengths that differ")
 
 
-def build_steps(op: Op) -> int | None:
+def _steps(op: Op) -> int | None:
     """The number of time steps, if it is fixed."""
     value = op.value(0)
     sizes = {probe.shape[0] for probe in getattr(value, "probes", ())}

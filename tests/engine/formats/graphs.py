@@ -15,6 +15,7 @@ from engine.formats.from_onnx.rebuild import build_module
 
 Array = np.ndarray
 BATCH = "batch"
+I64 = np.int64
 _TYPES = {"f": TensorProto.FLOAT, "i": TensorProto.INT64, "b": TensorProto.BOOL}
 
 
@@ -69,3 +70,11 @@ def assert_same(proto: onnx.ModelProto, *feeds: dict[str, Array], tolerance: flo
 
 def normal(*shape: int, seed: int = 0) -> Array:
     return np.random.default_rng([seed, *shape]).standard_normal(shape).astype(np.float32)
+
+
+def ints(*values: int) -> Array:
+    return np.array(values, dtype=I64)
+
+
+def scalar(value: float) -> Array:
+    return np.array(value, dtype=np.float32)
