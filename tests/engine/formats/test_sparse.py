@@ -15,7 +15,7 @@ from engine.formats.sparse import FORMAT, Recipe, decode_sparse, load_sparse, sa
 
 
 def bits(tensor):
-    return tensor.contiguous().view(torch.uint8) if tensor.is_floating_point() else tensor
+    return tensor.reshape(-1).view(torch.uint8) if tensor.is_floating_point() else tensor
 
 
 def same(left, right):
