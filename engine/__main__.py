@@ -12,9 +12,10 @@ from typing import Any, TextIO
 
 import yaml
 
-from engine import events, report
+from engine import events
 from engine.job import FILE_NAME
-from engine.report_text import before_after, constraint_name
+from engine.reporting import document as report
+from engine.reporting.text import before_after, constraint_name
 from engine.run import run_job
 from engine.spec import Spec, parse
 

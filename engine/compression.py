@@ -11,15 +11,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from engine import constraints, events, report
+from engine import constraints, events
 from engine.errors import EngineError
-from engine.examiner import Examiner
-from engine.figures import comparison, expected_work, figures, shares
 from engine.job import Job
-from engine.measurement import file_sizes
+from engine.measuring.examiner import Examiner
+from engine.measuring.figures import comparison, expected_work, figures, shares
+from engine.measuring.measurement import file_sizes
 from engine.method import MethodParams
 from engine.network import Network
 from engine.publication import Publication, publish
+from engine.reporting import document as report
 from engine.spec import Spec, parse
 from engine.step import StepContext
 from engine.subject import SMALL_SPLIT, Subject, read

@@ -14,8 +14,8 @@ from torch import nn
 from engine import masks
 from engine.checkpoints import Checkpoints, Place
 from engine.errors import EngineError
-from engine.evaluation import fidelity_metrics, label_metrics
 from engine.logits import Batch, ClassHead, Examples, Prediction, fingerprint, predict
+from engine.measuring.evaluation import fidelity_metrics, label_metrics
 from engine.network import Network
 from engine.params import TrainingFields
 from engine.step import StepContext

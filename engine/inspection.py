@@ -12,8 +12,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx
 
-from engine import runtime
-from engine.counting import Counts, count_graph, count_module
 from engine.data.npz import class_names, read_arrays, read_labels
 from engine.data.preprocessing import read_preprocessing
 from engine.errors import EngineError
@@ -24,6 +22,8 @@ from engine.formats.onnx_checks import inferred, skeleton_of
 from engine.formats.onnx_file import is_quantized, narrowed, read_model, signature_of
 from engine.formats.onnx_macs import node_macs
 from engine.formats.onnx_weights import weight_tensors
+from engine.measuring import runtime
+from engine.measuring.counting import Counts, count_graph, count_module
 from engine.network import Network, Signature
 
 if TYPE_CHECKING:

@@ -13,14 +13,14 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from engine import runtime
 from engine.errors import EngineError
-from engine.examiner import Examiner
-from engine.examples import RandomExamples, SplitExamples
 from engine.formats import export_onnx, export_safetensors
-from engine.measurement import file_sizes
+from engine.measuring import runtime
+from engine.measuring.examiner import Examiner
+from engine.measuring.examples import RandomExamples, SplitExamples
+from engine.measuring.measurement import file_sizes
+from engine.measuring.runtime import Feed
 from engine.network import Network
-from engine.runtime import Feed
 from engine.subject import Subject
 from engine.voice import sha256_of
 

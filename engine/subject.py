@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engine import events
-from engine.counting import count_module, count_onnx
 from engine.data import load_dataset
 from engine.errors import EngineError
-from engine.examples import RANDOM, with_evaluation_split
 from engine.formats import export_onnx, load_network
 from engine.job import InputFile, Job
+from engine.measuring.counting import count_module, count_onnx
+from engine.measuring.examples import RANDOM, with_evaluation_split
 from engine.network import Network
 from engine.spec import LABEL_METRICS, Spec
 

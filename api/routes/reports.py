@@ -13,8 +13,8 @@ from api.routing import ClosedRoute
 from core import artifacts
 from core.blobs import Blob
 from core.service import Service
-from engine.report_html import to_html
-from engine.report_markdown import to_markdown
+from engine.reporting.html import to_html
+from engine.reporting.markdown import to_markdown
 
 router = APIRouter(route_class=ClosedRoute, tags=["jobs"])
 _PAGE_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; frame-ancestors 'none'; base-uri 'none'; sandbox"

@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from engine import runtime
 from engine.errors import EngineError
 from engine.formats.onnx_checks import constant_tensors, inferred, skeleton_of
 from engine.formats.onnx_file import graph_inputs
 from engine.formats.onnx_weights import int_attribute
+from engine.measuring import runtime
 
 _OPEN_SIZE = 64
 

@@ -16,13 +16,13 @@ from engine.initialization import initialize
 from engine.layers import PRUNABLE, select
 from engine.masks import Density, Mask
 from engine.network import Network
-from engine.pruning.actions import kept_values, moved_toward_zero, pruned_values
-from engine.pruning.criteria import survival_ranks
 from engine.pruning.gradients import backpropagated
 from engine.pruning.magnitude_pruning import keep_best, keep_best_together
 from engine.pruning.spec_lottery import LotteryTicket
-from engine.pruning.ticket_files import publish
-from engine.pruning.trial import State, Trainer, Trial, mean_trial
+from engine.pruning.structure.trial import State, Trainer, Trial, mean_trial
+from engine.pruning.ticket.actions import kept_values, moved_toward_zero, pruned_values
+from engine.pruning.ticket.criteria import survival_ranks
+from engine.pruning.ticket.files import publish
 from engine.tracing import running_inputs
 
 

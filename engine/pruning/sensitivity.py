@@ -10,11 +10,11 @@ from engine.context import Context
 from engine.errors import EngineError
 from engine.layers import select
 from engine.network import Network
-from engine.pruning.channels import ChannelGraph
-from engine.pruning.curves import Point, Score, channel_curve, report, scorer, weight_curve
-from engine.pruning.importance import unit_scores
-from engine.pruning.removal import choose_groups, graph_inputs
 from engine.pruning.spec import Sensitivity
+from engine.pruning.structure.channels import ChannelGraph
+from engine.pruning.structure.curves import Point, Score, channel_curve, report, scorer, weight_curve
+from engine.pruning.structure.importance import unit_scores
+from engine.pruning.structure.removal import choose_groups, graph_inputs
 
 
 def apply(network: Network, params: Sensitivity, context: Context) -> Network:

@@ -8,11 +8,11 @@ from torch import Tensor, nn
 from engine import masks
 from engine.context import Context
 from engine.network import Network
-from engine.pruning.channels import ChannelGraph, ChannelGroup
-from engine.pruning.constants import absorb
-from engine.pruning.importance import magnitude_l1, magnitude_l2
-from engine.pruning.removal import Shrinkage, choose_groups, graph_inputs
 from engine.pruning.spec import SoftFilterPruning
+from engine.pruning.structure.channels import ChannelGraph, ChannelGroup
+from engine.pruning.structure.constants import absorb
+from engine.pruning.structure.importance import magnitude_l1, magnitude_l2
+from engine.pruning.structure.removal import Shrinkage, choose_groups, graph_inputs
 from engine.training import Hooks, Moment
 
 NORMS = {"magnitude_l1": magnitude_l1, "magnitude_l2": magnitude_l2}

@@ -12,11 +12,11 @@ from engine.context import Context
 from engine.errors import EngineError
 from engine.layers import select
 from engine.network import Network
-from engine.pruning.blocks import find_blocks
-from engine.pruning.channels import ChannelGraph, Inputs
-from engine.pruning.removal import Shrinkage, choose_groups, graph_inputs
 from engine.pruning.spec import SparseStructureSelection
-from engine.pruning.structures import Factors, Structures, attach, block, conv_groups, neurons
+from engine.pruning.structure.blocks import find_blocks
+from engine.pruning.structure.channels import ChannelGraph, Inputs
+from engine.pruning.structure.removal import Shrinkage, choose_groups, graph_inputs
+from engine.pruning.structure.structures import Factors, Structures, attach, block, conv_groups, neurons
 from engine.training import Hooks, Moment, iterations_of, learning_rate
 
 

@@ -12,15 +12,15 @@ from engine import masks
 from engine.context import Context
 from engine.errors import EngineError
 from engine.network import Network
-from engine.pruning import curves, thinet
-from engine.pruning.baselines import compare
-from engine.pruning.channels import ChannelGraph, ChannelGroup, Inputs, mask_channels
-from engine.pruning.group_sparsity import train_sparsely
-from engine.pruning.importance import unit_scores
-from engine.pruning.plan import Block, Costs, Limits, Plan, Ranked, blocks, for_budget, for_share, held_back, plan_of, rank
-from engine.pruning.removal import Shrinkage, choose_groups, graph_inputs, ratios_of
 from engine.pruning.spec import Budget, StructuredPruning
-from engine.pruning.stopwatch import Stopwatch
+from engine.pruning.structure import curves, thinet
+from engine.pruning.structure.baselines import compare
+from engine.pruning.structure.channels import ChannelGraph, ChannelGroup, Inputs, mask_channels
+from engine.pruning.structure.group_sparsity import train_sparsely
+from engine.pruning.structure.importance import unit_scores
+from engine.pruning.structure.plan import Block, Costs, Limits, Plan, Ranked, blocks, for_budget, for_share, held_back, plan_of, rank
+from engine.pruning.structure.removal import Shrinkage, choose_groups, graph_inputs, ratios_of
+from engine.pruning.structure.stopwatch import Stopwatch
 
 
 def apply(network: Network, params: StructuredPruning, context: Context) -> Network:

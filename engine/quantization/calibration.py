@@ -7,10 +7,10 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from engine import runtime
 from engine.errors import EngineError
+from engine.measuring import runtime
+from engine.measuring.runtime import Feed
 from engine.quantization.spec import Calibration
-from engine.runtime import Feed
 
 Feeds = Callable[[], Iterator[Feed]]
 Ranges = dict[str, tuple[float, float]]

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
-from engine.environment import has_safe_int8
+from engine.measuring.environment import has_safe_int8
 from engine.network import Network
 from engine.quantization import graph, precision
 from engine.quantization.spec import DynamicQuantization

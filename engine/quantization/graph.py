@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 import onnx
 from onnxruntime.quantization.quant_utils import add_infer_metadata, add_pre_process_metadata
 
-from engine import runtime
 from engine.errors import EngineError
 from engine.formats.from_onnx.names import module_path
 from engine.formats.onnx_checks import inferred, skeleton_of
+from engine.measuring import runtime
 from engine.network import Network
 from engine.patterns import matches
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import onnx
 
-from engine import runtime
 from engine.errors import EngineError
+from engine.measuring import runtime
 from engine.quantization.graph import graph_attributes
 
 if TYPE_CHECKING:

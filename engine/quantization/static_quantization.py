@@ -9,12 +9,12 @@ from onnxruntime.quantization import CalibrationMethod, QDQQuantizer, QuantType
 from onnxruntime.quantization.calibrate import TensorsData
 from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
 
-from engine.environment import has_safe_int8
 from engine.errors import EngineError
+from engine.measuring.environment import has_safe_int8
+from engine.measuring.runtime import Feed, batches
 from engine.network import Network
 from engine.quantization import calibration, graph, precision
 from engine.quantization.spec import StaticQuantization
-from engine.runtime import Feed, batches
 
 if TYPE_CHECKING:
     from engine.step import StepContext

@@ -13,7 +13,7 @@ from engine.learning.spec import Train
 from engine.learning.train import apply as train
 from engine.pruning.lottery_ticket import apply, kept_count, output_layer
 from engine.pruning.spec import LotteryTicket
-from engine.pruning.ticket_files import read_masks
+from engine.pruning.ticket.files import read_masks
 
 QUICK = {"training": {"iterations": 12, "learning_rate": 5e-3, "batch_size": 32}, "controls": (), "validation_every": 4}
 
@@ -21,7 +21,7 @@ QUICK = {"training": {"iterations": 12, "learning_rate": 5e-3, "batch_size": 32}
 @pytest.fixture
 def without_onnx(monkeypatch):
     """Leaves out the export of the ticket as ONNX, which takes longer than everything else here."""
-    monkeypatch.setattr("engine.pruning.ticket_files.export_onnx", lambda network, path: path.touch())
+    monkeypatch.setattr("engine.pruning.ticket.files.export_onnx", lambda network, path: path.touch())
 
 
 @pytest.fixture

@@ -7,11 +7,11 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
-from engine.evaluation import label_metrics
 from engine.logits import fingerprint, predict
-from engine.pruning.curves import Point, bearable
+from engine.measuring.evaluation import label_metrics
 from engine.pruning.sensitivity import apply
 from engine.pruning.spec import Sensitivity, StructuredPruning
+from engine.pruning.structure.curves import Point, bearable
 from engine.pruning.structured_pruning import apply as prune
 
 

@@ -10,12 +10,12 @@ from torch import nn
 from engine import masks
 from engine.architectures.build import build_architecture
 from engine.errors import EngineError
-from engine.pruning.blocks import find_blocks, remove_blocks
-from engine.pruning.channels import ChannelGraph
-from engine.pruning.removal import choose_groups
 from engine.pruning.sparse_structure_selection import ProximalSteps, apply, soft_threshold
 from engine.pruning.spec import SparseStructureSelection
-from engine.pruning.structures import attach, block, conv_groups, neurons
+from engine.pruning.structure.blocks import find_blocks, remove_blocks
+from engine.pruning.structure.channels import ChannelGraph
+from engine.pruning.structure.removal import choose_groups
+from engine.pruning.structure.structures import attach, block, conv_groups, neurons
 
 INPUTS = (torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(0)),)
 

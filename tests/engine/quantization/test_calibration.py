@@ -8,9 +8,9 @@ import pytest
 from onnx import helper
 
 from engine.errors import EngineError
+from engine.measuring.runtime import Feed
 from engine.quantization.calibration import entropy_threshold, observe, percentile_range
 from engine.quantization.spec import Calibration
-from engine.runtime import Feed
 from tests.engine.small import save
 
 

@@ -1,0 +1,154 @@
+"""What a published file is tried on: a split of the dataset, or random inputs where there is none. Numpy only."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from engine.errors import EngineError
+from engine.measuring import runtime
+from engine.measuring.runtime import Feed
+
+if TYPE_CHECKING:
+    from engine.data.dataset import Data
+
+RANDOM = "random"
+"""Stands in place of the split's name in metrics that were measured on random inputs."""
+_OPEN_SIZES = (64, 128, 224, 512, 1024, 256, 32, 16, 8, 4, 2, 1)
+"""Tried one after the other for dimensions that the file leaves open, until the network runs."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Inputs by name, labels where there are any, and how many of the examples count (the rest fills up a fixed batch)."""
+
+    feed: Feed
+    labels: NDArray[np.int64] | None
+    count: int
+
+
+class Examples(Protocol):
+    """Batches of inputs for one network; the same ones on every call."""
+
+    name: str
+    count: int
+    labelled: bool
+
+    def batches(self, size: int) -> Iterator[Batch]:
+        """All examples in order."""
+
+    def feed(self, size: int) -> Feed:
+        """One batch of just `size` examples, repeated where there are not enough."""
+
+
+class SplitExamples:
+    """A split of an uploaded dataset."""
+
+    def __init__(self, name: str, split: Any, session: ort.InferenceSession) -> None:
+        self.name = name
+        self.count = int(split.count)
+        self.labelled = split.labels is not None
+        self._split = split
+        self._fixed = fixed_batch(session)
+
+    def batches(self, size: int) -> Iterator[Batch]:
+        """All examples in order."""
+        remaining = self.count
+        for indices in runtime.batches(np.arange(self.count), size, self._fixed):
+            count = min(remaining, len(indices))
+            feed, labels = self._split.batch(indices)
+            yield Batch(feed, None if labels is None else labels[:count], count)
+            remaining -= count
+
+    def feed(self, size: int) -> Feed:
+        """One batch of just `size` examples."""
+        feed, _ = self._split.batch(np.arange(size) % self.count)
+        return dict(feed)
+
+
+class RandomExamples:
+    """Seeded random inputs of the shapes and types that a file declares.
+
+    Floating-point inputs are standard normal, integers are 0 or 1 (valid as token, mask and flag), booleans are drawn evenly.
+    Dimensions with the same name as the first one of the first input are the batch; other open ones get the first size for which
+    the network runs.
+
+    Raises:
+        EngineError: `shape_mismatch` where no size makes the network run.
+    """
+
+    name = RANDOM
+    labelled = False
+
+    def __init__(self, session: ort.InferenceSession, *, seed: int, count: int = 64) -> None:
+        self.count = count
+        self._seed = seed
+        self._inputs = session.get_inputs()
+        self._fixed = fixed_batch(session)
+        shape = self._inputs[0].shape if self._inputs else []
+        self._batch_name = shape[0] if shape and not isinstance(shape[0], int) else None
+        self._open_size = self._running_size(session)
+
+    def batches(self, size: int) -> Iterator[Batch]:
+        """All examples in order; the last batch is filled up to the fixed batch of the network, if it has one."""
+        step = self._fixed or min(size, self.count)
+        for start in range(0, self.count, step):
+            count = min(step, self.count - start)
+            yield Batch(self._draw(self._fixed or count, start, self._open_size), None, count)
+
+    def feed(self, size: int) -> Feed:
+        """One batch of just `size` examples."""
+        return self._draw(size, 0, self._open_size)
+
+    def _running_size(self, session: ort.InferenceSession) -> int:
+        last: EngineError | None = None
+        for size in _OPEN_SIZES:
+            try:
+                runtime.run(session, self._draw(self._fixed or 2, 0, size))
+            except EngineError as error:
+                last = error
+            else:
+                return size
+        raise EngineError(
+            "shape_mismatch",
+            f"The network runs on no random input of the shapes that it declares ({last.message if last else ''}).",
+            hint="Upload a small dataset of real examples and name it in the spec; labels are not needed.",
+        )
+
+    def _draw(self, batch: int, start: int, open_size: int) -> Feed:
+        rng = np.random.default_rng([self._seed, start])
+        return {item.name: _random(rng, self._shape(item.shape, batch, open_size), item.type) for item in self._inputs}
+
+    def _shape(self, declared: list[Any], batch: int, open_size: int) -> list[int]:
+        return [
+            size if isinstance(size, int) else batch if (size == self._batch_name and size is not None) or position == 0 else open_size
+            for position, size in enumerate(declared)
+        ]
+
+
+def with_evaluation_split(data: "Data", split: str, seed: int) -> "Data":
+    """The dataset with the split that is evaluated: a `validation` split that is not there is carved out of `train`."""
+    if split != "validation" or split in data.splits:
+        return data
+    return replace(data, splits={**data.splits, "train": data.train(seed=seed), "validation": data.validation(seed=seed)})
+
+
+def fixed_batch(session: ort.InferenceSession) -> int | None:
+    """The batch size that the file prescribes, or None where it is open."""
+    inputs = session.get_inputs()
+    first = inputs[0].shape[0] if inputs and inputs[0].shape else None
+    return first if isinstance(first, int) else None
+
+
+def _random(rng: np.random.Generator, shape: list[int], kind: str) -> NDArray[Any]:
+    element = kind.removeprefix("tensor(").removesuffix(")")
+    if element in ("float", "double", "float16"):
+        return rng.standard_normal(shape).astype({"float": "float32", "double": "float64"}.get(element, element))
+    if element == "bool":
+        return rng.integers(0, 2, shape).astype(bool)
+    if element.startswith(("int", "uint")):
+        return rng.integers(0, 2, shape).astype(element)
+    raise EngineError("shape_mismatch", f"Inputs of type {element} cannot be drawn at random.", hint="Upload a small dataset.")

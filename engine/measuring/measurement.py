@@ -1,0 +1,137 @@
+"""Speed of two files, measured in turns in one process.
+
+Baseline and result run alternately, so that a busy machine slows both. The verdict rests on the ratio of each pair of neighbouring
+runs: its median, and a 95 % interval of that median from order statistics of block medians, which holds for any distribution.
+`faster` and `slower` are said only where the whole interval lies beyond `TOLERANCE`; anything else is `same`.
+"""
+
+import math
+import time
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from engine.measuring import runtime
+from engine.measuring.environment import runtime_name
+from engine.measuring.examples import Examples, fixed_batch
+from engine.measuring.runtime import Feed
+
+Verdict = Literal["faster", "same", "slower"]
+TOLERANCE = 0.05
+"""Ratios between 1/1.05 and 1.05 are called the same: repeated measurements of one file against itself stay within that."""
+SECONDS_PER_BATCH_SIZE = 2.0
+WARM_UP_RUNS = 3
+MIN_RUNS = 5
+_BLOCKS = 20
+
+
+def file_sizes(path: Path) -> dict[str, int]:
+    """`file_bytes`, and `gzip_bytes`: the size after gzip at its default level, 6."""
+    packer, packed = zlib.compressobj(6, zlib.DEFLATED, 31), 0
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            packed += len(packer.compress(block))
+    return {"file_bytes": path.stat().st_size, "gzip_bytes": packed + len(packer.flush())}
+
+
+def latencies(
+    sessions: Sequence[ort.InferenceSession], examples: Examples, batch_sizes: Sequence[int], *, threads: int, repeats: int
+) -> list[dict[str, Any]]:
+    """Time two files for every batch size.
+
+    Args:
+        sessions: The uploaded network and the published file.
+        examples: Where inputs come from; repeated up to the batch size.
+        batch_sizes: Sizes to measure; a file with a fixed batch is measured at that size only.
+        threads: Threads of both sessions, for the record.
+        repeats: Timed runs of each file, cut short after about two seconds for each batch size (at least five).
+
+    Returns:
+        One entry a batch size: `batch_size`, `baseline` and `result` (each `p50`, `p95` in ms, `runs_count`), `speedup` (> 1 where
+        the result is faster), its interval `speedup_low`, `speedup_high`, and the `verdict`.
+    """
+    fixed = [size for session in sessions if (size := fixed_batch(session)) is not None]
+    sizes = list(dict.fromkeys(fixed)) if fixed else list(dict.fromkeys(batch_sizes))
+    return [_measure(sessions, examples.feed(size), size, threads, repeats) for size in sizes]
+
+
+def _measure(sessions: Sequence[ort.InferenceSession], feed: Feed, batch_size: int, threads: int, repeats: int) -> dict[str, Any]:
+    times = _interleaved(sessions, feed, repeats)
+    speedup, low, high = paired_ratio(times[0], times[1])
+    figures = [
+        {
+            "p50": float(np.percentile(column, 50)) * 1e3,
+            "p95": float(np.percentile(column, 95)) * 1e3,
+            "batch_size": batch_size,
+            "threads": threads,
+            "runtime": runtime_name(),
+            "runs_count": len(column),
+        }
+        for column in times
+    ]
+    return {
+        "batch_size": batch_size,
+        "baseline": figures[0],
+        "result": figures[1],
+        "speedup": speedup,
+        "speedup_low": low,
+        "speedup_high": high,
+        "verdict": verdict(low, high),
+    }
+
+
+def _interleaved(sessions: Sequence[ort.InferenceSession], feed: Feed, repeats: int) -> NDArray[np.float64]:
+    """Seconds of each run, shape (2, runs); who goes first changes with every pair."""
+    inputs = [{item.name: feed[item.name] for item in session.get_inputs()} for session in sessions]
+    deadline = time.perf_counter() + SECONDS_PER_BATCH_SIZE
+    for _ in range(WARM_UP_RUNS):
+        for session, own in zip(sessions, inputs, strict=True):
+            runtime.run(session, own)
+        if time.perf_counter() > deadline:
+            break
+    times: list[tuple[float, float]] = []
+    while len(times) < repeats and (len(times) < MIN_RUNS or time.perf_counter() < deadline):
+        pair = [0.0, 0.0]
+        for index in (0, 1) if len(times) % 2 == 0 else (1, 0):
+            begin = time.perf_counter()
+            sessions[index].run(None, inputs[index])
+            pair[index] = time.perf_counter() - begin
+        times.append((pair[0], pair[1]))
+    return np.array(times).T
+
+
+def paired_ratio(baseline: NDArray[np.float64], result: NDArray[np.float64]) -> tuple[float, float, float]:
+    """Median of baseline / result over neighbouring runs, and the 95 % interval of that median.
+
+    Runs that follow each other are not independent, so they are put together into up to 20 blocks; the interval runs between two
+    order statistics of the blocks' medians, chosen by the binomial distribution (Hahn, Meeker, Statistical Intervals, section 5.2).
+    With fewer than six blocks it spans all of them.
+    """
+    ratios = np.log(baseline) - np.log(result)
+    blocks = np.sort([np.median(block) for block in np.array_split(ratios, min(_BLOCKS, len(ratios)))])
+    low, high = order_statistics(len(blocks))
+    middle = float(np.median(ratios))
+    return math.exp(middle), math.exp(min(middle, blocks[low])), math.exp(max(middle, blocks[high]))
+
+
+def order_statistics(count: int, confidence: float = 0.95) -> tuple[int, int]:
+    """Indices of the order statistics of `count` values between which the median lies with at least `confidence`."""
+    low, tail = 0, 0.5**count
+    while low + 1 < count // 2:
+        tail += math.comb(count, low + 1) * 0.5**count
+        if 2 * tail > 1 - confidence:
+            break
+        low += 1
+    return low, count - 1 - low
+
+
+def verdict(low: float, high: float) -> Verdict:
+    """What an interval of the speed-up says, in one word."""
+    if low > 1 + TOLERANCE:
+        return "faster"
+    return "slower" if high < 1 / (1 + TOLERANCE) else "same"

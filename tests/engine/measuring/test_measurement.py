@@ -1,0 +1,95 @@
+import gzip
+import math
+import time
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+from onnx import helper
+
+from engine.measuring import measurement, runtime
+from engine.measuring.examples import RandomExamples
+from engine.measuring.measurement import file_sizes, latencies, order_statistics, paired_ratio, verdict
+from tests.engine.small import save
+
+
+def product(path: Path, width: int, depth: int = 1) -> ort.InferenceSession:
+    """`depth` square matrix products."""
+    rng = np.random.default_rng(0)
+    names = ["x", *(f"h{i}" for i in range(depth - 1)), "y"]
+    nodes = [helper.make_node("MatMul", [names[i], f"w{i}"], [names[i + 1]], f"m{i}") for i in range(depth)]
+    weights = {f"w{i}": rng.standard_normal((width, width)).astype(np.float32) for i in range(depth)}
+    return runtime.open_session(save(path, nodes, weights, {"x": ["batch", width]}, {"y": ["batch", width]}), threads=1)
+
+
+def test_less_work_is_faster_and_more_work_is_slower(tmp_path: Path) -> None:
+    little, much = product(tmp_path / "little.onnx", 256), product(tmp_path / "much.onnx", 256, depth=12)
+    examples = RandomExamples(much, seed=0)
+    (one,) = latencies([much, little], examples, [4], threads=1, repeats=60)
+    assert one["verdict"] == "faster"
+    assert one["speedup"] > 3
+    assert one["speedup_low"] <= one["speedup"] <= one["speedup_high"]
+    assert one["baseline"]["p50"] > one["result"]["p50"] > 0
+    assert one["baseline"]["p95"] >= one["baseline"]["p50"]
+    assert one["result"] == {**one["result"], "batch_size": 4, "threads": 1, "runs_count": 60}
+    assert "onnxruntime" in one["result"]["runtime"]
+    (other,) = latencies([little, much], examples, [4], threads=1, repeats=60)
+    assert other["verdict"] == "slower"
+
+
+def test_a_file_is_as_fast_as_itself(tmp_path: Path) -> None:
+    session = product(tmp_path / "net.onnx", 256, depth=4)
+    for entry in latencies([session, session], RandomExamples(session, seed=0), [1, 8], threads=1, repeats=200):
+        assert entry["verdict"] == "same"
+
+
+def test_time_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measurement, "SECONDS_PER_BATCH_SIZE", 0.2)
+    session = product(tmp_path / "net.onnx", 256, depth=8)
+    begin = time.perf_counter()
+    (entry,) = latencies([session, session], RandomExamples(session, seed=0), [64], threads=1, repeats=100_000)
+    assert time.perf_counter() - begin < 2
+    assert measurement.MIN_RUNS <= entry["result"]["runs_count"] < 100_000
+
+
+def test_a_fixed_batch_is_the_one_that_is_measured(tmp_path: Path) -> None:
+    weights = {"w": np.eye(4, dtype=np.float32)}
+    path = save(tmp_path / "fixed.onnx", [helper.make_node("MatMul", ["x", "w"], ["y"], "m")], weights, {"x": [3, 4]}, {"y": [3, 4]})
+    session = runtime.open_session(path, threads=1)
+    assert [e["batch_size"] for e in latencies([session, session], RandomExamples(session, seed=0), [1, 8], threads=1, repeats=5)] == [3]
+
+
+@pytest.mark.parametrize("count", [6, 10, 20, 50])
+def test_order_statistics_cover_the_median(count: int) -> None:
+    low, high = order_statistics(count)
+    outside = sum(math.comb(count, k) for k in range(low + 1)) * 0.5**count
+    assert high == count - 1 - low
+    assert 1 - 2 * outside >= 0.95
+    narrower = sum(math.comb(count, k) for k in range(low + 2)) * 0.5**count
+    assert 1 - 2 * narrower < 0.95
+
+
+def test_a_ratio_of_pairs_is_not_moved_by_a_busy_machine() -> None:
+    rng = np.random.default_rng(0)
+    load = 1 + 5 * (rng.random(400) < 0.3)
+    noise = [np.exp(0.05 * rng.standard_normal(400)) for _ in range(2)]
+    middle, low, high = paired_ratio(2.0 * load * noise[0], 1.0 * load * noise[1])
+    assert low <= middle <= high
+    assert middle == pytest.approx(2.0, rel=0.02)
+    assert verdict(low, high) == "faster"
+
+
+def test_an_interval_that_reaches_one_decides_nothing() -> None:
+    assert verdict(0.97, 1.4) == "same"
+    assert verdict(1.01, 1.04) == "same"
+    assert verdict(1.06, 1.10) == "faster"
+    assert verdict(0.80, 0.94) == "slower"
+
+
+def test_sizes_are_those_of_the_file_and_of_gzip(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(bytes(3_000_000) + np.random.default_rng(0).bytes(10_000))
+    sizes = file_sizes(path)
+    assert sizes["file_bytes"] == 3_010_000
+    assert sizes["gzip_bytes"] == pytest.approx(len(gzip.compress(path.read_bytes(), 6, mtime=0)), abs=64)

@@ -1,0 +1,124 @@
+"""Cutting channels out equals masking them, in every way in which layers tie channels; what cannot be cut is found."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from engine.pruning.structure.channels import ChannelGraph, is_depthwise, removable, zero_slices
+
+X = (torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(0)),)
+
+
+def half(group):
+    order = torch.randperm(len(group.units), generator=torch.Generator().manual_seed(len(group.units)))
+    return group.units[order[: len(group.units) // 2]].reshape(-1).tolist()
+
+
+@pytest.mark.parametrize("traced", [False, True], ids=["native", "fx"])
+def test_sliced_output_equals_masked_output(shaped, traced):
+    module = torch.fx.symbolic_trace(shaped) if traced else shaped
+    cut, masked = copy.deepcopy(module), copy.deepcopy(module)
+    graph, shadow = ChannelGraph(cut, X), ChannelGraph(masked, X)
+    for group, twin in zip(graph.groups, shadow.groups, strict=True):
+        channels = half(group)
+        for part in twin.parts:
+            zero_slices(part, part.indices[torch.isin(part.channels, torch.tensor(channels))])
+        graph.remove(group, channels)
+    with torch.no_grad():
+        assert (cut(*X) - masked(*X)).abs().max() < 1e-4
+        assert (cut(*X) - module(*X)).abs().max() > 1e-2, "the removed channels mattered"
+    cut(*X).sum().backward()
+    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in cut.parameters())
+    assert sum(p.numel() for p in cut.parameters()) < 0.75 * sum(p.numel() for p in module.parameters())
+
+
+def test_every_layer_but_the_output_can_be_cut(shaped):
+    graph = ChannelGraph(shaped, X)
+    produced = {name for group in graph.groups for name in group.layers}
+    layers = [name for name, layer in shaped.named_modules() if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | nn.Linear)]
+    dangling = [name for name in layers if not is_depthwise(shaped.get_submodule(name)) and name not in produced]
+    assert dangling == [layers[-1]]
+    names = [group.name for group in graph.groups]
+    assert removable(shaped, X, names) == names
+
+
+def test_residual_layers_are_cut_together(network_of):
+    graph = ChannelGraph(network_of("residual"), X)
+    assert {frozenset(group.layers) for group in graph.groups} == {
+        frozenset({"stem.0", "one.3"}),
+        frozenset({"one.0"}),
+        frozenset({"two.0"}),
+        frozenset({"two.3", "project"}),
+    }
+
+
+def test_grouped_convolutions_lose_the_same_from_every_group(network_of):
+    module = network_of("grouped")
+    graph = ChannelGraph(module, X)
+    group = next(group for group in graph.groups if group.name == "grouped")
+    assert group.units.tolist() == [[i, i + 6, i + 12, i + 18] for i in range(6)]
+    graph.remove(group, group.units[2].tolist())
+    assert (module.grouped.out_channels, module.grouped.groups) == (20, 4)
+
+
+class Fixed(nn.Module):
+    """`bad` is tied to a size written into the graph, `good` is not."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.kind = kind
+        self.bad, self.good, self.head = nn.Conv2d(1, 8, 3, padding=1), nn.Conv2d(8, 6, 3, padding=1), nn.Linear(6, 5)
+        if kind == "input":
+            self.bad = nn.Conv2d(4, 4, 3, padding=1)
+            self.good = nn.Conv2d(4, 6, 3, padding=1)
+        self.register_buffer("scale", torch.rand(8, 1, 1) + 0.5)
+        self.norm = nn.LayerNorm(8)
+
+    def forward(self, x):
+        y = self.bad(x)
+        if self.kind == "reshape":
+            y = y.reshape(-1, 8, 64).reshape(-1, 8, 8, 8)
+        elif self.kind == "input":
+            y = y + x
+        elif self.kind == "shuffle":
+            y = y.reshape(y.shape[0], 2, y.shape[1] // 2, 8, 8).transpose(1, 2).reshape(y.shape[0], -1, 8, 8)
+        elif self.kind == "constant":
+            y = y * self.scale
+        elif self.kind == "softmax":
+            y = torch.softmax(y, 1)
+        return self.head(torch.relu(self.good(y)).mean((2, 3)))
+
+
+@pytest.mark.parametrize("kind", ["reshape", "input", "shuffle", "constant", "softmax"])
+def test_channels_that_only_seem_removable_are_found(kind):
+    torch.manual_seed(0)
+    module = Fixed(kind).eval()
+    x = (torch.randn(2, 4, 8, 8),) if kind == "input" else X
+    names = [group.name for group in ChannelGraph(module, x).groups]
+    assert removable(module, x, names) == ["good"]
+
+
+def test_layer_normalization_may_be_cut_though_it_is_no_masking():
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.LayerNorm(16), nn.ReLU(), nn.Linear(16, 5)).eval()
+    names = [group.name for group in ChannelGraph(module, X).groups]
+    assert removable(module, X, names) == ["1"]
+    graph = ChannelGraph(module, X)
+    graph.remove(graph.groups[0], [0, 3])
+    assert module[2].normalized_shape == (14,)
+    assert module(*X).shape == (3, 5)
+
+
+def test_a_layer_whose_channels_leave_the_network_is_kept():
+    class TwoHeads(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem, self.body, self.head = nn.Conv2d(1, 4, 3), nn.Conv2d(4, 6, 3), nn.Linear(6, 5)
+
+        def forward(self, x):
+            features = self.body(torch.relu(self.stem(x)))
+            return self.head(features.mean((2, 3))), torch.sigmoid(features)
+
+    assert [group.name for group in ChannelGraph(TwoHeads().eval(), X).groups] == ["stem"]

@@ -1,0 +1,161 @@
+"""Reports are rendered from their JSON alone: built by hand here, hostile where strangers choose the words."""
+
+import copy
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engine.reporting import document as report
+
+EVIL = "<script>alert(1)</script>|`x`\n# \" onmouseover='y'"
+
+
+def side(top1: float, bytes_: int, p50: float) -> dict[str, Any]:
+    latency = {"p50": p50, "p95": p50 * 1.2, "batch_size": 1, "threads": 1, "runtime": "onnxruntime 1.32 CPU"}
+    return {
+        "metrics": {"test.top1": top1, "test.agreement": 0.99, "test.sqnr_db": 31.0},
+        "file_bytes": bytes_,
+        "gzip_bytes": bytes_ // 2,
+        "params_count": bytes_ // 4,
+        "nonzero_params_count": bytes_ // 4,
+        "macs_count": 1000,
+        "latency_ms": latency,
+        "latencies": [latency],
+    }
+
+
+@pytest.fixture
+def document() -> dict[str, Any]:
+    layer = {"shape": [8, 1, 3, 3], "params_count": 72, "bytes": 288, "bits": 32, "sparsity": 0.0}
+    file = {"id": "mdl_a", "name": "net.onnx", "format": "onnx", "size_bytes": 4000, "sha256": "ab" * 32}
+    found = {
+        "report_version": 1,
+        "name": "digits",
+        "outcome": "constraints_not_met",
+        "baseline": side(0.9906, 1_580_159, 2.0),
+        "result": side(0.9716, 112_000, 3.0),
+        "verdict": "slower",
+        "comparison": {
+            "file_ratio": 14.1,
+            "gzip_ratio": 14.1,
+            "params_ratio": 14.1,
+            "macs_ratio": 1.0,
+            "metric_changes": {"test.top1": -0.019, "test.agreement": 0.0, "test.sqnr_db": 0.0},
+            "latencies": [{"batch_size": 1, "speedup": 0.67, "speedup_low": 0.6, "speedup_high": 0.7, "verdict": "slower"}],
+        },
+        "intervals": {"baseline": {"test.top1": [0.988, 0.992]}, "result": {"test.top1": [0.968, 0.975]}},
+        "evaluation": {"split": "test", "examples_count": 10_000, "inputs": "dataset"},
+        "constraints": [
+            {"name": "accuracy.max_drop", "limit": 0.01, "value": 0.019, "met": False, "metric": "test.top1"},
+            {"name": "max_file_bytes", "limit": 200_000, "value": 112_000, "met": True},
+        ],
+        "steps": [
+            {
+                "index": 0,
+                "id": None,
+                "method": "static_quantization",
+                "title": "Static int8 quantization",
+                "metrics": {"test.top1": 0.9716, "params_count": 28_000},
+                "report": {"operators": {"Conv": {"int8": 3, "float": 1}}},
+                "duration_seconds": 1.5,
+            }
+        ],
+        "kept_step_index": 0,
+        "layers": [{"name": "conv1", "type": "Conv", "before": layer, "after": {**layer, "bits": 8, "bytes": 72}}],
+        "environment": {
+            "cpu_model": "Some CPU",
+            "cpu_count": 2,
+            "cpu_flags": ["avx2"],
+            "packages": {"torch": "2.13.0"},
+            "system": "Linux",
+            "machine": "x86_64",
+            "python": "3.11",
+            "engine_version": "0.1.0",
+            "threads": 1,
+            "device": "cpu",
+            "seed": 0,
+        },
+        "warnings": [{"code": "latency_regressed", "message": "slower than before"}],
+        "artifacts": [{"filename": "model.onnx", "format": "onnx", "size_bytes": 112_000, "sha256": "cd" * 32}],
+        "inputs": {"model": file, "dataset": {**file, "name": "data.npz", "format": "npz"}, "teachers": {}},
+        "spec": {"steps": [{"method": "static_quantization"}]},
+        "spec_hash": "sha256:00",
+        "references": [],
+        "duration_seconds": 3.0,
+    }
+    return {**found, "sentence": report.sentence(found)}
+
+
+class Page(HTMLParser):
+    """Tags, attributes and text of a page."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str | None]] = []
+        self.text = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += attrs
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def test_the_sentence_says_what_was_won_and_lost(document: dict[str, Any]) -> None:
+    assert document["sentence"] == (
+        "14.1× smaller, top-1 -1.90 points (99.06 % → 97.16 %), 1.49× slower on onnxruntime 1.32 CPU (1 thread, batch 1);"
+        " missed: accuracy.max_drop is 0.019, the limit is 0.01."
+    )
+
+
+@pytest.mark.parametrize("render", [report.to_html, report.to_markdown])
+def test_every_section_is_there(document: dict[str, Any], render: Any) -> None:
+    text = render(document)
+    text = Page(text).text if render is report.to_html else text.replace("\\", "")
+    for part in ("99.06 %", "97.16 %", "98.80–99.20", "slower", "missed", "conv1", "8×1×3×3, 8 bit", "latency_regressed", "Some CPU"):
+        assert part in text
+    assert "python -m engine run spec.yaml --model net.onnx --model-format onnx --data data.npz" in text
+
+
+def test_the_page_stands_alone(document: dict[str, Any]) -> None:
+    page = Page(report.to_html(document))
+    assert "script" not in page.tags
+    assert "link" not in page.tags
+    assert not [value for name, value in page.attributes if name in ("src", "href") or name.startswith("on")]
+    assert "svg" in page.tags
+
+
+def test_hostile_names_stay_text(document: dict[str, Any]) -> None:
+    hostile = copy.deepcopy(document)
+    hostile["name"] = hostile["warnings"][0]["message"] = hostile["layers"][0]["name"] = hostile["inputs"]["model"]["name"] = EVIL
+    hostile["steps"][0]["title"] = hostile["steps"][0]["method"] = hostile["spec"]["name"] = EVIL
+    hostile["environment"]["cpu_model"] = EVIL
+    clean, page = Page(report.to_html(document)), Page(report.to_html(hostile))
+    assert page.tags == clean.tags
+    assert [name for name, _ in page.attributes] == [name for name, _ in clean.attributes]
+    markdown = report.to_markdown(hostile)
+    assert "<script>" not in markdown.partition("```sh")[0]
+    layers = [line for line in markdown.splitlines() if "Conv" in line]
+    assert layers[0].replace("\\|", "").count("|") == 5
+
+
+def test_a_large_network_gives_a_small_page(document: dict[str, Any]) -> None:
+    document["layers"] = [{**document["layers"][0], "name": f"{'block.' * 500}{i}"} for i in range(3000)]
+    page = report.to_html(document)
+    assert len(page.encode()) < 200_000
+    assert "2800 more layers" in page
+
+
+def test_rendering_needs_only_the_standard_library() -> None:
+    code = (
+        "import sys, engine.reporting.document; print([m for m in ('numpy', 'torch', 'onnx', 'onnxruntime', 'jinja2') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=Path(__file__).parents[2])
+    assert done.stdout.strip() == "[]"
