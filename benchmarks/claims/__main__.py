@@ -84,7 +84,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, default=DIGITS, help="npz with x_train y_train x_test y_test, 28×28, uint8")
     parser.add_argument("--json", type=Path, required=True)
     parser.add_argument("--table", type=Path, help="write the table as Markdown")
-    parser.add_argument("--keep", type=Path, help="work in this folder and leave the jobs' files there")
+    parser.add_argument("--keep", type=Path, help="work in this folder and leave the jobs' files there; a second run goes on from them")
     options = parser.parse_args()
     unknown = set(options.claims) - {claim.id for claim in CLAIMS}
     if unknown:

@@ -77,18 +77,26 @@ class Bench:
         evaluation: dict[str, Any] = EXACT,
         **spec: Any,
     ) -> Outcome:
-        """Run a spec on the digits. Raises RuntimeError with the job's last words where it fails."""
+        """Run a spec on the digits, unless the folder holds the report of the very same job already (a long run that was cut off goes on).
+
+        Raises RuntimeError with the job's last words where it fails.
+        """
         folder = self.folder / f"{name}-{seed}"
         folder.mkdir(exist_ok=True)
-        (folder / "spec.json").write_text(json.dumps({"seed": seed, "steps": list(steps), "evaluation": evaluation, **spec}))
-        command = [sys.executable, "-m", "engine", "run", str(folder / "spec.json"), "--model", str(model), "--out", str(folder / "out")]
+        stated, written = folder / "spec.json", json.dumps({"seed": seed, "steps": list(steps), "evaluation": evaluation, **spec})
+        report = folder / "out" / "report.json"
+        if report.exists() and stated.read_text() == written:
+            return Outcome(json.loads(report.read_text()), report.parent)
+        report.unlink(missing_ok=True)
+        stated.write_text(written)
+        command = [sys.executable, "-m", "engine", "run", str(stated), "--model", str(model), "--out", str(folder / "out")]
         command += ["--data", str(self.digits(seed, size=size)), "--data-metadata", json.dumps(PIXELS)]
         command += ["--model-metadata", json.dumps({"architecture": architecture})] if architecture else []
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         if done.returncode != 0:
             raise RuntimeError(f"{name}, seed {seed}: exit status {done.returncode}\n{done.stderr[-2000:]}")
-        return Outcome(json.loads((folder / "out" / "report.json").read_text()), folder / "out")
+        return Outcome(json.loads(report.read_text()), report.parent)
 
 
 def shrunk(images: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
