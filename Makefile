@@ -31,7 +31,7 @@ serve: install ## Serve on HOST:PORT with state in DATA_DIR
 	$(BIN)/modelpress serve --host $(HOST) --port $(PORT) --data-dir $(DATA_DIR)
 
 test: install ## Run all tests
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: install ## Lint, types, import rules, dependencies, migrations, fresh documents
 	$(BIN)/ruff check .

@@ -7,7 +7,7 @@ import pytest
 from tests.faults.house import House
 from tests.faults.rows import QUICK, Row
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("faults")]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")

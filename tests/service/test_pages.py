@@ -20,10 +20,7 @@ FLAGS = [
     "--disable-background-networking",
     "--disable-component-update",
 ]
-pytestmark = [
-    pytest.mark.xdist_group("service"),
-    pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt-get install chromium"),
-]
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt-get install chromium")
 
 
 class Watched:
