@@ -49,4 +49,5 @@ def test_the_work_of_a_claim_does_not_grow_with_the_queue(world: World) -> None:
     short = _buffers(world)
     for each in (world, *others):
         _fill(each, 3000)
-    assert _buffers(world) <= short + 30
+    # 300 times longer: every look-up may meet a deeper tree and pages half filled, but a walk over the queue reads a thousand pages.
+    assert _buffers(world) <= 3 * short

@@ -180,7 +180,7 @@ def test_it_dies_with_its_parent(tmp_path: Path) -> None:
         "except Exception: pass\n"
         "print(e._process.pid, flush=True); time.sleep(60)"
     )
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, cwd=Path(__file__).parents[2]) as parent:
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, cwd=Path(__file__).parents[3]) as parent:
         assert parent.stdout is not None
         child = int(parent.stdout.readline())
         parent.kill()

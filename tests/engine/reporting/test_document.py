@@ -157,5 +157,5 @@ def test_rendering_needs_only_the_standard_library() -> None:
     code = (
         "import sys, engine.reporting.document; print([m for m in ('numpy', 'torch', 'onnx', 'onnxruntime', 'jinja2') if m in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=Path(__file__).parents[2])
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=Path(__file__).parents[3])
     assert done.stdout.strip() == "[]"
