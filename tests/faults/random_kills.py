@@ -32,7 +32,7 @@ FAILPOINTS = (
     "reconcile.after_lost",
 )
 """Every edge of a job's life."""
-HITS = {"blob.registered": 6, "blob.published": 6, "reconcile.after_lost": 40}
+HITS = {"blob.registered": 6, "blob.published": 6, "reconcile.after_lost": 12}
 """How often a process may come by before it dies there, where twice would stop every job: several files a job, two passes a second."""
 
 
