@@ -4,12 +4,13 @@ Only `Database.unit_of_work` commits. What must not happen before the commit (ri
 `after_commit` or `ring`.
 """
 
+from __future__ import annotations
+
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import psycopg
 from sqlalchemy import Connection, Engine, create_engine, event, make_url
 from sqlalchemy.orm import Session, sessionmaker
 from sqlalchemy.pool import ConnectionPoolEntry
@@ -17,6 +18,9 @@ from sqlalchemy.pool import ConnectionPoolEntry
 from core.outage import translated
 from core.serialization import to_json
 from core.settings import Settings
+
+if TYPE_CHECKING:
+    import psycopg
 
 __all__ = ["Database", "Session", "after_commit", "ring"]
 

@@ -4,7 +4,6 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import psycopg
 from sqlalchemy.exc import DBAPIError, TimeoutError
 
 from core.errors import ServiceError, StorageFull, Unavailable
@@ -40,6 +39,8 @@ def _meaning(error: BaseException | None) -> ServiceError | None:
         if code == sqlite3.SQLITE_FULL:
             return _full()
         return _away(str(error)) if code in _SQLITE_AWAY else None
+    import psycopg  # where a driver's error came up, the driver is loaded; SQLite alone does not need it
+
     if isinstance(error, psycopg.Error):
         state = error.sqlstate
         if state == _POSTGRES_FULL:

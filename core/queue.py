@@ -4,13 +4,18 @@ Ringing never waits: a thread of its own speaks to the broker, with time limits,
 answers, delays no request. Messages carry the queue's name and nothing else.
 """
 
+from __future__ import annotations
+
+import functools
 import threading
 from collections import Counter
-
-from celery import Celery
+from typing import TYPE_CHECKING
 
 from core.logging import logger
 from core.settings import Settings
+
+if TYPE_CHECKING:
+    from celery import Celery
 
 TASK = "modelpress.doorbell"
 MOST_WAITING = 32
@@ -21,6 +26,8 @@ _log = logger(__name__)
 
 def make_app(settings: Settings) -> Celery:
     """The Celery application of producers and workers: early acknowledgement, no results, no retries, bounded waiting."""
+    from celery import Celery  # loaded by what rings or is rung for, which starting an API need not wait for
+
     app = Celery("modelpress", broker=settings.broker_url or "memory://", set_as_current=False)
     app.conf.update(
         task_ignore_result=True,
@@ -39,7 +46,7 @@ class Doorbell:
     """Rings from a background thread. Without a broker URL it is silent: workers are then woken by their own polling."""
 
     def __init__(self, settings: Settings) -> None:
-        self._app = make_app(settings)
+        self._settings = settings
         self._silent = not settings.broker_url
         self._asked: Counter[str] = Counter()
         self._repeated: set[str] = set()
@@ -64,6 +71,10 @@ class Doorbell:
                 self._thread = threading.Thread(target=self._run, name="doorbell", daemon=True)
                 self._thread.start()
             self._changed.notify()
+
+    @functools.cached_property
+    def _app(self) -> Celery:
+        return make_app(self._settings)
 
     def failure(self) -> str | None:
         """Why the broker cannot be reached, in a word; None when it can, or when there is none. Takes at most a few seconds."""
