@@ -30,6 +30,9 @@ def _explain(world: World, prefix: str) -> list[Any]:
 
 
 def _buffers(world: World) -> int:
+    # The server's own housekeeping comes when it likes; done here, the pages counted do not depend on it.
+    with world.service.database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.exec_driver_sql("VACUUM (ANALYZE) jobs")
     ((plan,),) = _explain(world, "EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON)")
     top = plan[0]["Plan"]
     return int(top["Shared Hit Blocks"] + top["Shared Read Blocks"])
@@ -49,5 +52,4 @@ def test_the_work_of_a_claim_does_not_grow_with_the_queue(world: World) -> None:
     short = _buffers(world)
     for each in (world, *others):
         _fill(each, 3000)
-    # 300 times longer: every look-up may meet a deeper tree and pages half filled, but a walk over the queue reads a thousand pages.
-    assert _buffers(world) <= 3 * short
+    assert _buffers(world) <= short + 30
