@@ -6,7 +6,6 @@ from sqlalchemy.orm import Session
 
 from core import ids, inputs
 from core.blobs.digest import Blob
-from core.jobs.create import create_inspection
 from core.paging import Page
 from core.settings import Settings
 from core.tables import Dataset
@@ -16,23 +15,8 @@ def create(
     session: Session, settings: Settings, project_id: str, *, name: str, format: str, metadata: dict[str, Any], blob: Blob
 ) -> Dataset:
     """A dataset of bytes that are in the blob store, and the job that inspects it. Raises `quota_exceeded`."""
-    inputs.check_storage_quota(session, project_id, blob.size_bytes)
-    dataset = Dataset(
-        id=ids.new("ds"),
-        project_id=project_id,
-        name=name,
-        format=format,
-        declared=metadata,
-        blob_sha256=blob.sha256,
-        sha256=blob.sha256,
-        size_bytes=blob.size_bytes,
-        status="inspecting",
-        inspection=None,
-    )
-    session.add(dataset)
-    session.flush()
-    create_inspection(session, settings, dataset)
-    return dataset
+    dataset = Dataset(id=ids.new("ds"), project_id=project_id, name=name, format=format, declared=metadata)
+    return inputs.add(session, settings, dataset, blob)
 
 
 def get(session: Session, project_id: str, dataset_id: str) -> Dataset:

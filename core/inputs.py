@@ -10,11 +10,24 @@ from core.clock import now
 from core.errors import NotFound, QuotaExceeded, ResourceInUse
 from core.jobs.body import timestamp
 from core.jobs.control import cancel_queued
+from core.jobs.create import create_inspection
 from core.jobs.states import TERMINAL, Status
 from core.paging import Page, page
+from core.settings import Settings
 from core.tables import Artifact, Dataset, Job, JobTeacher, Model, Project
 
 Row = TypeVar("Row", Model, Dataset)
+
+
+def add(session: Session, settings: Settings, row: Row, blob: Blob) -> Row:
+    """Store a new row for bytes that are in the blob store, and create the job that inspects it. Raises `quota_exceeded`."""
+    check_storage_quota(session, row.project_id, blob.size_bytes)
+    row.blob_sha256 = row.sha256 = blob.sha256
+    row.size_bytes, row.status, row.inspection = blob.size_bytes, "inspecting", None
+    session.add(row)
+    session.flush()
+    create_inspection(session, settings, row)
+    return row
 
 
 def find(session: Session, table: type[Row], project_id: str, row_id: str) -> Row:

@@ -6,7 +6,6 @@ from sqlalchemy.orm import Session
 
 from core import ids, inputs
 from core.blobs.digest import Blob
-from core.jobs.create import create_inspection
 from core.paging import Page
 from core.settings import Settings
 from core.tables import Artifact, Job, Model
@@ -14,7 +13,8 @@ from core.tables import Artifact, Job, Model
 
 def create(session: Session, settings: Settings, project_id: str, *, name: str, format: str, metadata: dict[str, Any], blob: Blob) -> Model:
     """A model of bytes that are in the blob store, and the job that inspects it. Raises `quota_exceeded`."""
-    return _add(session, settings, project_id, name=name, format=format, declared=metadata, blob=blob)
+    model = Model(id=ids.new("mdl"), project_id=project_id, name=name, format=format, declared=metadata)
+    return inputs.add(session, settings, model, blob)
 
 
 def promote(
@@ -23,18 +23,17 @@ def promote(
     """Make a model of an artifact; it remembers the job and the model that it came from."""
     job = session.get_one(Job, artifact.job_id)
     source = session.get_one(Model, job.model_id)
-    return _add(
-        session,
-        settings,
-        artifact.project_id,
+    model = Model(
+        id=ids.new("mdl"),
+        project_id=artifact.project_id,
         name=name or f"{source.name} · {artifact.filename}",
         format=artifact.format,
         declared=source.declared if metadata is None else metadata,
-        blob=inputs.content(session, artifact),
         source_artifact_id=artifact.id,
         source_job_id=job.id,
         source_model_id=source.id,
     )
+    return inputs.add(session, settings, model, inputs.content(session, artifact))
 
 
 def get(session: Session, project_id: str, model_id: str) -> Model:
@@ -76,21 +75,3 @@ def body(model: Model) -> dict[str, Any]:
         "lineage": {"artifact_id": model.source_artifact_id, "job_id": model.source_job_id, "model_id": model.source_model_id},
         "urls": {**common["urls"], "layers": f"{path}/layers"},
     }
-
-
-def _add(session: Session, settings: Settings, project_id: str, *, blob: Blob, **columns: Any) -> Model:
-    inputs.check_storage_quota(session, project_id, blob.size_bytes)
-    model = Model(
-        id=ids.new("mdl"),
-        project_id=project_id,
-        blob_sha256=blob.sha256,
-        sha256=blob.sha256,
-        size_bytes=blob.size_bytes,
-        status="inspecting",
-        inspection=None,
-        **columns,
-    )
-    session.add(model)
-    session.flush()
-    create_inspection(session, settings, model)
-    return model
