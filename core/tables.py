@@ -1,5 +1,6 @@
 """The tables. A row is data: what may happen to it stands in `core.jobs`, `core.models` and so on.
 
+One file: the tables are one schema, refer to each other, and are compared with the migrations as a whole.
 Ids are text that sorts by time. Times are aware and in UTC. JSON columns hold what is shown, never what is searched for.
 """
 
