@@ -21,6 +21,7 @@ from api.validation import checked
 from core import uploads
 from core.blobs import Blob, Staged
 from core.service import Service
+from engine.architectures.description import FORMAT, Description, read_description
 from engine.architectures.spec import read_architecture
 from engine.errors import EngineError
 from engine.formats import magic
@@ -49,6 +50,17 @@ class FinishedUpload(BaseModel):
     metadata: dict[str, Any] = {}
 
 
+class NamedModel(BaseModel):
+    """A body that names a builtin architecture to be trained, instead of carrying weights."""
+
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+    architecture: str | dict[str, Any]
+    """Its name, or `{"name": …, "params": {…}, "seed": 0}`; see `GET /v1/architectures`. The initial weights are drawn with `seed`."""
+    name: str | None = Field(None, max_length=200, pattern=PRINTABLE)
+    metadata: dict[str, Any] = {}
+
+
 @dataclass(frozen=True)
 class Kind:
     """What models and datasets do not share."""
@@ -56,12 +68,16 @@ class Kind:
     noun: str
     formats: tuple[str, ...]
     metadata: type[BaseModel]
+    bodies: tuple[tuple[type[FinishedUpload | NamedModel], dict[str, Any]], ...]
+    """JSON bodies, each with an example."""
 
 
-MODELS = Kind("model", magic.MODEL_FORMATS, ModelMetadata)
+_UPLOADED = {"upload_id": EXAMPLES["upload"]}
+_DRAWN = {"name": "lenet", "architecture": {"name": "lenet_300_100", "params": {"num_classes": 10}, "seed": 0}}
+MODELS = Kind("model", magic.MODEL_FORMATS, ModelMetadata, ((FinishedUpload, _UPLOADED | {"name": "my model"}), (NamedModel, _DRAWN)))
 WEIGHTS_ONLY = ("safetensors", "pt")
 """Formats whose files do not say what network their weights belong to."""
-DATASETS = Kind("dataset", magic.DATASET_FORMATS, DatasetMetadata)
+DATASETS = Kind("dataset", magic.DATASET_FORMATS, DatasetMetadata, ((FinishedUpload, _UPLOADED | {"name": "my dataset"}),))
 
 
 @dataclass(frozen=True)
@@ -84,7 +100,7 @@ class Taken:
 
 
 async def take(request: Request, service: Service, project_id: str, kind: Kind, declared: Declared) -> Taken:
-    """Bring the request's file into the blob store, whether the body carries it or names a finished upload.
+    """Bring the request's file into the blob store, whether the body carries it, names a finished upload or names an architecture.
 
     Nothing is left behind when anything is wrong, or when the client goes away. Raises `upload_too_large`, `storage_full`,
     `digest_mismatch`, `unsupported_media_type`, `not_found`, `upload_incomplete`, and what `engine.formats.magic` finds.
@@ -92,7 +108,10 @@ async def take(request: Request, service: Service, project_id: str, kind: Kind, 
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type in documents.JSON_TYPES:
         body = await documents.read_body(request, service.settings.max_spec_bytes)
-        return await run_in_threadpool(_from_upload, service, project_id, kind, declared, documents.parse(body, media_type))
+        document = documents.parse(body, media_type)
+        if kind is MODELS and isinstance(document, dict) and "architecture" in document:
+            return await _from_architecture(service, declared, document)
+        return await run_in_threadpool(_from_upload, service, project_id, kind, declared, document)
     if media_type.startswith("multipart/"):
         raise UnsupportedMediaType("an upload is the file itself, not a form", hint="curl --data-binary @file instead of -F")
     coding = request.headers.get("content-encoding", "identity").strip().lower()
@@ -124,9 +143,23 @@ def _keep(service: Service, staged: Staged, digests: Digests, kind: Kind, declar
         blob = staged.finish()
         digests.check(blob.sha256, staged.path)
         with staged.path.open("rb") as file:
-            found = _look(file, declared.format, declared.metadata, kind)
+            found, metadata = _look(file, declared.format, declared.metadata, kind)
         service.blobs.keep(staged)
-    return Taken(declared.name or blob.sha256[:12], found, declared.metadata, blob)
+    return Taken(declared.name or blob.sha256[:12], found, metadata, blob)
+
+
+async def _from_architecture(service: Service, declared: Declared, document: Any) -> Taken:
+    named = checked(NamedModel, document, InvalidBody)
+    with _refusing():
+        data = Description.of(named.architecture).to_bytes()
+    metadata = check_metadata(named.metadata, MODELS) if named.metadata else declared.metadata
+
+    async def body() -> AsyncIterator[bytes]:
+        yield data
+
+    staged = await service.blobs.receive(body(), limit_bytes=service.settings.max_upload_bytes, size_bytes=len(data))
+    said = Declared(named.name or declared.name, declared.format, metadata)
+    return await run_in_threadpool(_keep, service, staged, Digests({}), MODELS, said)
 
 
 def _from_upload(service: Service, project_id: str, kind: Kind, declared: Declared, document: Any) -> Taken:
@@ -135,7 +168,7 @@ def _from_upload(service: Service, project_id: str, kind: Kind, declared: Declar
         blob = uploads.blob_of(session, project_id, named.upload_id)
     metadata = check_metadata(named.metadata, kind) if named.metadata else declared.metadata
     with io.BufferedReader(BlobFile(service.blobs, blob)) as file:
-        found = _look(file, named.format or declared.format, metadata, kind)
+        found, metadata = _look(file, named.format or declared.format, metadata, kind)
     return Taken(named.name or declared.name or blob.sha256[:12], found, metadata, blob)
 
 
@@ -147,14 +180,24 @@ def _sniff(head: bytes, declared: str | None, kind: Kind) -> str:
     return found
 
 
-def _look(file: IO[bytes], declared: str | None, metadata: dict[str, Any], kind: Kind) -> str:
-    """The format of a file that is whole and harmless as far as its bytes tell."""
+def _look(file: IO[bytes], declared: str | None, metadata: dict[str, Any], kind: Kind) -> tuple[str, dict[str, Any]]:
+    """The format of a file that is whole and harmless as far as its bytes tell, and its metadata with the architecture that it names."""
     found = _sniff(file.read(magic.SNIFF_BYTES), declared, kind)
     with _refusing():
         magic.check_file(file, found)
+        if found == FORMAT:
+            file.seek(0)
+            named = read_description(file).architecture
+            if metadata.get("architecture", named) != named:
+                raise EngineError(
+                    "architecture_invalid",
+                    "metadata.architecture is another one than the file names.",
+                    hint="Leave it out of the metadata.",
+                )
+            return found, metadata | {"architecture": named}
         if found in WEIGHTS_ONLY or "architecture" in metadata:
             read_architecture(metadata.get("architecture"))
-    return found
+    return found, metadata
 
 
 @contextlib.contextmanager
@@ -191,17 +234,18 @@ def check_metadata(document: Any, kind: Kind) -> dict[str, Any]:
     return checked(kind.metadata, document, InvalidMetadata, "/metadata").model_dump(mode="json", exclude_unset=True)
 
 
-def request_body(noun: str) -> dict[str, Any]:
+def request_body(kind: Kind) -> dict[str, Any]:
     """The `openapi_extra` of a route that takes an upload."""
+    schemas = [body.model_json_schema() for body, _ in kind.bodies]
     return {
         **documented("Content-Digest"),
         "requestBody": {
             "required": True,
             "content": {
-                "application/octet-stream": {"schema": {"type": "string", "format": "binary", "description": f"The {noun}'s file."}},
+                "application/octet-stream": {"schema": {"type": "string", "format": "binary", "description": f"The {kind.noun}'s file."}},
                 "application/json": {
-                    "schema": FinishedUpload.model_json_schema(),
-                    "example": {"upload_id": EXAMPLES["upload"], "name": f"my {noun}"},
+                    "schema": schemas[0] if len(schemas) == 1 else {"anyOf": schemas},
+                    "examples": {f"example {number}": {"value": body} for number, (_, body) in enumerate(kind.bodies, start=1)},
                 },
             },
         },

@@ -13,6 +13,7 @@ from typing import Any, TextIO
 import yaml
 
 from engine import events
+from engine.formats.magic import ENDINGS, MODEL_FORMATS
 from engine.job import FILE_NAME
 from engine.reporting import document as report
 from engine.reporting.text import before_after, constraint_name
@@ -20,7 +21,7 @@ from engine.run import run_job
 from engine.spec import Spec, parse
 
 EXIT_FAILED, EXIT_USAGE, EXIT_CONSTRAINTS = 1, 2, 3
-_FORMATS = {".onnx": "onnx", ".safetensors": "safetensors", ".pt": "pt", ".pth": "pt", ".npz": "npz"}
+_FORMATS = {ending: format for format, ending in ENDINGS.items()} | {".pth": "pt"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -39,7 +40,7 @@ def _parser() -> argparse.ArgumentParser:
     run = commands.add_parser("run", help="run a spec; exit status 0 done, 1 failed, 2 wrong usage, 3 a constraint was missed")
     run.add_argument("spec", type=Path, help="the spec, YAML or JSON; `model` and `dataset` may be left out")
     run.add_argument("--model", type=Path, required=True)
-    run.add_argument("--model-format", choices=("onnx", "safetensors", "pt"), help="default: by the file's ending")
+    run.add_argument("--model-format", choices=MODEL_FORMATS, help="default: by the file's ending")
     run.add_argument("--model-metadata", default="{}", metavar="JSON|FILE")
     run.add_argument("--data", type=Path)
     run.add_argument("--data-format", choices=("npz",), help="default: by the file's ending")

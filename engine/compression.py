@@ -274,5 +274,5 @@ class _Compression:
                 f" (batch {after['batch_size']}, {after['threads']} thread(s), {after['runtime']}).",
             )
         sqnr = best.result["metrics"].get(f"{self._subject.split}.sqnr_db")
-        if sqnr is not None and sqnr < 0:
+        if sqnr is not None and sqnr < 0 and not self._subject.untrained:
             self._voice.warn("low_fidelity", f"The outputs differ from the original's by more than their own size (SQNR {sqnr:.1f} dB).")

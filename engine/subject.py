@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engine import events
+from engine.architectures.description import FORMAT as DESCRIPTION
 from engine.data import load_dataset
 from engine.errors import EngineError
 from engine.formats import export_onnx, load_network
@@ -34,7 +35,7 @@ class Subject:
     work: Path
     baseline: Network
     upload: Path
-    """The uploaded file, whose size is the baseline's."""
+    """The file whose size is the baseline's: the uploaded one, or the export of an architecture without weights."""
     onnx: Path
     """The baseline as a file that ONNX Runtime runs: the upload itself, or its export."""
     data: Data | None
@@ -63,7 +64,13 @@ class Subject:
         if onnx is None:
             onnx = work / "baseline.onnx"
             export_onnx(network, onnx)
-        return cls(job, spec, work, network, job.model.path, onnx, data, split, metrics)
+        upload = onnx if job.model.format == DESCRIPTION else job.model.path
+        return cls(job, spec, work, network, upload, onnx, data, split, metrics)
+
+    @property
+    def untrained(self) -> bool:
+        """Whether the baseline's weights are mere random ones, which a result need not resemble."""
+        return self.job.model is not None and self.job.model.format == DESCRIPTION
 
     def request(self, file: Path) -> dict[str, Any]:
         """What the examiner has to know to score or time `file`."""

@@ -17,6 +17,7 @@ from api.schemas.models import Dataset, Preview
 from core import datasets
 from core.errors import FieldError
 from core.service import Service
+from engine.formats.magic import ENDINGS
 
 router = APIRouter(route_class=ClosedRoute, tags=["datasets"])
 
@@ -26,7 +27,7 @@ router = APIRouter(route_class=ClosedRoute, tags=["datasets"])
     operation_id="create_dataset",
     status_code=201,
     response_model=Dataset,
-    openapi_extra=intake.request_body("dataset"),
+    openapi_extra=intake.request_body(intake.DATASETS),
     responses=intake.REFUSALS,
 )
 async def create_dataset(
@@ -76,7 +77,7 @@ def get_dataset(session: Reading, principal: ReadsDatasets, dataset_id: DatasetI
 def download_dataset(request: Request, session: Reading, principal: ReadsDatasets, service: TheService, dataset_id: DatasetId) -> Response:
     """The uploaded file, byte for byte."""
     dataset, blob = datasets.content(session, principal.project_id, dataset_id)
-    return content.download(request, service, blob, f"{dataset.name}.{dataset.format}")
+    return content.download(request, service, blob, dataset.name + ENDINGS[dataset.format])
 
 
 @router.get(

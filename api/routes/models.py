@@ -14,6 +14,7 @@ from api.schemas.common import After, Limit, Page, page_of
 from api.schemas.models import Layer, Model
 from core import models
 from core.service import Service
+from engine.formats.magic import ENDINGS
 
 router = APIRouter(route_class=ClosedRoute, tags=["models"])
 
@@ -23,7 +24,7 @@ router = APIRouter(route_class=ClosedRoute, tags=["models"])
     operation_id="create_model",
     status_code=201,
     response_model=Model,
-    openapi_extra=intake.request_body("model"),
+    openapi_extra=intake.request_body(intake.MODELS),
     responses=intake.REFUSALS,
 )
 async def create_model(
@@ -32,7 +33,7 @@ async def create_model(
     declared: Annotated[intake.Declared, Depends(intake.declared_as(intake.MODELS))],
     service: TheService,
 ) -> Response:
-    """Upload a neural network: the file itself as the body, or JSON that names a finished upload.
+    """Upload a neural network: the file itself as the body, or JSON that names a finished upload or a builtin architecture to be trained.
 
     The answer comes when the file is stored; a sandboxed process inspects it afterwards (`status` is `inspecting`, then `ready` or
     `invalid`). `Content-Digest` is verified when it is sent. Nothing is kept of an upload that fails. Pickled modules and TorchScript
@@ -73,7 +74,7 @@ def get_model(session: Reading, principal: ReadsModels, model_id: ModelId) -> Re
 def download_model(request: Request, session: Reading, principal: ReadsModels, service: TheService, model_id: ModelId) -> Response:
     """The uploaded file, byte for byte."""
     model, blob = models.content(session, principal.project_id, model_id)
-    return content.download(request, service, blob, f"{model.name}.{model.format}")
+    return content.download(request, service, blob, model.name + ENDINGS[model.format])
 
 
 @router.get(

@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from engine.architectures.description import FORMAT, Description, read_description
 from engine.errors import EngineError
+from engine.formats.magic import MODEL_FORMATS
 from engine.formats.onnx_file import is_quantized, narrowed, read_model, signature_of
 from engine.network import Network
 
@@ -17,7 +19,8 @@ if TYPE_CHECKING:
 def load_network(path: Path, format: str, metadata: dict[str, Any], work: Path) -> Network:
     """A network from an uploaded file.
 
-    `format` is `onnx`, `safetensors` or `pt`; the last two hold weights only and need `metadata["architecture"]`.
+    `format` is `onnx`, `safetensors`, `pt` or `architecture`; safetensors and `pt` hold weights only and need
+    `metadata["architecture"]`, `architecture` is a description without weights, which are drawn.
     `metadata["input_specs"]` may fix dimensions that an ONNX file leaves open. `work` is a directory for scratch files. Raises
     `model_invalid`, `unsafe_format`, `unsupported_operator`, `shape_mismatch` and the codes of `engine.limits`.
     """
@@ -31,7 +34,22 @@ def load_network(path: Path, format: str, metadata: dict[str, Any], work: Path) 
         from engine.formats.state_dict import load_weights
 
         return load_weights(path, format, metadata)
-    raise EngineError("unsupported_format", f"Models of format {format!r} are not read.", hint="Upload onnx, safetensors or pt.")
+    if format == FORMAT:
+        with path.open("rb") as file:
+            return _drawn(read_description(file))
+    raise EngineError("unsupported_format", f"Models of format {format!r} are not read.", hint=f"Formats: {', '.join(MODEL_FORMATS)}.")
+
+
+def _drawn(description: Description) -> Network:
+    """The network that a description stands for, the same one every time."""
+    import torch
+
+    from engine.architectures.build import build_architecture
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(description.seed)
+        module, signature = build_architecture(description.architecture)
+    return Network(signature, module=module.eval())
 
 
 def _build(path: Path, stated: Sequence[Mapping[str, Any]]) -> nn.Module:

@@ -1,4 +1,4 @@
-"""What a stored file is and whether it is whole, told with the standard library alone: the API runs this, before any parser.
+"""What a stored file is and whether it is whole, told without any library of its format: the API runs this, before any parser.
 
 Files are walked by seeking from length field to length field, so that a file of 2 GiB costs as little as a small one. Everything
 that is wrong comes as `EngineError`; what is only found by parsing (shapes, weights, operators) is left to the inspection.
@@ -11,13 +11,16 @@ import re
 from typing import IO
 
 from engine import limits
+from engine.architectures import description
 from engine.errors import EngineError
 from engine.formats import onnx_wire, torch_archive
 from engine.formats.archive import DAMAGED, printable
 from engine.formats.npz_members import check_npz
 
-MODEL_FORMATS = ("onnx", "safetensors", "pt")
+MODEL_FORMATS = ("onnx", "safetensors", "pt", description.FORMAT)
 DATASET_FORMATS = ("npz",)
+ENDINGS = {format: f".{format}" for format in (*MODEL_FORMATS, *DATASET_FORMATS)} | {description.FORMAT: ".json"}
+"""How the names of files end."""
 SNIFF_BYTES = 4096
 """How many first bytes `sniff` wants to see, where the file has so many."""
 
@@ -46,7 +49,7 @@ _FOREIGN = (
 
 
 def sniff(first_bytes: bytes, declared: str | None) -> str:
-    """The format of a file: `onnx`, `safetensors`, `pt` or `npz`, told by its first bytes (up to `SNIFF_BYTES`).
+    """The format of a file: `onnx`, `safetensors`, `pt`, `architecture` or `npz`, told by its first bytes (up to `SNIFF_BYTES`).
 
     Raises `unsafe_format` for pickles, joblib files and what else would have to be executed to be read, and `unsupported_format`
     for anything unknown or other than `declared`.
@@ -65,7 +68,7 @@ def sniff(first_bytes: bytes, declared: str | None) -> str:
 def check_file(stream: IO[bytes], format: str) -> None:
     """Check a stored file from end to end without reading its data. `stream` is seekable and opened for reading bytes.
 
-    Raises `truncated_upload`, `unsafe_format`, `external_data_forbidden`, `model_invalid`, `dataset_invalid` and the codes of
+    Raises `truncated_upload`, `unsafe_format`, `external_data_forbidden`, `model_invalid`, `architecture_invalid`, `dataset_invalid` and the codes of
     `engine.limits`.
     """
     size = stream.seek(0, os.SEEK_END)
@@ -79,6 +82,8 @@ def check_file(stream: IO[bytes], format: str) -> None:
             torch_archive.check(stream)
         elif format == "npz":
             check_npz(stream)
+        elif format == description.FORMAT:
+            description.read_description(stream)
         else:
             raise EngineError("unsupported_format", f"Files of format {printable(format)!r} are not read.")
     except DAMAGED as error:
@@ -115,6 +120,8 @@ def _recognize(first: bytes) -> str:
         return "safetensors"
     if onnx_wire.looks_like_model(first):
         return "onnx"
+    if first.lstrip().startswith(b"{"):
+        return description.FORMAT
     raise EngineError(
         "unsupported_format",
         "The first bytes are those of no format that is read.",

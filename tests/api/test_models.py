@@ -144,6 +144,34 @@ def test_a_refused_pickle_comes_with_the_way_to_convert_it(client: Client) -> No
     assert "torch.onnx.export" in body["hint"]
 
 
+def test_an_architecture_is_a_model_without_weights(client: Client, server: Server) -> None:
+    stated = {"name": "lenet_300_100", "params": {"num_classes": 3}}
+    created = client.post("/v1/models", json={"name": "to train", "architecture": {**stated, "seed": 4}})
+    assert created.status_code == 201, created.text
+    model = created.json()
+    assert (model["name"], model["format"], model["metadata"]) == ("to train", "architecture", {"architecture": stated})
+    file = client.get(model["urls"]["content"])
+    assert json.loads(file.content) == {**stated, "seed": 4}
+    assert file.headers["content-disposition"].endswith("to%20train.json")
+    again = client.post("/v1/models", params={"name": "as a file"}, content=file.content).json()
+    assert (again["format"], again["sha256"], again["metadata"]) == ("architecture", model["sha256"], model["metadata"])
+    short = client.post("/v1/models", json={"architecture": "lenet_300_100"}).json()
+    assert short["metadata"] == {"architecture": {"name": "lenet_300_100"}}
+
+
+def test_an_architecture_that_is_not_builtin_is_refused_without_a_trace(client: Client, server: Server) -> None:
+    before = client.get("/v1/models").json()["data"][:1]
+    found = problem(client.post("/v1/models", json={"architecture": {"name": "lenet_300_10"}}), 422, "architecture_invalid")
+    assert "lenet_300_100" in found["hint"]
+    problem(client.post("/v1/models", json={"architecture": {"name": "lenet_5", "weights": 1}}), 422, "architecture_invalid")
+    problem(client.post("/v1/models", json={"architecture": "lenet_5", "upload_id": "upl_1"}), 422, "invalid_body")
+    problem(client.post("/v1/datasets", json={"architecture": "lenet_5"}), 422, "invalid_body")
+    problem(client.post("/v1/datasets", content=b'{"name": "lenet_5"}'), 415, "unsupported_format")
+    contradiction = {"metadata": '{"architecture": "resnet20"}'}
+    problem(client.post("/v1/models", params=contradiction, content=b'{"name": "lenet_5"}'), 422, "architecture_invalid")
+    assert client.get("/v1/models").json()["data"][:1] == before
+
+
 def test_weights_need_an_architecture_that_is_known(client: Client, server: Server) -> None:
     header = json.dumps({"w": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).encode()
     content = len(header).to_bytes(8, "little") + header + bytes(4)
