@@ -87,12 +87,13 @@ def test_a_wrong_spec_points_at_the_field(files: Path, tmp_path: Path) -> None:
         ("run", "spec.json", "--model", "missing.onnx", "--out", "o"),
         ("run", "spec.json", "--model", "cnn.onnx", "--model-metadata", "{broken", "--out", "o"),
         ("run", "spec.json", "--model", "cnn.onnx", "--teacher", "no-equals-sign", "--out", "o"),
-        ("run", "spec.json", "--model", "spec.json", "--out", "o"),
+        ("run", "spec.json", "--model", "notes.txt", "--out", "o"),
         ("compress",),
     ],
 )
 def test_wrong_usage_is_one_line_and_status_two(files: Path, arguments: tuple[str, ...]) -> None:
     spec(files, quantize="int8")
+    (files / "notes.txt").write_text("which format is this?")
     from engine.__main__ import main
 
     with pytest.MonkeyPatch.context() as patch:
