@@ -18,12 +18,12 @@ REPEAT_SECONDS = 5.0
 
 def note(session: Session, queue: str, worker: str) -> None:
     """The worker is there, and takes jobs of `queue`."""
-    leases.acquire(session, f"{_PREFIX}{queue}:{worker}", worker, PRESENT_SECONDS)
+    leases.acquire(session, _name(queue, worker), worker, PRESENT_SECONDS)
 
 
 def leave(session: Session, queue: str, worker: str) -> None:
     """The worker ends in good order."""
-    leases.release(session, f"{_PREFIX}{queue}:{worker}", worker)
+    leases.release(session, _name(queue, worker), worker)
 
 
 def _name(queue: str, worker: str) -> str:

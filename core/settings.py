@@ -46,6 +46,8 @@ class Settings(BaseSettings):
     """Pause before another attempt after a transient failure; doubled with each attempt."""
     drain_seconds: float = Field(30, ge=0)
     """How long a worker that was asked to stop waits for its job's next checkpoint."""
+    checkpoint_seconds: float = Field(60, gt=0)
+    """Time between two checkpoints of a training: what is lost at most when its worker dies."""
     upload_expiry_seconds: float = Field(86_400, gt=0)
     """An upload without a new part for this long is dropped."""
     staging_expiry_seconds: float = Field(86_400, gt=0)

@@ -63,7 +63,6 @@ class Checkpoints:
         }
         self._saved: dict[str, Saved] = {}
         self._written = time.monotonic()
-        self._count = 0
         self._changed = False
         self._asked = False
 
@@ -90,6 +89,7 @@ class Checkpoints:
         done = sum(saved.done for saved in self._saved.values())
         rest = [saved for saved in self._saved.values() if not saved.done]
         under_way = f", and one at optimizer step {rest[-1].info.get('iteration')}" if rest else ""
+        self._emit(events.Resumed(trainings_done=done, iteration=rest[-1].info.get("iteration") if rest else None))
         self._emit(events.Log(message=f"Resumed from a checkpoint: {done} finished training(s){under_way}."))
 
     def find(self, step: int | None, number: int) -> Saved | None:
@@ -121,15 +121,14 @@ class Checkpoints:
         """Write the checkpoint and announce it, if there is anything new."""
         if not self._changed:
             return
-        self._count += 1
-        # The one before may be on its way to the store: it is replaced only after the next one was announced.
-        target = self._work / f"checkpoint{self._count % 2}.zip"
-        target.unlink(missing_ok=True)
-        with zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as archive:
+        target = self._work / "checkpoint.zip"
+        with zipfile.ZipFile(target.with_suffix(".new"), "w", zipfile.ZIP_STORED) as archive:
             for key, saved in self._saved.items():
                 archive.write(saved.file, f"{key}.safetensors")
             entries = {key: {"info": saved.info, "done": saved.done, "seconds": saved.seconds} for key, saved in self._saved.items()}
             archive.writestr("index.json", json.dumps(self._identity | {"trainings": entries}))
+        # The one before may be on its way to a slow store: under this name there is always a whole one, and an open file stays as it is.
+        target.with_suffix(".new").replace(target)
         self._written, self._changed = time.monotonic(), False
         self._emit(events.Checkpointed(path=str(target.relative_to(self._directory))))
 

@@ -239,7 +239,7 @@ class _Compression:
                 "constraints_not_met",
                 "Missed: " + "; ".join(constraints.sentence(item) for item in best.checks if not item["met"]) + ".",
                 hint="Loosen the constraint, or say on_violation: keep_best. The files of this job are kept.",
-                details={"constraints": best.checks},
+                details={"constraints": best.checks, "summary": summary},
             )
         self._voice.progress(1.0, "done")
         self._voice.emit(events.Done(outcome=outcome, result=summary))

@@ -86,6 +86,16 @@ class Checkpointed(_Event):
     path: str
 
 
+class Resumed(_Event):
+    """The job goes on from a checkpoint of an earlier attempt."""
+
+    type: Literal["resumed"] = "resumed"
+    trainings_done: int
+    """Finished trainings that are not repeated."""
+    iteration: int | None = None
+    """Optimizer step at which the training that was under way goes on."""
+
+
 class ArtifactWritten(_Event):
     """A verified file below `out/`; the supervisor hashes it again before it is published."""
 
@@ -133,7 +143,7 @@ class Done(_Event):
 
 
 Event = Annotated[
-    Phase | Progress | MetricPoint | Log | Warned | StepStarted | StepFinished | Checkpointed | ArtifactWritten | Failed | Done,
+    Phase | Progress | MetricPoint | Log | Warned | StepStarted | StepFinished | Checkpointed | Resumed | ArtifactWritten | Failed | Done,
     Field(discriminator="type"),
 ]
 _EVENT: TypeAdapter[Event] = TypeAdapter(Event)

@@ -105,7 +105,15 @@ class Attempt:
     def _work(self, directory: Path) -> End | None:
         if self._isolation.tier < self._service.settings.isolation_minimum:
             return self._failed(_isolation_unavailable(self._isolation, self._service.settings.isolation_minimum))
-        stage(self._claim, self._service.blobs, directory, self._stop, device=self._device.torch, threads=THREADS)
+        stage(
+            self._claim,
+            self._service.blobs,
+            directory,
+            self._stop,
+            device=self._device.torch,
+            threads=THREADS,
+            checkpoint_seconds=self._service.settings.checkpoint_seconds,
+        )
         failpoints.hit("worker.staged")
         kills = endings.out_of_memory_kills()
         watched = self._run_child(directory)

@@ -1,8 +1,11 @@
 """What a child wrote becomes stored, once every announced byte was found and hashed again."""
 
+import errno
+import os
 import stat
 from collections.abc import Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 from core.blobs import Blob, Blobs
 from core.errors import DigestMismatch
@@ -32,13 +35,14 @@ def publish(announced: Sequence[ArtifactWritten], directory: Path, blobs: Blobs,
         stop.check(Reason.DRAINED)
         if max(len(artifact.kind), len(artifact.format)) > 32:
             raise ManifestError(f"{artifact.filename!r} is of no known kind and format")
-        path = _regular_file(directory, Path(OUT) / artifact.filename, levels=2)
+        with _plain_file(directory, Path(OUT) / artifact.filename, levels=2) as file:
+            blob = _store(blobs, file, artifact.filename, artifact.size_bytes, artifact.sha256)
         artifacts.append(
             NewArtifact(
                 kind=artifact.kind,
                 format=artifact.format,
                 filename=artifact.filename,
-                blob=_store(blobs, path, artifact.filename, artifact.size_bytes, artifact.sha256),
+                blob=blob,
                 gzip_bytes=artifact.gzip_bytes,
                 step_index=artifact.step_index,
                 metrics=artifact.metrics,
@@ -49,28 +53,41 @@ def publish(announced: Sequence[ArtifactWritten], directory: Path, blobs: Blobs,
 
 def store_checkpoint(event: Checkpointed, directory: Path, blobs: Blobs) -> Blob:
     """Store the file of a checkpoint. Raises ManifestError and ServiceError."""
-    return blobs.put_file(_regular_file(directory, Path(event.path), levels=8))
+    with _plain_file(directory, Path(event.path), levels=8) as file:
+        return blobs.put_file(file)
 
 
-def _store(blobs: Blobs, path: Path, name: str, size_bytes: int, sha256: str) -> Blob:
-    if path.stat().st_size != size_bytes:
-        raise ManifestError(f"{name!r} has {path.stat().st_size} bytes, not {size_bytes}")
+def _store(blobs: Blobs, file: BinaryIO, name: str, size_bytes: int, sha256: str) -> Blob:
+    found = os.fstat(file.fileno()).st_size
+    if found != size_bytes:
+        raise ManifestError(f"{name!r} has {found} bytes, not {size_bytes}")
     try:
-        return blobs.put_file(path, sha256)
+        return blobs.put_file(file, sha256)
     except DigestMismatch as error:
         raise ManifestError(f"{name!r} is not the file that was announced: {error.message}") from error
 
 
-def _regular_file(directory: Path, name: Path, *, levels: int) -> Path:
-    """The file called `name` below `directory`, reached through no link: a child could lead us to any file of the service."""
+def _plain_file(directory: Path, name: Path, *, levels: int) -> BinaryIO:
+    """The file called `name` below `directory`, opened through no link: a child could lead us to any file of the service.
+
+    Each folder is opened in the one before, so that a child which is still running cannot exchange one in between.
+    """
     if name.is_absolute() or not 1 <= len(name.parts) <= levels or ".." in name.parts or len(name.name) > 200:
         raise ManifestError(f"{str(name)!r} is no name of a file in the job's directory")
-    root = directory.resolve()
+    inner = [os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)]
     try:
-        path = (root / name).resolve(strict=True)
-        state = path.lstat()
-    except (OSError, ValueError, RuntimeError) as error:
-        raise ManifestError(f"{str(name)!r} cannot be read: {error}") from None
-    if path != root / name or not stat.S_ISREG(state.st_mode) or state.st_nlink != 1:
+        for folder in name.parts[:-1]:
+            inner.append(os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=inner[-1]))
+        # A pipe would have the reader wait for a writer.
+        file = os.open(name.name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=inner[-1])
+    except (OSError, ValueError) as error:
+        linked = isinstance(error, OSError) and error.errno in (errno.ELOOP, errno.ENOTDIR)
+        raise ManifestError(f"{str(name)!r} is no plain file" if linked else f"{str(name)!r} cannot be read: {error}") from None
+    finally:
+        for descriptor in inner:
+            os.close(descriptor)
+    state = os.fstat(file)
+    if not stat.S_ISREG(state.st_mode) or state.st_nlink != 1:
+        os.close(file)
         raise ManifestError(f"{str(name)!r} is no plain file")
-    return path
+    return os.fdopen(file, "rb")

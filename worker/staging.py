@@ -13,7 +13,7 @@ _INPUTS = Path("inputs")
 _CHECKPOINT = _INPUTS / "checkpoint"
 
 
-def stage(claim: Claim, blobs: Blobs, directory: Path, stop: Stop, *, device: str, threads: int) -> None:
+def stage(claim: Claim, blobs: Blobs, directory: Path, stop: Stop, *, device: str, threads: int, checkpoint_seconds: float) -> None:
     """Fill `directory` for `claim`. Every byte is verified against the hash under which it was stored.
 
     Raises:
@@ -38,6 +38,7 @@ def stage(claim: Claim, blobs: Blobs, directory: Path, stop: Stop, *, device: st
         "spec": claim.spec,
         "device": device,
         "threads": threads,
+        "checkpoint_seconds": checkpoint_seconds,
         "model": fetched(claim.model),
         "dataset": fetched(claim.dataset),
         "teachers": {id_: fetched(teacher) for id_, teacher in claim.teachers.items() if claim.model is None or id_ != claim.model.id},

@@ -139,6 +139,8 @@ class Transcript:
                 self.ending = event
                 if event.step_index is not None:
                     self._change_step(event.step_index, status="failed")
+            case events.Resumed():
+                self._add_event("resumed", **event.model_dump(exclude={"type", "step_index"}))
             case events.Checkpointed():
                 pass
 

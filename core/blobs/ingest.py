@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
+from typing import BinaryIO
 
 from sqlalchemy import ColumnElement, and_, delete, exists, select
 from sqlalchemy.orm import Session
@@ -162,9 +163,9 @@ class Blobs:
         failpoints.hit("blob.published")
         return blob
 
-    def put_file(self, path: Path, expected_sha256: str | None = None) -> Blob:
-        """Publish a copy of a file, hashed while it is copied. Raises as `keep`."""
-        with self.stage() as staged, path.open("rb") as file:
+    def put_file(self, file: BinaryIO, expected_sha256: str | None = None) -> Blob:
+        """Publish a copy of an open file, hashed while it is copied. Raises as `keep`."""
+        with self.stage() as staged:
             while data := file.read(BUFFER_BYTES):
                 staged.write(data)
             return self.keep(staged, expected_sha256)

@@ -58,7 +58,8 @@ def _staged_files(blobs: Blobs) -> list[Path]:
 def test_what_goes_in_comes_out(blobs: Blobs, tmp_path: Path) -> None:
     source = tmp_path / "source"
     source.write_bytes(CONTENT)
-    blob = blobs.put_file(source, hashlib.sha256(CONTENT).hexdigest())
+    with source.open("rb") as file:
+        blob = blobs.put_file(file, hashlib.sha256(CONTENT).hexdigest())
     assert (blob.sha256, blob.size_bytes) == (hashlib.sha256(CONTENT).hexdigest(), len(CONTENT))
     assert blobs.read_all(blob) == CONTENT
     target = tmp_path / "target"
@@ -145,8 +146,8 @@ def test_uploading_again_heals_lost_bytes(blobs: Blobs) -> None:
 def test_other_bytes_than_announced_are_refused(blobs: Blobs, tmp_path: Path) -> None:
     source = tmp_path / "source"
     source.write_bytes(b"these bytes")
-    with pytest.raises(DigestMismatch):
-        blobs.put_file(source, "0" * 64)
+    with pytest.raises(DigestMismatch), source.open("rb") as file:
+        blobs.put_file(file, "0" * 64)
     assert _staged_files(blobs) == []
     assert blobs.store.size(key_of(hashlib.sha256(b"these bytes").hexdigest())) is None
 

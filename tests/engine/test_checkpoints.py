@@ -107,6 +107,7 @@ def test_going_on_from_any_checkpoint_ends_with_the_same_weights(world, tmp_path
         assert same(resumed, expected)
         assert len(steps) < total
         assert "Resumed from a checkpoint" in setting.of("log")[0].message
+        assert len(setting.of("resumed")) == 1
         assert setting.context.reported == undisturbed.context.reported
         assert setting.context.metrics == undisturbed.context.metrics
     assert not steps, "nothing was left to be trained after the last checkpoint"
@@ -143,6 +144,23 @@ def test_checkpoints_of_other_jobs_and_damaged_ones_are_not_used(world, tmp_path
         weights, setting, _ = run(world, tmp_path, "sgd", resume=file, seconds=1e9, name=f"d{number}")
         assert [event.code for event in setting.of("warning")] == ["checkpoint_unusable"]
         assert same(weights, run(world, tmp_path, "sgd", seconds=1e9, name=f"e{number}")[0])
+
+
+def test_a_checkpoint_that_is_on_its_way_stays_whole(tmp_path):
+    """A store may read a checkpoint for longer than it takes to write several more, or begin when they were written."""
+    found = []
+    kept = Checkpoints(tmp_path, SPEC, found.append, seconds=1e9)
+    kept.save(0, 1, {"x": torch.zeros(2000)}, {}, done=False, seconds=1.0)
+    first = tmp_path / found[0].path
+    content = first.read_bytes()
+    with first.open("rb") as slow:
+        start = slow.read(100)
+        for number in range(2, 6):
+            kept.save(0, number, {"x": torch.ones(2000)}, {}, done=False, seconds=1.0)
+            with zipfile.ZipFile(first) as archive:
+                assert archive.testzip() is None
+        assert start + slow.read() == content
+    assert len(found) == 5
 
 
 def test_the_quickest_trainings_are_forgotten_first(tmp_path, monkeypatch):

@@ -243,6 +243,9 @@ def test_a_missed_target_can_fail_the_job_and_its_files_are_kept(ran: Callable[.
     job = ran({"quantize": "int8", "constraints": {"max_file_bytes": 10, "on_violation": "fail"}})
     assert (job.status, job.last.type, job.last.code) == (1, "failed", "constraints_not_met")
     assert "max_file_bytes" in job.last.message
+    assert job.last.details["constraints"][0]["met"] is False
+    assert job.last.details["summary"]["result"]["file_bytes"] > 10
+    assert job.last.details["summary"]["baseline"].keys() == job.last.details["summary"]["result"].keys()
     assert {event.filename for event in job.of("artifact")} == {"model.onnx", "report.json"}
 
 
