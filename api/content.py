@@ -16,7 +16,11 @@ from starlette.types import Receive, Scope, Send
 from api import conditional, headers, problems, ranges
 from api.errors import RangeNotSatisfiable
 from core.blobs import Blob, Blobs
+from core.errors import ChecksumMismatch
+from core.logging import logger
 from core.service import Service
+
+_log = logger(__name__)
 
 
 class Source(Protocol):
@@ -141,19 +145,35 @@ class ContentResponse(Response):
         named["Content-Length"] = str(sum(len(head) + stop - start for head, start, stop in self.pieces))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send the head, then the pieces, until the client has them or goes away."""
-        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        if not scope["state"]["head"]:
+        """Send the head, then the pieces, until the client has them or goes away.
+
+        The first chunk is read before the head is sent, so that damage in it is said in a problem document (`checksum_mismatch`). Damage
+        further on cuts the connection off: the client has fewer bytes than were announced, and none that are wrong.
+        """
+        content = self._content() if not scope["state"]["head"] else iter(())
+        try:
+            first = await run_in_threadpool(next, content, b"")
+            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
             gone = asyncio.ensure_future(_disconnected(receive))
             try:
-                for head, start, stop in self.pieces:
-                    await send({"type": "http.response.body", "body": head, "more_body": True})
-                    chunks = self.source.read(start, stop) if start < stop else iter(())
-                    while not gone.done() and (chunk := await run_in_threadpool(next, chunks, b"")):
-                        await send({"type": "http.response.body", "body": chunk, "more_body": True})
+                await send({"type": "http.response.body", "body": first, "more_body": True})
+                while not gone.done() and (chunk := await run_in_threadpool(next, content, b"")):
+                    await send({"type": "http.response.body", "body": chunk, "more_body": True})
             finally:
                 gone.cancel()
+        except ChecksumMismatch:
+            scope["app"].state.metrics.count_damage()
+            _log.error("stored bytes are damaged", sha256=self.source.sha256, path=scope["path"])
+            raise
         await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    def _content(self) -> Iterator[bytes]:
+        """The body, in chunks that are not empty; the first one has bytes of the file if any has."""
+        for head, start, stop in self.pieces:
+            chunks = self.source.read(start, stop) if start < stop else iter(())
+            if whole := head + next(chunks, b""):
+                yield whole
+            yield from chunks
 
 
 async def _disconnected(receive: Receive) -> None:
@@ -178,6 +198,6 @@ RESPONSES: dict[int | str, dict[str, Any]] = {
     206: {"description": "The bytes that `Range` asked for"},
     302: {"description": "The file is at the object store (where the operator set `redirect_downloads`)"},
     304: {"description": "The file is the one that `If-None-Match` names"},
-    **problems.responses(404, 412, 416),
+    **problems.responses(404, 412, 416, 500),
 }
 """What a download may be answered with."""

@@ -31,6 +31,9 @@ class Metrics:
             buckets=(0.005, 0.02, 0.1, 0.5, 2.5, 10, 60),
             registry=self.registry,
         )
+        self._damage = Counter(
+            "modelpress_checksum_mismatches", "Downloads that were refused or cut off at damaged bytes.", registry=self.registry
+        )
         self._jobs = Gauge("modelpress_jobs", "Jobs in the database.", ["queue", "status"], registry=self.registry)
         self._finished = Counter(
             "modelpress_jobs_finished", "Jobs that ended, once for each of their methods.", ["method", "status"], registry=self.registry
@@ -57,6 +60,10 @@ class Metrics:
                 self._children[key] = found
         found[0].inc()
         found[1].observe(seconds)
+
+    def count_damage(self) -> None:
+        """Count a download that met damaged bytes."""
+        self._damage.inc()
 
     def begin(self, service: Service) -> None:
         """Count jobs that end from now on."""

@@ -1,6 +1,11 @@
 """A small client of the public contract, on the standard library; it knows HTTP and nothing of the service's insides."""
 
+import contextlib
+import hashlib
+import http
+import http.client
 import json
+import re
 import time
 import urllib.error
 import urllib.parse
@@ -21,6 +26,10 @@ class ApiError(Exception):
         lines = [f"{status} {problem.get('code', '')}: {problem.get('detail', '')}"]
         lines += [f"  {item['pointer']}: {item['detail']} {item.get('hint') or ''}".rstrip() for item in problem.get("errors", [])]
         super().__init__("\n".join(lines))
+
+
+class DownloadError(OSError):
+    """A file did not arrive whole."""
 
 
 class Client:
@@ -80,7 +89,40 @@ class Client:
             time.sleep(0.1)
 
     def download(self, path: str, target: Path) -> None:
-        """Save the body of a GET."""
-        with self.open("GET", path) as response, target.open("wb") as file:
-            while chunk := response.read(1 << 20):
-                file.write(chunk)
+        """Save the body of a GET; `target` appears once all bytes are there and hash to what the ETag names, where it is a SHA-256.
+
+        A download that was cut off goes on where it ended, as long as each try brings bytes. Raises ApiError, DownloadError and OSError;
+        `target` is left as it was then.
+        """
+        part = target.with_name(f".{target.name}.part")
+        try:
+            with part.open("w+b") as file:
+                etag = self._fill(path, file)
+                file.seek(0)
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            if re.fullmatch(r'"[0-9a-f]{64}"', etag) and etag != f'"{digest}"':
+                raise DownloadError(f"{path}: the bytes that arrived have the SHA-256 {digest}, announced was {etag}")
+            part.replace(target)
+        finally:
+            part.unlink(missing_ok=True)
+
+    def _fill(self, path: str, file: IO[bytes]) -> str:
+        """Write the whole body, in as many requests as it takes; returns the ETag."""
+        etag = ""
+        while True:
+            had = file.tell()
+            headers = {"Range": f"bytes={had}-", "If-Range": etag} if had else {}
+            with self.open("GET", path, headers=headers) as response:
+                answered: http.client.HTTPResponse = response  # type: ignore[assignment]
+                if answered.status != http.HTTPStatus.PARTIAL_CONTENT:
+                    file.truncate(0)
+                    file.seek(0)
+                first, etag = file.tell(), answered.headers.get("ETag", "")
+                expected = first + int(answered.headers["Content-Length"]) if "Content-Length" in answered.headers else None
+                with contextlib.suppress(http.client.IncompleteRead, ConnectionError):
+                    while chunk := answered.read(1 << 20):
+                        file.write(chunk)
+            if expected is None or file.tell() == expected:
+                return etag
+            if not etag or file.tell() <= had:
+                raise DownloadError(f"{path}: cut off after {file.tell()} of {expected} bytes")

@@ -333,6 +333,31 @@ def test_damaged_bytes_are_never_served_as_whole(client: Client, server: Server)
     stored.write_bytes(content)
 
 
+def test_damage_at_the_beginning_is_said_before_the_first_byte(client: Client, server: Server) -> None:
+    content = npz(x_train=np.random.default_rng(6).integers(0, 255, 3000, dtype=np.uint8))
+    path = client.dataset(content)["urls"]["content"]
+    sha256 = hashlib.sha256(content).hexdigest()
+    stored = server.service.settings.data_dir / "blobs" / "sha256" / sha256[:2] / sha256
+    stored.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with server.client("operators", scopes=["admin"]) as admin:
+        before = _counted(admin)
+        for headers in ({}, {"Range": "bytes=0-0"}, {"Range": "bytes=0-1,5-6"}):
+            answer = client.get(path, headers=headers)
+            assert "upload the file again" in problem(answer, 500, "checksum_mismatch")["hint"]
+            assert "accept-ranges" not in answer.headers
+        assert _counted(admin) == before + 3
+    stored.unlink()
+    problem(client.get(path), 500, "checksum_mismatch")
+    stored.write_bytes(content)
+    assert client.get(path).content == content
+
+
+def _counted(admin: Client) -> float:
+    """Downloads that met damage."""
+    lines = admin.get("/metrics").text.splitlines()
+    return float(next(line.split()[1] for line in lines if line.startswith("modelpress_checksum_mismatches_total")))
+
+
 def test_layers_come_from_the_inspection(client: Client, server: Server, onnx_bytes: bytes) -> None:
     model = client.model(onnx_bytes)
     waiting = client.get(model["urls"]["layers"])

@@ -157,7 +157,7 @@ def same_submit_fifty_times(house: House) -> None:
 
 
 def damaged_artifact(house: House) -> None:
-    """One flipped bit in a stored file is never served."""
+    """One flipped bit in a stored file is never served: it is said, and a download leaves no file behind."""
     job_id = house.submit(1)
     house.end(job_id)
     artifact = next(item for item in house.client.json("GET", f"/v1/jobs/{job_id}/artifacts")["data"] if item["kind"] == "model")
@@ -167,8 +167,10 @@ def damaged_artifact(house: House) -> None:
     stored.chmod(0o600)
     try:
         stored.write_bytes(good[:100] + bytes([good[100] ^ 1]) + good[101:])
-        refusal = _refusal(lambda: house.client.open("GET", f"/v1/artifacts/{artifact['id']}/content").read())
-        assert refusal in ("checksum_mismatch", "IncompleteRead")
+        content, target = f"/v1/artifacts/{artifact['id']}/content", house.folder / "downloaded"
+        assert _refusal(lambda: house.client.open("GET", content).read()) == "checksum_mismatch"
+        assert _refusal(lambda: house.client.download(content, target)) == "checksum_mismatch"
+        assert not target.exists()
     finally:
         stored.write_bytes(good)
         stored.chmod(mode)
