@@ -34,7 +34,7 @@ def running_inputs(module: nn.Module, signature: Signature, batch_size: int, dev
     for size in _OPEN_SIZES:
         inputs = example_inputs(signature, batch_size, device, open_size=size)
         try:
-            module(*inputs)
+            module.forward(*inputs)  # Not a call: a traced network that is called prints what it fails with.
         except (RuntimeError, ValueError) as error:
             last = error
         else:

@@ -11,8 +11,8 @@ from engine.errors import EngineError
 from engine.layers import select
 from engine.network import Network
 from engine.pruning.spec import Sensitivity
-from engine.pruning.structure.channels import ChannelGraph
 from engine.pruning.structure.curves import Point, Score, channel_curve, report, scorer, weight_curve
+from engine.pruning.structure.graph import ChannelGraph
 from engine.pruning.structure.importance import unit_scores
 from engine.pruning.structure.removal import choose_groups, graph_inputs
 
@@ -32,7 +32,8 @@ def apply(network: Network, params: Sensitivity, context: Context) -> Network:
 
 def _channels(module: nn.Module, params: Sensitivity, score: Score, context: Context) -> dict[str, list[Point]]:
     inputs = graph_inputs(module, context)
-    groups = choose_groups(ChannelGraph(module, inputs).groups, module, inputs, params, context)
+    graph = ChannelGraph(module, inputs)
+    groups = choose_groups(graph.groups, graph, inputs, params, context)
     scores = unit_scores(module, groups, params.importance, context, together=False)
     return {
         group.name: channel_curve(module, inputs, group, scores=values, ratios=params.ratios, score=score)

@@ -9,8 +9,9 @@ from engine import masks
 from engine.context import Context
 from engine.network import Network
 from engine.pruning.spec import SoftFilterPruning
-from engine.pruning.structure.channels import ChannelGraph, ChannelGroup
+from engine.pruning.structure.channels import ChannelGroup
 from engine.pruning.structure.constants import absorb
+from engine.pruning.structure.graph import ChannelGraph
 from engine.pruning.structure.importance import magnitude_l1, magnitude_l2
 from engine.pruning.structure.removal import Shrinkage, choose_groups, graph_inputs
 from engine.training import Hooks, Moment
@@ -28,7 +29,7 @@ def apply(network: Network, params: SoftFilterPruning, context: Context) -> Netw
     inputs = graph_inputs(module, context)
     shrinkage = Shrinkage(module, inputs)
     graph = ChannelGraph(module, inputs)
-    groups = choose_groups(graph.groups, module, inputs, params, context)
+    groups = choose_groups(graph.groups, graph, inputs, params, context)
     zero: dict[str, Tensor] = {}
 
     def after_epoch(moment: Moment, record: dict[str, float]) -> None:

@@ -14,7 +14,8 @@ from engine.layers import select
 from engine.network import Network
 from engine.pruning.spec import SparseStructureSelection
 from engine.pruning.structure.blocks import find_blocks
-from engine.pruning.structure.channels import ChannelGraph, Inputs
+from engine.pruning.structure.channels import Inputs
+from engine.pruning.structure.graph import ChannelGraph
 from engine.pruning.structure.removal import Shrinkage, choose_groups, graph_inputs
 from engine.pruning.structure.structures import Factors, Structures, attach, block, conv_groups, neurons
 from engine.training import Hooks, Moment, iterations_of, learning_rate
@@ -90,14 +91,15 @@ def apply(network: Network, params: SparseStructureSelection, context: Context) 
 
 def _find(module: nn.Module, inputs: Inputs, params: SparseStructureSelection, context: Context) -> list[Structures]:
     """Structures in the order in which they can be removed: blocks last, as that changes the graph."""
-    groups = ChannelGraph(module, inputs).groups
+    graph = ChannelGraph(module, inputs)
+    groups = graph.groups
     grouped = conv_groups(module, groups, params) if "group" in params.structures else []
     found: list[Structures] = []
     if "neuron" in params.structures:
         # Channels inside of a grouped convolution whose groups have factors go with these.
         taken = {id(layer) for structures in grouped for layer in (module.get_submodule(structures.name),)}
         free = [group for group in groups if not any(id(part.layer) in taken for part in group.parts)]
-        for group in choose_groups(free, module, inputs, params, context):
+        for group in choose_groups(free, graph, inputs, params, context):
             structures = neurons(group)
             if structures is not None:
                 found.append(structures)

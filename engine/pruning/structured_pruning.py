@@ -15,7 +15,8 @@ from engine.network import Network
 from engine.pruning.spec import Budget, StructuredPruning
 from engine.pruning.structure import curves, thinet
 from engine.pruning.structure.baselines import compare
-from engine.pruning.structure.channels import ChannelGraph, ChannelGroup, Inputs, mask_channels
+from engine.pruning.structure.channels import ChannelGroup, Inputs, mask_channels
+from engine.pruning.structure.graph import ChannelGraph
 from engine.pruning.structure.group_sparsity import train_sparsely
 from engine.pruning.structure.importance import unit_scores
 from engine.pruning.structure.plan import Block, Costs, Limits, Plan, Ranked, blocks, for_budget, for_share, held_back, plan_of, rank
@@ -67,10 +68,11 @@ class _Cutter:
         """Units that each cut took from every group."""
         timed = params.budget is not None and params.budget.latency_ratio is not None
         self._stopwatch = Stopwatch(module, inputs, context) if timed else None
-        groups = ChannelGraph(module, inputs).groups
+        graph = ChannelGraph(module, inputs)
+        groups = graph.groups
         if params.importance == "bn_scale":
             groups = [group for group in groups if any(isinstance(part.layer, _BatchNorm) for part in group.parts)]
-        groups = choose_groups(groups, module, inputs, params, context)
+        groups = choose_groups(groups, graph, inputs, params, context)
         self._units = {group.name: len(group.units) for group in groups}
         self._channels_count = sum(group.channels_count for group in groups)
         self._shares: dict[str, float] = {}

@@ -90,7 +90,8 @@ def _initial_state(op: Op, build: Builder) -> Any:
         return None
     if any(item is None for item in given):
         op.fail("only one of two initial states is given")
-    states = [_over_batch(build, item) for item in given if item is not None]
+    # A state spread over the batch has no strides of its own, which torch.export refuses as what a GRU's loop carries.
+    states = [build.call("contiguous", _over_batch(build, item)) for item in given if item is not None]
     return tuple(states) if count == 2 else states[0]
 
 

@@ -14,7 +14,8 @@ from engine.context import Context
 from engine.initialization import initialize
 from engine.params import TrainingFields
 from engine.pruning.spec import StructuredPruning
-from engine.pruning.structure.channels import ChannelGraph, Inputs
+from engine.pruning.structure.channels import Inputs
+from engine.pruning.structure.graph import ChannelGraph
 from engine.pruning.structure.plan import Costs
 from engine.training import Hooks, Moment, classification_loss, iterations_of, train
 

@@ -7,9 +7,7 @@ unit a set of channels that can only go together, with the slices ("parts") that
 
 from __future__ import annotations
 
-import copy
-import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +16,6 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from engine.layers import CONVOLUTIONS, PRUNABLE
-from engine.pruning.structure import heads
 
 Inputs = tuple[Tensor, ...]
 _MIXES_CHANNELS = (nn.LayerNorm, nn.GroupNorm, nn.MultiheadAttention)
@@ -109,131 +106,9 @@ class ChannelGroup:
         return torch.zeros(self.channels_count) if total is None else total
 
 
-class ChannelGraph:
-    """The dependency graph of one module in its present shape."""
-
-    def __init__(self, module: nn.Module, inputs: Inputs) -> None:
-        import torch_pruning
-
-        self.module = module
-        self._pruning = torch_pruning
-        for parameter in module.parameters():
-            parameter.requires_grad_(parameter.is_floating_point())
-        mode = module.training
-        with torch.enable_grad():
-            self._graph = torch_pruning.DependencyGraph().build_dependency(
-                module, example_inputs=inputs, forward_fn=lambda m, x: m(*x), output_transform=_marked_outputs, verbose=False
-            )
-        module.train(mode)
-        self._names = {layer: name for name, layer in module.named_modules()}
-        attentions = [self._heads_group(found) for found in heads.find(module, inputs)]
-        whole = {name for group in attentions for name in group.layers}
-        found = (self._group(item) for item in self._graph.get_all_groups(root_module_types=PRUNABLE))
-        self.groups = [group for group in found if group is not None and not whole & set(group.layers)] + attentions
-
-    def remove(self, group: ChannelGroup, channels: Sequence[int]) -> None:
-        """Cut the channels out of every layer that they tie."""
-        if group.heads:
-            marked = torch.tensor(sorted(channels))
-            for part in group.parts:
-                cut_slices(part, part.indices[torch.isin(part.channels, marked)])
-            return
-        root = self.module.get_submodule(group.name)
-        function = self._graph.get_pruner_of_module(root).prune_out_channels
-        self._graph.get_pruning_group(root, function, sorted(channels)).prune(record_history=False)
-
-    def _group(self, found: Any) -> ChannelGroup | None:
-        """The group as plain data; None where its channels leave the network or cannot be cut evenly."""
-        kinds = self._pruning.ops.OPTYPE
-        parts, names, blocks = [], [], 1
-        count = len(found[0].idxs)
-        for item in found:
-            node, handler = item.dep.target, item.dep.handler
-            if node.type == kinds.OUTPUT:
-                return None
-            if any(root is None for root in item.root_idxs):
-                return None
-            outgoing = bool(self._graph.is_out_channel_pruning_fn(handler))
-            layer = node.module
-            if outgoing and isinstance(layer, PRUNABLE):
-                names.append(self._names[layer])
-            if isinstance(layer, CONVOLUTIONS) and layer.groups > 1 and not is_depthwise(layer):
-                if layer.transposed:
-                    return None
-                blocks = math.lcm(blocks, layer.groups)
-            if isinstance(layer, nn.GroupNorm):
-                blocks = math.lcm(blocks, layer.num_groups)
-            if isinstance(layer, nn.Parameter) or (isinstance(layer, nn.Module) and layer in self._names):
-                indices, channels = torch.tensor(item.idxs), torch.tensor(item.root_idxs)
-                parts.append(Part(layer, outgoing, indices, channels, node.pruning_dim if isinstance(layer, nn.Parameter) else 0))
-        if count % blocks:
-            return None
-        units = torch.arange(count).reshape(blocks, count // blocks).T.contiguous()
-        return ChannelGroup(names[0], tuple(dict.fromkeys(names)), units, tuple(parts))
-
-    def _heads_group(self, found: heads.Heads) -> ChannelGroup:
-        """The heads of an attention as units; a head has as many channels as its widest layer has rows for it."""
-        width = max(len(lists[0]) for lists in found.producers.values())
-        parts = []
-        for side, outgoing in ((found.producers, True), (found.consumers, False)):
-            for layer, lists in side.items():
-                channels = [head * width + place for head, rows in enumerate(lists) for place in range(len(rows))]
-                parts.append(Part(layer, outgoing, torch.tensor([row for rows in lists for row in rows]), torch.tensor(channels)))
-        names = tuple(self._names[layer] for layer in found.producers)
-        return ChannelGroup(names[0], names, torch.arange(found.count * width).reshape(found.count, width), tuple(parts), heads=True)
-
-
 def is_depthwise(layer: nn.Module) -> bool:
     """A convolution that gives every input channel one filter of its own."""
     return isinstance(layer, CONVOLUTIONS) and layer.groups == layer.out_channels == layer.in_channels and layer.groups > 1
-
-
-def removable(module: nn.Module, inputs: Inputs, names: Sequence[str]) -> list[str]:
-    """Those of the named groups whose channels can really be cut out, found by trying on a copy.
-
-    A group is kept out where the cut network does not run, changes the shape of an output, or computes something else than the
-    network with the same channels masked: its graph does something with channels that the dependency graph does not see, such as a
-    reshape to a fixed size, adding the network's input, or shuffling channels.
-    """
-    if _agrees(module, inputs, names):
-        return list(names)
-    if len(names) == 1:
-        return []
-    half = len(names) // 2
-    found = removable(module, inputs, names[:half]) + removable(module, inputs, names[half:])
-    while found and not _agrees(module, inputs, found):
-        found.pop()
-    return found
-
-
-def _agrees(module: nn.Module, inputs: Inputs, names: Sequence[str]) -> bool:
-    """Cut one unit of every named group out of a copy and compare with the same units masked."""
-    cut, masked = (copy.deepcopy(module).eval() for _ in range(2))
-    try:
-        for exact in (True, False):
-            graph = ChannelGraph(cut, inputs)
-            chosen = [g for g in graph.groups if g.name in names and len(g.units) > 1 and g.mixes != exact]
-            if exact:
-                wanted = {group.name: group.units[0].tolist() for group in chosen}
-                _mask(ChannelGraph(masked, inputs), wanted)
-            for group in chosen:
-                graph.remove(group, group.units[0].tolist())
-            with torch.no_grad():
-                expected, got = _outputs(masked(*inputs)), _outputs(cut(*inputs))
-            if [output.shape for output in got] != [output.shape for output in expected]:
-                return False
-            if exact and not all(_close(left, right) for left, right in zip(expected, got, strict=True)):
-                return False
-    except Exception:  # Whatever a cut network fails with, the answer is the same: these channels cannot be cut.
-        return False
-    return True
-
-
-@torch.no_grad()
-def _mask(graph: ChannelGraph, wanted: dict[str, list[int]]) -> None:
-    for group in graph.groups:
-        if group.name in wanted:
-            mask_channels(group, torch.tensor(wanted[group.name]))
 
 
 @torch.no_grad()
@@ -282,19 +157,3 @@ def cut_slices(part: Part, gone: Tensor) -> None:
         setattr(layer, "out_channels" if part.outgoing else "in_channels", len(index))
     else:
         setattr(layer, "out_features" if part.outgoing else "in_features", len(index))
-
-
-def _close(expected: Tensor, got: Tensor) -> bool:
-    if not expected.is_floating_point():
-        return torch.equal(expected, got)
-    scale = expected.abs().max().clamp_min(1e-6)
-    return bool(((expected - got).abs().max() / scale) < 1e-3)
-
-
-def _outputs(outputs: Any) -> list[Tensor]:
-    return [outputs] if isinstance(outputs, Tensor) else list(outputs)
-
-
-def _marked_outputs(outputs: Any) -> list[Tensor]:
-    """Outputs behind an operation that belongs to no module, so that the graph knows where channels leave the network."""
-    return [output * 1 for output in _outputs(outputs) if output.requires_grad]

@@ -17,7 +17,8 @@ from engine.logits import Examples, Indices, predict
 from engine.masks import Mask
 from engine.measuring.evaluation import label_metrics
 from engine.pruning.magnitude_pruning import keep_best
-from engine.pruning.structure.channels import ChannelGraph, ChannelGroup, Inputs, mask_channels
+from engine.pruning.structure.channels import ChannelGroup, Inputs, mask_channels
+from engine.pruning.structure.graph import ChannelGraph
 
 RATIOS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 EXAMPLES_COUNT = 1000

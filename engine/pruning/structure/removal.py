@@ -12,9 +12,12 @@ from engine.errors import EngineError
 from engine.layers import PRUNABLE, layer_not_found, matches, select
 from engine.logits import Batch
 from engine.params import LayerChoice
-from engine.pruning.structure.channels import ChannelGroup, Inputs, removable
+from engine.pruning.structure.channels import ChannelGroup, Inputs
+from engine.pruning.structure.graph import ChannelGraph, removable
 from engine.pruning.structure.plan import Costs
 from engine.tracing import running_inputs
+
+TRIED = "a network without some of them does not run or computes something else, because they are tied to a fixed size or an input"
 
 
 def graph_inputs(module: nn.Module, context: Context) -> Inputs:
@@ -25,9 +28,13 @@ def graph_inputs(module: nn.Module, context: Context) -> Inputs:
 
 
 def choose_groups(
-    groups: Sequence[ChannelGroup], module: nn.Module, inputs: Inputs, choice: LayerChoice, context: Context
+    groups: Sequence[ChannelGroup], graph: ChannelGraph, inputs: Inputs, choice: LayerChoice, context: Context
 ) -> list[ChannelGroup]:
-    """Those groups that the user's patterns leave and that can really be cut. Raises `pruning_impossible` where there are none."""
+    """Those of the graph's `groups` that the user's patterns leave and that can really be cut; a warning names the others.
+
+    Raises `pruning_impossible` where there are none.
+    """
+    module = graph.module
     included = select(module, include=choice.include)
     allowed = select(module, ignore=choice.ignore)
     context.unmatched(allowed.unmatched_ignores)
@@ -37,21 +44,25 @@ def choose_groups(
         if any(name in included.layers for name in group.layers) and all(name in allowed.layers for name in group.layers)
     ]
     names = removable(module, inputs, [group.name for group in wanted])
-    kept_out = [group.name for group in wanted if group.name not in names]
+    tried = {name: TRIED for group in wanted if group.name not in names for name in group.layers}
+    kept_out = {name: why for name, why in graph.fixed.items() if name in included.layers and name in allowed.layers} | tried
     if kept_out:
+        reasons = [
+            f"{', '.join(name for name, why in kept_out.items() if why == reason)}: {reason}" for reason in dict.fromkeys(kept_out.values())
+        ]
         context.warn(
             "layers_not_removable",
-            "The network does something with the channels of these layers that allows no removal, such as a reshape to a fixed size: "
-            + ", ".join(kept_out),
-            layers=kept_out,
+            f"These layers keep all of their channels. {'. '.join(reasons)}.",
+            layers=list(kept_out),
+            reasons=kept_out,
         )
     if not names:
         raise EngineError(
             "pruning_impossible",
             "This network has no channels that could be removed: its layers are outputs, left out by include or ignore, tied to "
-            "operations of fixed size, or (for bn_scale) without batch normalization.",
+            "operations that allow no removal, or (for bn_scale) without batch normalization.",
             hint="Check include and ignore, or use magnitude_pruning, which keeps shapes.",
-            details={"not_removable": kept_out},
+            details={"not_removable": list(kept_out)},
         )
     return [group for group in wanted if group.name in names]
 

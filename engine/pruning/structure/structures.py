@@ -18,7 +18,8 @@ from torch.nn.utils import parametrize
 from engine.layers import CONVOLUTIONS, matches
 from engine.params import LayerChoice
 from engine.pruning.structure.blocks import Block, remove_blocks
-from engine.pruning.structure.channels import ChannelGraph, ChannelGroup, Inputs, Part, cut_slices, is_depthwise
+from engine.pruning.structure.channels import ChannelGroup, Inputs, Part, cut_slices, is_depthwise
+from engine.pruning.structure.graph import ChannelGraph
 
 Remove = Callable[[nn.Module, Inputs, list[int]], nn.Module]
 

@@ -9,8 +9,8 @@ from torch import nn
 from engine.pruning import soft_filter_pruning
 from engine.pruning.soft_filter_pruning import apply, silence, weakest
 from engine.pruning.spec import SoftFilterPruning
-from engine.pruning.structure.channels import ChannelGraph
 from engine.pruning.structure.constants import absorb
+from engine.pruning.structure.graph import ChannelGraph
 
 INPUTS = (torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(0)),)
 

@@ -13,7 +13,7 @@ from engine.errors import EngineError
 from engine.pruning.sparse_structure_selection import ProximalSteps, apply, soft_threshold
 from engine.pruning.spec import SparseStructureSelection
 from engine.pruning.structure.blocks import find_blocks, remove_blocks
-from engine.pruning.structure.channels import ChannelGraph
+from engine.pruning.structure.graph import ChannelGraph
 from engine.pruning.structure.removal import choose_groups
 from engine.pruning.structure.structures import attach, block, conv_groups, neurons
 
@@ -68,7 +68,8 @@ def test_channels_with_factor_zero_go_without_a_change(world, shaped):
     context = world(shaped).context
     module = copy.deepcopy(shaped)
     expected = module(*INPUTS)
-    found = [neurons(group) for group in choose_groups(ChannelGraph(module, INPUTS).groups, module, INPUTS, params(), context)]
+    graph = ChannelGraph(module, INPUTS)
+    found = [neurons(group) for group in choose_groups(graph.groups, graph, INPUTS, params(), context)]
     found = [structures for structures in found if structures is not None]
     assert found
     factors = [attach(structures) for structures in found]

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from engine.pruning.structure.channels import ChannelGraph, is_depthwise, removable, zero_slices
+from engine.pruning.structure.channels import is_depthwise, zero_slices
+from engine.pruning.structure.graph import ChannelGraph, removable
 
 X = (torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(0)),)
 

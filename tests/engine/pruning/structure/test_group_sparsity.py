@@ -7,7 +7,8 @@ import torch
 
 from engine.pruning import structured_pruning
 from engine.pruning.spec import Regularization, StructuredPruning
-from engine.pruning.structure.channels import ChannelGraph, mask_channels
+from engine.pruning.structure.channels import mask_channels
+from engine.pruning.structure.graph import ChannelGraph
 from engine.pruning.structure.group_sparsity import speed, train_sparsely
 from engine.pruning.structure.importance import group_norm
 from engine.pruning.structured_pruning import apply

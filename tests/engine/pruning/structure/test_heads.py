@@ -16,7 +16,8 @@ from engine.formats import export_onnx
 from engine.formats.from_onnx.rebuild import build_module
 from engine.network import Network, Signature, TensorSpec
 from engine.pruning.spec import StructuredPruning
-from engine.pruning.structure.channels import ChannelGraph, mask_channels, removable
+from engine.pruning.structure.channels import mask_channels
+from engine.pruning.structure.graph import ChannelGraph, removable
 from engine.pruning.structured_pruning import apply
 from tests.engine.conftest import signature
 from tests.engine.formats.exporting import export

@@ -8,7 +8,7 @@ from torch import nn
 
 from engine.logits import Batch
 from engine.pruning.gradients import backpropagated
-from engine.pruning.structure.channels import ChannelGraph
+from engine.pruning.structure.graph import ChannelGraph
 from engine.pruning.structure.importance import fpgm, group_norm, lamp, magnitude_l1, magnitude_l2, unit_scores
 
 X = (torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(0)),)

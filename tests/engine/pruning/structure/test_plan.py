@@ -7,7 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.pruning.structure.channels import ChannelGraph, ChannelGroup
+from engine.pruning.structure.channels import ChannelGroup
+from engine.pruning.structure.graph import ChannelGraph
 from engine.pruning.structure.plan import Costs, Limits, blocks, for_budget, for_share, held_back, plan_of, rank
 
 X = (torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(0)),)

@@ -9,7 +9,7 @@ from torch import nn
 
 from engine.pruning.spec import StructuredPruning
 from engine.pruning.structure import thinet
-from engine.pruning.structure.channels import ChannelGraph
+from engine.pruning.structure.graph import ChannelGraph
 from engine.pruning.structured_pruning import apply
 
 INPUTS = (torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(0)),)

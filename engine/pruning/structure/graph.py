@@ -1,0 +1,204 @@
+"""The dependency graph of a network: which channels can be removed, found by torch-pruning and proved by trying.
+
+Layers whose channels the graph cannot follow are left whole and named; layers that it follows wrongly are found by `removable`.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from engine.layers import CONVOLUTIONS, PRUNABLE
+from engine.pruning.structure import heads
+from engine.pruning.structure.boundaries import Boundaries
+from engine.pruning.structure.channels import ChannelGroup, Inputs, Part, cut_slices, is_depthwise, mask_channels
+
+UNFOLLOWED = "the network does something with them that the dependency graph cannot follow"
+
+
+class ChannelGraph:
+    """The dependency graph of one module in its present shape."""
+
+    def __init__(self, module: nn.Module, inputs: Inputs) -> None:
+        import torch_pruning
+
+        self.module = module
+        self._pruning = torch_pruning
+        self._names = {layer: name for name, layer in module.named_modules()}
+        self._ends: dict[Any, str] = {}
+        self.fixed: dict[str, str] = {}
+        """Layers whose channels stay because the graph cannot follow them, with the reason; not those that make an output."""
+        for parameter in module.parameters():
+            parameter.requires_grad_(parameter.is_floating_point())
+        self._graph = self._traced(inputs)
+        attentions = [self._heads_group(found) for found in heads.find(module, inputs)]
+        whole = {name for group in attentions for name in group.layers}
+        self.groups = [group for group in self._groups() if not whole & set(group.layers)] + attentions
+        self.fixed = {name: reason for name, reason in self.fixed.items() if name not in whole}
+
+    def _traced(self, inputs: Inputs) -> Any:
+        """The dependency graph; where it cannot be drawn, one that ends at every reshape of channels."""
+        try:
+            return self._trace(inputs, Boundaries())
+        except Exception:  # torch-pruning fails in many ways on operations that it does not expect; all mean the same.
+            return self._trace(inputs, Boundaries(wide=True))
+
+    def _trace(self, inputs: Inputs, boundaries: Boundaries) -> Any:
+        def forward(module: nn.Module, values: Inputs) -> list[Tensor]:
+            with boundaries:
+                outputs = _outputs(module.forward(*values))
+            # Each output stands behind an operation that belongs to no module, so that the graph knows where channels leave.
+            marked = [output * 1 for output in outputs if output.requires_grad]
+            ends = [(value * 1, reason) for value, reason in boundaries.crossed]
+            self._ends = {value.grad_fn: reason for value, reason in ends}
+            return marked + [value for value, _ in ends]
+
+        mode = self.module.training
+        try:
+            with torch.enable_grad():
+                return self._pruning.DependencyGraph().build_dependency(
+                    self.module, example_inputs=inputs, forward_fn=forward, verbose=False
+                )
+        finally:
+            self.module.train(mode)
+
+    def _groups(self) -> list[ChannelGroup]:
+        """The groups of all layers, each once."""
+        found: list[ChannelGroup] = []
+        seen: set[Any] = set()
+        for layer in list(self._graph.module2node):
+            if not isinstance(layer, PRUNABLE) or layer in seen:
+                continue
+            seen.add(layer)
+            pruner = self._graph.get_pruner_of_module(layer)
+            try:
+                tied = self._graph.get_pruning_group(layer, pruner.prune_out_channels, list(range(pruner.get_out_channels(layer))))
+            except Exception:  # As in `_traced`: the channels of this layer cannot be followed, others can.
+                self.fixed[self._names[layer]] = UNFOLLOWED
+                continue
+            seen.update(item.dep.target.module for item in tied if self._graph.is_out_channel_pruning_fn(item.dep.handler))
+            group = self._group(tied)
+            if group is not None:
+                found.append(group)
+        return found
+
+    def remove(self, group: ChannelGroup, channels: Sequence[int]) -> None:
+        """Cut the channels out of every layer that they tie."""
+        if group.heads:
+            marked = torch.tensor(sorted(channels))
+            for part in group.parts:
+                cut_slices(part, part.indices[torch.isin(part.channels, marked)])
+            return
+        root = self.module.get_submodule(group.name)
+        function = self._graph.get_pruner_of_module(root).prune_out_channels
+        self._graph.get_pruning_group(root, function, sorted(channels)).prune(record_history=False)
+
+    def _group(self, found: Any) -> ChannelGroup | None:
+        """The group as plain data; None where its channels leave the network or cannot be cut evenly."""
+        kinds = self._pruning.ops.OPTYPE
+        parts, names, blocks = [], [], 1
+        count = len(found[0].idxs)
+        leaves, reason = False, ""
+        for item in found:
+            node, handler = item.dep.target, item.dep.handler
+            if node.type == kinds.OUTPUT:
+                leaves = True
+                reason = reason or self._ends.get(node.grad_fn, "")
+            if any(root is None for root in item.root_idxs):
+                reason = UNFOLLOWED
+            outgoing = bool(self._graph.is_out_channel_pruning_fn(handler))
+            layer = node.module
+            if outgoing and isinstance(layer, PRUNABLE):
+                names.append(self._names[layer])
+            if isinstance(layer, CONVOLUTIONS) and layer.groups > 1 and not is_depthwise(layer):
+                reason = UNFOLLOWED if layer.transposed else reason
+                blocks = math.lcm(blocks, layer.groups)
+            if isinstance(layer, nn.GroupNorm):
+                blocks = math.lcm(blocks, layer.num_groups)
+            if not reason and (isinstance(layer, nn.Parameter) or (isinstance(layer, nn.Module) and layer in self._names)):
+                indices, channels = torch.tensor(item.idxs), torch.tensor(item.root_idxs)
+                parts.append(Part(layer, outgoing, indices, channels, node.pruning_dim if isinstance(layer, nn.Parameter) else 0))
+        if count % blocks:
+            reason = reason or f"layers in {blocks} groups read them, which {count} channels do not fill evenly"
+        if reason:
+            self.fixed |= dict.fromkeys(names, reason)
+        if reason or leaves:
+            return None
+        units = torch.arange(count).reshape(blocks, count // blocks).T.contiguous()
+        return ChannelGroup(names[0], tuple(dict.fromkeys(names)), units, tuple(parts))
+
+    def _heads_group(self, found: heads.Heads) -> ChannelGroup:
+        """The heads of an attention as units; a head has as many channels as its widest layer has rows for it."""
+        width = max(len(lists[0]) for lists in found.producers.values())
+        parts = []
+        for side, outgoing in ((found.producers, True), (found.consumers, False)):
+            for layer, lists in side.items():
+                channels = [head * width + place for head, rows in enumerate(lists) for place in range(len(rows))]
+                parts.append(Part(layer, outgoing, torch.tensor([row for rows in lists for row in rows]), torch.tensor(channels)))
+        names = tuple(self._names[layer] for layer in found.producers)
+        return ChannelGroup(names[0], names, torch.arange(found.count * width).reshape(found.count, width), tuple(parts), heads=True)
+
+
+def removable(module: nn.Module, inputs: Inputs, names: Sequence[str]) -> list[str]:
+    """Those of the named groups whose channels can really be cut out, found by trying on a copy.
+
+    A group is kept out where the cut network does not run, changes the shape of an output, or computes something else than the
+    network with the same channels masked: its graph does something with channels that the dependency graph does not see, such as a
+    reshape to a fixed size, adding the network's input, or shuffling channels.
+    """
+    if _agrees(module, inputs, names):
+        return list(names)
+    if len(names) == 1:
+        return []
+    half = len(names) // 2
+    found = removable(module, inputs, names[:half]) + removable(module, inputs, names[half:])
+    while found and not _agrees(module, inputs, found):
+        found.pop()
+    return found
+
+
+def _agrees(module: nn.Module, inputs: Inputs, names: Sequence[str]) -> bool:
+    """Cut every third unit of every named group out of a copy and compare with the same units masked."""
+    cut, masked = (copy.deepcopy(module).eval() for _ in range(2))
+    try:
+        for exact in (True, False):
+            graph = ChannelGraph(cut, inputs)
+            chosen = [g for g in graph.groups if g.name in names and len(g.units) > 1 and g.mixes != exact]
+            if exact:
+                wanted = {group.name: group.units[::3].reshape(-1).tolist() for group in chosen}
+                _mask(ChannelGraph(masked, inputs), wanted)
+            for group in chosen:
+                graph.remove(group, group.units[::3].reshape(-1).tolist())
+            with torch.no_grad():
+                # A traced network prints what it fails with where it is called as a module.
+                expected, got = _outputs(masked.forward(*inputs)), _outputs(cut.forward(*inputs))
+            if [output.shape for output in got] != [output.shape for output in expected]:
+                return False
+            if exact and not all(_close(left, right) for left, right in zip(expected, got, strict=True)):
+                return False
+    except Exception:  # Whatever a cut network fails with, the answer is the same: these channels cannot be cut.
+        return False
+    return True
+
+
+@torch.no_grad()
+def _mask(graph: ChannelGraph, wanted: dict[str, list[int]]) -> None:
+    for group in graph.groups:
+        if group.name in wanted:
+            mask_channels(group, torch.tensor(wanted[group.name]))
+
+
+def _close(expected: Tensor, got: Tensor) -> bool:
+    if not expected.is_floating_point():
+        return torch.equal(expected, got)
+    scale = expected.abs().max().clamp_min(1e-6)
+    return bool(((expected - got).abs().max() / scale) < 1e-3)
+
+
+def _outputs(outputs: Any) -> list[Tensor]:
+    return [outputs] if isinstance(outputs, Tensor) else list(outputs)

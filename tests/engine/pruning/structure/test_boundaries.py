@@ -1,0 +1,125 @@
+"""Operations that channels cannot be followed through end the dependency graph; everything beside them is still cut, and rightly."""
+
+import copy
+from types import SimpleNamespace
+
+import onnxruntime as ort
+import pytest
+import torch
+from torch import nn
+
+from engine.formats import export_onnx, load_network
+from engine.pruning.spec import StructuredPruning
+from engine.pruning.structure.boundaries import RECURRENT, REGROUPED, Boundaries
+from engine.pruning.structure.channels import mask_channels
+from engine.pruning.structure.graph import UNFOLLOWED, ChannelGraph
+from engine.pruning.structured_pruning import apply
+from tests.engine.conftest import CLASSES
+from tests.engine.formats.exporting import export
+from tests.engine.formats.networks import Case
+
+
+class Shuffled(nn.Module):
+    """A unit of ShuffleNetV2 (Ma et al., 2018): half of the channels passes by, then both halves are interleaved."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.inner, self.outer = nn.Conv2d(1, 16, 3, padding=1), nn.Conv2d(8, 12, 1), nn.Conv2d(12, 8, 1)
+        self.last, self.head = nn.Conv2d(16, 12, 3), nn.Linear(12, CLASSES)
+
+    def forward(self, x):
+        left, right = torch.relu(self.stem(x)).chunk(2, 1)
+        y = torch.cat([left, torch.relu(self.outer(torch.relu(self.inner(right))))], 1)
+        y = y.reshape(-1, 2, 8, 8, 8).transpose(1, 2).reshape(-1, 16, 8, 8)
+        return self.head(torch.relu(self.last(y)).mean((2, 3)))
+
+
+class Recurrent(nn.Module):
+    """Convolutions over time, then a recurrent layer in both directions."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.first, self.second = nn.Conv1d(8, 12, 3, padding=1), nn.Conv1d(12, 10, 3, padding=1)
+        self.recurrent, self.head = layer(10, 6, batch_first=True, bidirectional=True), nn.Linear(12, CLASSES)
+
+    def forward(self, x):
+        y = torch.relu(self.second(torch.relu(self.first(x.flatten(1, 2)))))
+        return self.head(self.recurrent(y.transpose(1, 2))[0].mean(1))
+
+
+NETWORKS = {
+    "shuffle": (Shuffled, {"inner", "last"}, {"stem": REGROUPED, "outer": REGROUPED}),
+    "gru": (lambda: Recurrent(nn.GRU), {"first"}, {"second": RECURRENT}),
+    "rnn": (lambda: Recurrent(nn.RNN), {"first"}, {"second": RECURRENT}),
+    "lstm": (lambda: Recurrent(nn.LSTM), {"first", "second"}, {}),
+}
+
+
+@pytest.fixture
+def case(name):
+    make, cut, fixed = NETWORKS[name]
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return SimpleNamespace(module=make().eval(), cut=cut, fixed=fixed)
+
+
+@pytest.mark.parametrize(("name", "exporter"), [("shuffle", "legacy"), ("gru", "dynamo")])
+def test_an_uploaded_network_is_cut_up_to_the_boundary_and_runs_elsewhere(world, tmp_path, case, exporter):
+    path = export(case.module, Case(lambda: case.module, ((1, 8, 8),)), tmp_path / "x.onnx", exporter=exporter)
+    network = load_network(path, "onnx", {}, tmp_path)
+    setting = world(network.module)
+    result = apply(network, StructuredPruning(pruning_ratio=0.5), setting.context)
+    widths = {name: (row["channels_before"], row["channels_after"]) for name, row in setting.context.reported["layers"].items()}
+    assert {name for name, (before, after) in widths.items() if after == before // 2} == case.cut
+    assert all(after == before for name, (before, after) in widths.items() if name not in case.cut)
+    told = {event.code: event.details for event in setting.of("warning")}
+    assert told["layers_not_removable"]["reasons"] == case.fixed
+    export_onnx(result, tmp_path / "pruned.onnx")
+    x = torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+    (outside,) = ort.InferenceSession(tmp_path / "pruned.onnx").run(None, {"in0": x.numpy()})
+    with torch.no_grad():
+        torch.testing.assert_close(torch.from_numpy(outside), result.module(x), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_cutting_beside_a_boundary_is_masking(case):
+    x = torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+    cut, masked = copy.deepcopy(case.module), copy.deepcopy(case.module)
+    graph, shadow = ChannelGraph(cut, (x,)), ChannelGraph(masked, (x,))
+    assert graph.fixed == case.fixed
+    for group, twin in zip(graph.groups, shadow.groups, strict=True):
+        mask_channels(twin, twin.units[1::2].flatten())
+        graph.remove(group, group.units[1::2].flatten().tolist())
+    torch.testing.assert_close(cut(x), masked(x), atol=1e-5, rtol=1e-4)
+    assert (cut(x) - case.module(x)).abs().max() > 1e-3
+    cut(x).sum().backward()
+    assert all(parameter.grad is not None for parameter in cut.parameters())
+
+
+def test_a_boundary_changes_no_value_and_only_channels_count():
+    with Boundaries() as active:
+        x = torch.randn(2, 8, 4, 4, requires_grad=True)
+        assert torch.equal(x.view(2, 2, 4, 4, 4).transpose(1, 2).reshape(2, 8, 4, 4), x[:, [0, 4, 1, 5, 2, 6, 3, 7]])
+        assert [(given is x, reason) for given, reason in active.crossed] == [(True, REGROUPED)]
+        tokens = torch.randn(2, 16, 8, requires_grad=True)
+        assert tokens.view(2, 4, 4, 8).requires_grad, "tokens become an image"
+        assert tokens.view(2, 16, 2, 4).requires_grad, "heads"
+        assert x.reshape(2, -1).requires_grad
+        assert x.flatten(2).requires_grad
+        assert len(active.crossed) == 1
+
+
+def test_a_graph_that_fails_for_one_layer_still_has_the_others(monkeypatch):
+    import torch_pruning
+
+    original = torch_pruning.DependencyGraph.get_pruning_group
+
+    def failing(self, layer, *rest):
+        if getattr(layer, "out_channels", None) == 10:
+            raise IndexError
+        return original(self, layer, *rest)
+
+    monkeypatch.setattr(torch_pruning.DependencyGraph, "get_pruning_group", failing)
+    graph = ChannelGraph(Recurrent(nn.LSTM).eval(), (torch.randn(2, 1, 8, 8),))
+    assert graph.fixed == {"second": UNFOLLOWED}
+    assert [group.name for group in graph.groups] == ["first"]
