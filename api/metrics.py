@@ -1,13 +1,16 @@
 """Prometheus figures: what this process has served, and what the database says about the jobs."""
 
 import threading
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.core import CounterMetricFamily
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.registry import Collector
 from starlette.types import Scope
 
-from core import clock, statistics
+from core import clock, presence, statistics
 from core.db import Session
 from core.service import Service
 
@@ -16,6 +19,29 @@ _LATE_COMMIT = timedelta(seconds=30)
 """A job's end is written down a little before it can be read."""
 _PAGE = 1000
 _JOB_BUCKETS = (0.1, 0.5, 1, 5, 15, 60, 300, 900, 3600, 14_400, 86_400)
+
+
+class Attempts(Collector):
+    """Claims and what became of them, of the whole service and since it began: every API process says the same."""
+
+    def __init__(self) -> None:
+        self._ended: dict[str, int] = {}
+        self._running = 0
+
+    def tell(self, ended: dict[str, int], running: int) -> None:
+        """Take over what the database says."""
+        self._ended, self._running = ended, running
+
+    def collect(self) -> Iterator[CounterMetricFamily]:
+        """The three counters."""
+        claims = CounterMetricFamily("modelpress_claims", "Jobs and inspections taken by workers, once for each attempt.")
+        claims.add_metric([], sum(self._ended.values()) + self._running)
+        lost = CounterMetricFamily("modelpress_leases_lost", "Attempts whose worker was not heard of any more.")
+        lost.add_metric([], self._ended.get("lost", 0))
+        attempts = CounterMetricFamily("modelpress_attempts_ended", "Attempts that ended, by how.", labels=["ended"])
+        for ended, count in self._ended.items():
+            attempts.add_metric([ended], count)
+        return iter((claims, lost, attempts))
 
 
 class Metrics:
@@ -35,6 +61,10 @@ class Metrics:
             "modelpress_checksum_mismatches", "Downloads that were refused or cut off at damaged bytes.", registry=self.registry
         )
         self._jobs = Gauge("modelpress_jobs", "Jobs in the database.", ["queue", "status"], registry=self.registry)
+        self._workers = Gauge("modelpress_workers", "Workers that are there.", ["queue"], registry=self.registry)
+        self._busy = Gauge("modelpress_workers_busy", "Workers that have a job.", ["queue"], registry=self.registry)
+        self._attempts = Attempts()
+        self.registry.register(self._attempts)
         self._finished = Counter(
             "modelpress_jobs_finished", "Jobs that ended, once for each of their methods.", ["method", "status"], registry=self.registry
         )
@@ -76,6 +106,12 @@ class Metrics:
             self._jobs.clear()
             for (queue, status), count in statistics.jobs_by_status(session).items():
                 self._jobs.labels(queue, status).set(count)
+            running = statistics.running_by_queue(session)
+            settings = service.settings
+            for queue in (settings.cpu_queue, settings.gpu_queue, settings.inspect_queue):
+                self._workers.labels(queue).set(presence.count(session, queue))
+                self._busy.labels(queue).set(running.get(queue, 0))
+            self._attempts.tell(statistics.attempts_by_end(session), sum(running.values()))
             self._count_finished(session)
         return generate_latest(self.registry)
 

@@ -6,8 +6,8 @@ from datetime import datetime
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from core.jobs.states import TERMINAL
-from core.tables import Job, JobEvent
+from core.jobs.states import TERMINAL, Status
+from core.tables import Job, JobEvent, LedgerEntry
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,18 @@ def jobs_by_status(session: Session) -> dict[tuple[str, str], int]:
     """Number of compressions by queue and status."""
     statement = select(Job.queue, Job.status, func.count()).where(Job.kind == "compress").group_by(Job.queue, Job.status)
     return {(queue, status): count for queue, status, count in session.execute(statement)}
+
+
+def running_by_queue(session: Session) -> dict[str, int]:
+    """Number of jobs in work by queue, inspections included: each keeps one worker busy."""
+    statement = select(Job.queue, func.count()).where(Job.status == Status.RUNNING).group_by(Job.queue)
+    return {row[0]: row[1] for row in session.execute(statement)}
+
+
+def attempts_by_end(session: Session) -> dict[str, int]:
+    """Number of attempts that have ended, by how: succeeded, failed, cancelled, lost, released, retried. Never gets smaller."""
+    statement = select(LedgerEntry.ended, func.count()).group_by(LedgerEntry.ended)
+    return {row[0]: row[1] for row in session.execute(statement)}
 
 
 def finished_since(session: Session, moment: datetime, *, limit: int = 1000) -> tuple[list[Finished], datetime]:

@@ -26,7 +26,8 @@ from worker.roll_call import RollCall
 from worker.runner import Runner
 from worker.workplace import Workplace
 
-_JOIN_MARGIN_SECONDS = 10
+JOIN_MARGIN_SECONDS = 10
+"""Beside the drain: how long a worker that was asked to stop takes at most to write its end."""
 _log = logging.logger(__name__)
 
 settings = Settings()
@@ -75,7 +76,7 @@ class Worker:
         """Drain, wait, and leave nothing behind."""
         self.drain()
         for runner in self._runners.values():
-            runner.join(settings.drain_seconds + _JOIN_MARGIN_SECONDS)
+            runner.join(settings.drain_seconds + JOIN_MARGIN_SECONDS)
         self._roll_call.end()
         self._stack.close()
 

@@ -1,9 +1,6 @@
 """The database goes away, or fills up: requests get a typed answer, nothing is half done, and all is well when it is back."""
 
-import contextlib
 import signal
-import socket
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,53 +17,7 @@ from core.tables import Job
 from tests import servers
 from tests.core.conftest import make_world
 from tests.faults.invariants import violations
-
-
-class CutProxy:
-    """Passes TCP on to a port; `cut_answers` lets requests through and drops the answers, then the connection."""
-
-    def __init__(self, target: int) -> None:
-        self._target = target
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port = int(self._listener.getsockname()[1])
-        self._cut = threading.Event()
-        self._connections: list[socket.socket] = []
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def cut_answers(self) -> None:
-        """From now on no answer arrives."""
-        self._cut.set()
-
-    def heal(self) -> None:
-        """New connections work again."""
-        self._cut.clear()
-
-    def close(self) -> None:
-        """End everything."""
-        self._listener.close()
-        for connection in self._connections:
-            connection.close()
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                client, _ = self._listener.accept()
-            except OSError:
-                return
-            server = socket.create_connection(("127.0.0.1", self._target))
-            self._connections += [client, server]
-            threading.Thread(target=self._pump, args=(client, server, False), daemon=True).start()
-            threading.Thread(target=self._pump, args=(server, client, True), daemon=True).start()
-
-    def _pump(self, source: socket.socket, sink: socket.socket, answers: bool) -> None:
-        with contextlib.suppress(OSError):
-            while data := source.recv(65_536):
-                if answers and self._cut.is_set():
-                    break
-                sink.sendall(data)
-        for end in (source, sink):
-            with contextlib.suppress(OSError):
-                end.shutdown(socket.SHUT_RDWR)
+from tests.proxy import Fault, FaultProxy
 
 
 @pytest.fixture
@@ -96,7 +47,7 @@ def test_a_restart_in_the_middle_of_a_transaction(own_postgres: servers.Postgres
 
 def test_a_commit_whose_answer_is_lost_is_found_again_by_its_key(postgres: servers.Postgres, postgres_url: str, tmp_path: Path) -> None:
     name = postgres_url.partition("@/")[2].partition("?")[0]
-    proxy = CutProxy(postgres.port)
+    proxy = FaultProxy(postgres.port)
     settings = Settings(database_url=postgres.tcp_url(name, proxy.port), data_dir=tmp_path, min_free_bytes=0)
     with Service.open(settings) as service:
         world = make_world(service)
@@ -104,8 +55,8 @@ def test_a_commit_whose_answer_is_lost_is_found_again_by_its_key(postgres: serve
         request = idempotency.request("key", document)
         with pytest.raises(Unavailable), service.database.unit_of_work() as session:  # noqa: PT012
             lost = jobs.create(session, settings, world.project_id, document, idempotent=request).job.id
-            proxy.cut_answers()
-        proxy.heal()
+            proxy.fault = Fault.CUT_ANSWERS
+        proxy.fault = Fault.NONE
         with service.database.unit_of_work() as session:
             again = jobs.create(session, settings, world.project_id, document, idempotent=request)
         assert (again.job.id, again.replayed) == (lost, True)
@@ -113,8 +64,8 @@ def test_a_commit_whose_answer_is_lost_is_found_again_by_its_key(postgres: serve
         assert claim is not None
         with pytest.raises(Unavailable), service.database.unit_of_work() as session:  # noqa: PT012
             jobs.finish(session, claim.job_id, claim.fence, outcome=None, result={})
-            proxy.cut_answers()
-        proxy.heal()
+            proxy.fault = Fault.CUT_ANSWERS
+        proxy.fault = Fault.NONE
         assert world.job(lost).status == "succeeded"
         with service.database.reader() as session:
             assert list(session.scalars(select(Job.id).where(Job.kind == "compress"))) == [lost]

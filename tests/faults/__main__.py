@@ -6,12 +6,23 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
+from typing import Generic, TypeVar
 
 from tests.faults import rows
+from tests.faults.elsewhere import ELSEWHERE, run_tests
 from tests.faults.house import House
+from tests.faults.parts import parts_house
 from tests.faults.random_kills import FAILPOINTS, deadly_failpoint, random_kills
+from tests.faults.rows_parts import PARTS
+
+H = TypeVar("H", bound=House)
+Outcome = tuple[int, list[str], str | None]
+"""How often a fault was injected, what promises were broken, and a figure."""
+Run = Callable[[], Outcome]
 
 
 def main() -> int:
@@ -21,7 +32,7 @@ def main() -> int:
     parser.add_argument("--only", nargs="*", default=[], help="rows to run")
     arguments = parser.parse_args()
     _say(f"seed {arguments.seed}")
-    _say(f"{'fault':<28} {'runs':>5} {'violations':>10} {'seconds':>8}")
+    _say(f"{'fault':<38} {'runs':>5} {'violations':>10} {'seconds':>8}")
     outcomes = []
     with tempfile.TemporaryDirectory(prefix="faults-") as name:
         folder = Path(name)
@@ -32,57 +43,68 @@ def main() -> int:
     return 0 if all(outcomes) else 1
 
 
-def _all(folder: Path, seed: int, kills: int) -> list[tuple[str, Callable[[], tuple[int, list[str]]]]]:
-    shared = _Shared(folder / "shared")
-    named = [(row.__name__, lambda row=row: shared.run(row)) for row in (*rows.QUICK, *rows.LONG)]
-    points = [(name, lambda name=name: deadly_failpoint(folder / name, name)) for name in FAILPOINTS]
-    return [*named, ("random_kills", lambda: shared.kill(seed, kills)), ("close", shared.close), *points]
+def _all(folder: Path, seed: int, kills: int) -> Iterator[tuple[str, Run]]:
+    embedded = _Shared(_embedded, folder / "embedded")
+    parts = _Shared(parts_house, folder / "parts")
+    yield from ((row.__name__, partial(embedded.run, row)) for row in (*rows.QUICK, *rows.LONG))
+    yield "random_kills", lambda: (*random_kills(embedded.open(), random.Random(seed), kills), None)
+    yield "close", embedded.close
+    yield from ((row.__name__, partial(parts.run, row)) for row in PARTS)
+    yield "close_parts", parts.close
+    yield from ((name, partial(deadly_failpoint, folder / name, name)) for name in FAILPOINTS)
+    yield from ((name, partial(run_tests, nodes)) for name, nodes in ELSEWHERE.items())
 
 
-class _Shared:
+@contextmanager
+def _embedded(folder: Path) -> Iterator[House]:
+    house = House(folder, workers=2)
+    try:
+        house.wait_until_ready()
+        yield house
+    finally:
+        house.close()
+
+
+class _Shared(Generic[H]):
     """One house for all rows that leave it whole; built when it is needed, and anew after a row that failed."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._house: House | None = None
+    def __init__(self, build: Callable[[Path], AbstractContextManager[H]], folder: Path) -> None:
+        self._build, self._folder = build, folder
+        self._house: H | None = None
+        self._stack = ExitStack()
         self._built = 0
 
-    def run(self, row: rows.Row) -> tuple[int, list[str]]:
-        house = self._open()
+    def run(self, row: Callable[[H], str | None]) -> Outcome:
+        house = self.open()
         try:
-            row(house)
+            note = row(house)
             house.wait_until_whole()
-            return 1, house.broken_promises(load_artifacts=True)
+            return 1, house.broken_promises(load_artifacts=True), note
         except BaseException:
             self.close()
             raise
 
-    def kill(self, seed: int, kills: int) -> tuple[int, list[str]]:
-        return random_kills(self._open(), random.Random(seed), kills)
+    def close(self) -> Outcome:
+        self._stack.close()
+        self._house = None
+        return 1, [], None
 
-    def close(self) -> tuple[int, list[str]]:
-        if self._house is not None:
-            self._house.close()
-            self._house = None
-        return 1, []
-
-    def _open(self) -> House:
+    def open(self) -> H:
         if self._house is None:
             self._built += 1
             folder = self._folder / str(self._built)
             folder.mkdir(parents=True)
-            self._house = House(folder, workers=2)
-            self._house.wait_until_ready()
+            self._house = self._stack.enter_context(self._build(folder))
         return self._house
 
 
-def _report(title: str, run: Callable[[], tuple[int, list[str]]]) -> bool:
+def _report(title: str, run: Run) -> bool:
     started = time.monotonic()
     try:
-        runs, found = run()
+        runs, found, note = run()
     except Exception:
-        runs, found = 1, [traceback.format_exc()]
-    _say(f"{title:<28} {runs:>5} {len(found):>10} {time.monotonic() - started:>8.1f}")
+        runs, found, note = 1, [traceback.format_exc()], None
+    _say(f"{title:<38} {runs:>5} {len(found):>10} {time.monotonic() - started:>8.1f}  {note or ''}".rstrip())
     for sentence in found:
         _say(f"    {sentence}")
     return not found

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
+from safetensors.numpy import load_file
 
 from cli.client import TERMINAL, ApiError, Client
 from core.service import Service
@@ -24,6 +25,17 @@ from tests.servers import free_port
 
 FEATURES, HIDDEN, CLASSES = 16, 32, 4
 LEASE_SECONDS = 3.0
+SHORT = {
+    "MODELPRESS_LEASE_SECONDS": str(LEASE_SECONDS),
+    "MODELPRESS_HEARTBEAT_SECONDS": "0.3",
+    "MODELPRESS_RECONCILE_SECONDS": "0.5",
+    "MODELPRESS_RETRY_DELAY_SECONDS": "0.1",
+    "MODELPRESS_CHECKPOINT_SECONDS": "0.5",
+    "MODELPRESS_DRAIN_SECONDS": "2",
+    "MODELPRESS_MIN_FREE_BYTES": "0",
+    "MODELPRESS_STAGING_EXPIRY_SECONDS": "1",
+}
+"""Settings under which what takes seconds in production takes a fraction here."""
 
 
 def network(seed: int = 0) -> bytes:
@@ -66,16 +78,7 @@ class House:
         self.port = free_port()
         self.client = Client(f"http://127.0.0.1:{self.port}")
         self._workers = workers
-        self._environment = {
-            "MODELPRESS_LEASE_SECONDS": str(LEASE_SECONDS),
-            "MODELPRESS_HEARTBEAT_SECONDS": "0.3",
-            "MODELPRESS_RECONCILE_SECONDS": "0.5",
-            "MODELPRESS_RETRY_DELAY_SECONDS": "0.1",
-            "MODELPRESS_DRAIN_SECONDS": "2",
-            "MODELPRESS_MIN_FREE_BYTES": "0",
-            "MODELPRESS_STAGING_EXPIRY_SECONDS": "1",
-            **environment,
-        }
+        self._environment = {**SHORT, **environment}
         self.settings = Settings(data_dir=folder / "data", staging_expiry_seconds=1, min_free_bytes=0)
         self.seen = Seen()
         self.process = self._start()
@@ -195,10 +198,32 @@ class House:
         """The job's body once it trains."""
         return self.wait(job_id, lambda job: job["phase"] == "training")
 
+    def events(self, job_id: str) -> list[dict[str, Any]]:
+        """The job's history."""
+        found: list[dict[str, Any]] = []
+        while True:
+            after = f"&after={found[-1]['id']}" if found else ""
+            page = self.client.json("GET", f"/v1/jobs/{job_id}/events?limit=100{after}")
+            found += page["data"]
+            if not page["has_more"]:
+                return found
+
+    def event_types(self, job_id: str) -> list[str]:
+        """What happened to the job, in words."""
+        return [event["type"] for event in self.events(job_id)]
+
+    def weights(self, job_id: str) -> dict[str, np.ndarray]:
+        """The tensors that the job published as safetensors."""
+        page = self.client.json("GET", f"/v1/jobs/{job_id}/artifacts")["data"]
+        artifact = next(item for item in page if item["format"] == "safetensors")
+        target = self.folder / f"{job_id}.safetensors"
+        self.client.download(f"/v1/artifacts/{artifact['id']}/content", target)
+        return dict(load_file(target))
+
     def pids(self, role: str) -> list[int]:
         """Process ids of a role: api, worker, parent (of job children), child, broker."""
         found = []
-        for pid in descendants(self.process.pid):
+        for pid in self.everyone():
             try:
                 words = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
                 parent = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
@@ -208,6 +233,10 @@ class House:
             if role == _role(words, above):
                 found.append(pid)
         return found
+
+    def everyone(self) -> list[int]:
+        """Process ids of the whole service."""
+        return descendants(self.process.pid)
 
     def hurt(self, role: str, number: signal.Signals = signal.SIGKILL) -> list[int]:
         """Send a signal to every process of a role."""
@@ -222,11 +251,15 @@ class House:
         with Service.open(self.settings) as service:
             while True:
                 service.blobs.sweep_staging()  # the reconciler does so every minute
-                folders = tuple((self.settings.data_dir / "work").glob("worker-*[!k]"))
+                folders = tuple(folder for data_dir in self.data_dirs() for folder in (data_dir / "work").glob("worker-*[!k]"))
                 found = violations(service, self.seen, orphans=orphans, load_artifacts=load_artifacts, folders=folders)
                 if not found or time.monotonic() > deadline:
                     return found
                 time.sleep(0.2)
+
+    def data_dirs(self) -> list[Path]:
+        """Where processes of the service keep files."""
+        return [self.settings.data_dir]
 
     def close(self) -> None:
         """Stop in good order."""

@@ -24,6 +24,7 @@ FAILPOINTS = (
     "worker.claimed",
     "worker.staged",
     "worker.child_started",
+    "worker.checkpointed",
     "worker.child_ended",
     "worker.published",
     "finish.before_update",
@@ -80,7 +81,7 @@ def _kill(house: House, role: str, rng: random.Random) -> bool:
     return False
 
 
-def deadly_failpoint(folder: Path, name: str) -> tuple[int, list[str]]:
+def deadly_failpoint(folder: Path, name: str) -> tuple[int, list[str], None]:
     """Three jobs through a service in which `name` kills each process that comes by too often; returns the kills and broken promises."""
     folder.mkdir()
     house = House(folder, MODELPRESS_FAILPOINT=f"{name}:kill@{HITS.get(name, 2) + 1}")
@@ -91,8 +92,8 @@ def deadly_failpoint(folder: Path, name: str) -> tuple[int, list[str]]:
         kills = house.log.read_bytes().count(b"program ended")
         if kills == 0:
             found.append(f"nothing was killed at {name}")
-        return kills, found
+        return kills, found, None
     except ApiError as error:
-        return 0, [f"{name}: {error}"]
+        return 0, [f"{name}: {error}"], None
     finally:
         house.close()

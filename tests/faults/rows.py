@@ -3,22 +3,29 @@
 A row is a function of a house that works; it leaves one that works. What holds after every row is in `invariants.py`.
 """
 
+import base64
+import hashlib
 import signal
+import socket
+import struct
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from http.client import HTTPException
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import redis
 
 from cli.client import ApiError
 from core.blobs.ingest import key_of
 from core.service import Service
 from tests.engine.child.test_launcher import gone
-from tests.faults.house import LEASE_SECONDS, House, descendants
+from tests.faults.house import LEASE_SECONDS, House, descendants, examples
 
-Row = Callable[[House], None]
+Row = Callable[[House], str | None]
+"""May return a figure that is worth a line."""
 
 
 def quiet(house: House) -> None:
@@ -64,10 +71,24 @@ def kill_api(house: House) -> None:
 
 def flush_broker(house: House) -> None:
     """The broker forgets everything; every queued job runs."""
-    ids = [house.submit(200) for _ in range(4)]
+    _flush(house, 4)
+
+
+def flush_broker_of_fifty(house: House) -> str:
+    """The same with fifty jobs in the queue."""
+    return f"{_flush(house, 50)} of 50 were queued when the broker was flushed"
+
+
+def _flush(house: House, count: int) -> int:
+    with ThreadPoolExecutor(8) as pool:
+        ids = list(pool.map(lambda _: house.submit(20), range(count)))
     with redis.Redis(unix_socket_path=broker_of(house)) as broker:
         broker.flushall()
-    assert [house.end(job_id)["status"] for job_id in ids] == ["succeeded"] * 4
+    waiting = sum(house.job(job_id)["status"] == "queued" for job_id in ids)
+    ends = [house.end(job_id, 300) for job_id in ids]
+    assert [(job["status"], job["attempt"]) for job in ends] == [("succeeded", 1)] * count
+    assert waiting >= count // 2
+    return waiting
 
 
 def dead_broker_at_submit(house: House) -> None:
@@ -87,7 +108,9 @@ def doubled_doorbells(house: House) -> None:
         for _ in range(20):
             service.doorbell.ring("cpu")
         assert house.end(job_id)["attempt"] == 1
-    events = [event["type"] for event in house.client.json("GET", f"/v1/jobs/{job_id}/events?limit=100")["data"]]
+        service.doorbell.ring("cpu")  # late: there is nothing left to do
+        time.sleep(0.5)
+    events = house.event_types(job_id)
     assert events.count("started") == events.count("succeeded") == 1
 
 
@@ -154,6 +177,77 @@ def same_submit_fifty_times(house: House) -> None:
         ids = {job_id for job_id in pool.map(lambda _: house.submit(1, key=key, patient=True), range(50)) if job_id}
     assert len(ids) == 1
     assert house.end(ids.pop())["status"] == "succeeded"
+
+
+def resume(house: House) -> None:
+    """Killed in the middle of a training, or between two steps, a job goes on from there and ends with the weights of an undisturbed one."""
+    finetune = {"iterations": 900, "batch_size": 16, "learning_rate": 0.001}
+    steps = [{"method": "magnitude_pruning", "sparsity": sparsity, "finetune": finetune} for sparsity in (0.5, 0.8)]
+    whole = house.submit(steps=steps, export=["safetensors"])
+    assert house.end(whole)["status"] == "succeeded"
+
+    def is_under_way(job: dict[str, Any]) -> bool:
+        return "checkpoint" in house.event_types(job["id"])
+
+    def has_done_a_step(job: dict[str, Any]) -> bool:
+        types = house.event_types(job["id"])
+        return "step_finished" in types and "checkpoint" in types[types.index("step_finished") :]
+
+    for role, moment, trainings in (("worker", is_under_way, 0), ("child", has_done_a_step, 1)):
+        job_id = house.submit(steps=steps, export=["safetensors"])
+        house.wait(job_id, moment)
+        assert house.hurt(role)
+        job = house.end(job_id)
+        assert (job["status"], job["attempt"]) == ("succeeded", 2)
+        resumed = _resumed(house, job_id)
+        assert resumed["trainings_done"] >= trainings
+        assert resumed["trainings_done"] or resumed["iteration"] > 0
+        assert same_weights(house.weights(job_id), house.weights(whole))
+
+
+def _resumed(house: House, job_id: str) -> dict[str, Any]:
+    """What the job's history says about the checkpoint that the last attempt began from."""
+    (event,) = [event for event in house.events(job_id) if event["type"] == "resumed"]
+    data: dict[str, Any] = event["data"]
+    return data
+
+
+def same_weights(left: dict[str, np.ndarray], right: dict[str, np.ndarray]) -> bool:
+    """Bit by bit."""
+    return left.keys() == right.keys() and all(left[name].tobytes() == right[name].tobytes() for name in left)
+
+
+def upload_is_cut_off(house: House) -> None:
+    """A client hangs up in the middle of a part, finds out what has arrived, and goes on; one that never returns leaves nothing."""
+    content = examples(seed=1)
+    first, second = content[: len(content) // 2], content[len(content) // 2 :]
+    upload = house.client.json("POST", "/v1/uploads", {})
+    parts = f"/v1/uploads/{upload['id']}/parts"
+    house.client.open("PUT", f"{parts}/1", first, _part(first)).close()
+    _hang_up(house, "PUT", f"{parts}/2", second, _part(second))
+    _hang_up(house, "POST", "/v1/datasets?name=cut&format=npz", content, {"Content-Type": "application/octet-stream"})
+    arrived = house.client.json("GET", f"/v1/uploads/{upload['id']}")["parts"]
+    assert [(part["number"], part["size_bytes"]) for part in arrived] == [(1, len(first))]
+    house.client.open("PUT", f"{parts}/2", second, _part(second)).close()
+    house.client.json("POST", f"/v1/uploads/{upload['id']}/complete", {})
+    made = house.client.json("POST", "/v1/datasets?name=whole&format=npz", {"upload_id": upload["id"]})
+    assert (made["sha256"], made["size_bytes"]) == (hashlib.sha256(content).hexdigest(), len(content))
+    assert "cut" not in {item["name"] for item in house.client.json("GET", "/v1/datasets")["data"]}
+
+
+def _part(content: bytes) -> dict[str, str]:
+    digest = base64.b64encode(hashlib.sha256(content).digest()).decode()
+    return {"Content-Type": "application/octet-stream", "Content-Digest": f"sha-256=:{digest}:"}
+
+
+def _hang_up(house: House, verb: str, path: str, body: bytes, headers: dict[str, str]) -> None:
+    """Send the head and half of the body, then reset the connection."""
+    head = [f"{verb} {path} HTTP/1.1", f"Host: 127.0.0.1:{house.port}", f"Content-Length: {len(body)}"]
+    head += [f"{name}: {value}" for name, value in headers.items()]
+    with socket.create_connection(("127.0.0.1", house.port)) as connection:
+        connection.sendall("\r\n".join(head).encode() + b"\r\n\r\n" + body[: len(body) // 2])
+        time.sleep(0.3)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
 def damaged_artifact(house: House) -> None:
@@ -237,7 +331,15 @@ QUICK: tuple[Row, ...] = (
     crash,
     hang,
     cancel,
+    resume,
     kill_supervisor,
 )
 """Part of every test run."""
-LONG: tuple[Row, ...] = (cancel_races_with_finish, same_submit_fifty_times, damaged_artifact, drain)
+LONG: tuple[Row, ...] = (
+    flush_broker_of_fifty,
+    upload_is_cut_off,
+    cancel_races_with_finish,
+    same_submit_fifty_times,
+    damaged_artifact,
+    drain,
+)

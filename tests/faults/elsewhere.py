@@ -1,0 +1,37 @@
+"""Rows of the fault matrix that need no whole service: tests of the rooms, which run here as rows and count as such."""
+
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from xml.etree import ElementTree
+
+from tests.compose import ROOT
+
+ELSEWHERE: dict[str, tuple[str, ...]] = {
+    "child_misbehaves": ("tests/worker/test_attempt.py", "tests/engine/child"),
+    "commit_cut_off_and_crashed_database": ("tests/core/test_outages.py",),
+    "an_error_at_every_edge": ("tests/core/test_failpoints.py",),
+    "damaged_or_full_blob_stores": ("tests/core/test_blobs.py", "tests/core/test_blob_races.py"),
+    "downloads_cut_off": ("tests/cli/test_client.py",),
+    "migration_interrupted": ("tests/core/test_migrations.py",),
+    "old_worker_new_api": ("tests/core/test_jobs.py::test_a_job_of_a_newer_spec_is_left_to_newer_workers",),
+    "clock_of_a_host_is_wrong": ("tests/core/test_claims.py::test_the_lease_is_measured_by_the_databases_clock",),
+}
+"""Row, and the tests that it stands for: out of memory, crash, hang, fork bomb and endless log are those of `child_misbehaves`."""
+
+
+def run_tests(nodes: tuple[str, ...]) -> tuple[int, list[str], None]:
+    """Run tests in a process of their own; returns how many ran and which failed. One that was skipped is no proof and counts as failed."""
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder) / "report.xml"
+        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:xdist", "-p", "no:cacheprovider", f"--junitxml={report}", *nodes]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        if not report.exists():
+            return 0, [done.stdout + done.stderr], None
+        cases = list(ElementTree.parse(report).iter("testcase"))
+    failed = [case for case in cases if any(case.find(word) is not None for word in ("failure", "error", "skipped"))]
+    found = [f"{case.get('classname')}::{case.get('name')}" for case in failed]
+    if done.returncode and not found:
+        found.append(done.stdout[-2000:])
+    return len(cases), found, None
