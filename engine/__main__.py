@@ -49,6 +49,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--out", type=Path, required=True, help="receives the artifacts and the report as JSON, HTML and Markdown")
     run.add_argument("--threads", type=int, default=1)
     run.add_argument("--device", default="cpu", help="cpu, cuda:0, …")
+    run.add_argument("--devices", type=int, help="processes that train together, each on a device of its own; default: what the spec says")
     run.add_argument("--json-events", action="store_true", help="write every event as one JSON line on standard output")
     inspect = commands.add_parser("inspect", help="describe a model or dataset file as JSON")
     inspect.add_argument("file", type=Path)
@@ -64,6 +65,8 @@ def _run(options: argparse.Namespace) -> int:
         document.pop("dataset", None)
     else:
         document["dataset"] = _identifier(document.get("dataset"), "ds_")
+    if options.devices is not None:
+        document["devices"] = options.devices
     spec, problems = parse(document)
     if spec is None:
         for problem in problems:

@@ -51,8 +51,9 @@ class Saved:
 class Checkpoints:
     """The trainings of one job, by step and number within the step."""
 
-    def __init__(self, directory: Path, spec: Mapping[str, Any], emit: Callable[[events.Event], None], *, seconds: float) -> None:
-        """Keep files below `directory/tmp`; `spec` tells checkpoints of this job from others."""
+    def __init__(self, directory: Path, spec: Mapping[str, Any], emit: Callable[[events.Event], None], *, seconds: float, read_only: bool = False) -> None:
+        """Keep files below `directory/tmp`; `spec` tells checkpoints of this job from others. `read_only` keeps nothing new."""
+        self._read_only = read_only
         self._directory, self._work, self._emit, self._seconds = directory, directory / "tmp" / "checkpoints", emit, seconds
         self._work.mkdir(parents=True, exist_ok=True)
         text = json.dumps(spec, sort_keys=True, default=str)
@@ -98,6 +99,8 @@ class Checkpoints:
 
     def is_due(self) -> bool:
         """Whether it is time for another checkpoint: regularly, and once when the supervisor asks for it."""
+        if self._read_only:
+            return False
         if not self._asked and (self._directory / DRAIN_FILE).exists():
             self._asked = True
             return True
@@ -107,6 +110,8 @@ class Checkpoints:
         self, step: int | None, number: int, tensors: Mapping[str, Tensor], info: dict[str, Any], *, done: bool, seconds: float
     ) -> None:
         """Remember a training on disk. One that is under way is checkpointed at once, one that is done with the next checkpoint."""
+        if self._read_only:
+            return
         key = _key(step, number)
         target = self._file(key)
         save_file({name: _own(tensor) for name, tensor in tensors.items()}, target.with_suffix(".new"))

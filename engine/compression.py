@@ -9,7 +9,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from engine import constraints, events
 from engine.errors import EngineError
@@ -25,6 +25,9 @@ from engine.spec import Spec, parse
 from engine.step import StepContext
 from engine.subject import SMALL_SPLIT, Subject, read
 from engine.voice import Voice
+
+if TYPE_CHECKING:
+    from engine.parallel.replicas import Replicas
 
 _LOADED, _SCORED, _WALKED, _EXPORTED, _VERIFIED = 0.02, 0.06, 0.92, 0.94, 0.97
 """Shares of the job's progress at which loading, the baseline, the steps, the export and its verification are done."""
@@ -51,11 +54,12 @@ class Candidate:
     checks: list[dict[str, Any]]
 
 
-def compress(job: Job, directory: Path, emit: Callable[[events.Event], None]) -> None:
+def compress(job: Job, directory: Path, emit: Callable[[events.Event], None], replicas: Replicas | None = None) -> None:
     """Run a compress job, up to its `done` event, from the checkpoint of an earlier attempt if there is one.
 
     The last state is published. Where it misses the accuracy target and `on_violation` is `keep_best`, the latest earlier state
     that met it in memory is published beside it, and the better one is kept: accuracy first, then the number of targets met.
+    Of several `replicas` the first does all this, and the others take part in its trainings.
 
     Raises:
         EngineError: Whatever the user or the machine has to be told; `constraints_not_met` where a missed target fails the job,
@@ -64,15 +68,22 @@ def compress(job: Job, directory: Path, emit: Callable[[events.Event], None]) ->
     spec, problems = parse(job.spec)
     if spec is None:
         raise EngineError("spec_invalid", "; ".join(f"{p.pointer}: {p.detail}" for p in problems), hint=problems[0].hint)
-    _Compression(job, spec, directory, Voice(emit)).run()
+    compression = _Compression(job, spec, directory, Voice(emit), replicas)
+    if replicas is None or replicas.rank == 0:
+        compression.run()
+    else:
+        compression.follow()
 
 
 class _Compression:
     """One run of one spec."""
 
-    def __init__(self, job: Job, spec: Spec, directory: Path, voice: Voice) -> None:
-        self._job, self._spec, self._voice = job, spec, voice
-        self._work, self._out = directory / "tmp", directory / "out"
+    def __init__(self, job: Job, spec: Spec, directory: Path, voice: Voice, replicas: Replicas | None) -> None:
+        self._job, self._spec, self._voice, self._replicas = job, spec, voice, replicas
+        self._directory, self._out = directory, directory / "out"
+        self._follows = replicas is not None and replicas.rank > 0
+        self._work = directory / "tmp" / (f"rank{replicas.rank}" if replicas is not None and self._follows else "")
+        self._work.mkdir(exist_ok=True)
         self._steps: list[dict[str, Any]] = []
 
     def run(self) -> None:
@@ -91,6 +102,17 @@ class _Compression:
             best = self._best(states, examiner)
         self._keep(best, states)
         self._finish(best)
+
+    def follow(self) -> None:
+        """Take the steps beside the first process as far as they train; nothing is scored or published here."""
+        self._subject = Subject.load(self._job, self._spec, self._work, self._voice.emit)
+        context, network = self._context(), self._subject.baseline
+        trained = max(index for index, step in enumerate(self._spec.steps) if step.needs.trainable)
+        for index, step in enumerate(self._spec.steps[: trained + 1]):
+            own = context.for_step(index, (0.0, 1.0))
+            network = type(step).implementation()(network, step, own)
+            if network.onnx_path is None:
+                self._measured_in_memory(own, network)
 
     def _walk(self, examiner: Examiner) -> list[State]:
         context = self._context()
@@ -161,11 +183,18 @@ class _Compression:
         if self._job.device.startswith("cuda") and not torch.cuda.is_available():
             raise EngineError("device_unavailable", f"The device {self._job.device} is not there.", category="transient", retryable=True)
         checkpoints = Checkpoints(
-            self._work.parent, self._spec.model_dump(mode="json"), self._voice.emit, seconds=self._job.checkpoint_seconds
+            self._work if self._follows else self._directory,
+            self._spec.model_dump(mode="json"),
+            self._voice.emit,
+            seconds=self._job.checkpoint_seconds,
+            read_only=self._follows,
         )
         if self._job.resume is not None:
             checkpoints.resume(self._job.resume)
-        return Context(**common, device=torch.device(self._job.device), load_teacher=self._teacher, checkpoints=checkpoints)
+        device = torch.device(self._job.device)
+        if self._replicas is not None:
+            common["replicas"], device = self._replicas, self._replicas.device or device
+        return Context(**common, device=device, load_teacher=self._teacher, checkpoints=checkpoints)
 
     def _teacher(self, name: str) -> Network:
         if name not in self._job.teachers:

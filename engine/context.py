@@ -17,6 +17,7 @@ from engine.errors import EngineError
 from engine.logits import Batch, ClassHead, Examples, Prediction, fingerprint, predict
 from engine.measuring.evaluation import fidelity_metrics, label_metrics
 from engine.network import Network
+from engine.parallel.replicas import ALONE, Replicas
 from engine.params import TrainingFields
 from engine.step import StepContext
 from engine.training import NO_HOOKS, Hooks, Loss, Moment, classification_loss, train
@@ -36,6 +37,8 @@ class Context(StepContext):
     """Reads another uploaded model by its id."""
     checkpoints: Checkpoints | None = None
     """Where trainings are saved, for another attempt."""
+    replicas: Replicas = ALONE
+    """The processes of this job. What decides by a measurement asks `replicas.once`, so that all of them go the same way."""
     _baseline_outputs: dict[str, list[Any]] = field(default_factory=dict)
     _evaluated: dict[tuple[str, bytes], dict[str, float]] = field(default_factory=dict)
     """Figures by split and state of the network: the end of one step is the beginning of the next."""
@@ -130,6 +133,7 @@ class Context(StepContext):
             hooks=replace(hooks, on_step=(*hooks.on_step, on_step), on_epoch=(*hooks.on_epoch, on_epoch)),
             start_iteration=start_iteration,
             place=place,
+            replicas=self.replicas,
         )
 
     def place(self) -> Place | None:
@@ -145,6 +149,10 @@ class Context(StepContext):
     def evaluate(self, network: Network | nn.Module, split: str) -> dict[str, float]:
         """Metrics `<split>.<name>`: `top1` and `cross_entropy` with labels, fidelity to the baseline in any case."""
         module = network.module if isinstance(network, Network) else network
+        figures: dict[str, float] = self.replicas.once(lambda: self._evaluate(module, split))
+        return figures
+
+    def _evaluate(self, module: nn.Module, split: str) -> dict[str, float]:
         state = (split, fingerprint(module))
         if state not in self._evaluated:
             answers = self._predict(module, split)

@@ -45,6 +45,11 @@ class Job(BaseModel):
     checkpoint_seconds: float = 60.0
     """Time between two checkpoints of a training."""
 
+    @property
+    def devices(self) -> int:
+        """How many processes the spec asks for."""
+        return int((self.spec or {}).get("devices", 1))
+
     @classmethod
     def read(cls, directory: Path) -> "Job":
         """The job in `directory`, with absolute paths."""

@@ -1,23 +1,31 @@
 """One job, from its directory to its last event. Never raises: whatever goes wrong becomes a `failed` event."""
 
+from __future__ import annotations
+
 import errno
 import traceback
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from engine import events
 from engine.errors import EngineError
 from engine.job import FILE_NAME, Job
+from engine.spec import parse
+
+if TYPE_CHECKING:
+    from engine.parallel.replicas import Replicas
 
 Emit = Callable[[events.Event], None]
 
 
-def run_job(directory: Path, emit: Emit) -> int:
+def run_job(directory: Path, emit: Emit, replicas: Replicas | None = None) -> int:
     """Do the job that `job.json` in `directory` describes.
 
     Args:
         directory: Private directory of the job; receives `out/` (what will be published) and `tmp/` (scratch).
         emit: Takes every event; the last one is `done` or `failed`.
+        replicas: Of a job in several processes, in each of them; left out, they are started where the job asks for them.
 
     Returns:
         The exit status: 0 after `done`, 1 after `failed`.
@@ -34,7 +42,11 @@ def run_job(directory: Path, emit: Emit) -> int:
         for name in ("out", "tmp"):
             (directory / name).mkdir(mode=0o700, exist_ok=True)
         job = Job.read(directory)
-        _do(job, directory, tracking)
+        if replicas is None and divided(job):
+            from engine.parallel.launch import run_processes
+
+            return run_processes(job, directory, tracking)
+        _do(job, directory, tracking, replicas)
         return 0
     except Exception as error:
         translated = translate(error)
@@ -44,12 +56,20 @@ def run_job(directory: Path, emit: Emit) -> int:
         return 1
 
 
-def _do(job: Job, directory: Path, emit: Emit) -> None:
+def divided(job: Job) -> bool:
+    """Whether several processes have something to do: they divide trainings, and nothing else."""
+    if job.kind != "compress" or job.devices == 1:
+        return False
+    spec, _ = parse(job.spec)
+    return spec is not None and any(step.needs.trainable for step in spec.steps)
+
+
+def _do(job: Job, directory: Path, emit: Emit, replicas: Replicas | None) -> None:
     """Import what the job needs, and nothing else: quantizing an ONNX file must not wait for torch."""
     if job.kind == "compress":
         from engine.compression import compress
 
-        compress(job, directory, emit)
+        compress(job, directory, emit, replicas)
         return
     from engine import inspection
 

@@ -111,6 +111,9 @@ class Spec(Params):
     limits: Limits = Limits()
     device: Literal["auto", "cpu", "gpu"] = "auto"
     """Where training steps run; files are always measured on the CPU, with ONNX Runtime."""
+    devices: int = Field(1, ge=1, le=16)
+    """Devices that train together: so many GPUs of one worker, or so many processes where the job runs on the CPU. Every batch is divided
+    among them; the result is that of one device up to rounding."""
     priority: int = Field(0, ge=-100, le=100)
     """Jobs with a higher priority are claimed first."""
     max_attempts: int = Field(3, ge=1, le=10)

@@ -16,6 +16,7 @@ from engine.checkpoints import Place
 from engine.errors import EngineError
 from engine.layout import channels_last
 from engine.logits import Batch, ClassHead, Examples, Indices, Outputs
+from engine.parallel.replicas import ALONE, Replicas
 from engine.params import TrainingFields
 from engine.training_state import History, Run
 
@@ -71,12 +72,14 @@ def train(
     hooks: Hooks = NO_HOOKS,
     start_iteration: int = 0,
     place: Place | None = None,
+    replicas: Replicas = ALONE,
 ) -> History:
     """Train the module in place and leave it in evaluation mode.
 
     The order of the examples comes from `seed` alone, dropout from torch's generator, seeded for the run and put back after it.
     With `start_iteration` the run begins there: same schedule position and same examples as a run that did those steps already.
     At `place` the state is saved from time to time and at the end; what is found there is not done again.
+    `replicas` divide every batch among them; each ends with the same module, equal to a single process's up to rounding.
     Raises `training_diverged` where the loss or a weight is no longer finite, `dataset_invalid` where there are no examples.
     """
     if examples.count == 0:
@@ -91,9 +94,11 @@ def train(
     with channels_last(module, first.inputs), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         run.restore()
+        replicas.begin(module)
         module.train()
         for iteration, indices in _order(examples.count, params.batch_size, seed, run.iteration, total):
-            batch = Batch.of(examples, indices, names, device)
+            share = replicas.share(indices)
+            batch = Batch.of(examples, share.indices, names, device)
             # One example has no batch statistics where its feature map is a single value: the running ones serve.
             for layer in norms if len(indices) == 1 else ():
                 layer.eval()
@@ -101,8 +106,9 @@ def train(
             for group in optimizer.param_groups:
                 group["lr"] = rate
             optimizer.zero_grad(set_to_none=True)
-            value = loss(module(*batch.inputs), batch)
-            value.backward()  # type: ignore[no-untyped-call]
+            with share.forward():
+                value = loss(module(*batch.inputs), batch)
+            value = share.backward(value, module)
             moment = Moment(iteration + 1, total, iteration // per_epoch + 1, module)
             for callback in hooks.before_optimizer_step:
                 callback(moment)
@@ -111,7 +117,7 @@ def train(
             optimizer.step()
             for layer in norms if len(indices) == 1 else ():
                 layer.train()
-            run.loss_sum += value.detach() * len(indices)
+            run.loss_sum += value * len(indices)
             run.seen += len(indices)
             run.iteration = iteration + 1
             if (iteration + 1) % _CHECK_EVERY == 0:

@@ -37,6 +37,7 @@ def backpropagated(
     for batch in batches(examples, context.input_names, size, context.device, np.sort(chosen)):
         module.zero_grad(set_to_none=True)
         loss(module(*batch.inputs), batch).backward()  # type: ignore[no-untyped-call]
+        context.replicas.same_gradients(module)
         yield len(batch.indices)
     module.zero_grad(set_to_none=True)
     module.train(mode)

@@ -90,6 +90,7 @@ def _train(module: nn.Module, training: TrainingFields, macs: int, context: Cont
         seed=context.new_seed(),
         hooks=Hooks(on_step=(on_step,)),
         place=context.place(),
+        replicas=context.replicas,
     )
     return spent(training, examples.count, macs) | {"training_seconds": history.seconds}
 

@@ -42,6 +42,10 @@ class Stopwatch:
 
     def latency_ratio(self, module: nn.Module) -> float:
         """Median of latency / latency of the original."""
+        ratio: float = self._context.replicas.once(lambda: self._measured(module))
+        return ratio
+
+    def _measured(self, module: nn.Module) -> float:
         sessions = [self._original, self._session(module)]
         figures = measurement.latencies(sessions, cast(Examples, self._examples), [1], threads=self._context.threads, repeats=REPEATS)
         return 1 / float(cast(Any, figures[0]["speedup"]))

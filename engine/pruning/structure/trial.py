@@ -132,6 +132,7 @@ class Trainer:
             seed=seed,
             hooks=Hooks(on_step=(look,)),
             start_iteration=start,
+            replicas=context.replicas,
         )
         trial.end = self._figures(module) | {"train.top1": self._score(module, self.examples)["top1"]}
         trial.early_stop = trial.end
@@ -151,6 +152,10 @@ class Trainer:
         return figures
 
     def _score(self, module: nn.Module, examples: Examples) -> dict[str, float]:
-        answers = predict(module, examples, self._context.input_names, self._context.device)
-        assert answers.labels is not None
-        return label_metrics(answers.outputs, answers.labels)
+        def measure() -> dict[str, float]:
+            answers = predict(module, examples, self._context.input_names, self._context.device)
+            assert answers.labels is not None
+            return label_metrics(answers.outputs, answers.labels)
+
+        figures: dict[str, float] = self._context.replicas.once(measure)
+        return figures
