@@ -8,11 +8,13 @@ from pathlib import Path
 
 import engine
 from engine.child import landlock, seccomp
-from engine.child.linux import PR_SET_NO_NEW_PRIVS, drop_capabilities, prctl, thread_count
+from engine.child.linux import PR_SET_NO_NEW_PRIVS, drop_capabilities, prctl, private_network, thread_count
 from engine.child.request import Limits, Request
 
 LAYERS = ("landlock", "seccomp")
 """Layers that a kernel may lack; both together make tier 1."""
+NETWORK_NAMESPACE = "network_namespace"
+"""The layer that jobs in several processes have besides: they speak by TCP, to each other only."""
 
 _SYSTEM = ("/usr", "/lib", "/lib64", "/bin", "/opt/nvidia", "/etc/ld.so.cache", "/etc/localtime", "/etc/timezone")
 _FACTS = (
@@ -44,13 +46,15 @@ def confine(request: Request) -> None:
     try:
         if request.layers and thread_count() != 1:
             raise IsolationUnavailable("the process already has several threads")
+        if request.sockets == "private":
+            private_network()
         set_limits(request.limits)
         prctl(PR_SET_NO_NEW_PRIVS, 1)
         if "landlock" in request.layers:
-            landlock.restrict(rules(request))
+            landlock.restrict(rules(request), tcp=request.sockets != "none")
         drop_capabilities()
         if "seccomp" in request.layers:
-            seccomp.restrict(hold_signals=landlock.abi() < 6)
+            seccomp.restrict(hold_signals=landlock.abi() < 6, inet=request.sockets != "none")
     except OSError as error:
         raise IsolationUnavailable(f"the kernel refused: {error}") from error
 

@@ -34,18 +34,18 @@ def abi() -> int:
         return 0
 
 
-def restrict(rules: Mapping[int, Iterable[Path]]) -> None:
+def restrict(rules: Mapping[int, Iterable[Path]], *, tcp: bool = False) -> None:
     """Confine this thread, and all that it starts, to the files that `rules` grant: rights → paths; missing paths are left out.
 
-    All TCP ports are closed (from ABI 4), signals and abstract sockets of the outside too (from ABI 6). Raises OSError.
+    All TCP ports are closed (from ABI 4) unless `tcp`, signals and abstract sockets of the outside too (from ABI 6). Raises OSError.
     """
     version = abi()
     if version == 0:
         raise OSError(errno.ENOSYS, "this kernel has no Landlock")
     handled = _RIGHTS_BY_ABI[max(known for known in _RIGHTS_BY_ABI if known <= version)]
-    tcp = 0b11 if version >= 4 else 0
+    ports = 0b11 if version >= 4 and not tcp else 0
     scoped = 0b11 if version >= 6 else 0
-    attributes = struct.pack("=QQQ", handled, tcp, scoped)[: 8 if version < 4 else 16 if version < 6 else 24]
+    attributes = struct.pack("=QQQ", handled, ports, scoped)[: 8 if version < 4 else 16 if version < 6 else 24]
     ruleset = syscall(_CREATE_RULESET, ctypes.create_string_buffer(attributes, len(attributes)), len(attributes), 0)
     try:
         for rights, paths in rules.items():

@@ -20,7 +20,7 @@ from typing import Literal
 from pydantic import BaseModel, ValidationError
 
 from engine.child import landlock, linux
-from engine.child.isolation import LAYERS
+from engine.child.isolation import LAYERS, NETWORK_NAMESPACE
 from engine.child.launcher import Launcher, LaunchError
 from engine.child.request import Request
 from engine.events import Done, parse_event
@@ -39,6 +39,20 @@ class Isolation:
     layers: tuple[str, ...]
     probe: dict[str, Answer]
     """What a child tried → `denied` or `open`."""
+    in_company: dict[str, Answer] | None = None
+    """The same of a child that speaks to others by TCP in a network of its own; None where the kernel gives none."""
+
+    @property
+    def sockets(self) -> Literal["private", "shared"]:
+        """What a job in several processes gets."""
+        return "shared" if self.in_company is None else "private"
+
+    def of_several(self) -> "Isolation":
+        """What confines a job in several processes: less, where it would share the machine's network."""
+        if self.in_company is None:
+            return Isolation(0, self.layers, {**self.probe, "tcp_connect": "open"})
+        denied = all(answer == "denied" for answer in self.in_company.values())
+        return Isolation(self.tier if denied else 0, (*self.layers, NETWORK_NAMESPACE), self.in_company, self.in_company)
 
     def to_json(self) -> dict[str, object]:
         """As it stands in the job."""
@@ -55,12 +69,14 @@ def choose(launcher: Launcher, place: Path | None = None) -> Isolation:
         answers = probe(launcher, layers, place)
         if answers is not None:
             tier = 1 if layers == LAYERS and all(answer == "denied" for answer in answers.values()) else 0
-            return Isolation(tier, layers, answers)
+            return Isolation(tier, layers, answers, probe(launcher, layers, place, sockets="private"))
     raise LaunchError("a job child cannot even report under the weakest confinement; the worker's output says why")
 
 
-def probe(launcher: Launcher, layers: tuple[str, ...], place: Path | None = None) -> dict[str, Answer] | None:
-    """Run every attempt in a child under `layers`; None if the layers cannot be put on."""
+def probe(
+    launcher: Launcher, layers: tuple[str, ...], place: Path | None = None, *, sockets: Literal["none", "private"] = "none"
+) -> dict[str, Answer] | None:
+    """Run every attempt in a child under `layers`; None if the layers cannot be put on, or sockets do not work there."""
     with ExitStack() as stack:
         outside = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="probe-", dir=place)))
         short = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mp-")))  # a socket's path holds 107 bytes
@@ -84,9 +100,10 @@ def probe(launcher: Launcher, layers: tuple[str, ...], place: Path | None = None
             "unix": str(short / "socket"),
             "abstract": f"\0{outside.name}",
             "victim": victim.pid,
+            "own_network": sockets == "private",
         }
         (directory / "targets.json").write_text(json.dumps(targets))
-        child = launcher.start(Request(directory, entry="engine.child.probe:attempt_all", layers=layers))
+        child = launcher.start(Request(directory, entry="engine.child.probe:attempt_all", layers=layers, sockets=sockets))
         try:
             with open(child.events, "rb", closefd=False) as events:
                 reported = [_parse(line) for line in events]
@@ -130,6 +147,8 @@ def attempt_all(directory: Path, emit: Callable[[BaseModel], None]) -> int:
         "user_namespace": lambda: linux.syscall(calls["unshare"], CLONE_NEWUSER),
         "new_root": lambda: os.chroot(directory),
     }
+    if targets["own_network"] and _try(_speak_to_self) == "denied":
+        return 1
     emit(Done(result={name: _try(attempt) for name, attempt in attempts.items()}))
     return 0
 
@@ -148,6 +167,11 @@ def _connect(address: str) -> None:
         client.connect(address)
 
 
+def _speak_to_self() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        socket.create_connection(server.getsockname(), timeout=2).close()
+
+
 def _chmod(path: Path) -> None:
     path.chmod(0o755)
     if path.stat().st_mode & 0o777 != 0o755:
@@ -155,11 +179,13 @@ def _chmod(path: Path) -> None:
 
 
 def _leave_group() -> None:
-    """A leader cannot make a session, but what it starts could."""
+    """A leader cannot make a session, but what it starts could; that it is told so proves nothing."""
     reader, writer = os.pipe()
+    group = os.getpgid(0)
     child = os.fork()
     if child == 0:
-        os.write(writer, _try(os.setsid).encode())
+        _try(os.setsid)
+        os.write(writer, b"denied" if os.getpgid(0) == group else b"open")
         os._exit(0)
     os.waitpid(child, 0)
     if os.read(reader, 16) == b"denied":

@@ -43,6 +43,7 @@ def run(request: Request, parent: int, events: int, log: int) -> int:
     try:
         entry = _settle(request)
         confine(request)
+        die_with_parent(parent, signal.SIGKILL)  # a change of namespaces may have forgotten it
     except IsolationUnavailable as error:
         return _fail(
             Failed(code="isolation_unavailable", category="resource", message=f"The job's process could not be confined: {error}.")

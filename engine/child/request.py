@@ -3,7 +3,7 @@
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,9 @@ class Request:
     """Variables for this child beside those of the allow-list, such as CUDA_VISIBLE_DEVICES."""
     gpu: bool = False
     """Whether NVIDIA's device files are reachable."""
+    sockets: Literal["none", "private", "shared"] = "none"
+    """Whether the processes of a job may speak by TCP: not at all; on the loopback device of a network namespace of their own; or,
+    where there are no such namespaces, on the machine's."""
 
     def to_json(self) -> bytes:
         """One message for the parent."""

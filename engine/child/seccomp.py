@@ -8,6 +8,7 @@ Numbers are from the kernel's tables for x86-64 and for arm64.
 import ctypes
 import errno
 import os
+import socket
 import struct
 
 from engine.child.linux import MACHINE, PR_SET_SECCOMP, prctl
@@ -58,6 +59,7 @@ _IGNORED: dict[str, tuple[int | None, int | None]] = {
 
 _CLONE, _CLONE3, _PRLIMIT = (56, 220), (435, 435), (302, 261)
 _KILL_CALL, _TGKILL = (62, 129), (234, 131)
+_FAMILIES = (socket.AF_INET, socket.AF_INET6, socket.AF_NETLINK)
 _SIGNALS = {"tkill": (200, 130), "rt_sigqueueinfo": (129, 138), "rt_tgsigqueueinfo": (297, 240), "pidfd_send_signal": (424, 424)}
 
 
@@ -66,31 +68,37 @@ def supported() -> bool:
     return MACHINE in _ARCHITECTURES
 
 
-def restrict(*, hold_signals: bool) -> None:
+def restrict(*, hold_signals: bool, inet: bool = False) -> None:
     """Refuse the listed system calls to this thread and all that it starts. Needs no_new_privs. Raises OSError.
 
     Args:
         hold_signals: Also refuse signals to anything but this very process and its group; for kernels whose Landlock cannot
             (before ABI 6). Descendants can then be killed only as a group.
+        inet: Allow sockets of the internet's families, and netlink, by which libraries list the network's devices. What starts a
+            session is then told that it did: torch gives each process of a job its own, which must stay in the job's group.
     """
     if not supported():
         raise OSError(errno.ENOSYS, f"no system call table for {MACHINE}")
-    program = b"".join(_program(hold_signals=hold_signals))
+    program = b"".join(_program(hold_signals=hold_signals, inet=inet))
     buffer = ctypes.create_string_buffer(program, len(program))
     header = ctypes.create_string_buffer(struct.pack("@HP", len(program) // 8, ctypes.addressof(buffer)))
     prctl(PR_SET_SECCOMP, _MODE_FILTER, ctypes.addressof(header))
 
 
-def _program(*, hold_signals: bool) -> list[bytes]:
+def _program(*, hold_signals: bool, inet: bool) -> list[bytes]:
     audit, column = _ARCHITECTURES[MACHINE]
     refuse, ignore = _return(_ERRNO | errno.EPERM), _return(_ERRNO)
     program = [_load(4), _jump_equal(audit, 1, 0), _return(_KILL), _load(0)]
     if MACHINE == "x86_64":
         program += [_jump_at_least(_X32_BIT, 0, 1), refuse]
-    refused = dict(_REFUSED)
+    refused, ignored = dict(_REFUSED), dict(_IGNORED)
     if hold_signals:
         refused |= _SIGNALS
-    for table, verdict in ((refused, refuse), (_IGNORED, ignore)):
+    if inet:
+        ignored["setsid"] = refused.pop("setsid")
+        families = [_jump_equal(family, left, 0) for family, left in zip(_FAMILIES, (3, 2, 1), strict=True)]
+        program += _when((refused.pop("socket"))[column] or 0, [_load(_argument(0)), *families, refuse])
+    for table, verdict in ((refused, refuse), (ignored, ignore)):
         for numbers in table.values():
             number = numbers[column]
             if number is not None:
