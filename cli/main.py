@@ -22,7 +22,7 @@ def serve(
     host: Annotated[str, typer.Option(help="Address to listen on; one that others can reach needs API keys.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65_535)] = 8000,
     data_dir: Annotated[Path | None, typer.Option(help="Folder of the embedded database, blobs and work directories.")] = None,
-    workers: Annotated[int, typer.Option(min=0, help="CPU workers; each GPU gets one more.")] = 1,
+    workers: Annotated[int, typer.Option(min=0, help="CPU workers; the GPUs get workers of their own.")] = 1,
     demo: Annotated[bool, typer.Option("--demo", help="Submit the demo job once the service is ready.")] = False,
 ) -> None:
     """Run the whole service: API, workers, and the broker and database that no URL names."""
@@ -45,7 +45,7 @@ def demo(out: Annotated[Path, typer.Option(help="Where report and model are writ
 def worker(
     queue: Annotated[list[str], typer.Option(help="Queue to take jobs from: cpu, gpu or inspect. May be repeated.")],
 ) -> None:
-    """Run one worker. A GPU worker takes the one GPU that CUDA_VISIBLE_DEVICES names."""
+    """Run one worker. A GPU worker takes the GPUs that CUDA_VISIBLE_DEVICES names, and jobs that need no more devices than these."""
     from core import migrate
     from core.settings import Settings
 

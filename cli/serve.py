@@ -72,7 +72,7 @@ def _supervise(settings: Settings, run_dir: Path, *, host: str, port: int, worke
 
 
 def _programs(settings: Settings, host: str, port: int, workers: int) -> Iterator[Program]:
-    from worker.devices import gpus
+    from worker.devices import gpus, grouped
 
     uvicorn = [sys.executable, "-m", "uvicorn", "api.app:app", "--host", host, "--port", str(port)]
     yield Program("api", [*uvicorn, "--timeout-graceful-shutdown", "2", "--log-level", "warning"])
@@ -81,8 +81,9 @@ def _programs(settings: Settings, host: str, port: int, workers: int) -> Iterato
     for number in range(max(workers, 1)):
         queues = [*([settings.inspect_queue] if number == 0 else []), *([settings.cpu_queue] if number < workers else [])]
         yield Program(f"worker-{number}", worker_command(*queues), stop_seconds=drain)
-    for gpu in gpus():
-        yield Program(f"worker-{gpu.name}", worker_command(settings.gpu_queue), environment=gpu.environment, stop_seconds=drain)
+    for own in grouped(gpus(), settings.gpus_per_worker):
+        seen = own.environment(len(own.gpus))
+        yield Program(f"worker-{own.name}", worker_command(settings.gpu_queue), environment=seen, stop_seconds=drain)
 
 
 def worker_command(*queues: str) -> list[str]:

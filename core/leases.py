@@ -1,5 +1,7 @@
 """A right that one process has at a time, by the database's clock."""
 
+from typing import Any
+
 from sqlalchemy import delete, or_
 from sqlalchemy.orm import Session
 
@@ -8,14 +10,14 @@ from core.dialect import insert
 from core.tables import Lease
 
 
-def acquire(session: Session, name: str, owner: str, seconds: float) -> bool:
+def acquire(session: Session, name: str, owner: str, seconds: float, *, details: dict[str, Any] | None = None) -> bool:
     """Take or renew the lease; False while another owner has it."""
     statement = (
         insert(session, Lease)
-        .values(name=name, owner=owner, expires_at=db_now(seconds))
+        .values(name=name, owner=owner, expires_at=db_now(seconds), details=details)
         .on_conflict_do_update(
             index_elements=[Lease.name],
-            set_={"owner": owner, "expires_at": db_now(seconds)},
+            set_={"owner": owner, "expires_at": db_now(seconds), "details": details},
             where=or_(Lease.owner == owner, Lease.expires_at < db_now()),
         )
         .returning(Lease.owner)

@@ -11,7 +11,9 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from core.errors import FieldError, NotFound, ServiceError
+from core.jobs import placement
 from core.jobs.check import Checked, check
+from core.settings import Settings
 from engine.method import MethodParams
 from engine.params import Params, TrainingFields
 from engine.spec import Spec, parse
@@ -29,7 +31,7 @@ PROCESS_BYTES = 450 * 2**20
 """A process that has loaded torch and ONNX Runtime."""
 
 
-def validate(session: Session, project_id: str, document: Any) -> dict[str, Any]:
+def validate(session: Session, settings: Settings, project_id: str, document: Any) -> dict[str, Any]:
     """The answer of `POST /v1/jobs/validate`. Raises `not_found` for an id that the project does not have."""
     spec, _ = parse(document)
     checked, errors = None, []
@@ -46,7 +48,7 @@ def validate(session: Session, project_id: str, document: Any) -> dict[str, Any]
         "normalized_spec": None if spec is None else spec.normalized(),
         "spec_hash": None if spec is None else spec.spec_hash(),
         "plan": [] if spec is None else [_planned(index, step, costs[index]) for index, step in enumerate(spec.steps)],
-        "warnings": [] if spec is None else list(_warnings(spec, facts)),
+        "warnings": [] if spec is None else [*_warnings(spec, facts), *placement.warnings(session, settings, spec)],
         "estimate": {
             "duration_seconds": None if spec is None else facts.duration_seconds(spec, costs),
             "peak_memory_bytes": None if spec is None else facts.peak_memory_bytes(spec),

@@ -1,6 +1,7 @@
 """Repairs what a death left behind: one process at a time, under a lease in the database.
 
-Every second it re-queues or ends the jobs whose worker is not heard of, and rings for jobs that nobody took. Every minute it forgets
+Every second it re-queues or ends the jobs whose worker is not heard of, moves jobs that may run anywhere to where a worker for them
+is, and rings for jobs that nobody took. Every minute it forgets
 what has expired: idempotency keys, uploads, staged files, blobs without a use.
 """
 
@@ -18,6 +19,7 @@ from core import failpoints, idempotency, leases
 from core.blobs import Blobs
 from core.clock import db_now, now
 from core.db import Database
+from core.jobs import placement
 from core.jobs.work import lose
 from core.logging import logger
 from core.queue import Doorbell
@@ -36,6 +38,7 @@ class Pass:
     """What one pass did."""
 
     lost: int = 0
+    moved: int = 0
     rung: int = 0
     expired_keys: int = 0
     expired_leases: int = 0
@@ -81,6 +84,8 @@ class Reconciler:
         if self._clock_is_steady(here):
             done.lost = self.take_back_lost()
         failpoints.hit("reconcile.after_lost")
+        with self._database.unit_of_work() as session:
+            done.moved = placement.follow_workers(session, self._settings)
         done.rung = self._ring()
         if time.monotonic() - self._tidied >= _TIDY_SECONDS:
             self._tidied = time.monotonic()

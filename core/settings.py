@@ -60,6 +60,8 @@ class Settings(BaseSettings):
     cpu_queue: str = "cpu"
     gpu_queue: str = "gpu"
     inspect_queue: str = "inspect"
+    gpus_per_worker: int = Field(1, ge=1, le=16)
+    """How many GPUs `modelpress serve` gives to each worker: the most `devices` of a job there."""
     isolation_minimum: int = Field(0, ge=0, le=3)
     """Lowest isolation tier (0..3) under which a worker may run a job; a lower one fails closed."""
 

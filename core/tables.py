@@ -7,7 +7,7 @@ Ids are text that sorts by time. Times are aware and in UTC. JSON columns hold w
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, CheckConstraint, Float, ForeignKey, Index, LargeBinary, MetaData, String, Text, text
+from sqlalchemy import JSON, BigInteger, CheckConstraint, Float, ForeignKey, Index, LargeBinary, MetaData, String, Text, false, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from core.clock import UtcDateTime, db_now
@@ -172,7 +172,11 @@ class Job(Base):
     rank: Mapped[int]
     """Minus the priority, so that the order of the line is that of an index."""
     gpu_memory_bytes: Mapped[int]
-    """Least memory of the device that may run it; 0 for any."""
+    """Least memory of each GPU that may run it; 0 for any."""
+    devices: Mapped[int] = mapped_column(server_default=text("1"))
+    """How many devices it needs."""
+    any_device: Mapped[bool] = mapped_column(server_default=false())
+    """Whether it may change between the queues of CPUs and GPUs while it waits."""
     available_at: Mapped[datetime | None]
     """Not to be claimed before, after a transient failure."""
     max_attempts: Mapped[int]
@@ -348,3 +352,5 @@ class Lease(Base):
     name: Mapped[str] = mapped_column(String(500), primary_key=True)
     owner: Mapped[str] = mapped_column(String(200))
     expires_at: Mapped[datetime]
+    details: Mapped[JsonObject | None]
+    """What the owner says about itself."""

@@ -51,7 +51,9 @@ class Saved:
 class Checkpoints:
     """The trainings of one job, by step and number within the step."""
 
-    def __init__(self, directory: Path, spec: Mapping[str, Any], emit: Callable[[events.Event], None], *, seconds: float, read_only: bool = False) -> None:
+    def __init__(
+        self, directory: Path, spec: Mapping[str, Any], emit: Callable[[events.Event], None], *, seconds: float, read_only: bool = False
+    ) -> None:
         """Keep files below `directory/tmp`; `spec` tells checkpoints of this job from others. `read_only` keeps nothing new."""
         self._read_only = read_only
         self._directory, self._work, self._emit, self._seconds = directory, directory / "tmp" / "checkpoints", emit, seconds

@@ -5,9 +5,24 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from engine.spec import parse
+
 FILE_NAME = "job.json"
 DRAIN_FILE = "drain"
 """Appears beside `job.json` when the supervisor wants a checkpoint as soon as possible, because the worker is about to stop."""
+
+
+def divided(kind: str, spec: dict[str, Any] | None) -> bool:
+    """Whether a job runs in several processes: they divide trainings, and nothing else."""
+    if kind != "compress" or devices(spec) == 1:
+        return False
+    parsed, _ = parse(spec)
+    return parsed is not None and any(step.needs.trainable for step in parsed.steps)
+
+
+def devices(spec: dict[str, Any] | None) -> int:
+    """How many devices a spec asks for; one of version 1 does not say."""
+    return int((spec or {}).get("devices", 1))
 
 
 class InputFile(BaseModel):
@@ -44,11 +59,6 @@ class Job(BaseModel):
     """The checkpoint of an earlier attempt."""
     checkpoint_seconds: float = 60.0
     """Time between two checkpoints of a training."""
-
-    @property
-    def devices(self) -> int:
-        """How many processes the spec asks for."""
-        return int((self.spec or {}).get("devices", 1))
 
     @classmethod
     def read(cls, directory: Path) -> "Job":

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING
 
 from engine import events
 from engine.errors import EngineError
-from engine.job import FILE_NAME, Job
-from engine.spec import parse
+from engine.job import FILE_NAME, Job, divided
 
 if TYPE_CHECKING:
     from engine.parallel.replicas import Replicas
@@ -42,7 +41,7 @@ def run_job(directory: Path, emit: Emit, replicas: Replicas | None = None) -> in
         for name in ("out", "tmp"):
             (directory / name).mkdir(mode=0o700, exist_ok=True)
         job = Job.read(directory)
-        if replicas is None and divided(job):
+        if replicas is None and divided(job.kind, job.spec):
             from engine.parallel.launch import run_processes
 
             return run_processes(job, directory, tracking)
@@ -54,14 +53,6 @@ def run_job(directory: Path, emit: Emit, replicas: Replicas | None = None) -> in
             emit(events.Log(level="error", message=traceback.format_exc(), step_index=current[0]))
         emit(events.Failed.of(translated, current[0]))
         return 1
-
-
-def divided(job: Job) -> bool:
-    """Whether several processes have something to do: they divide trainings, and nothing else."""
-    if job.kind != "compress" or job.devices == 1:
-        return False
-    spec, _ = parse(job.spec)
-    return spec is not None and any(step.needs.trainable for step in spec.steps)
 
 
 def _do(job: Job, directory: Path, emit: Emit, replicas: Replicas | None) -> None:

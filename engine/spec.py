@@ -13,6 +13,8 @@ from engine.method import MethodParams, catalogue
 from engine.params import Params
 
 Metric = Literal["top1", "top5", "cross_entropy", "agreement", "sqnr_db", "cosine"]
+MOST_DEVICES = 16
+"""Devices of one job."""
 LABEL_METRICS = frozenset({"top1", "top5", "cross_entropy"})
 
 if TYPE_CHECKING:
@@ -111,7 +113,7 @@ class Spec(Params):
     limits: Limits = Limits()
     device: Literal["auto", "cpu", "gpu"] = "auto"
     """Where training steps run; files are always measured on the CPU, with ONNX Runtime."""
-    devices: int = Field(1, ge=1, le=16)
+    devices: int = Field(1, ge=1, le=MOST_DEVICES)
     """Devices that train together: so many GPUs of one worker, or so many processes where the job runs on the CPU. Every batch is divided
     among them; the result is that of one device up to rounding."""
     priority: int = Field(0, ge=-100, le=100)

@@ -62,7 +62,7 @@ class Run:
         self._optimizer.load_state_dict({"state": states, "param_groups": self._optimizer.state_dict()["param_groups"]})
         self.loss_sum.copy_(tensors["loss_sum"])
         torch.set_rng_state(tensors["random.cpu"])
-        if self._device.type == "cuda":
+        if self._device.type == "cuda" and "random.cuda" in tensors:  # it may have been saved on a CPU
             torch.cuda.set_rng_state(tensors["random.cuda"], self._device)
 
     def save_if_due(self) -> None:

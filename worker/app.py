@@ -46,13 +46,15 @@ class Worker:
         launcher = Launcher()
         self._stack.callback(launcher.close)
         isolation = _choose_isolation(launcher, workplace)
-        self._roll_call = RollCall(service, queues, f"{socket.gethostname()}:{os.getpid()}")
+        own = {queue: devices.assigned_gpus() if queue == settings.gpu_queue else devices.cpu() for queue in queues}
+        capacities = {queue: device.capacity for queue, device in own.items()}
+        self._roll_call = RollCall(service, capacities, f"{socket.gethostname()}:{os.getpid()}")
         isolation.add_done_callback(lambda chosen: None if chosen.cancelled() or chosen.exception() else self._roll_call.start())
         self._runners = {
             queue: Runner(
                 service,
                 queue=queue,
-                device=devices.assigned_gpu() if queue == settings.gpu_queue else devices.cpu(),
+                device=own[queue],
                 launcher=launcher,
                 isolation=isolation,
                 workplace=workplace,
@@ -93,7 +95,7 @@ def doorbell(queue: str) -> None:
 def run(queues: list[str]) -> None:
     """Serve `queues` until SIGTERM. Raises `no_device`."""
     if settings.gpu_queue in queues:
-        devices.assigned_gpu()
+        devices.assigned_gpus()
     quiet = ["--without-gossip", "--without-mingle", "--without-heartbeat", "--loglevel", "warning"]
     app.worker_main(
         ["--quiet", "worker", "-Q", ",".join(queues), "-P", "threads", "-c", "1", "-n", f"{'-'.join(queues)}-{os.getpid()}@%h", *quiet]

@@ -20,7 +20,7 @@ from engine import events
 from engine.child.launcher import Launcher, LaunchError
 from engine.child.probe import Isolation
 from engine.child.request import Limits, Request
-from engine.job import DRAIN_FILE
+from engine.job import DRAIN_FILE, devices
 from worker import endings
 from worker.devices import Device, machine_memory_bytes
 from worker.publishing import ManifestError, publish, store_checkpoint
@@ -147,7 +147,7 @@ class Attempt:
         )
 
     def _run_child(self, directory: Path) -> Watched:
-        limits = self._claim.spec["limits"]
+        limits, count = self._claim.spec["limits"], devices(self._claim.spec)
         memory = min(limits["memory_bytes"] or machine_memory_bytes(), machine_memory_bytes())
         cpu_seconds = math.ceil(self._claim.timeout_seconds * (os.cpu_count() or 1)) + 60
         request = Request(
@@ -155,9 +155,10 @@ class Attempt:
             entry=self._entry,
             layers=self._isolation.layers,
             # CUDA maps more private memory than it uses: on a GPU the supervisor's own count must do
-            limits=Limits(memory_bytes=None if self._device.gpu else memory, cpu_seconds=cpu_seconds),
-            environment=self._device.environment,
-            gpu=self._device.gpu,
+            limits=Limits(memory_bytes=None if self._device.gpus else memory, cpu_seconds=cpu_seconds),
+            environment=self._device.environment(count),
+            gpu=bool(self._device.gpus),
+            sockets=self._isolation.sockets,
         )
         self._stop.check()
         self._directory = directory
@@ -165,7 +166,7 @@ class Attempt:
             self._ask_for_checkpoint()
         child = self._launcher.start(request)
         failpoints.hit("worker.child_started")
-        bounds = Bounds(self._claim.timeout_seconds, memory + _SHARED_BYTES)
+        bounds = Bounds(self._claim.timeout_seconds, memory + count * _SHARED_BYTES)
         return watch(child, self._transcript, self._stop, bounds, lambda event: self._hear(event, directory))
 
     def _hear(self, event: events.Event, directory: Path) -> None:
@@ -264,6 +265,7 @@ def _isolation_unavailable(isolation: Isolation, minimum: int) -> JobError:
         "isolation_unavailable",
         "resource",
         f"The operator asks for isolation tier {minimum} and this worker reaches tier {isolation.tier}.",
-        hint="Run the worker where the kernel offers Landlock and seccomp, or lower MODELPRESS_ISOLATION_MINIMUM.",
+        hint="Run the worker where the kernel offers Landlock, seccomp and, for jobs with several devices, user namespaces; "
+        "or lower MODELPRESS_ISOLATION_MINIMUM.",
         details={"open": opened},
     )

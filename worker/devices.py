@@ -1,10 +1,14 @@
 """What this worker runs jobs on. GPUs are found through NVML, so that no CUDA context is made and torch is not imported."""
 
 import os
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from core.errors import ServiceError
+from core.jobs import UNBOUNDED_MEMORY
+from core.presence import Capacity
+from engine.spec import MOST_DEVICES
 
 
 class NoDevice(ServiceError):
@@ -16,26 +20,33 @@ class NoDevice(ServiceError):
 
 @dataclass(frozen=True)
 class Device:
-    """One device of one worker."""
+    """What one worker runs its jobs on: the processor, or one or more GPUs of its own."""
 
     name: str
     """As it stands in the job."""
-    torch: str
-    """As the child's torch calls it: `cpu` or `cuda:0`."""
-    memory_bytes: int = 0
-    """Of the device itself; 0 for the CPU."""
-    environment: dict[str, str] = field(default_factory=dict)
-    """What makes it the only one that the child sees."""
+    gpus: tuple[str, ...] = ()
+    """UUIDs; none for the processor."""
+    memory_bytes: int = UNBOUNDED_MEMORY
+    """Of the smallest of the GPUs; no job asks for memory of the processor."""
 
     @property
-    def gpu(self) -> bool:
-        """Whether it is one."""
-        return self.torch != "cpu"
+    def torch(self) -> str:
+        """As the child's torch calls it: `cpu` or `cuda:0`."""
+        return "cuda:0" if self.gpus else "cpu"
+
+    @property
+    def capacity(self) -> Capacity:
+        """The largest job that fits. On the processor any does: more processes than cores are slower, not wrong."""
+        return Capacity(len(self.gpus) or MOST_DEVICES, self.memory_bytes)
+
+    def environment(self, devices: int) -> dict[str, str]:
+        """What makes the first so many GPUs, or none, the only ones that a child sees."""
+        return {"CUDA_VISIBLE_DEVICES": ",".join(self.gpus[:devices])}
 
 
 def cpu() -> Device:
     """The processor, with every GPU hidden."""
-    return Device("cpu", "cpu", environment={"CUDA_VISIBLE_DEVICES": ""})
+    return Device("cpu")
 
 
 def gpus() -> list[Device]:
@@ -60,15 +71,28 @@ def gpus() -> list[Device]:
         pynvml.nvmlShutdown()
 
 
-def assigned_gpu() -> Device:
-    """The one GPU of this worker: that of CUDA_VISIBLE_DEVICES (UUID or index), or the only one. Raises NoDevice."""
+def grouped(found: Sequence[Device], size: int) -> list[Device]:
+    """The GPUs as devices of workers that own `size` of them each; what is left over makes a smaller one."""
+    return [_joined(found[start : start + size]) for start in range(0, len(found), size)]
+
+
+def assigned_gpus() -> Device:
+    """The GPUs of this worker: those of CUDA_VISIBLE_DEVICES (UUIDs or indices), or the only one there is. Raises NoDevice."""
     found = gpus()
     wanted = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if wanted is not None:
-        found = [gpu for index, gpu in enumerate(found) if wanted in (gpu.environment["CUDA_VISIBLE_DEVICES"], str(index))]
-    if len(found) != 1:
-        raise NoDevice(f"a GPU worker needs one GPU and finds {len(found)}", hint="Set CUDA_VISIBLE_DEVICES to the UUID of one.")
-    return found[0]
+    if wanted is None:
+        if len(found) != 1:
+            raise NoDevice(f"a GPU worker needs one GPU and finds {len(found)}", hint="Set CUDA_VISIBLE_DEVICES to the UUIDs of its own.")
+        return found[0]
+    known = {name: gpu for index, gpu in enumerate(found) for name in (str(index), *gpu.gpus)}
+    asked = [name.strip() for name in wanted.split(",") if name.strip()]
+    chosen = [known[name] for name in dict.fromkeys(asked) if name in known]
+    if not chosen or len(chosen) != len(asked):
+        raise NoDevice(
+            f"a GPU worker needs one GPU and finds {len(chosen)} of those in CUDA_VISIBLE_DEVICES={wanted!r}",
+            hint="Set CUDA_VISIBLE_DEVICES to the UUIDs of its own; nvidia-smi -L lists them.",
+        )
+    return _joined(chosen)
 
 
 def machine_memory_bytes() -> int:
@@ -85,4 +109,11 @@ def machine_memory_bytes() -> int:
 
 
 def _gpu(uuid: str, name: str, memory_bytes: int) -> Device:
-    return Device(f"{name} ({uuid})"[:64], "cuda:0", memory_bytes, {"CUDA_VISIBLE_DEVICES": uuid})
+    return Device(f"{name} ({uuid})"[:64], (uuid,), memory_bytes)
+
+
+def _joined(parts: Sequence[Device]) -> Device:
+    if len(parts) == 1:
+        return parts[0]
+    uuids = tuple(uuid for part in parts for uuid in part.gpus)
+    return Device(f"{len(parts)} x {parts[0].name}"[:64], uuids, min(part.memory_bytes for part in parts))

@@ -1,13 +1,14 @@
 """Says that the runners of this process are there, for as long as they are."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from sqlalchemy.exc import SQLAlchemyError
 
 from core import presence
 from core.db import Session
 from core.logging import logger
+from core.presence import Capacity
 from core.service import Service
 
 _log = logger(__name__)
@@ -18,11 +19,11 @@ class RollCall(threading.Thread):
 
     Args:
         service: The parts of the service.
-        queues: What the runners serve.
+        queues: What the runners serve, and the largest job that they take from each.
         worker: The process's name.
     """
 
-    def __init__(self, service: Service, queues: list[str], worker: str) -> None:
+    def __init__(self, service: Service, queues: Mapping[str, Capacity], worker: str) -> None:
         super().__init__(name="roll-call", daemon=True)
         self._service = service
         self._queues = queues
@@ -32,9 +33,9 @@ class RollCall(threading.Thread):
     def run(self) -> None:
         """Answer every few seconds, then take leave."""
         while not self._ended.is_set():
-            self._say(presence.note)
+            self._say(lambda session, queue: presence.note(session, queue, self._worker, self._queues[queue]))
             self._ended.wait(presence.REPEAT_SECONDS)
-        self._say(presence.leave)
+        self._say(lambda session, queue: presence.leave(session, queue, self._worker))
 
     def end(self) -> None:
         """Take leave; the thread needs no more than one transaction for it."""
@@ -42,10 +43,10 @@ class RollCall(threading.Thread):
         if self.is_alive():
             self.join(presence.REPEAT_SECONDS)
 
-    def _say(self, what: Callable[[Session, str, str], None]) -> None:
+    def _say(self, what: Callable[[Session, str], None]) -> None:
         try:
             with self._service.database.unit_of_work() as session:
                 for queue in self._queues:
-                    what(session, queue, self._worker)
+                    what(session, queue)
         except SQLAlchemyError as error:
             _log.warning("presence not written", error=str(error).splitlines()[0])

@@ -10,6 +10,7 @@ from core.logging import bound, logger
 from core.service import Service
 from engine.child.launcher import Launcher
 from engine.child.probe import Isolation
+from engine.job import divided
 from worker.attempt import ENTRY, Attempt
 from worker.devices import Device
 from worker.workplace import Workplace
@@ -98,10 +99,14 @@ class Runner(threading.Thread):
                 device=self._device.name,
                 lease_seconds=self._service.settings.lease_seconds,
                 isolation=isolation.to_json(),
-                device_memory_bytes=self._device.memory_bytes,
+                device_memory_bytes=self._device.capacity.memory_bytes,
+                devices=self._device.capacity.devices,
             )
-        if claim is None:
-            return False
+            if claim is None:
+                return False
+            if divided(claim.kind, claim.spec):
+                isolation = isolation.of_several()
+                jobs.confined(session, claim, isolation.to_json())
         failpoints.hit("worker.claimed")
         with bound(job_id=claim.job_id, fence=claim.fence):
             _log.info("attempt started", attempt=claim.attempt, kind=claim.kind)

@@ -117,9 +117,9 @@ def _idempotent(service: Service, key: str | None, *parts: Any) -> idempotency.R
     openapi_extra=_SPEC_BODY,
     responses=problems.responses(400, 404, 413, 415),
 )
-def validate_spec(principal: WritesJobs, document: Document, session: Reading) -> Response:
+def validate_spec(principal: WritesJobs, document: Document, session: Reading, service: TheService) -> Response:
     """What `POST /v1/jobs` would say and do, without doing it: the spec with every default, the plan, warnings, a rough estimate."""
-    return JSONResponse(planning.validate(session, principal.project_id, document))
+    return JSONResponse(planning.validate(session, service.settings, principal.project_id, document))
 
 
 @router.get("/v1/jobs", operation_id="list_jobs", response_model=Page[Job], responses=problems.responses(400, 422))

@@ -2,7 +2,7 @@
 
 from core.jobs.body import artifact_body, body, event_body, metric_body, timestamp
 from core.jobs.check import Checked, check
-from core.jobs.claim import SPEC_VERSION, Claim, Input, claim
+from core.jobs.claim import SPEC_VERSION, UNBOUNDED_MEMORY, Claim, Input, claim, confined
 from core.jobs.control import cancel, cancel_queued, delete
 from core.jobs.create import Created, create, create_inspection, retry
 from core.jobs.history import Mark, events, log, marks, metrics, series
@@ -15,6 +15,7 @@ __all__ = [
     "EDGES",
     "SPEC_VERSION",
     "TERMINAL",
+    "UNBOUNDED_MEMORY",
     "Checked",
     "Claim",
     "Created",
@@ -37,6 +38,7 @@ __all__ = [
     "check",
     "checkpoint",
     "claim",
+    "confined",
     "create",
     "create_inspection",
     "delete",

@@ -10,7 +10,20 @@ import time
 from dataclasses import dataclass
 from typing import Any, cast
 
-from sqlalchemy import BindParameter, ColumnElement, FromClause, ScalarSelect, Select, Table, bindparam, func, literal_column, or_, select
+from sqlalchemy import (
+    BindParameter,
+    ColumnElement,
+    FromClause,
+    ScalarSelect,
+    Select,
+    Table,
+    bindparam,
+    func,
+    literal_column,
+    or_,
+    select,
+    update,
+)
 from sqlalchemy.orm import Session
 
 from core import failpoints
@@ -19,7 +32,7 @@ from core.clock import db_now
 from core.jobs.states import Status, transition
 from core.tables import Dataset, Job, JobTeacher, Model, Project
 
-SPEC_VERSION = 1
+SPEC_VERSION = 2
 """Version of the spec that this code writes and runs. Raised when an older worker could not run a newer spec."""
 
 # Literals, not parameters: a partial index is used only where the planner sees its predicate.
@@ -27,6 +40,8 @@ _QUEUED: ColumnElement[str] = literal_column("'queued'")
 _RUNNING: ColumnElement[str] = literal_column("'running'")
 _JOBS, _PROJECTS = cast(Table, Job.__table__), cast(Table, Project.__table__)
 _TRIES = 8
+UNBOUNDED_MEMORY = 2**63 - 1
+"""Memory of a device that no job asks about: the CPU."""
 
 
 @dataclass(frozen=True)
@@ -72,14 +87,15 @@ def claim(
     device: str,
     lease_seconds: float,
     isolation: dict[str, Any] | None = None,
-    device_memory_bytes: int = 0,
+    device_memory_bytes: int = UNBOUNDED_MEMORY,
+    devices: int = 1,
     spec_version: int = SPEC_VERSION,
 ) -> Claim | None:
     """Take the next job of `queue`, or None when there is none that this worker can run.
 
-    The caller commits at once: the lease runs from now on.
+    The caller commits at once: the lease runs from now on. The worker has `devices` devices of `device_memory_bytes` each.
     """
-    may_take = {"p_queue": queue, "p_spec_version": spec_version, "p_memory_bytes": device_memory_bytes}
+    may_take = {"p_queue": queue, "p_spec_version": spec_version, "p_memory_bytes": device_memory_bytes, "p_devices": devices}
     for attempt in range(_TRIES):
         job = transition(
             session,
@@ -110,6 +126,11 @@ def claim(
     return None
 
 
+def confined(session: Session, claim: Claim, isolation: dict[str, Any]) -> None:
+    """Say what confines this attempt, where that depends on the job; in the claim's own transaction."""
+    session.execute(update(Job).where(Job.id == claim.job_id, Job.fence == claim.fence).values(isolation=isolation))
+
+
 def _line(job: FromClause) -> Select[str]:
     """Ids of the jobs that the worker may take."""
     return select(job.c.id).where(
@@ -117,6 +138,7 @@ def _line(job: FromClause) -> Select[str]:
         job.c.queue == bindparam("p_queue"),
         job.c.spec_version <= bindparam("p_spec_version"),
         job.c.gpu_memory_bytes <= bindparam("p_memory_bytes"),
+        job.c.devices <= bindparam("p_devices"),
         or_(job.c.available_at.is_(None), job.c.available_at <= db_now()),
     )
 

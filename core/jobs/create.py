@@ -8,6 +8,7 @@ from sqlalchemy.orm import Session
 
 from core import db, failpoints, idempotency, ids
 from core.errors import JobNotTerminal, QuotaExceeded
+from core.jobs import placement
 from core.jobs.check import check
 from core.jobs.claim import SPEC_VERSION
 from core.jobs.queries import get
@@ -61,9 +62,12 @@ def create(
         model_id=checked.model.id,
         dataset_id=checked.dataset.id if checked.dataset else None,
         retry_of=retry_of,
-        queue=settings.gpu_queue if spec.device == "gpu" else settings.cpu_queue,
+        queue=placement.queue_of(session, settings, spec),
         rank=-spec.priority,
-        gpu_memory_bytes=spec.limits.gpu_memory_bytes if spec.device == "gpu" else 0,
+        gpu_memory_bytes=0 if spec.device == "cpu" else spec.limits.gpu_memory_bytes,
+        devices=spec.devices,
+        any_device=spec.device == "auto",
+        warnings=placement.warnings(session, settings, spec),
         max_attempts=spec.max_attempts,
         steps=[
             {"index": index, "id": step.id, "method": step.wire_name(), "status": "pending", "metrics": {}}
@@ -105,6 +109,9 @@ def create_inspection(session: Session, settings: Settings, row: Model | Dataset
         queue=settings.inspect_queue,
         rank=0,
         gpu_memory_bytes=0,
+        devices=1,
+        any_device=False,
+        warnings=[],
         max_attempts=_INSPECTION_ATTEMPTS,
         steps=[],
     )
@@ -122,7 +129,6 @@ def _job(job_id: str, project_id: str, kind: str, **columns: Any) -> Job:
         spec_version=SPEC_VERSION,
         engine_version=engine_version,
         status=Status.QUEUED,
-        warnings=[],
         attempt=0,
         fence=0,
         version=1,

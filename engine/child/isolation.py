@@ -13,8 +13,6 @@ from engine.child.request import Limits, Request
 
 LAYERS = ("landlock", "seccomp")
 """Layers that a kernel may lack; both together make tier 1."""
-NETWORK_NAMESPACE = "network_namespace"
-"""The layer that jobs in several processes have besides: they speak by TCP, to each other only."""
 
 _SYSTEM = ("/usr", "/lib", "/lib64", "/bin", "/opt/nvidia", "/etc/ld.so.cache", "/etc/localtime", "/etc/timezone")
 _FACTS = (

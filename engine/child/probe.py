@@ -13,14 +13,14 @@ import subprocess
 import tempfile
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ValidationError
 
 from engine.child import landlock, linux
-from engine.child.isolation import LAYERS, NETWORK_NAMESPACE
+from engine.child.isolation import LAYERS
 from engine.child.launcher import Launcher, LaunchError
 from engine.child.request import Request
 from engine.events import Done, parse_event
@@ -41,22 +41,21 @@ class Isolation:
     """What a child tried → `denied` or `open`."""
     in_company: dict[str, Answer] | None = None
     """The same of a child that speaks to others by TCP in a network of its own; None where the kernel gives none."""
-
-    @property
-    def sockets(self) -> Literal["private", "shared"]:
-        """What a job in several processes gets."""
-        return "shared" if self.in_company is None else "private"
+    sockets: Literal["none", "private", "shared"] = "none"
+    """What a job's processes may speak over, see `Request`."""
 
     def of_several(self) -> "Isolation":
-        """What confines a job in several processes: less, where it would share the machine's network."""
+        """What confines a job in several processes: tier 0, where they would share the machine's network."""
         if self.in_company is None:
-            return Isolation(0, self.layers, {**self.probe, "tcp_connect": "open"})
+            return replace(self, tier=0, probe={**self.probe, "tcp_connect": "open"}, sockets="shared")
         denied = all(answer == "denied" for answer in self.in_company.values())
-        return Isolation(self.tier if denied else 0, (*self.layers, NETWORK_NAMESPACE), self.in_company, self.in_company)
+        return replace(self, tier=self.tier if denied else 0, probe=self.in_company, sockets="private")
 
     def to_json(self) -> dict[str, object]:
         """As it stands in the job."""
         layers = [f"landlock:{landlock.abi()}" if layer == "landlock" else layer for layer in self.layers]
+        if self.sockets == "private":
+            layers.append("network_namespace")
         return {"tier": self.tier, "layers": [*layers, "rlimits", "session", "environment", "no_new_privs"], "probe": self.probe}
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import engine
 from engine import events
-from engine.job import Job
+from engine.job import Job, devices
 from engine.parallel.lost import LOST, process_lost
 
 _TICK_SECONDS = 0.1
@@ -31,12 +31,13 @@ def run_processes(job: Job, directory: Path, emit: Callable[[events.Event], None
     Events come over a pipe that the processes have as their standard input: it is all that they inherit besides output and error.
     Raises EngineError: what one of the processes failed with, `child_killed` where one ended without a word.
     """
+    count = devices(job.spec)
     reader, writer = os.pipe()
     home = str(Path(engine.__file__).parents[1])
     paths = os.pathsep.join(dict.fromkeys([home, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]))
     # -P and PYTHONSAFEPATH: the working directory holds strangers' files and must not be searched for modules.
     process = subprocess.Popen(
-        [sys.executable, "-P", "-m", "engine.parallel.agent", str(os.getpid()), str(job.devices), str(directory)],
+        [sys.executable, "-P", "-m", "engine.parallel.agent", str(os.getpid()), str(count), str(directory)],
         stdin=writer,
         stdout=2,  # standard output may be for the program that reads our events
         env={**os.environ, "PYTHONPATH": paths, "PYTHONSAFEPATH": "1", "ORT_DISABLE_TELEMETRY": "1"},
@@ -53,7 +54,7 @@ def run_processes(job: Job, directory: Path, emit: Callable[[events.Event], None
     if isinstance(ending, events.Done):
         emit(ending)
         return 0
-    told = [last_word(directory, rank) for rank in range(1, job.devices)]
+    told = [last_word(directory, rank) for rank in range(1, count)]
     others = [events.parse_event(path.read_bytes()) for path in told if path.exists()]
     failures = [event for event in (ending, *others) if isinstance(event, events.Failed)]
     if not failures:

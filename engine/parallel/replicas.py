@@ -7,12 +7,13 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
-from typing import Any
+from typing import Any, override
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed import PrefixStore  # type: ignore[attr-defined]
 from torch.distributed.rendezvous import rendezvous
 
 from engine.errors import EngineError
@@ -82,15 +83,16 @@ class DistributedReplicas(Replicas):
             gpu = device.type == "cuda"
             dist.init_process_group(
                 "nccl" if gpu else "gloo",
-                store=dist.PrefixStore("group", store),
+                store=PrefixStore("group", store),
                 rank=self.rank,
                 world_size=self.size,
                 timeout=_PATIENCE,
                 device_id=device if gpu else None,
             )
-        self._board = dist.PrefixStore("once", store)
+        self._board = PrefixStore("once", store)
         self._asked = 0
 
+    @override
     def once(self, ask: Callable[[], Any]) -> Any:
         self._asked += 1
         key = str(self._asked)
@@ -102,6 +104,7 @@ class DistributedReplicas(Replicas):
         with lost():
             return json.loads(self._board.get(key))
 
+    @override
     def begin(self, module: nn.Module) -> None:
         state = module.state_dict()
         form = hashlib.sha256(repr([(name, tuple(t.shape), str(t.dtype)) for name, t in state.items()]).encode()).hexdigest()
@@ -115,9 +118,11 @@ class DistributedReplicas(Replicas):
         for tensor in state.values():
             self._broadcast_(tensor.detach())
 
+    @override
     def share(self, indices: Indices) -> Share:
         return _Part(indices, self.rank, self.size)
 
+    @override
     def same_gradients(self, module: nn.Module) -> None:
         for parameter in module.parameters():
             if parameter.grad is not None:
@@ -149,11 +154,13 @@ class _Part(Share):
         self._weight = len(self.indices) / self._count if self._divided else 1 / size
         """Of this part's mean loss in the mean over the whole batch."""
 
+    @override
     @contextmanager
     def forward(self) -> Iterator[object]:
         with WholeBatch(self._start, self._stop, self._count) if self._divided else nullcontext() as mode:
             yield mode
 
+    @override
     def backward(self, loss: Tensor, module: nn.Module) -> Tensor:
         scaled = loss * self._weight
         scaled.backward()  # type: ignore[no-untyped-call]
@@ -163,6 +170,6 @@ class _Part(Share):
                 gradients.setdefault(parameter.grad.dtype, []).append(parameter.grad)
         for group in gradients.values():
             flat = total_(torch.cat([gradient.reshape(-1) for gradient in group]))
-            for gradient, summed in zip(group, flat.split([gradient.numel() for gradient in group]), strict=True):
+            for gradient, summed in zip(group, torch.split(flat, [gradient.numel() for gradient in group]), strict=True):
                 gradient.copy_(summed.view(gradient.shape))
         return total_(scaled.detach().clone())

@@ -62,9 +62,7 @@ class WholeBatch(TorchFunctionMode):
             return self._dropout(func, *args, **kwargs)
         return func(*args, **kwargs)
 
-    def _dropout(
-        self, drop: Callable[..., Tensor], values: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False
-    ) -> Tensor:
+    def _dropout(self, drop: Callable[..., Tensor], values: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
         """`drop`, at the places of this part in a batch that is zero elsewhere."""
         local = self._stop - self._start
         if not training or p == 0 or values.shape[0] % local:  # no batch dimension in front: nothing to take a part of
@@ -76,7 +74,7 @@ class WholeBatch(TorchFunctionMode):
         return dropped[before : before + values.shape[0]]
 
 
-def _batch_norm(
+def _batch_norm(  # noqa: PLR0917 - torch's own signature
     values: Tensor,
     running_mean: Tensor | None,
     running_var: Tensor | None,
@@ -105,5 +103,5 @@ def _batch_norm(
     scale = torch.rsqrt(variance + eps)
     if weight is not None:
         scale = scale * weight
-    result = centred * scale.view(shape)
+    result: Tensor = centred * scale.view(shape)
     return result if bias is None else result + bias.view(shape)

@@ -6,11 +6,11 @@ from typing import Any
 from sqlalchemy import insert, select
 
 from core import ids
-from core.jobs.claim import next_job
+from core.jobs.claim import SPEC_VERSION, next_job
 from core.tables import Job
 from tests.core.conftest import World, make_world
 
-MAY_TAKE = {"p_queue": "cpu", "p_spec_version": 1, "p_memory_bytes": 0}
+MAY_TAKE = {"p_queue": "cpu", "p_spec_version": SPEC_VERSION, "p_memory_bytes": 0, "p_devices": 1}
 
 
 def _fill(world: World, count: int) -> None:
