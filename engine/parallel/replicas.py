@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
-from typing import Any, override
+from typing import Any
 
 import numpy as np
 import torch
@@ -92,8 +92,8 @@ class DistributedReplicas(Replicas):
         self._board = PrefixStore("once", store)
         self._asked = 0
 
-    @override
     def once(self, ask: Callable[[], Any]) -> Any:
+        """Asked in the first process, read from the common store in the others."""
         self._asked += 1
         key = str(self._asked)
         if self.rank == 0:
@@ -104,8 +104,8 @@ class DistributedReplicas(Replicas):
         with lost():
             return json.loads(self._board.get(key))
 
-    @override
     def begin(self, module: nn.Module) -> None:
+        """Broadcast every parameter and buffer."""
         state = module.state_dict()
         form = hashlib.sha256(repr([(name, tuple(t.shape), str(t.dtype)) for name, t in state.items()]).encode()).hexdigest()
         if self.once(lambda: form) != form:
@@ -118,12 +118,12 @@ class DistributedReplicas(Replicas):
         for tensor in state.values():
             self._broadcast_(tensor.detach())
 
-    @override
     def share(self, indices: Indices) -> Share:
+        """A part of the batch, by the number of this process."""
         return _Part(indices, self.rank, self.size)
 
-    @override
     def same_gradients(self, module: nn.Module) -> None:
+        """Broadcast every gradient."""
         for parameter in module.parameters():
             if parameter.grad is not None:
                 self._broadcast_(parameter.grad)
@@ -154,14 +154,14 @@ class _Part(Share):
         self._weight = len(self.indices) / self._count if self._divided else 1 / size
         """Of this part's mean loss in the mean over the whole batch."""
 
-    @override
     @contextmanager
     def forward(self) -> Iterator[object]:
+        """Inside, what looks across the batch sees all of it."""
         with WholeBatch(self._start, self._stop, self._count) if self._divided else nullcontext() as mode:
             yield mode
 
-    @override
     def backward(self, loss: Tensor, module: nn.Module) -> Tensor:
+        """Add up gradients and losses of the parts."""
         scaled = loss * self._weight
         scaled.backward()  # type: ignore[no-untyped-call]
         gradients: dict[torch.dtype, list[Tensor]] = {}
