@@ -152,5 +152,13 @@ def _report(found: Sequence[Structures], factors: Sequence[Factors], context: Co
     )
     zero = sum(int((v == 0).sum()) for v in values)
     context.metric("structures_zero_ratio", zero / sum(item.count for item in found))
+    emptied = [item.name for item, v in zip(found, values, strict=True) if item.kind != "block" and not v.any()]
+    if emptied:
+        context.warn(
+            "structures_all_zero",
+            f"Every factor of these layers became zero, so nothing passes through them any more: {', '.join(emptied)}. Lower gamma, "
+            "or train for fewer steps.",
+            layers=emptied,
+        )
     if not zero:
         context.warn("nothing_selected", "No factor became zero, so nothing was removed: raise gamma, or train longer.")

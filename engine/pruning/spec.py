@@ -175,7 +175,7 @@ class MagnitudePruning(MethodParams, LayerChoice):
     """Set the least important weights to zero; shapes stay.
 
     Zeros make the *compressed* file smaller: besides the dense file, one is published with a bit per weight and the values that are
-    not zero. They do not make dense inference faster, and the report measures that.
+    not zero, which `engine.formats.sparse.load_sparse` reads back into tensors by name. They do not make dense inference faster, and the report measures that.
     Weights are pruned by rank; biases and normalization parameters never are.
     """
 

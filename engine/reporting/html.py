@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
+from engine.reporting.details import detail_tables
 from engine.reporting.text import (
     before_after,
     bytes_text,
@@ -50,6 +51,7 @@ def to_html(document: Mapping[str, Any]) -> str:
         _constraints(document["constraints"]),
         _warnings(document["warnings"]),
         _steps(document["steps"]),
+        *(_section(table.title, _table(table.header, table.rows)) for table in detail_tables(document["steps"])),
         _layers(document["layers"]),
         _operators(document["steps"]),
         _section("Environment", _table(("", ""), environment_rows(document))),

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from engine.reporting.details import detail_tables
 from engine.reporting.text import before_after, bytes_text, constraint_name, environment_rows, reproduce_command, value_text
 
 
@@ -40,6 +41,8 @@ def to_markdown(document: Mapping[str, Any]) -> str:
         for step in document["steps"]
     ]
     parts += ["## Steps", _table(("", "method", "measured after it", "time"), steps)]
+    for table in detail_tables(document["steps"]):
+        parts += [f"### {_text(table.title)}", _table(table.header, table.rows)]
     layers = [(layer["name"], layer["type"], *(_layer_side(layer[side]) for side in ("before", "after"))) for layer in document["layers"]]
     parts += ["## Layers", _table(("layer", "type", "before", "after"), layers)] if layers else []
     parts += ["## Environment", _table(("", ""), environment_rows(document))]
