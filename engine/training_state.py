@@ -60,6 +60,11 @@ class Run:
                 number, key = name.removeprefix("optimizer.").split(".", 1)
                 states.setdefault(int(number), {})[key] = value
         self._optimizer.load_state_dict({"state": states, "param_groups": self._optimizer.state_dict()["param_groups"]})
+        for parameter, moments in self._optimizer.state.items():
+            # The fused optimizer walks through memory: moments have to lie as their weight does, which may be channels last.
+            for key, value in moments.items():
+                if value.shape == parameter.shape:
+                    moments[key] = torch.empty_like(parameter, requires_grad=False).copy_(value)
         self.loss_sum.copy_(tensors["loss_sum"])
         torch.set_rng_state(tensors["random.cpu"])
         if self._device.type == "cuda" and "random.cuda" in tensors:  # it may have been saved on a CPU

@@ -17,6 +17,13 @@ from benchmarks.claims.claim import Check, Claim, Figures, difference, one, quot
 
 EARLY = 100
 """Iterations after which learning speed is compared."""
+ITERATIONS = 1500
+"""Length of a training of T1 and T1b in the quick mode.
+
+The claims are about the lowest validation loss, so it has to lie inside of the training, as it does in the paper's 50,000 iterations. On
+4,000 digits the full network and its tickets are there by about 600, pruned networks with new weights by about 1,000 (one seed outside
+of those that are measured, looked at up to 2,000). With 600 iterations, as we had first, the controls are cut off while they still learn.
+"""
 
 
 def training(bench: Bench, iterations: int) -> dict[str, Any]:
@@ -43,16 +50,17 @@ def _figures(row: dict[str, Any], prefix: str) -> dict[str, float]:
 
 def ticket(bench: Bench, seed: int) -> Figures:
     """Seven rounds of 20 %: 21.1 % of the weights are left."""
-    rows = _run(bench, "T1", seed, 600, rounds=7, control_repeats=2).step()["report"]["rounds"]
+    rows = _run(bench, "T1", seed, ITERATIONS, rounds=7, control_repeats=2).step()["report"]["rounds"]
     figures = _figures(rows[0], "full") | _figures(rows[-1], "ticket")
     for control in ("random_reinit", "random_mask"):
         figures |= _figures(rows[-1]["controls"][control], control)
-    return figures
+    stops = [figures[f"{network}.iteration"] for network in ("full", "ticket", "random_reinit", "random_mask")]
+    return figures | {"latest": max(stops) / rows[-1]["curve"][-1][0]}
 
 
 def sparse_ticket(bench: Bench, seed: int) -> Figures:
     """Fifteen rounds: 3.6 % are left."""
-    rows = _run(bench, "T1b", seed, 600, rounds=15, controls=["random_reinit"], control_repeats=2).step()["report"]["rounds"]
+    rows = _run(bench, "T1b", seed, ITERATIONS, rounds=15, controls=["random_reinit"], control_repeats=2).step()["report"]["rounds"]
     return _figures(rows[-1], "ticket") | _figures(rows[-1]["controls"]["random_reinit"], "random_reinit")
 
 
@@ -156,6 +164,7 @@ CLAIMS = (
                 3.0,
             ),
             Check("21.1 % ticket over the full network, at early stopping (points)", "> 0", difference("ticket.top1", "full.top1"), -0.5),
+            Check("latest early-stop iteration over the length of training: none is cut off", "< 1", one("latest"), 0.9, at_most=True),
         ),
     ),
     Claim(
