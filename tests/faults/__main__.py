@@ -6,6 +6,7 @@ import sys
 import tempfile
 import time
 import traceback
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
@@ -14,10 +15,11 @@ from typing import Generic, TypeVar
 
 from tests.faults import rows
 from tests.faults.elsewhere import ELSEWHERE, run_tests
+from tests.faults.full_disk import full_disk
 from tests.faults.house import House
 from tests.faults.parts import parts_house
 from tests.faults.random_kills import FAILPOINTS, deadly_failpoint, random_kills
-from tests.faults.rows_parts import PARTS
+from tests.faults.rows_parts import PARTS, NotHere
 
 H = TypeVar("H", bound=House)
 Outcome = tuple[int, list[str], str | None]
@@ -39,8 +41,10 @@ def main() -> int:
         for title, run in _all(folder, arguments.seed, arguments.kills):
             if not arguments.only or title in arguments.only:
                 outcomes.append(_report(title, run))
-    _say(f"{sum(outcomes)} passed, {len(outcomes) - sum(outcomes)} failed")
-    return 0 if all(outcomes) else 1
+    counted = Counter(outcomes)
+    missing = f", {counted['not run']} not run" if counted["not run"] else ""
+    _say(f"{counted['passed']} passed, {counted['failed']} failed{missing}")
+    return 1 if counted["failed"] else 0
 
 
 def _all(folder: Path, seed: int, kills: int) -> Iterator[tuple[str, Run]]:
@@ -52,6 +56,7 @@ def _all(folder: Path, seed: int, kills: int) -> Iterator[tuple[str, Run]]:
     yield from ((row.__name__, partial(parts.run, row)) for row in PARTS)
     yield "close_parts", parts.close
     yield from ((name, partial(deadly_failpoint, folder / name, name)) for name in FAILPOINTS)
+    yield "full_disk", lambda: full_disk(folder / "full_disk")
     yield from ((name, partial(run_tests, nodes)) for name, nodes in ELSEWHERE.items())
 
 
@@ -98,16 +103,19 @@ class _Shared(Generic[H]):
         return self._house
 
 
-def _report(title: str, run: Run) -> bool:
+def _report(title: str, run: Run) -> str:
     started = time.monotonic()
     try:
         runs, found, note = run()
+    except NotHere as missing:
+        _say(f"{title:<38} {0:>5} {0:>10} {0:>8.1f}  not run: {missing} is not here")
+        return "not run"
     except Exception:
         runs, found, note = 1, [traceback.format_exc()], None
     _say(f"{title:<38} {runs:>5} {len(found):>10} {time.monotonic() - started:>8.1f}  {note or ''}".rstrip())
     for sentence in found:
         _say(f"    {sentence}")
-    return not found
+    return "failed" if found else "passed"
 
 
 def _say(line: str) -> None:

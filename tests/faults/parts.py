@@ -39,11 +39,12 @@ class PartsHouse(House):
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self.folder, self.log, self.port = folder, folder / "serve.log", free_port()
         self._workers = 1 + len(HOSTS)
+        self._started = 0
         for host in ("migrate", "api", "inspector", *HOSTS):
             (folder / host).mkdir()
         self.compose.run("migrate", volume=folder / "migrate")
-        token = self.compose.run("api", "keys", "create", "--name", "faults", volume=folder / "api").strip()
-        self.client = Client(f"http://127.0.0.1:{self.port}", token)
+        self.token = self.compose.run("api", "keys", "create", "--name", "faults", volume=folder / "api").strip()
+        self.client = Client(f"http://127.0.0.1:{self.port}", self.token)
         self.settings = Settings(
             data_dir=folder / "checker",
             database_url=postgres.url(name),
@@ -58,6 +59,7 @@ class PartsHouse(House):
 
     def start(self, host: str) -> None:
         """Start what runs on a host."""
+        self._started += host != "api"
         service = "worker" if host in HOSTS else host
         self._processes[host] = self.compose.start(
             service, volume=self.folder / host, log=self.log, port=self.port if host == "api" else None, **SHORT
@@ -84,6 +86,7 @@ class PartsHouse(House):
     def wait_until_whole(self) -> None:
         """Bring back what died, as an orchestrator would, and wait until all is there."""
         self.restart()
+        self.until(lambda: self.log.read_bytes().count(b"isolation chosen") >= self._started, "no worker is ready")
         self.until(lambda: self.answers() and len(self.pids("worker")) == self._workers, "the house is not whole again")
 
     def close(self) -> None:

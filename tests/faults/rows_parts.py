@@ -1,5 +1,7 @@
 """The rows of the fault matrix that need PostgreSQL, a broker over TCP, S3 and several hosts; see `parts.py`."""
 
+import json
+import shutil
 import signal
 import statistics
 import threading
@@ -7,13 +9,15 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from http import HTTPStatus
 
-from cli.client import ApiError
-from tests.faults.house import LEASE_SECONDS
+from cli.client import ApiError, Client
+from tests.faults.house import LEASE_SECONDS, SHORT
 from tests.faults.parts import HOSTS, PartsHouse
 from tests.faults.rows import same_weights
 from tests.proxy import Fault, FaultProxy
+from tests.servers import free_port
 
 PartsRow = Callable[[PartsHouse], str | None]
 ANSWER_SECONDS = 0.1
@@ -153,6 +157,50 @@ def host_is_stopped(house: PartsHouse) -> str:
     return f"handed on in {took:.2f} s"
 
 
+def clock_of_a_host_jumps(house: PartsHouse) -> str:
+    """Two hosts whose clocks are 30 days ahead join, one of them becomes the reconciler: no lease ends early, and they do their work."""
+    ahead = [shutil.which("faketime") or "", "-f", "+30d"]
+    if not ahead[0]:
+        raise NotHere("faketime (the package of that name)")
+    port = free_port()
+    others = []
+    for service, own_port in (("worker", None), ("api", port)):
+        volume = house.folder / f"ahead-{service}-{port}"
+        volume.mkdir()
+        settings = {**SHORT, "DONT_FAKE_MONOTONIC": "1", "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
+        others.append(house.compose.start(service, volume=volume, log=volume / "log", port=own_port, before=ahead, **settings))
+    log = house.folder / f"ahead-worker-{port}" / "log"
+    try:
+        house.until(lambda: b"isolation chosen" in log.read_bytes(), "the worker of another time does not start")
+        right = [house.host(host) for host in (*HOSTS, "api")]
+        job_id = house.submit(8000)
+        job = house.in_training(job_id)
+        house.host("api").kill()  # the other API takes the reconciler's lease over
+        house.client = Client(f"http://127.0.0.1:{port}", house.token)
+        time.sleep(2 * LEASE_SECONDS)
+        job = house.end(job_id)
+        assert (job["status"], job["attempt"]) == ("succeeded", 1)
+        assert "requeued" not in house.event_types(job_id)
+        for process in right[:2]:
+            process.terminate()
+        for process in right[:2]:
+            process.wait(20)
+        job = house.end(house.submit(100))
+        assert (job["status"], job["attempt"]) == ("succeeded", 1)
+        day = datetime.fromisoformat(json.loads(log.read_text().splitlines()[-1])["timestamp"])
+        return f"the other clocks were {(day - datetime.now(UTC)).days + 1} days ahead"
+    finally:
+        for process in others:
+            process.terminate()
+        for process in others:
+            process.wait(20)
+        house.client = Client(f"http://127.0.0.1:{house.port}", house.token)
+
+
+class NotHere(Exception):
+    """The fault cannot be injected on this machine: the program that does it is missing."""
+
+
 @contextmanager
 def misbehaving(proxy: FaultProxy, fault: Fault) -> Iterator[None]:
     """The part behind the proxy is hurt inside of the block."""
@@ -177,4 +225,5 @@ PARTS: tuple[PartsRow, ...] = (
     store_is_slow,
     store_cuts_answers,
     host_is_stopped,
+    clock_of_a_host_jumps,
 )
