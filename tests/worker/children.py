@@ -291,3 +291,10 @@ def lay_a_link_for_the_drain(directory: Path, emit: Emit) -> int:
     emit(Log(message="laid"))
     time.sleep(60)
     return 0
+
+
+def compress(directory: Path, emit: Emit) -> int:
+    """The real job, in as many processes as it asks for."""
+    from engine.run import run_job
+
+    return run_job(directory, emit)
