@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -53,8 +53,9 @@ class Hooks:
     """After an optimizer step."""
     on_epoch: Sequence[Callable[[Moment, dict[str, float]], None]] = ()
     """After an epoch, with its record, which may be added to."""
-    stateless: bool = True
-    """Whether all that the callbacks remember is in the module, so that the training may be saved and go on in another process."""
+    memory: dict[str, Tensor] | None = field(default_factory=dict)
+    """All that the callbacks remember outside of the module, by name. It is saved with the run, and a run that goes on in another process
+    finds it here before its first step: tensors that are there change in place. None where they remember what cannot be saved."""
 
 
 NO_HOOKS = Hooks()
@@ -90,7 +91,7 @@ def train(
     first = Batch.of(examples, np.arange(1), names, device)
     optimizer = build_optimizer(module, params)
     norms = [layer for layer in module.modules() if isinstance(layer, _BatchNorm)]
-    run = Run(module, optimizer, device, place=place, iteration=start_iteration)
+    run = Run(module, optimizer, device, place=place, iteration=start_iteration, memory={} if hooks.memory is None else hooks.memory)
     with channels_last(module, first.inputs), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         run.restore()

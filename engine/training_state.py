@@ -25,9 +25,17 @@ class Run:
     """A training run under way, saved at `place` where there is one."""
 
     def __init__(
-        self, module: nn.Module, optimizer: torch.optim.Optimizer, device: torch.device, *, place: Place | None, iteration: int
+        self,
+        module: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        device: torch.device,
+        *,
+        place: Place | None,
+        iteration: int,
+        memory: dict[str, Tensor],
     ) -> None:
-        self._module, self._optimizer, self._device, self._place = module, optimizer, device, place
+        """`memory` holds what callbacks remember; it is saved and filled again with the rest."""
+        self._module, self._optimizer, self._device, self._place, self._memory = module, optimizer, device, place, memory
         self._started = time.monotonic()
         self._first = iteration
         self._finished = False
@@ -49,6 +57,9 @@ class Run:
         except RuntimeError as error:
             message = f"The checkpoint is of another network: {str(error)[:300]}"
             raise EngineError("checkpoint_invalid", message, category="internal") from error
+        for name, value in tensors.items():
+            if name.startswith("memory."):
+                self._recall(name.removeprefix("memory."), value)
         self.iteration, self.seen = int(saved.info["iteration"]), int(saved.info["seen"])
         self.history.epochs.extend(dict(record) for record in saved.info["epochs"])
         self._finished = saved.done
@@ -69,6 +80,12 @@ class Run:
         torch.set_rng_state(tensors["random.cpu"])
         if self._device.type == "cuda" and "random.cuda" in tensors:  # it may have been saved on a CPU
             torch.cuda.set_rng_state(tensors["random.cuda"], self._device)
+
+    def _recall(self, name: str, value: Tensor) -> None:
+        if name in self._memory:
+            self._memory[name].copy_(value)
+        else:
+            self._memory[name] = value
 
     def save_if_due(self) -> None:
         """Save the module with its masks, the optimizer, the random numbers and the place in the epoch."""
@@ -93,5 +110,6 @@ class Run:
 
     def _save(self, tensors: dict[str, Tensor], *, done: bool) -> None:
         if self._place is not None:
+            tensors |= {f"memory.{name}": value for name, value in self._memory.items()}
             info = {"iteration": self.iteration, "seen": self.seen, "epochs": self.history.epochs}
             self._place.save(tensors, info, done=done, seconds=time.monotonic() - self._started)

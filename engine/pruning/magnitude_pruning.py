@@ -188,7 +188,7 @@ def _prune_while_training(module: nn.Module, weights: list[str], params: Magnitu
             moment.module.train()
 
     context.phase("training")
-    context.train(module, params.finetune, hooks=Hooks(on_step=(update,), stateless=params.importance.startswith("magnitude")))
+    context.train(module, params.finetune, hooks=Hooks(on_step=(update,), memory={} if params.importance.startswith("magnitude") else None))
     context.stage("tuned", module)
 
 

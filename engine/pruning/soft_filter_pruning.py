@@ -39,7 +39,7 @@ def apply(network: Network, params: SoftFilterPruning, context: Context) -> Netw
 
     context.stage("before", module)
     with context.part(0.0, 0.7 if params.finetune else 0.95):
-        context.train(module, params, hooks=Hooks(on_epoch=(after_epoch,), stateless=False))
+        context.train(module, params, hooks=Hooks(on_epoch=(after_epoch,), memory=zero))
     if not zero:
         _zero_weakest(groups, zero, params)
     context.stage("zeroed", module)

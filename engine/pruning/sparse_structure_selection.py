@@ -29,15 +29,16 @@ class ProximalSteps:
 
     def __init__(self, values: nn.Parameter, gamma: float, momentum: float) -> None:
         self._values, self._gamma, self._momentum = values, gamma, momentum
-        self._velocity = torch.zeros_like(values)
+        self.velocity = torch.zeros_like(values)
+        """What the steps so far have built up; another process may put it back."""
 
     @torch.no_grad()
     def __call__(self, rate: float) -> None:
         """One step with the gradient that is there; it is taken away, so that the ordinary optimizer leaves the factors alone."""
         assert self._values.grad is not None
         shrunk = soft_threshold(self._values - rate * self._values.grad, rate * self._gamma)
-        self._velocity = shrunk - self._values + self._momentum * self._velocity
-        self._values.copy_(shrunk + self._momentum * self._velocity)
+        self.velocity.copy_(shrunk - self._values + self._momentum * self.velocity)
+        self._values.copy_(shrunk + self._momentum * self.velocity)
         self._values.grad = None
 
 
@@ -70,7 +71,8 @@ def apply(network: Network, params: SparseStructureSelection, context: Context) 
 
     context.stage("before", module)
     with context.part(0.0, 0.7 if params.finetune else 0.95):
-        context.train(module, params, hooks=Hooks(before_optimizer_step=(before_step,), on_epoch=(after_epoch,), stateless=False))
+        memory = {f"velocity.{number}": step.velocity for number, step in enumerate(steps)}
+        context.train(module, params, hooks=Hooks(before_optimizer_step=(before_step,), on_epoch=(after_epoch,), memory=memory))
     context.stage("selected", module)
     context.phase("pruning")
     module = masks.fold(module)

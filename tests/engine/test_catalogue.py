@@ -9,10 +9,12 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 import torch
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
+from engine.checkpoints import Checkpoints
 from engine.context import Context
 from engine.data.loading import load_dataset
-from engine.events import Event
+from engine.events import Checkpointed, Event
 from engine.formats.loading import load_network
 from engine.formats.to_onnx import export_onnx
 from engine.logits import fingerprint
@@ -44,25 +46,48 @@ def uploads(tmp_path_factory: pytest.TempPathFactory, make_network: Any, toy_spl
 
 @pytest.fixture
 def run(uploads: Path, tmp_path: Path) -> Callable[..., Network]:
-    """Runs a step on a network and a dataset that were read from files."""
+    """Runs a step on a network and a dataset that were read from files; counts what it trains and keeps the checkpoints it writes."""
 
-    def run(params: MethodParams, seed: int = 0) -> Network:
+    def run(params: MethodParams, seed: int = 0, *, saving: bool = False, resume: bytes | None = None) -> Network:
         work = tmp_path / f"work-{len(list(tmp_path.iterdir()))}"
         work.mkdir()
+        run.copies, run.optimizer_steps = [], 0
+        run.events = []
+
+        def emit(event: Event) -> None:
+            if isinstance(event, Checkpointed):
+                run.copies.append((work / event.path).read_bytes())
+            else:
+                run.events.append(event)
+
+        checkpoints = Checkpoints(work, {}, emit, seconds=0 if saving else 1e9)
+        if resume is not None:
+            (work / "resume.zip").write_bytes(resume)
+            checkpoints.resume(work / "resume.zip")
+        resumed = [event.type for event in run.events]
+        assert ("resumed" in resumed) == (resume is not None), "the checkpoint was used"
+        run.events.clear()
         network = load_network(uploads / "model.onnx", "onnx", {}, work)
         data = load_dataset(uploads / "data.npz", "npz", {}, network.signature, work)
-        run.events = []
         context = Context(
             seed=seed,
             device=torch.device("cpu"),
             work=work,
-            emit=run.events.append,
+            emit=emit,
+            checkpoints=checkpoints,
             baseline=network,
             data=data,
             load_teacher=lambda _: network,
         )
         run.network = network
-        return params.implementation()(network, params, context.for_step(0, (0.0, 1.0)))
+        handle = register_optimizer_step_post_hook(count)
+        try:
+            return params.implementation()(network, params, context.for_step(0, (0.0, 1.0)))
+        finally:
+            handle.remove()
+
+    def count(*_: Any) -> None:
+        run.optimizer_steps += 1
 
     return run
 
@@ -99,13 +124,18 @@ def test_it_has_tests_of_its_own(method: type[MethodParams]) -> None:
 
 @pytest.mark.parametrize(("name", "example"), EXAMPLES)
 def test_running_it(run: Any, name: str, example: dict[str, Any], uploads: Path, tmp_path: Path) -> None:
-    """Same seed, same network; outputs keep their shape; the given network is left alone; progress never falls."""
+    """Same seed, same network, also when saved or resumed; outputs keep their shape; the given network is left alone."""
     params = catalogue()[name].model_validate(example)
     file = (uploads / "model.onnx").read_bytes()
-    first, second = run(params), run(params)
+    first, second = run(params), run(params, saving=True)
+    copies, steps = run.copies, run.optimizer_steps
+    assert bool(copies) == bool(steps), "what trains is saved"
     inputs = example_inputs(first.signature, 3)
     if first.onnx_path is None:
         assert fingerprint(first.module) == fingerprint(second.module)
+        if copies:
+            assert fingerprint(run(params, resume=copies[len(copies) // 2]).module) == fingerprint(first.module)
+            assert run.optimizer_steps < steps
         assert not any(tensor.is_cuda for tensor in first.module.state_dict().values())
         shape = tuple(first.module(*inputs).shape)
     else:
