@@ -48,7 +48,9 @@ def measure(name: str, params: dict[str, Any], folder: Path, *, ratio: float, ba
     (folder / "spec.json").write_text(json.dumps(spec))
     out = folder / name
     command = [sys.executable, "-m", "engine", "run", folder / "spec.json", "--model", model, "--model-metadata", metadata, "--out", out]
-    subprocess.run(list(map(str, command)), check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"{name}: the job failed.\n{done.stderr[-2000:]}")
     report = json.loads((out / "report.json").read_text())
     before, after = report["baseline"], report["result"]
     rows = []

@@ -83,11 +83,15 @@ class TrainingFields(Params):
         return self
 
 
-class Finetune(TrainingFields):
-    """Training of the network after a change, to win back accuracy. Give `epochs` or `iterations`."""
+class TrainingRun(TrainingFields):
+    """Training whose length has to be said: give `epochs` or `iterations`."""
 
     @model_validator(mode="after")
-    def _some_length(self) -> "Finetune":
+    def _some_length(self) -> "TrainingRun":
         if self.epochs is None and self.iterations is None:
             raise ValueError("give epochs or iterations")
         return self
+
+
+class Finetune(TrainingRun):
+    """Training of the network after a change, to win back accuracy. Give `epochs` or `iterations`."""

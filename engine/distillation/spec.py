@@ -5,12 +5,12 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from engine.method import MethodParams, Reference, Requires
-from engine.params import Ratio, TrainingFields
+from engine.params import Ratio, TrainingRun
 
 TeacherName = Annotated[str, Field(pattern=r"^(baseline|mdl_[A-Za-z0-9]+)$")]
 
 
-class Distillation(MethodParams, TrainingFields):
+class Distillation(MethodParams, TrainingRun):
     """Train the network to give the softened answers of a teacher.
 
     loss = (1 - alpha) · CE(student, labels) + alpha · T² · KL(teacher at T ‖ student at T). With `alpha: 1` no labels are needed.
@@ -47,6 +47,4 @@ class Distillation(MethodParams, TrainingFields):
     def _consistent(self) -> "Distillation":
         if not self.teacher:
             raise ValueError("name at least one teacher")
-        if self.epochs is None and self.iterations is None:
-            raise ValueError("give epochs or iterations")
         return self

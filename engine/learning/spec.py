@@ -2,13 +2,11 @@
 
 from typing import ClassVar, Literal
 
-from pydantic import model_validator
-
 from engine.method import MethodParams, Reference, Requires
-from engine.params import TrainingFields
+from engine.params import TrainingRun
 
 
-class Train(MethodParams, TrainingFields):
+class Train(MethodParams, TrainingRun):
     """Train the network on the labels of the dataset, from its present weights or from new ones.
 
     Baselines from scratch, architectures that are uploaded without weights, and lottery tickets need it.
@@ -32,9 +30,3 @@ class Train(MethodParams, TrainingFields):
     with biases of zero)."""
     hold_zeros: bool = False
     """Weights of convolutions and linear layers that are exactly zero now stay zero: this is how a lottery ticket is trained again."""
-
-    @model_validator(mode="after")
-    def _some_length(self) -> "Train":
-        if self.epochs is None and self.iterations is None:
-            raise ValueError("give epochs or iterations")
-        return self

@@ -13,7 +13,7 @@ from engine.pruning.structure.channels import ChannelGroup
 from engine.pruning.structure.constants import absorb
 from engine.pruning.structure.graph import ChannelGraph
 from engine.pruning.structure.importance import magnitude_l1, magnitude_l2
-from engine.pruning.structure.removal import Shrinkage, choose_groups, graph_inputs
+from engine.pruning.structure.removal import SEARCHED, Shrinkage, choose_groups, graph_inputs, tune
 from engine.training import Hooks, Moment
 
 NORMS = {"magnitude_l1": magnitude_l1, "magnitude_l2": magnitude_l2}
@@ -38,7 +38,7 @@ def apply(network: Network, params: SoftFilterPruning, context: Context) -> Netw
             record["filters_revived_count"] = float(back)
 
     context.stage("before", module)
-    with context.part(0.0, 0.7 if params.finetune else 0.95):
+    with context.part(0.0, SEARCHED if params.finetune else 0.95):
         context.train(module, params, hooks=Hooks(on_epoch=(after_epoch,), memory=zero))
     if not zero:
         _zero_weakest(groups, zero, params)
@@ -50,12 +50,7 @@ def apply(network: Network, params: SoftFilterPruning, context: Context) -> Netw
         if len(channels):
             graph.remove(group, channels.tolist())
     context.stage("removed", module)
-    if params.finetune is not None:
-        context.phase("training")
-        with context.part(0.7, 1.0):
-            context.train(module, params.finetune)
-        context.stage("tuned", module)
-    shrinkage.report(module, context)
+    tune(module, params.finetune, shrinkage, context)
     return network.with_module(module.cpu())
 
 

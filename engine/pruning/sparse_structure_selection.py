@@ -16,7 +16,7 @@ from engine.pruning.spec import SparseStructureSelection
 from engine.pruning.structure.blocks import find_blocks
 from engine.pruning.structure.channels import Inputs
 from engine.pruning.structure.graph import ChannelGraph
-from engine.pruning.structure.removal import Shrinkage, choose_groups, graph_inputs
+from engine.pruning.structure.removal import SEARCHED, Shrinkage, choose_groups, graph_inputs, tune
 from engine.pruning.structure.structures import Factors, Structures, attach, block, conv_groups, neurons
 from engine.training import Hooks, Moment, iterations_of, learning_rate
 
@@ -58,7 +58,7 @@ def apply(network: Network, params: SparseStructureSelection, context: Context) 
     shrinkage = Shrinkage(module, inputs)
     found = _find(module, inputs, params, context)
     factors = [attach(structures) for structures in found]
-    steps = [ProximalSteps(item.values, params.gamma, params.structure_momentum) for item in factors]
+    steps = [ProximalSteps(item.values, params.penalty, params.structure_momentum) for item in factors]
     _warn_where_zero_is_out_of_reach(params, context)
 
     def before_step(moment: Moment) -> None:
@@ -70,7 +70,7 @@ def apply(network: Network, params: SparseStructureSelection, context: Context) 
         record["structures_zero_count"] = float(sum(int((item.values == 0).sum()) for item in factors))
 
     context.stage("before", module)
-    with context.part(0.0, 0.7 if params.finetune else 0.95):
+    with context.part(0.0, SEARCHED if params.finetune else 0.95):
         memory = {f"velocity.{number}": step.velocity for number, step in enumerate(steps)}
         context.train(module, params, hooks=Hooks(before_optimizer_step=(before_step,), on_epoch=(after_epoch,), memory=memory))
     context.stage("selected", module)
@@ -82,12 +82,7 @@ def apply(network: Network, params: SparseStructureSelection, context: Context) 
             module = structures.remove(module, inputs, dead)
     context.stage("removed", module)
     _report(found, factors, context)
-    if params.finetune is not None:
-        context.phase("training")
-        with context.part(0.7, 1.0):
-            context.train(module, params.finetune)
-        context.stage("tuned", module)
-    shrinkage.report(module, context)
+    tune(module, params.finetune, shrinkage, context)
     return network.with_module(module.cpu())
 
 
@@ -134,7 +129,7 @@ def _dead(structures: Structures, factors: Factors, params: SparseStructureSelec
 
 def _warn_where_zero_is_out_of_reach(params: SparseStructureSelection, context: Context) -> None:
     total = iterations_of(params, context.labelled("train").count)
-    reach = params.gamma * sum(learning_rate(params, step, total) for step in range(total)) / (1 - params.structure_momentum)
+    reach = params.penalty * sum(learning_rate(params, step, total) for step in range(total)) / (1 - params.structure_momentum)
     if reach < 1:
         context.warn(
             "sparsity_unreachable",
@@ -158,9 +153,9 @@ def _report(found: Sequence[Structures], factors: Sequence[Factors], context: Co
     if emptied:
         context.warn(
             "structures_all_zero",
-            f"Every factor of these layers became zero, so nothing passes through them any more: {', '.join(emptied)}. Lower gamma, "
+            f"Every factor of these layers became zero, so nothing passes through them any more: {', '.join(emptied)}. Lower the penalty, "
             "or train for fewer steps.",
             layers=emptied,
         )
     if not zero:
-        context.warn("nothing_selected", "No factor became zero, so nothing was removed: raise gamma, or train longer.")
+        context.warn("nothing_selected", "No factor became zero, so nothing was removed: raise the penalty, or train longer.")

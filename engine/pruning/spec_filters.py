@@ -5,10 +5,10 @@ from typing import ClassVar, Literal
 from pydantic import Field, model_validator
 
 from engine.method import Effect, MethodParams, Reference, Requires
-from engine.params import Finetune, LayerChoice, OpenRatio, TrainingFields
+from engine.params import Finetune, LayerChoice, OpenRatio, TrainingRun
 
 
-class SoftFilterPruning(MethodParams, LayerChoice, TrainingFields):
+class SoftFilterPruning(MethodParams, LayerChoice, TrainingRun):
     """Train, and set the filters with the smallest norm to zero after every epoch; they may come back in the next one.
 
     What is zero at the end is really removed, as in `structured_pruning`. Filters that residual connections tie together are ranked
@@ -38,17 +38,11 @@ class SoftFilterPruning(MethodParams, LayerChoice, TrainingFields):
     finetune: Finetune | None = None
     """Tuning of the smaller network after the removal; the paper needs none."""
 
-    @model_validator(mode="after")
-    def _some_length(self) -> "SoftFilterPruning":
-        if self.epochs is None and self.iterations is None:
-            raise ValueError("give epochs or iterations")
-        return self
-
 
 Structure = Literal["neuron", "group", "block"]
 
 
-class SparseStructureSelection(MethodParams, LayerChoice, TrainingFields):
+class SparseStructureSelection(MethodParams, LayerChoice, TrainingRun):
     """Train with a factor on every structure and an L1 penalty on the factors; structures whose factor becomes exactly zero go.
 
     Accelerated proximal gradient moves the factors, so that they reach zero itself: nothing has to be thresholded, and the removal
@@ -68,7 +62,7 @@ class SparseStructureSelection(MethodParams, LayerChoice, TrainingFields):
         {
             "method": "sparse_structure_selection",
             "structures": ["neuron"],
-            "gamma": 0.1,
+            "penalty": 0.1,
             "optimizer": "sgd",
             "learning_rate": 0.05,
             "epochs": 5,
@@ -79,8 +73,8 @@ class SparseStructureSelection(MethodParams, LayerChoice, TrainingFields):
     structures: tuple[Structure, ...] = Field(("neuron",), min_length=1, max_length=3)
     """What gets factors: `neuron` (channels and neurons), `group` (groups of grouped convolutions), `block` (residual blocks, of which
     the shortcut stays)."""
-    gamma: float = Field(0.01, gt=0, le=1000)
-    """Weight of the L1 penalty on the factors. A factor can only reach zero where the learning rates of all steps, added up and
+    penalty: float = Field(0.01, gt=0, le=1000)
+    """Weight of the L1 penalty on the factors, γ in the paper. A factor can only reach zero where the learning rates of all steps, added up and
     multiplied by this, come to about one minus `structure_momentum`; the job warns where they do not."""
     structure_momentum: float = Field(0.9, ge=0, lt=1)
     """Momentum of the accelerated proximal gradient."""
@@ -90,9 +84,7 @@ class SparseStructureSelection(MethodParams, LayerChoice, TrainingFields):
     """Tuning of the smaller network after the removal; the paper needs none."""
 
     @model_validator(mode="after")
-    def _some_length(self) -> "SparseStructureSelection":
-        if self.epochs is None and self.iterations is None:
-            raise ValueError("give epochs or iterations")
+    def _each_structure_once(self) -> "SparseStructureSelection":
         if len(set(self.structures)) != len(self.structures):
             raise ValueError("name every structure once")
         return self

@@ -5,10 +5,10 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from engine.method import Effect, MethodParams, Reference, Requires
-from engine.params import LayerChoice, OpenRatio, TrainingFields
+from engine.params import LayerChoice, OpenRatio, TrainingRun
 
 
-class Supermask(MethodParams, LayerChoice, TrainingFields):
+class Supermask(MethodParams, LayerChoice, TrainingRun):
     """Learn which weights to keep, and train none of them: the network works because of its mask alone.
 
     Weights and biases stay bit-identical; only a score per weight is trained. Biases are frozen and never masked. Besides the dense
@@ -76,8 +76,6 @@ class Supermask(MethodParams, LayerChoice, TrainingFields):
 
     @model_validator(mode="after")
     def _consistent(self) -> "Supermask":
-        if self.epochs is None and self.iterations is None:
-            raise ValueError("give epochs or iterations")
         edge_popup = self.algorithm == "edge_popup"
         if not edge_popup and self.k != type(self).model_fields["k"].default:
             raise ValueError(f"{self.algorithm} finds its own density; k belongs to edge_popup")

@@ -71,7 +71,7 @@ METHODS = {
     "selection": (
         select_structures,
         SparseStructureSelection(
-            gamma=0.5, iterations=15, batch_size=48, optimizer="sgd", learning_rate=0.05, schedule="constant", finetune=training("adam")
+            penalty=0.5, iterations=15, batch_size=48, optimizer="sgd", learning_rate=0.05, schedule="constant", finetune=training("adam")
         ),
         26,
     ),

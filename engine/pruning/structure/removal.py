@@ -11,13 +11,16 @@ from engine.context import Context
 from engine.errors import EngineError
 from engine.layers import PRUNABLE, layer_not_found, matches, select
 from engine.logits import Batch
-from engine.params import LayerChoice
+from engine.params import Finetune, LayerChoice
 from engine.pruning.structure.channels import ChannelGroup, Inputs
 from engine.pruning.structure.graph import ChannelGraph, removable
 from engine.pruning.structure.plan import Costs
 from engine.tracing import running_inputs
 
 TRIED = "a network without some of them does not run or computes something else, because they are tied to a fixed size or an input"
+
+SEARCHED = 0.7
+"""Share of the progress of a step that finds channels while it trains, and then tunes."""
 
 
 def graph_inputs(module: nn.Module, context: Context) -> Inputs:
@@ -111,6 +114,16 @@ class Shrinkage:
         for name, value in after.items():
             context.metric(name, value)
         return after
+
+
+def tune(module: nn.Module, finetune: Finetune | None, shrinkage: Shrinkage, context: Context) -> None:
+    """What is left to do after a search: tune the smaller network in place, where that was asked for, and report its widths and costs."""
+    if finetune is not None:
+        context.phase("training")
+        with context.part(SEARCHED, 1.0):
+            context.train(module, finetune)
+        context.stage("tuned", module)
+    shrinkage.report(module, context)
 
 
 def _counts(module: nn.Module, inputs: Inputs) -> dict[str, int]:

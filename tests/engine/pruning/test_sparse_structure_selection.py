@@ -16,13 +16,14 @@ from engine.pruning.structure.blocks import find_blocks, remove_blocks
 from engine.pruning.structure.graph import ChannelGraph
 from engine.pruning.structure.removal import choose_groups
 from engine.pruning.structure.structures import attach, block, conv_groups, neurons
+from engine.training import learning_rate
 
 INPUTS = (torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(0)),)
 
 
 def params(**changes):
     return SparseStructureSelection(
-        **({"epochs": 4, "optimizer": "sgd", "learning_rate": 0.1, "schedule": "constant", "gamma": 0.5} | changes)
+        **({"epochs": 4, "optimizer": "sgd", "learning_rate": 0.1, "schedule": "constant", "penalty": 0.5} | changes)
     )
 
 
@@ -144,9 +145,9 @@ def test_training_selects_and_removal_changes_nothing(world, trained_cnn):
 
 def test_a_stronger_penalty_removes_more(world, trained_mlp):
     ratios = []
-    for gamma in (0.01, 0.3, 3.0):
+    for penalty in (0.01, 0.3, 3.0):
         setting = world(copy.deepcopy(trained_mlp))
-        apply(setting.network, params(gamma=gamma), setting.context)
+        apply(setting.network, params(penalty=penalty), setting.context)
         ratios.append(setting.context.metrics["structures_zero_ratio"])
     assert ratios == sorted(ratios)
     assert ratios[0] < ratios[2]
@@ -154,7 +155,7 @@ def test_a_stronger_penalty_removes_more(world, trained_mlp):
 
 def test_no_layer_is_emptied_and_blocks_may_all_go(world, network_of):
     setting = world(network_of("residual"))
-    result = apply(setting.network, params(structures=("neuron", "block"), gamma=50.0, min_channels=2), setting.context).module
+    result = apply(setting.network, params(structures=("neuron", "block"), penalty=50.0, min_channels=2), setting.context).module
     widths = {name: layer["channels_after"] for name, layer in setting.context.reported["layers"].items()}
     assert all(width == 0 or width >= 2 for width in widths.values())
     assert find_blocks(result) == []
@@ -165,7 +166,7 @@ def test_no_layer_is_emptied_and_blocks_may_all_go(world, network_of):
 
 def test_it_says_when_zero_is_out_of_reach(world, trained_mlp):
     setting = world(trained_mlp)
-    apply(setting.network, params(gamma=1e-4, epochs=1), setting.context)
+    apply(setting.network, params(penalty=1e-4, epochs=1), setting.context)
     assert {"sparsity_unreachable", "nothing_selected"} <= {event.code for event in setting.of("warning")}
     assert setting.context.reported["after"] == setting.context.reported["before"]
 
@@ -177,3 +178,9 @@ def test_networks_without_the_structure_are_refused(world, trained_mlp):
     assert caught.value.code == "pruning_impossible"
     with pytest.raises(ValidationError, match="once"):
         params(structures=("block", "block"))
+
+
+def test_the_penalty_is_not_the_factor_of_the_learning_rates_schedule():
+    stepped = params(schedule="multistep", penalty=0.5, learning_rate=1.0, milestones=(0.5,))
+    assert learning_rate(stepped, 9, 10) == pytest.approx(0.1), "a tenth, as in the paper"
+    assert learning_rate(params(schedule="multistep", gamma=0.2, learning_rate=1.0, milestones=(0.5,)), 9, 10) == pytest.approx(0.2)
