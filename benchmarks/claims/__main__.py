@@ -63,11 +63,7 @@ def measure(claims: Sequence[Claim], bench: Bench, seeds: int) -> list[dict[str,
     measured: dict[str, list[Figures]] = {}
     for alone in (False, True):
         with ThreadPoolExecutor(1 if alone else PROCESSES) as pool:
-            jobs = {
-                claim.id: [pool.submit(one, claim, seed) for seed in range(min(seeds, claim.seeds or seeds))]
-                for claim in claims
-                if claim.alone == alone
-            }
+            jobs = {claim.id: [pool.submit(one, claim, seed) for seed in range(seeds)] for claim in claims if claim.alone == alone}
             measured |= {name: [job.result() for job in waiting] for name, waiting in jobs.items()}
     return [check.result(claim.id, measured[claim.id]) for claim in claims for check in claim.checks]
 

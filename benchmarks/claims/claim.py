@@ -57,8 +57,6 @@ class Claim:
     checks: tuple[Check, ...]
     alone: bool = False
     """Times things, so nothing else may run beside it."""
-    seeds: int | None = None
-    """Fewer seeds than asked for, where chance plays no part."""
 
 
 def difference(left: str, right: str) -> Callable[[Figures], float]:

@@ -47,6 +47,27 @@ def test_the_exit_status_says_whether_every_claim_holds(tmp_path, monkeypatch, c
     assert ("FAIL" in capsys.readouterr().out) == (status == 1)
 
 
+@pytest.mark.parametrize(
+    "arguments", [["T0", "--json", "x.json"], ["--seeds", "0", "--json", "x.json"], ["T5"], ["--data", "none.npz", "--json", "x"]]
+)
+def test_what_cannot_be_measured_is_refused_before_anything_runs(monkeypatch, capsys, arguments):
+    monkeypatch.setattr("sys.argv", ["claims", *arguments])
+    monkeypatch.setattr(program, "measure", lambda *_: pytest.fail("measured"))
+    with pytest.raises(SystemExit) as stopped:
+        program.main()
+    assert stopped.value.code == 2
+    assert "usage:" in capsys.readouterr().err
+
+
+def test_every_claim_of_the_issue_is_there_and_measured_for_every_seed(tmp_path):
+    assert [claim.id for claim in program.CLAIMS] == ["T1", "T1b", "T1c", "T2", "T3", "T4", "T5"]
+    seen = []
+    claim = Claim("T0", lambda bench, seed: seen.append(seed) or {"a": 1.0}, (Check("", "", one("a"), 1),), alone=True)
+    rows = program.measure([claim], Bench(tmp_path, DIGITS, full=False), 3)
+    assert seen == [0, 1, 2]
+    assert rows[0]["seeds"] == 3
+
+
 def test_training_and_validation_digits_are_drawn_with_the_seed_and_share_none(tmp_path):
     bench, stored = Bench(tmp_path, DIGITS, full=False), np.load(DIGITS)
     first, other = (np.load(bench.digits(seed)) for seed in (0, 1))
