@@ -26,6 +26,14 @@ def test_tier_1_denies_every_attempt(cold: Launcher) -> None:
     assert len(isolation.probe) >= 15
 
 
+def test_processes_of_a_job_that_speak_to_each_other_reach_nothing_else(cold: Launcher) -> None:
+    """They had a loopback device, or the probe would not have answered; the supervisor's port on it is not theirs."""
+    isolation = choose(cold).of_several()
+    assert (isolation.tier, isolation.sockets) == (1, "private")
+    assert set(isolation.probe.values()) == {"denied"}
+    assert "network_namespace" in isolation.to_json()["layers"]
+
+
 @pytest.mark.parametrize(
     ("layers", "opened"),
     [
