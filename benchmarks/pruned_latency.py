@@ -23,31 +23,17 @@ NETWORKS: dict[str, dict[str, Any]] = {
 """Builtin architectures and the parameters that keep a run short."""
 
 
-def write_model(name: str, params: dict[str, Any], folder: Path) -> tuple[Path, str]:
-    """A safetensors file of the architecture with random weights, and its metadata as JSON."""
-    import torch
-    from safetensors.torch import save_file
-
-    from engine.architectures.build import build_architecture
-
-    stated = {"name": name, "params": params}
-    torch.manual_seed(0)
-    module, _ = build_architecture(stated)
-    path = folder / f"{name}.safetensors"
-    save_file({key: value.contiguous() for key, value in module.state_dict().items()}, path)
-    return path, json.dumps({"architecture": stated})
-
-
 def measure(name: str, params: dict[str, Any], folder: Path, *, ratio: float, batch_sizes: list[int]) -> list[dict[str, Any]]:
     """Run one job; returns a row for each batch size."""
-    model, metadata = write_model(name, params, folder)
+    model = folder / f"{name}.json"
+    model.write_text(json.dumps({"name": name, "params": params}))
     spec = {
         "steps": [{"method": "structured_pruning", "pruning_ratio": ratio}],
         "evaluation": {"latency": {"batch_sizes": batch_sizes, "threads": 1}},
     }
     (folder / "spec.json").write_text(json.dumps(spec))
     out = folder / name
-    command = [sys.executable, "-m", "engine", "run", folder / "spec.json", "--model", model, "--model-metadata", metadata, "--out", out]
+    command = [sys.executable, "-m", "engine", "run", folder / "spec.json", "--model", model, "--out", out]
     done = subprocess.run(list(map(str, command)), check=False, capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(f"{name}: the job failed.\n{done.stderr[-2000:]}")

@@ -72,7 +72,6 @@ class Bench:
         *,
         seed: int,
         model: Path,
-        architecture: dict[str, Any] | None = None,
         size: int = 28,
         evaluation: dict[str, Any] = EXACT,
         **spec: Any,
@@ -91,7 +90,6 @@ class Bench:
         stated.write_text(written)
         command = [sys.executable, "-m", "engine", "run", str(stated), "--model", str(model), "--out", str(folder / "out")]
         command += ["--data", str(self.digits(seed, size=size)), "--data-metadata", json.dumps(PIXELS)]
-        command += ["--model-metadata", json.dumps({"architecture": architecture})] if architecture else []
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         if done.returncode != 0:

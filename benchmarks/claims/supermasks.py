@@ -12,9 +12,9 @@ def supermask(bench: Bench, seed: int) -> Figures:
     figures = {"changed": 0.0}
     length = {"epochs": 100} if bench.full else {"iterations": 1200}
     for name, dwr in (("plain", False), ("rescaled", True)):
-        step = {"method": "supermask", "initialization": "glorot_normal", "dwr": dwr, "learning_rate": 100, "batch_size": 100, **length}
-        model = lenet.write(bench.folder / "lenet.safetensors")
-        done = bench.run(f"T3-{name}", [step], seed=seed, model=model, architecture=lenet.ARCHITECTURE).step()
+        step = {"method": "supermask", "initialization": "random", "dwr": dwr, "learning_rate": 100, "batch_size": 100, **length}
+        model = lenet.write(bench.folder / "lenet.json")
+        done = bench.run(f"T3-{name}", [step], seed=seed, model=model).step()
         figures[name] = 100 * done["report"]["sampled"]["test.top1"]["mean"]
         sums = done["report"]["frozen_weights_sha256"]
         figures["changed"] += sums["before"] != sums["after"]

@@ -34,8 +34,8 @@ def training(bench: Bench, iterations: int) -> dict[str, Any]:
 
 def _run(bench: Bench, name: str, seed: int, iterations: int, **step: Any) -> Outcome:
     ticket = {"method": "lottery_ticket", "validation_every": EARLY if bench.full else EARLY // 2, "training": training(bench, iterations)}
-    model = lenet.write(bench.folder / "lenet.safetensors")
-    return bench.run(name, [ticket | step], seed=seed, model=model, architecture=lenet.ARCHITECTURE)
+    model = lenet.write(bench.folder / "lenet.json")
+    return bench.run(name, [ticket | step], seed=seed, model=model)
 
 
 def _figures(row: dict[str, Any], prefix: str) -> dict[str, float]:

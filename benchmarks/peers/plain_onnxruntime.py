@@ -7,14 +7,11 @@ normalizations, inferring shapes) out. With `--whole` it also does what a job of
 split, time them in turns, and take their sizes after gzip.
 """
 
-import gzip
 import json
 import sys
-import time
-from pathlib import Path
 
 import numpy as np
-import onnxruntime as ort
+from both_files import figures
 from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
@@ -36,11 +33,6 @@ class Reader(CalibrationDataReader):
         return None if batch is None else {"input": images(batch)}
 
 
-def score(session: ort.InferenceSession, stored: np.ndarray, labels: np.ndarray) -> float:
-    answers = [session.run(None, {"input": images(stored[i : i + 256])})[0].argmax(1) for i in range(0, len(stored), 256)]
-    return float((np.concatenate(answers) == labels).mean())
-
-
 def main() -> None:
     network, data, output = sys.argv[1:4]
     with np.load(data) as arrays:
@@ -60,16 +52,7 @@ def main() -> None:
     )
     if "--whole" not in sys.argv:
         return
-    sessions = [ort.InferenceSession(path, providers=["CPUExecutionProvider"]) for path in (network, output)]
-    accuracy = [score(session, test, labels) for session in sessions]
-    feed, times = {"input": images(test[:1])}, [[], []]
-    for _ in range(100):
-        for session, column in zip(sessions, times, strict=True):
-            begin = time.perf_counter()
-            session.run(None, feed)
-            column.append(time.perf_counter() - begin)
-    sizes = [len(gzip.compress(Path(path).read_bytes(), 6)) for path in (network, output)]
-    print(json.dumps({"top1": accuracy, "p50_ms": [1e3 * float(np.median(column)) for column in times], "gzip_bytes": sizes}))
+    print(json.dumps(figures((network, output), images, test, labels)))
 
 
 if __name__ == "__main__":

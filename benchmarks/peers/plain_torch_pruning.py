@@ -6,17 +6,15 @@ Like a job of the service it also scores both networks on the test split, export
 after gzip.
 """
 
-import gzip
 import json
 import math
 import sys
-import time
-from pathlib import Path
 
 import numpy as np
 import onnx
 import onnxruntime as ort
 import torch
+from both_files import figures
 from torch import nn
 
 BATCH, RATE = 64, 1e-3
@@ -51,11 +49,6 @@ def tune(module: nn.Module, x: torch.Tensor, y: torch.Tensor, epochs: int) -> No
             nn.functional.cross_entropy(module(x[rows]), y[rows]).backward()
             optimizer.step()
             done += 1
-
-
-def score(session: ort.InferenceSession, stored: np.ndarray, labels: np.ndarray) -> float:
-    answers = [session.run(None, {"input": images(stored[i : i + 256])})[0].argmax(1) for i in range(0, len(stored), 256)]
-    return float((np.concatenate(answers) == labels).mean())
 
 
 def main() -> None:
@@ -95,17 +88,8 @@ def main() -> None:
     program.save(output)
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
-    sessions = [ort.InferenceSession(path, options, providers=["CPUExecutionProvider"]) for path in (network, output)]
-    accuracy = [score(session, test, labels) for session in sessions]
-    feed, times = {"input": images(test[:1])}, [[], []]
-    for _ in range(100):
-        for session, column in zip(sessions, times, strict=True):
-            begin = time.perf_counter()
-            session.run(None, feed)
-            column.append(time.perf_counter() - begin)
-    sizes = [len(gzip.compress(Path(path).read_bytes(), 6)) for path in (network, output)]
-    p50 = [1e3 * float(np.median(column)) for column in times]
-    print(json.dumps({"top1": accuracy, "macs": [before, after], "p50_ms": p50, "gzip_bytes": sizes}))
+    found = figures((network, output), images, test, labels, options)
+    print(json.dumps({**found, "macs": [before, after]}))
 
 
 if __name__ == "__main__":

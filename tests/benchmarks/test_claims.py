@@ -12,6 +12,7 @@ from benchmarks.claims.bench import Bench, shrunk
 from benchmarks.claims.claim import Check, Claim, difference, one, quotient
 from benchmarks.claims.table import table
 from engine.formats.loading import load_network
+from engine.spec import parse
 
 DIGITS = Path(__file__).parents[2] / "examples" / "digits.npz"
 MEASURED = [{"a": 3.0, "b": 1.0}, {"a": 1.0, "b": 2.0}]
@@ -66,6 +67,24 @@ def test_every_claim_of_the_issue_is_there_and_measured_for_every_seed(tmp_path)
     rows = program.measure([claim], Bench(tmp_path, DIGITS, full=False), 3)
     assert seen == [0, 1, 2]
     assert rows[0]["seeds"] == 3
+
+
+class Read(Exception):
+    """A job got as far as its spec."""
+
+
+@pytest.mark.parametrize("claim", program.CLAIMS, ids=lambda claim: claim.id)
+@pytest.mark.parametrize("full", [False, True], ids=["quick", "full"])
+def test_the_spec_of_a_claim_is_one_that_the_engine_takes(tmp_path, monkeypatch, claim, full):
+    def read(self, name, steps, *, seed, model, size=28, **spec):
+        parsed, problems = parse({"model": "mdl_x", "dataset": "ds_x", "seed": seed, "steps": list(steps), **spec})
+        assert parsed is not None, problems
+        load_network(model, "onnx" if model.suffix == ".onnx" else "architecture", {}, tmp_path)
+        raise Read
+
+    monkeypatch.setattr(Bench, "run", read)
+    with pytest.raises(Read):
+        claim.measure(Bench(tmp_path, DIGITS, full=full), 0)
 
 
 def test_training_and_validation_digits_are_drawn_with_the_seed_and_share_none(tmp_path):
