@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from engine import constraints, events
+from engine import constraints, events, remarks
 from engine.errors import EngineError
 from engine.job import Job
 from engine.measuring.examiner import Examiner
@@ -23,7 +23,7 @@ from engine.publication import Publication, publish
 from engine.reporting import document as report
 from engine.spec import Spec, parse
 from engine.step import StepContext
-from engine.subject import SMALL_SPLIT, Subject, read
+from engine.subject import Subject, read
 from engine.voice import Voice
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ class _Compression:
             self._score = examiner.ask("score", **self._subject.request(self._subject.onnx))()
         self._subject.check(self._score)
         self._counts = self._subject.count(self._subject.baseline, self._score["shapes"])
-        self._warn_about_examples()
+        remarks.about_examples(self._voice, self._subject, self._score)
         with ThreadPoolExecutor(1) as aside, Examiner() as examiner:
             # Compressing the upload takes seconds where it is large; it runs beside the steps.
             self._sizes = aside.submit(file_sizes, self._subject.upload)
@@ -245,9 +245,9 @@ class _Compression:
     def _finish(self, best: Candidate) -> None:
         compared = comparison(best.baseline, best.result, best.publication.latencies)
         verdict = compared["latencies"][0]["verdict"]
-        self._warn_about_speed(best, verdict)
         outcome = constraints.outcome(best.checks)
         summary = {"baseline": best.baseline, "result": best.result, "verdict": verdict, "comparison": compared}
+        remarks.about_result(self._voice, self._subject, best.publication.step_index, summary)
         document = report.build(
             self._subject,
             summary,
@@ -272,36 +272,3 @@ class _Compression:
             )
         self._voice.progress(1.0, "done")
         self._voice.emit(events.Done(outcome=outcome, result=summary))
-
-    def _warn_about_examples(self) -> None:
-        examples = self._score["examples_count"]
-        if self._subject.data is None:
-            self._voice.warn(
-                "random_inputs", "There is no dataset: fidelity to the original was measured on random inputs, which says little."
-            )
-        elif examples < SMALL_SPLIT:
-            self._voice.warn(
-                "small_test_split", f"Only {examples} examples were scored: one of them is {100 / examples:.2g} points of accuracy."
-            )
-        if self._score["skipped"]:
-            self._voice.warn("labels_unused", f"Labels were not used: {self._score['skipped']}")
-
-    def _warn_about_speed(self, best: Candidate, verdict: str) -> None:
-        effects = [step.effect for step in self._spec.steps[: best.publication.step_index + 1]]
-        told = any(warning["code"] == "no_dense_speedup" for warning in self._voice.warnings)
-        zeros = any(e.file_size == "only_compressed" for e in effects) and not any(e.dense_latency == "faster" for e in effects)
-        if zeros and not told:
-            self._voice.warn(
-                "no_dense_speedup",
-                "Zero weights make the compressed file smaller, not the network faster: dense kernels multiply by them all the same.",
-            )
-        if verdict == "slower":
-            before, after = best.baseline["latency_ms"], best.result["latency_ms"]
-            self._voice.warn(
-                "latency_regressed",
-                f"The result is slower than the original: {after['p50']:.3g} ms instead of {before['p50']:.3g} ms"
-                f" (batch {after['batch_size']}, {after['threads']} thread(s), {after['runtime']}).",
-            )
-        sqnr = best.result["metrics"].get(f"{self._subject.split}.sqnr_db")
-        if sqnr is not None and sqnr < 0 and not self._subject.untrained:
-            self._voice.warn("low_fidelity", f"The outputs differ from the original's by more than their own size (SQNR {sqnr:.1f} dB).")

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from engine.data.dataset import Data
 
 DEFAULT_METRICS = ("top1", "cross_entropy")
-SMALL_SPLIT = 1000
-"""With fewer examples, a change of accuracy of about a point is within the noise."""
 
 
 @dataclass(frozen=True)
