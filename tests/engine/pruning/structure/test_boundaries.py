@@ -12,7 +12,7 @@ from engine.formats import export_onnx, load_network
 from engine.pruning.spec import StructuredPruning
 from engine.pruning.structure.boundaries import RECURRENT, REGROUPED, Boundaries
 from engine.pruning.structure.channels import mask_channels
-from engine.pruning.structure.graph import UNFOLLOWED, ChannelGraph
+from engine.pruning.structure.graph import UNFOLLOWED, ChannelGraph, removable
 from engine.pruning.structured_pruning import apply
 from tests.engine.conftest import CLASSES
 from tests.engine.formats.exporting import export
@@ -45,6 +45,20 @@ class Recurrent(nn.Module):
     def forward(self, x):
         y = torch.relu(self.second(torch.relu(self.first(x.flatten(1, 2)))))
         return self.head(self.recurrent(y.transpose(1, 2))[0].mean(1))
+
+
+class Encoder(nn.Module):
+    """Two encoder layers that were made as one: their biases are equal, and exporters store equal tensors once."""
+
+    def __init__(self):
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(16, 4, 32, dropout=0.0, batch_first=True)
+        self.embed, self.encoder = nn.Linear(6, 16), nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+        for weight in [weight for weight in self.parameters() if weight.ndim > 1]:
+            nn.init.normal_(weight, std=0.3)
+
+    def forward(self, x):
+        return self.encoder(self.embed(x))
 
 
 NETWORKS = {
@@ -123,3 +137,14 @@ def test_a_graph_that_fails_for_one_layer_still_has_the_others(monkeypatch):
     graph = ChannelGraph(Recurrent(nn.LSTM).eval(), (torch.randn(2, 1, 8, 8),))
     assert graph.fixed == {"second": UNFOLLOWED}
     assert [group.name for group in graph.groups] == ["first"]
+
+
+@pytest.mark.parametrize("exporter", ["dynamo", "legacy"])
+def test_layers_that_share_a_bias_are_cut_apart(exporter, tmp_path):
+    case = Case(Encoder, ((7, 6),))
+    module = load_network(export(case.network(), case, tmp_path / "net.onnx", exporter=exporter), "onnx", {}, tmp_path).module
+    first, second = (module.get_submodule(f"encoder.layers.{number}.linear1") for number in range(2))
+    assert first.bias is second.bias
+    for name in ("encoder.layers.0.linear1", "encoder.layers.1.linear1"):
+        assert removable(module, case.inputs(2), [name]) == [name]
+    assert first.bias is second.bias
