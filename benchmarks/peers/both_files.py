@@ -1,6 +1,6 @@
 """What both plain scripts do with the original and with their result: score, time in turns, take the size after gzip.
 
-Imported by scripts that are run as files, so that it stands beside them on the path; it costs them nothing that they do not import anyway.
+It costs the scripts nothing that they do not import anyway.
 """
 
 import gzip

@@ -11,9 +11,10 @@ import json
 import sys
 
 import numpy as np
-from both_files import figures
 from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
+
+from benchmarks.peers.both_files import figures
 
 BATCH = 32
 

@@ -14,8 +14,9 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import torch
-from both_files import figures
 from torch import nn
+
+from benchmarks.peers.both_files import figures
 
 BATCH, RATE = 64, 1e-3
 
