@@ -49,6 +49,8 @@ def open_archive(stream: IO[bytes]) -> zipfile.ZipFile:
         raise EngineError(
             "archive_limit_exceeded", f"The archive has {len(archive.infolist())} members, the limit is {limits.MAX_ARCHIVE_MEMBERS}."
         )
+    if any(info.header_offset < 0 for info in archive.infolist()):
+        raise zipfile.BadZipFile("a member begins before the file")  # which zipfile would seek to
     return archive
 
 

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from engine.data import load_dataset
 from engine.data.dataset import Data
 from engine.errors import EngineError
+from engine.formats.magic import check_file
 from engine.network import Signature, TensorSpec
 from tests.engine.formats.files import npz_file, zip_file
 
@@ -213,6 +214,15 @@ def test_an_archive_that_lies_about_sizes_writes_no_more_than_it_declares(tmp_pa
     error = refused(tmp_path, bytes(data), signature((1,)))
     assert error.code in ("dataset_invalid", "decompression_limit_exceeded")
     assert sum(path.stat().st_size for path in (tmp_path / "work").glob("*")) <= 10
+
+
+def test_a_member_that_begins_before_the_file_is_damage(tmp_path: Path) -> None:
+    content = bytearray(npz_file())
+    content[content.rfind(b"PK\x05\x06") + 16] += 1  # the directory is said to begin one byte later: everything moves one forward
+    assert refused(tmp_path, bytes(content), IMAGES).code == "dataset_invalid"
+    with pytest.raises(EngineError) as caught:
+        check_file(io.BytesIO(content), "npz")
+    assert caught.value.code == "truncated_upload"
 
 
 @settings(max_examples=80, deadline=None)
