@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from engine.layers import CONVOLUTIONS, PRUNABLE
 from engine.pruning.structure import heads
@@ -149,7 +150,8 @@ def removable(module: nn.Module, inputs: Inputs, names: Sequence[str]) -> list[s
 
     A group is kept out where the cut network does not run, changes the shape of an output, or computes something else than the
     network with the same channels masked: its graph does something with channels that the dependency graph does not see, such as a
-    reshape to a fixed size, adding the network's input, or shuffling channels.
+    reshape to a fixed size, adding the network's input, or shuffling channels. Layer and group normalization count as masked where
+    they normalize what is left; only of torch's own multi-head attention nothing but running and shapes is asked.
     """
     if _agrees(module, inputs, names):
         return list(names)
@@ -169,7 +171,7 @@ def _agrees(module: nn.Module, inputs: Inputs, names: Sequence[str]) -> bool:
     try:
         for exact in (True, False):
             graph = ChannelGraph(cut, inputs)
-            chosen = [g for g in graph.groups if g.name in names and len(g.units) > 1 and g.mixes != exact]
+            chosen = [g for g in graph.groups if g.name in names and len(g.units) > 1 and is_maskable(g) == exact]
             if exact:
                 wanted = {group.name: group.units[::3].reshape(-1).tolist() for group in chosen}
                 _mask(ChannelGraph(masked, inputs), wanted)
@@ -200,11 +202,45 @@ def _unshare(module: nn.Module) -> None:
             seen.add(parameter)
 
 
-@torch.no_grad()
+def is_maskable(group: ChannelGroup) -> bool:
+    """Whether masking can be made the same as cutting for every layer of the group."""
+    layers = [part.layer for part in group.parts]
+    return not any(
+        isinstance(layer, nn.MultiheadAttention) or (isinstance(layer, nn.LayerNorm) and len(layer.normalized_shape) > 1)
+        for layer in layers
+    )
+
+
 def _mask(graph: ChannelGraph, wanted: dict[str, list[int]]) -> None:
     for group in graph.groups:
         if group.name in wanted:
-            mask_channels(group, torch.tensor(wanted[group.name]))
+            mask_as_cut(group, torch.tensor(wanted[group.name]))
+
+
+def mask_as_cut(group: ChannelGroup, channels: Tensor) -> None:
+    """`mask_channels`, after which layer and group normalization leave the channels out, too: hooks make them normalize the others."""
+    mask_channels(group, channels)
+    for part in group.parts:
+        if isinstance(part.layer, nn.LayerNorm | nn.GroupNorm):
+            part.layer.register_forward_hook(_over_kept(part.layer, part.indices[torch.isin(part.channels, channels)]))
+
+
+def _over_kept(layer: nn.LayerNorm | nn.GroupNorm, gone: Tensor) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
+    count = layer.normalized_shape[0] if isinstance(layer, nn.LayerNorm) else layer.num_channels
+    along = -1 if isinstance(layer, nn.LayerNorm) else 1
+    kept = torch.tensor([place for place in range(count) if place not in set(gone.tolist())])
+
+    def normalize(_: nn.Module, received: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        index = kept.to(output.device)
+        values = received[0].index_select(along, index)
+        weight, bias = (None if item is None else item[index] for item in (layer.weight, layer.bias))
+        if isinstance(layer, nn.LayerNorm):
+            normal = functional.layer_norm(values, (len(index),), weight, bias, layer.eps)
+        else:
+            normal = functional.group_norm(values, layer.num_groups, weight, bias, layer.eps)
+        return torch.zeros_like(output).index_copy(along, index, normal)
+
+    return normalize
 
 
 def _close(expected: Tensor, got: Tensor) -> bool:

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from engine.pruning.structure.channels import is_depthwise, zero_slices
-from engine.pruning.structure.graph import ChannelGraph, removable
+from engine.pruning.structure.graph import ChannelGraph, is_maskable, mask_as_cut, removable
 
 X = (torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(0)),)
 
@@ -101,15 +101,50 @@ def test_channels_that_only_seem_removable_are_found(kind):
     assert removable(module, x, names) == ["good"]
 
 
-def test_layer_normalization_may_be_cut_though_it_is_no_masking():
+class Normalized(nn.Module):
+    """Channels behind layer or group normalization, which computes with all of them at once; `mirrored` ones change their places there."""
+
+    def __init__(self, kind, *, mirrored=False):
+        super().__init__()
+        self.mirrored, self.along = mirrored, 1 if kind == "group" else -1
+        self.bad = nn.Conv2d(1, 12, 3, padding=1)
+        self.norm = nn.GroupNorm(4, 12) if kind == "group" else nn.LayerNorm(12)
+        self.good, self.head = nn.Linear(12, 6), nn.Linear(6, 5)
+
+    def forward(self, x):
+        y = self.bad(x)
+        y = self.norm(y) if self.along == 1 else self.norm(y.permute(0, 2, 3, 1))
+        y = y.flip(self.along) if self.mirrored else y
+        y = y.permute(0, 2, 3, 1) if self.along == 1 else y
+        return self.head(torch.relu(self.good(torch.relu(y))).mean((1, 2)))
+
+
+@pytest.mark.parametrize("kind", ["layer", "group"])
+def test_behind_normalization_a_cut_is_a_mask_that_is_left_out_of_the_mean(kind):
     torch.manual_seed(0)
-    module = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.LayerNorm(16), nn.ReLU(), nn.Linear(16, 5)).eval()
-    names = [group.name for group in ChannelGraph(module, X).groups]
-    assert removable(module, X, names) == ["1"]
-    graph = ChannelGraph(module, X)
-    graph.remove(graph.groups[0], [0, 3])
-    assert module[2].normalized_shape == (14,)
-    assert module(*X).shape == (3, 5)
+    module = Normalized(kind).eval()
+    with torch.no_grad():
+        for parameter in module.norm.parameters():
+            parameter.add_(torch.randn(parameter.shape))
+    cut, masked = copy.deepcopy(module), copy.deepcopy(module)
+    graph, shadow = ChannelGraph(cut, X), ChannelGraph(masked, X)
+    assert removable(module, X, ["bad", "good"]) == ["bad", "good"]
+    for group, twin in zip(graph.groups, shadow.groups, strict=True):
+        assert is_maskable(group)
+        assert group.mixes == (group.name == "bad")
+        mask_as_cut(twin, torch.tensor(half(group)))
+        graph.remove(group, half(group))
+    with torch.no_grad():
+        assert (cut(*X) - masked(*X)).abs().max() < 1e-5
+        assert (cut(*X) - module(*X)).abs().max() > 1e-2, "the removed channels mattered"
+
+
+@pytest.mark.parametrize("kind", ["layer", "group"])
+def test_channels_that_are_followed_wrongly_are_found_behind_normalization_too(kind):
+    torch.manual_seed(0)
+    module = Normalized(kind, mirrored=True).eval()
+    assert {group.name for group in ChannelGraph(module, X).groups} == {"bad", "good"}, "the graph thinks that it can follow them"
+    assert removable(module, X, ["bad", "good"]) == ["good"]
 
 
 def test_a_layer_whose_channels_leave_the_network_is_kept():

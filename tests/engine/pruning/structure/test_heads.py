@@ -16,8 +16,7 @@ from engine.formats import export_onnx
 from engine.formats.from_onnx.rebuild import build_module
 from engine.network import Network, Signature, TensorSpec
 from engine.pruning.spec import StructuredPruning
-from engine.pruning.structure.channels import mask_channels
-from engine.pruning.structure.graph import ChannelGraph, removable
+from engine.pruning.structure.graph import ChannelGraph, is_maskable, mask_as_cut, removable
 from engine.pruning.structured_pruning import apply
 from tests.engine.conftest import signature
 from tests.engine.formats.exporting import export
@@ -151,10 +150,10 @@ def test_cutting_heads_and_hidden_channels_equals_masking_them(made, form, tmp_p
     assert rows == (4 if form == "grouped" else 3) * WIDTH
     assert {group.name for group in graph.groups} == set(removable(made[form], (X[:2],), [group.name for group in graph.groups]))
     for group, twin in zip(graph.groups, shadow.groups, strict=True):
-        if not group.mixes:
-            channels = group.units[1 :: 2 if group.heads else 3].reshape(-1)
-            mask_channels(twin, channels)
-            graph.remove(group, channels.tolist())
+        assert is_maskable(group)
+        channels = group.units[1 :: 2 if group.heads else 3].reshape(-1)
+        mask_as_cut(twin, channels)
+        graph.remove(group, channels.tolist())
     with torch.no_grad():
         assert (cut(X) - masked(X)).abs().max() < 1e-4
         assert (cut(X) - made[form](X)).abs().max() > 1e-2, "the heads mattered"
