@@ -89,7 +89,7 @@ class Context(StepContext):
         """Train a module in place on a split, by default on its labels; emits `train.loss` and, with a validation split, its metrics.
 
         Two runs with the same explicit `seed` see the same examples in the same order. The run is saved in the job's checkpoints, and
-        what another attempt did of it is not done again, unless `hooks` remember what cannot be saved.
+        what another attempt did of it is not done again.
         """
         module = network.module if isinstance(network, Network) else network
         if loss is None:
@@ -118,7 +118,7 @@ class Context(StepContext):
                 if name != "epoch":
                     self.metric(name, value, step=epochs_before + int(record["epoch"]))
 
-        place = None if hooks.memory is None else self.place()
+        place = self.place()
         saved = None if place is None else place.load()
         for record in saved.info["epochs"] if saved else ():
             remember(record)

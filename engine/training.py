@@ -53,9 +53,9 @@ class Hooks:
     """After an optimizer step."""
     on_epoch: Sequence[Callable[[Moment, dict[str, float]], None]] = ()
     """After an epoch, with its record, which may be added to."""
-    memory: dict[str, Tensor] | None = field(default_factory=dict)
+    memory: dict[str, Tensor] = field(default_factory=dict)
     """All that the callbacks remember outside of the module, by name. It is saved with the run, and a run that goes on in another process
-    finds it here before its first step: tensors that are there change in place. None where they remember what cannot be saved."""
+    finds it here before its first step: tensors that are there change in place."""
 
 
 NO_HOOKS = Hooks()
@@ -91,7 +91,7 @@ def train(
     first = Batch.of(examples, np.arange(1), names, device)
     optimizer = build_optimizer(module, params)
     norms = [layer for layer in module.modules() if isinstance(layer, _BatchNorm)]
-    run = Run(module, optimizer, device, place=place, iteration=start_iteration, memory={} if hooks.memory is None else hooks.memory)
+    run = Run(module, optimizer, device, place=place, iteration=start_iteration, memory=hooks.memory)
     with channels_last(module, first.inputs), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         run.restore()

@@ -23,15 +23,16 @@ def backpropagated(
     count: int = EXAMPLES_COUNT,
     loss: Loss | None = None,
     examples: Examples | None = None,
+    seed: int | None = None,
 ) -> Iterator[int]:
     """Leave the gradient of the mean loss of one batch after the other in `parameter.grad`; yields the batch's number of examples.
 
     The module is in evaluation mode: it is the finished network whose loss is differentiated, without dropout, running statistics fixed.
-    Afterwards the module is as it was, without gradients. Needs labels.
+    `seed` chooses the examples, by default the next one of the step. Afterwards the module is as it was, without gradients. Needs labels.
     """
     examples = examples or context.labelled("train")
     loss = loss or classification_loss(context.probe(module, examples))
-    chosen = context.rng().permutation(examples.count)[:count]
+    chosen = np.random.default_rng(context.new_seed() if seed is None else seed).permutation(examples.count)[:count]
     mode = module.training
     module.eval()
     for batch in batches(examples, context.input_names, size, context.device, np.sort(chosen)):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -48,6 +49,17 @@ def apply(network: Network, params: LotteryTicket, context: Context) -> Network:
     return network.with_module(result.cpu())
 
 
+@dataclass(frozen=True)
+class _Origin:
+    """What a round starts from."""
+
+    masks: dict[str, Mask]
+    start: State
+    """Weights and buffers at the point of rewinding."""
+    final: State
+    """Those that the training before came to, by which the masks were found."""
+
+
 class _Search:
     """The dense network, and the masks found for it so far."""
 
@@ -66,6 +78,7 @@ class _Search:
         self._masks = {name: Mask.full(self._initial[name]) for name in self._names}
         self._trained: nn.Module = module
         self._ticket: nn.Module | None = None
+        self._origin: _Origin | None = None
         self._history: list[dict[str, Mask]] = []
         self._rows: list[dict[str, Any]] = []
 
@@ -80,27 +93,31 @@ class _Search:
         """Prune to the density of round `number`, rewind and train; False where the result is too bad to go on."""
         params, context = self._params, self._context
         context.phase("pruning")
-        found = self._prune(number)
-        start = masks.fold(self._trained).state_dict() if params.rewind == "learning_rate" else self._rewound
-        candidate = self._rewind(found, start)
+        final = masks.fold(self._trained).state_dict()
+        found = self._prune(number, final)
+        origin = _Origin(found, start=final if params.rewind == "learning_rate" else self._rewound, final=final)
+        candidate = self._rewind(origin)
         ticket = masks.fold(candidate)
         context.phase("training")
-        controls = params.controls if last or params.control_rounds == "all" else ()
-        share = 1 / (1 + len(controls) * params.control_repeats)
-        with context.part(0, share):
+        each = params.control_rounds == "all"
+        compared = len(params.controls) * params.control_repeats if last or each or params.max_drop is not None else 0
+        with context.part(0, 1 / (1 + compared)):
             trial, _ = self._trainer.run(candidate, seed=self._order_seed, start=self._start)
-        if params.max_drop is not None and self._history:
-            drop = self._dense.early_stop["validation.top1"] - trial.early_stop["validation.top1"]
-            if drop > params.max_drop:
-                context.log(f"Round {number} loses {drop:.4f} of validation accuracy, more than max_drop: the round before is the result.")
-                return False
-        self._masks, self._trained, self._ticket = found, candidate, ticket
-        self._history.append(found)
-        row = self._row(number, found, trial)
-        self._rows.append(row)
-        for index, name in enumerate(controls):
-            with context.part(share * (1 + index * params.control_repeats), share * (1 + (index + 1) * params.control_repeats)):
-                row.setdefault("controls", {})[name] = self._control(name, found, start)
+        with context.part(1 / (1 + compared), 1):
+            if params.max_drop is not None and self._origin is not None:
+                drop = self._dense.early_stop["validation.top1"] - trial.early_stop["validation.top1"]
+                if drop > params.max_drop:
+                    context.log(
+                        f"Round {number} loses {drop:.4f} of validation accuracy, more than max_drop: the one before is the result."
+                    )
+                    if not each:
+                        self._compare(self._rows[-1], self._origin)
+                    return False
+            self._masks, self._trained, self._ticket, self._origin = found, candidate, ticket, origin
+            self._history.append(found)
+            self._rows.append(self._row(number, found, trial))
+            if last or each:
+                self._compare(self._rows[-1], origin)
         return True
 
     def finish(self) -> nn.Module:
@@ -148,10 +165,9 @@ class _Search:
                 sums[name] += 0 if gradient is None else gradient * size
         return sums
 
-    def _prune(self, number: int) -> dict[str, Mask]:
-        """The masks of round `number`, nested under those of the round before."""
+    def _prune(self, number: int, final: State) -> dict[str, Mask]:
+        """The masks of round `number` by the weights that training ended with, nested under those of the round before."""
         params = self._params
-        final = masks.fold(self._trained).state_dict()
         rate = params.round_rate
         apart = [name for name in self._names if params.scope == "layer" or name == self._output]
         together = [name for name in self._names if name not in apart]
@@ -173,15 +189,14 @@ class _Search:
         parts = torch.split(ranks, [self._initial[name].numel() for name in names])
         return {name: part.reshape(self._initial[name].shape).to(self._context.device) for name, part in zip(names, parts, strict=True)}
 
-    def _rewind(self, found: dict[str, Mask], start: State) -> nn.Module:
+    def _rewind(self, origin: _Origin) -> nn.Module:
         """A module at its start, buffers included, with the masks held."""
-        params, generator = self._params, self._generator
+        params, generator, start = self._params, self._generator, origin.start
         module = copy.deepcopy(self._plain)
         module.load_state_dict(start)
-        final = masks.fold(self._trained).state_dict()
         rests: dict[str, Tensor] = {}
-        for name, mask in found.items():
-            wi, wf, on_cpu = self._initial[name].cpu(), final[name].cpu(), Mask(mask.keep.cpu())
+        for name, mask in origin.masks.items():
+            wi, wf, on_cpu = self._initial[name].cpu(), origin.final[name].cpu(), Mask(mask.keep.cpu())
             values = kept_values(params.kept_weights, start[name].cpu(), wi, on_cpu, keep_sign=params.keep_sign, generator=generator)
             if params.pruned_weights == "freeze_toward_zero_all":
                 values = torch.where(moved_toward_zero(wi, wf), 0.0, values)
@@ -190,7 +205,7 @@ class _Search:
                 rests[name] = rest.to(self._context.device)
             with torch.no_grad():
                 module.get_parameter(name).copy_(values)
-        masks.hold(module, found, rests)
+        masks.hold(module, origin.masks, rests)
         return module
 
     def _row(self, number: int, found: dict[str, Mask], trial: Trial) -> dict[str, Any]:
@@ -205,17 +220,19 @@ class _Search:
             **trial.to_json(),
         }
 
-    def _control(self, name: str, found: dict[str, Mask], start: State) -> dict[str, Any]:
+    def _compare(self, row: dict[str, Any], origin: _Origin) -> None:
+        """Add the controls of a round to its row."""
+        for name, _ in zip(self._params.controls, self._context.rounds(len(self._params.controls)), strict=True):
+            row.setdefault("controls", {})[name] = self._control(name, origin)
+
+    def _control(self, name: str, origin: _Origin) -> dict[str, Any]:
         trials = []
         for _ in self._context.rounds(self._params.control_repeats):
-            module = copy.deepcopy(self._plain)
-            module.load_state_dict(start)
-            held = found
             if name == "random_reinit":
+                module = self._rewind(origin)
                 self._draw_again(module)
             else:
-                held = {key: _shuffled(mask, self._generator) for key, mask in found.items()}
-            masks.hold(module, held)
+                module = self._rewind(replace(origin, masks={key: _shuffled(mask, self._generator) for key, mask in origin.masks.items()}))
             trials.append(self._trainer.run(module, seed=self._context.new_seed(), start=self._start)[0])
         return mean_trial(trials)
 
@@ -228,7 +245,7 @@ class _Search:
             for name in self._names:
                 values = self._initial[name].reshape(-1).cpu()
                 shuffled = values[torch.randperm(len(values), generator=self._generator)]
-                module.get_parameter(name).copy_(shuffled.reshape(self._initial[name].shape))
+                masks.stored(module.get_submodule(name.rpartition(".")[0])).copy_(shuffled.reshape(self._initial[name].shape))
 
     @staticmethod
     def _density(found: dict[str, Mask]) -> Density:

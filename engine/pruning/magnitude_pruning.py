@@ -11,7 +11,7 @@ from engine import masks
 from engine.context import Context
 from engine.errors import EngineError
 from engine.formats.sparse import save_sparse
-from engine.layers import select
+from engine.layers import CONVOLUTIONS, select
 from engine.masks import Density, Mask
 from engine.network import Network
 from engine.params import TrainingFields
@@ -39,7 +39,7 @@ def apply(network: Network, params: MagnitudePruning, context: Context) -> Netwo
     else:
         rounds = params.iterations if params.schedule == "iterative" else 1
         for number in context.rounds(rounds):
-            _narrow(module, weights, _target(params, number / rounds), params, context)
+            _narrow(module, weights, _target(params, number / rounds), params, context, seed=context.new_seed())
             context.stage(f"pruned {number}/{rounds}" if rounds > 1 else "pruned", module)
             if params.finetune is not None:
                 context.phase("training")
@@ -77,13 +77,13 @@ def keep_best_together(scores: dict[str, Tensor], old: dict[str, Mask], kept_cou
     return {name: old[name].narrowed(part.reshape(old[name].keep.shape)) for name, part in zip(names, parts, strict=True)}
 
 
-def keep_pattern(scores: Tensor, mask: Mask, kept: int, group: int) -> Mask:
-    """N:M: of every `group` neighbouring inputs (dimension 1, which `group` divides) the `kept` highest scores."""
-    rows = torch.where(mask.keep, scores, -torch.inf).movedim(1, -1)
+def keep_pattern(scores: Tensor, mask: Mask, kept: int, group: int, *, along: int = 1) -> Mask:
+    """N:M: of every `group` neighbours in the dimension `along`, which `group` divides, the `kept` highest scores."""
+    rows = torch.where(mask.keep, scores, -torch.inf).movedim(along, -1)
     cells = rows.reshape(*rows.shape[:-1], -1, group)
     keep = torch.zeros_like(cells, dtype=torch.bool)
     keep.scatter_(-1, torch.sort(cells, dim=-1, descending=True, stable=True).indices[..., :kept], True)
-    return mask.narrowed(keep.reshape(rows.shape).movedim(-1, 1) & mask.keep)
+    return mask.narrowed(keep.reshape(rows.shape).movedim(-1, along) & mask.keep)
 
 
 def cubic(done: float, start: float, end: float) -> float:
@@ -96,7 +96,7 @@ def _target(params: MagnitudePruning, done: float) -> float:
     if params.pattern is not None:
         kept, group = map(int, params.pattern.split(":"))
         return float((kept / group) ** done)
-    return float((1 - params.sparsity) ** done)
+    return float((1 - params.wanted_sparsity) ** done)
 
 
 def _weights(module: nn.Module, params: MagnitudePruning, context: Context) -> list[str]:
@@ -106,7 +106,7 @@ def _weights(module: nn.Module, params: MagnitudePruning, context: Context) -> l
     names = [f"{name}.weight" if name else "weight" for name in selection.layers]
     if params.pattern is not None:
         group = int(params.pattern.split(":")[1])
-        odd = [name for name in names if _weight(module, name).shape[1] % group]
+        odd = [name for name in names if _inputs_of(module, name)[1] % group]
         names = [name for name in names if name not in odd]
         if odd:
             context.warn(
@@ -126,6 +126,14 @@ def _weight(module: nn.Module, name: str) -> Tensor:
     return value.detach()
 
 
+def _inputs_of(module: nn.Module, name: str) -> tuple[int, int]:
+    """The dimension of a weight that runs over inputs, and how many of them meet one output."""
+    layer, shape = module.get_submodule(name.rpartition(".")[0]), _weight(module, name).shape
+    if isinstance(layer, CONVOLUTIONS) and layer.transposed:
+        return 0, shape[0] // layer.groups
+    return 1, shape[1]
+
+
 def _masks(module: nn.Module, weights: list[str]) -> dict[str, Mask]:
     present = masks.held(module)
     return {name: present.get(name) or Mask.full(_weight(module, name)) for name in weights}
@@ -135,13 +143,14 @@ def _density(module: nn.Module, weights: list[str]) -> Density:
     return sum((mask.density for mask in _masks(module, weights).values()), Density(0, 0))
 
 
-def _narrow(module: nn.Module, weights: list[str], kept_share: float, params: MagnitudePruning, context: Context) -> None:
+def _narrow(module: nn.Module, weights: list[str], kept_share: float, params: MagnitudePruning, context: Context, *, seed: int) -> None:
     """Prune the named weights until `kept_share` of them is left."""
     old = _masks(module, weights)
-    scores = _scores(module, weights, params, context)
+    scores = _scores(module, weights, params, context, seed)
     if params.pattern is not None:
         group = int(params.pattern.split(":")[1])
-        new = {name: keep_pattern(scores[name], old[name], round(kept_share * group), group) for name in weights}
+        kept = round(kept_share * group)
+        new = {name: keep_pattern(scores[name], old[name], kept, group, along=_inputs_of(module, name)[0]) for name in weights}
     elif params.scope == "global":
         total = sum(mask.density.total_count for mask in old.values())
         new = keep_best_together(scores, old, round(kept_share * total))
@@ -150,22 +159,22 @@ def _narrow(module: nn.Module, weights: list[str], kept_share: float, params: Ma
     masks.hold(module, new)
 
 
-def _scores(module: nn.Module, weights: list[str], params: MagnitudePruning, context: Context) -> dict[str, Tensor]:
+def _scores(module: nn.Module, weights: list[str], params: MagnitudePruning, context: Context, seed: int) -> dict[str, Tensor]:
     """One score a weight. The l1 and l2 norms of a single weight rank alike."""
     if params.importance == "random":
-        generator = context.generator()
+        generator = torch.Generator().manual_seed(seed)
         return {name: torch.rand(_weight(module, name).shape, generator=generator).to(context.device) for name in weights}
     if params.importance == "taylor":
-        return _taylor(module, weights, context)
+        return _taylor(module, weights, context, seed)
     return {name: _weight(module, name).abs() for name in weights}
 
 
-def _taylor(module: nn.Module, weights: list[str], context: Context) -> dict[str, Tensor]:
+def _taylor(module: nn.Module, weights: list[str], context: Context, seed: int) -> dict[str, Tensor]:
     """|weight · gradient of the mean loss|: the first-order change of the loss when the weight becomes zero."""
     sums = {name: torch.zeros_like(_weight(module, name)) for name in weights}
     parameters = {name: masks.stored(module.get_submodule(name.rpartition(".")[0])) for name in weights}
     count = 0
-    for size in backpropagated(module, context):
+    for size in backpropagated(module, context, seed=seed):
         count += size
         for name, parameter in parameters.items():
             if parameter.grad is not None:
@@ -177,18 +186,20 @@ def _prune_while_training(module: nn.Module, weights: list[str], params: Magnitu
     assert params.finetune is not None
     total = iterations_of(params.finetune, context.labelled("train").count)
     updates = mask_updates(params.finetune, total, params.iterations)
+    # Drawn before the training: another attempt, which goes on in the middle of it, finds the same seed at each update.
+    seeds = {iteration: context.new_seed() for iteration in updates}
     start = _density(module, weights).sparsity
     masks.hold(module, _masks(module, weights))
 
     def update(moment: Moment) -> None:
         if moment.iteration in updates:
-            sparsity = cubic(updates[moment.iteration], start, max(start, params.sparsity))
-            _narrow(module, weights, 1 - sparsity, params, context)
+            sparsity = cubic(updates[moment.iteration], start, max(start, params.wanted_sparsity))
+            _narrow(module, weights, 1 - sparsity, params, context, seed=seeds[moment.iteration])
             context.metric("sparsity", _density(module, weights).sparsity, step=moment.iteration)
             moment.module.train()
 
     context.phase("training")
-    context.train(module, params.finetune, hooks=Hooks(on_step=(update,), memory={} if params.importance.startswith("magnitude") else None))
+    context.train(module, params.finetune, hooks=Hooks(on_step=(update,)))
     context.stage("tuned", module)
 
 

@@ -189,14 +189,17 @@ class MagnitudePruning(MethodParams, LayerChoice):
         ),
         Reference(title="Zhu, Gupta, To prune, or not to prune, 2017", url="https://arxiv.org/abs/1710.01878"),
     )
-    examples: ClassVar = ({"method": "magnitude_pruning", "sparsity": 0.8, "finetune": {"epochs": 2}},)
+    examples: ClassVar = (
+        {"method": "magnitude_pruning", "sparsity": 0.8, "finetune": {"epochs": 2}},
+        {"method": "magnitude_pruning", "pattern": "2:4"},
+    )
     forbids_next: ClassVar = {"structured_pruning": "channels are removed before weights are set to zero: put structured_pruning first"}
 
     method: Literal["magnitude_pruning"] = "magnitude_pruning"
-    sparsity: OpenRatio = 0.5
-    """Share of the weights of the chosen layers that becomes zero."""
+    sparsity: OpenRatio | None = None
+    """Share of the weights of the chosen layers that becomes zero. Either this or `pattern`; 0.5 where neither is given."""
     pattern: Annotated[str, Field(pattern=r"^[1-9]\d?:[1-9]\d?$")] | None = None
-    """`N:M` keeps N of every M neighbouring inputs, for example `2:4`; replaces `sparsity`."""
+    """`N:M` keeps N of every M neighbouring inputs, for example `2:4`; replaces `sparsity`, and is the same in either `scope`."""
     importance: Importance = "magnitude_l1"
     """How weights are ranked; `taylor` (|weight · gradient|) needs labelled data."""
     scope: Literal["global", "layer"] = "global"
@@ -208,6 +211,11 @@ class MagnitudePruning(MethodParams, LayerChoice):
     """Rounds of `iterative`, or mask updates of `gradual`."""
     finetune: Finetune | None = None
     """Tuning with the mask held; each round of `iterative` tunes this long, `gradual` needs it."""
+
+    @property
+    def wanted_sparsity(self) -> float:
+        """Share of the weights that becomes zero, of those that a pattern does not rule."""
+        return 0.5 if self.sparsity is None else self.sparsity
 
     @property
     def trainings(self) -> int:
@@ -224,11 +232,13 @@ class MagnitudePruning(MethodParams, LayerChoice):
     def _consistent(self) -> "MagnitudePruning":
         if self.schedule == "gradual" and self.finetune is None:
             raise ValueError("schedule: gradual trains while it prunes, so it needs finetune")
+        if self.schedule == "one_shot" and self.iterations != type(self).model_fields["iterations"].default:
+            raise ValueError("one_shot prunes once: iterations needs schedule: iterative or gradual")
         if self.pattern is not None:
             kept, group = map(int, self.pattern.split(":"))
             if kept >= group:
                 raise ValueError(f"pattern {self.pattern} prunes nothing: N must be smaller than M")
-            if "sparsity" in self.model_fields_set:
+            if self.sparsity is not None:
                 raise ValueError("give either sparsity or pattern, not both")
             if self.schedule == "gradual":
                 raise ValueError("an N:M pattern has no gradual schedule: use one_shot or iterative")

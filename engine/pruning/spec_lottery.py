@@ -46,7 +46,7 @@ class LotteryTicket(MethodParams, LayerChoice):
         {
             "method": "lottery_ticket",
             "mode": "one_shot",
-            "rate": 0.5,
+            "sparsity": 0.5,
             "rounds": 1,
             "rewind": "iteration",
             "rewind_at": 4,
@@ -61,8 +61,8 @@ class LotteryTicket(MethodParams, LayerChoice):
     """Prune a little after each training, or all at once after the first one; both end at the same density."""
     rounds: int = Field(7, ge=1, le=30)
     """Rounds of pruning; with `one_shot` the density of that many rounds is reached in one."""
-    rate: OpenRatio = 0.2
-    """Share of the remaining weights that each round prunes."""
+    rate: OpenRatio | None = None
+    """Share of the remaining weights that each round prunes. Either this or `sparsity`; 0.2 where neither is given."""
     sparsity: OpenRatio | None = None
     """Share of the weights that is pruned after the last round, instead of `rate`."""
     output_rate_factor: Ratio = 0.5
@@ -91,24 +91,27 @@ class LotteryTicket(MethodParams, LayerChoice):
     their initial value (`freeze_toward_zero`; `_all`: kept weights that moved toward zero start at zero, too); and two controls that
     zero as many at random (`freeze_reshuffled`) or those that moved away (`freeze_away`)."""
     controls: tuple[Literal["random_reinit", "random_mask"], ...] = ("random_reinit", "random_mask")
-    """What the ticket is compared with: the same mask with newly drawn weights, a random mask with the same weights."""
+    """What the ticket is compared with: the same mask with newly drawn weights, a random mask with the same weights. What is pruned is
+    treated as in the ticket."""
     control_repeats: int = Field(3, ge=1, le=20)
     """How often each control is drawn and trained."""
     control_rounds: Literal["last", "all"] = "last"
-    """Compare after the last round, or after each."""
+    """Compare after the last round (the one before a stop by `max_drop`), or after each."""
     validation_every: int = Field(100, ge=1, le=1_000_000)
     """Optimizer steps between two looks at the validation loss; early stopping is where it was lowest."""
     max_drop: float | None = Field(None, ge=0, le=1)
-    """Stop before a round whose validation accuracy falls further than this below the dense network's."""
+    """Stop before a round whose validation accuracy falls further than this below the dense network's; the first round always counts."""
     training: Finetune
     """One training run; every round and control repeats it with the same budget."""
 
     @model_validator(mode="after")
     def _consistent(self) -> "LotteryTicket":
-        if self.sparsity is not None and "rate" in self.model_fields_set:
+        if self.sparsity is not None and self.rate is not None:
             raise ValueError("give either rate or sparsity, not both")
         if self.rewind == "init" and self.rewind_at:
             raise ValueError("rewind_at needs rewind: iteration, epoch or learning_rate")
+        if self.max_drop is not None and (self.mode == "one_shot" or self.rounds == 1):
+            raise ValueError("max_drop stops before a later round: it needs mode: iterative and at least two rounds")
         if self.keep_sign and self.kept_weights == "rewind":
             raise ValueError("rewound weights have their signs anyway: keep_sign is for reinit, reshuffle and constant")
         if self.rewind != "init" and (self.kept_weights != "rewind" or self.pruned_weights != "zero"):
@@ -118,4 +121,6 @@ class LotteryTicket(MethodParams, LayerChoice):
     @property
     def round_rate(self) -> float:
         """Share of the remaining weights that each round prunes."""
-        return self.rate if self.sparsity is None else 1 - (1 - self.sparsity) ** (1 / self.rounds)
+        if self.sparsity is not None:
+            return float(1 - (1 - self.sparsity) ** (1 / self.rounds))
+        return self.rate or 0.2

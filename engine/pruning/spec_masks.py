@@ -56,7 +56,7 @@ class Supermask(MethodParams, LayerChoice, TrainingRun):
     score_init: float = Field(0.0, ge=-20, le=20)
     """Initial score of every weight, so the first mask keeps sigmoid(score_init) of them; `edge_popup` draws its scores."""
     eval_samples: int = Field(10, ge=1, le=1000)
-    """Masks that `bernoulli` draws to measure mean and deviation."""
+    """Masks that `bernoulli` draws to measure mean and deviation, and to choose the published one from."""
     published_mask: Literal["best", "rounded"] = "best"
     """A file holds one mask. Of `bernoulli`, `best` is the one of the rounded and the drawn masks with the lowest loss on (at most
     1,024) training examples; `rounded` keeps every weight whose probability is above one half."""
@@ -81,6 +81,10 @@ class Supermask(MethodParams, LayerChoice, TrainingRun):
             raise ValueError(f"{self.algorithm} finds its own density; k belongs to edge_popup")
         if edge_popup and self.score_init != 0:
             raise ValueError("edge_popup draws its scores; score_init belongs to bernoulli and round")
+        fields = type(self).model_fields
+        drawn = [name for name in ("eval_samples", "published_mask") if getattr(self, name) != fields[name].default]
+        if self.algorithm != "bernoulli" and drawn:
+            raise ValueError(f"{self.algorithm} has one mask and draws none; {' and '.join(drawn)} belong(s) to bernoulli")
         if self.weights == "init" and self.constant_multiplier != 1:
             raise ValueError("constant_multiplier needs weights: signed_constant")
         return self

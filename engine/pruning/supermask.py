@@ -115,9 +115,10 @@ def apply(network: Network, params: Supermask, context: Context) -> Network:
         context.stage("rounded", scored)
         drawn = _sample(scored, learned, params, context)
         final = _best(scored, learned, [final, *drawn], context) if params.published_mask == "best" else final
+    scales = {name: _scale(mask, params) for name, mask in final.items()}
     earlier = masks.held(network.module)
     final |= {name: Mask(final[name].keep & mask.keep.to(context.device)) for name, mask in earlier.items() if name in final}
-    recipes = {name: _settle(layer, final[name], sources[name], params) for name, layer in layers.items()}
+    recipes = {name: _settle(layer, final[name], sources[name], scales[name]) for name, layer in layers.items()}
     masks.hold(module, final)
     if has_running_statistics(module):
         recalibrate(module, context.labelled("train"), context.input_names, context.device)
@@ -231,11 +232,15 @@ def _fix(learned: Mapping[str, LearnedMask], draw: Draw) -> None:
         mask.fixed = draw[name]
 
 
-@torch.no_grad()
-def _settle(layer: nn.Module, mask: Mask, source: Source, params: Supermask) -> Recipe | None:
-    """Fold the scale of `dwr` into the layer's weight in place; returns how the compact file says the kept weights."""
+def _scale(mask: Mask, params: Supermask) -> float:
+    """What `dwr` multiplies the weights by under the learned mask; that a step before pruned some of them is no part of it."""
     kept, total = mask.density
-    scale = total / max(1, kept) if params.dwr else 1.0
+    return total / max(1, kept) if params.dwr else 1.0
+
+
+@torch.no_grad()
+def _settle(layer: nn.Module, mask: Mask, source: Source, scale: float) -> Recipe | None:
+    """Fold the scale into the layer's weight in place; returns how the compact file says the kept weights."""
     assert isinstance(layer.weight, Tensor)
     layer.weight.mul_(scale)
     return source.recipe(mask.keep, scale)

@@ -105,6 +105,8 @@ def test_its_defaults_or_its_examples_are_valid(method: type[MethodParams]) -> N
         params = method.model_validate(example)
         assert params.wire_name() == example["method"] == method.wire_name()
         assert method.model_validate(params.model_dump(mode="json", exclude_defaults=True)) == params
+        written_out = params.model_dump(mode="json")
+        assert method.model_validate(written_out) == params, "workers are given the spec with every default written out"
 
 
 def test_one_documented_function_implements_it(method: type[MethodParams]) -> None:

@@ -46,6 +46,27 @@ def test_normalized_spec_is_the_same_spec() -> None:
     assert spec.normalized()["steps"][2]["calibration"]["observer"] == "minmax"
 
 
+@pytest.mark.parametrize(
+    "step",
+    [
+        {"method": "magnitude_pruning"},
+        {"method": "magnitude_pruning", "pattern": "2:4"},
+        {"method": "lottery_ticket", "training": {"epochs": 1}},
+        {"method": "lottery_ticket", "training": {"epochs": 1}, "sparsity": 0.9},
+        {"method": "structured_pruning"},
+        {"method": "structured_pruning", "budget": {"macs_ratio": 0.5}},
+        {"method": "supermask", "algorithm": "edge_popup", "epochs": 1},
+    ],
+    ids=str,
+)
+def test_of_two_ways_to_say_something_the_one_that_was_not_chosen_is_not_written_out(step: dict[str, Any]) -> None:
+    """A worker is given the normalized spec: a default written beside its alternative would be refused there."""
+    spec, problems = parse(with_changes(steps=[step]))
+    assert spec is not None, problems
+    again, problems = parse(spec.normalized())
+    assert again == spec, problems
+
+
 def test_hash_ignores_written_out_defaults_and_names_but_not_values() -> None:
     plain = Spec.model_validate(SPEC).spec_hash()
     assert Spec.model_validate(with_changes(seed=0, name="other", labels={"team": "vision"})).spec_hash() == plain

@@ -13,6 +13,7 @@ from engine.learning.spec import Train
 from engine.learning.train import apply as train
 from engine.pruning.lottery_ticket import apply, kept_count, output_layer
 from engine.pruning.spec import LotteryTicket
+from engine.pruning.structure.trial import Trainer
 from engine.pruning.ticket.files import read_masks
 
 QUICK = {"training": {"iterations": 12, "learning_rate": 5e-3, "batch_size": 32}, "controls": (), "validation_every": 4}
@@ -124,24 +125,47 @@ def test_same_seed_same_ticket(ticket):
     assert not torch.equal(first["1.weight"], other["1.weight"])
 
 
-def test_controls_have_the_same_density_and_other_weights_or_places(ticket, monkeypatch):
-    held = []
-    original = masks.hold
-    monkeypatch.setattr(
-        masks,
-        "hold",
-        lambda module, new, rests=None: (held.append((copy.deepcopy(module.state_dict()), new)), original(module, new, rests)),
-    )
-    setting, _, files, rounds = ticket(rounds=1, controls=("random_reinit", "random_mask"), control_repeats=2)
-    (_, own), *controls = held
+@pytest.fixture
+def starts(monkeypatch):
+    """What every trial started from: the dense network, the ticket of each round, the controls."""
+    found = []
+    run = Trainer.run
+    monkeypatch.setattr(Trainer, "run", lambda self, module, **how: (found.append(copy.deepcopy(module)), run(self, module, **how))[1])
+    return found
+
+
+@pytest.mark.parametrize("initialization", ["uploaded", "glorot_normal"])
+def test_controls_have_the_same_density_and_other_weights_or_places(ticket, starts, initialization):
+    kinds = ("random_reinit", "random_mask")
+    setting, _, files, rounds = ticket(rounds=1, initialization=initialization, controls=kinds, control_repeats=2)
+    _, own, *controls = starts
     assert len(controls) == 4
-    for index, (state, new) in enumerate(controls):
-        assert {name: mask.density for name, mask in new.items()} == {name: mask.density for name, mask in own.items()}
-        same_weights = torch.equal(state["1.weight"], files["initial_weights"]["1.weight"])
+    for index, module in enumerate(controls):
+        new = masks.held(module)
+        assert {name: mask.density for name, mask in new.items()} == {name: mask.density for name, mask in masks.held(own).items()}
+        same_weights = torch.equal(masks.stored(module[1]), files["initial_weights"]["1.weight"])
         same_mask = torch.equal(new["1.weight"].keep, rounds[0]["1.weight"].keep)
         assert (same_weights, same_mask) == ((False, True) if index < 2 else (True, False))
+    drawn = [masks.stored(module[3]).reshape(-1).sort().values for module in controls[:2]]
+    assert torch.equal(*drawn) == (initialization == "uploaded"), "of uploaded weights only the values are known, which are shuffled"
     row = setting.context.reported["rounds"][-1]["controls"]
     assert len(row["random_reinit"]["trials"]["early_stop"]["test.top1"]) == 2
+
+
+def test_controls_treat_pruned_and_kept_weights_as_the_ticket_does(ticket, starts):
+    actions = {"kept_weights": "constant", "pruned_weights": "freeze_toward_zero"}
+    _, _, files, rounds = ticket(rounds=1, rate=0.5, controls=("random_reinit", "random_mask"), control_repeats=1, **actions)
+    _, own, again, elsewhere = (masks.fold(module)[1].weight.detach() for module in starts)
+    keep, initial = rounds[0]["1.weight"].keep, files["initial_weights"]["1.weight"]
+    constant = initial.std(correction=0)
+    assert torch.equal(again[~keep], own[~keep])
+    assert (again[~keep] != 0).any()
+    assert again[keep].abs().unique().numel() > 100, "newly drawn"
+    other = masks.held(starts[3])["1.weight"].keep
+    assert torch.allclose(elsewhere[other].abs(), constant)
+    frozen = elsewhere[~other]
+    assert torch.equal(frozen[frozen != 0], initial[~other][frozen != 0])
+    assert 0.1 < float((frozen == 0).float().mean()) < 0.9
 
 
 def test_early_stopping_is_where_the_validation_loss_was_lowest(ticket):
@@ -159,6 +183,32 @@ def test_a_round_that_loses_too_much_is_not_the_result(ticket):
     assert 1 <= len(rounds) < 4
     assert masks.held(result)["1.weight"].density == rounds[-1]["1.weight"].density
     assert any("max_drop" in event.message for event in setting.of("log"))
+
+
+@pytest.mark.parametrize("compared", ["last", "all"])
+def test_the_round_before_a_stop_is_the_one_that_is_compared(ticket, starts, compared):
+    setting, _, _, rounds = ticket(
+        rounds=4,
+        rate=0.9,
+        max_drop=0.05,
+        training={"iterations": 60, "learning_rate": 5e-3},
+        controls=("random_mask",),
+        control_repeats=2,
+        control_rounds=compared,
+        rewind="learning_rate",
+    )
+    kept = len(rounds)
+    assert 1 <= kept < 4
+    rows = setting.context.reported["rounds"]
+    assert [row["round"] for row in rows if "controls" in row] == ([kept] if compared == "last" else list(range(1, kept + 1)))
+    assert len(starts) == 1 + (kept + 1) + 2 * (1 if compared == "last" else kept), "dense, rounds with the failed one, controls"
+    controls = starts[-2:] if compared == "last" else starts[-3:-1]
+    tickets = starts[kept] if compared == "last" else starts[-4]
+    for control in controls:
+        assert masks.held(control)["1.weight"].density == rounds[-1]["1.weight"].density
+        assert torch.equal(masks.stored(control[1]), masks.stored(tickets[1])), (
+            "the weights that the round started with, not the next one's"
+        )
 
 
 @pytest.mark.parametrize("action", ["freeze_init", "freeze_toward_zero", "freeze_toward_zero_all", "freeze_reshuffled", "freeze_away"])
@@ -207,9 +257,11 @@ def test_rewinding_beyond_the_end_is_refused(ticket):
         {"rate": 0.2, "sparsity": 0.9},
         {"rewind_at": 3},
         {"keep_sign": True},
+        {"max_drop": 0.1, "mode": "one_shot"},
+        {"max_drop": 0.1, "rounds": 1},
         {"rewind": "learning_rate", "pruned_weights": "freeze_init"},
     ],
 )
 def test_contradictions_are_refused(params):
-    with pytest.raises(ValueError, match=r"either|rewind|sign"):
+    with pytest.raises(ValueError, match=r"either|rewind|sign|max_drop"):
         LotteryTicket(training={"epochs": 1}, **params)

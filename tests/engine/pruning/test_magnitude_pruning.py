@@ -73,10 +73,23 @@ def test_n_of_m_keeps_the_n_largest_of_every_group(seed):
     assert (torch.where(cells, values, torch.inf).amin(1) >= torch.where(cells, 0, values).amax(1)).all()
 
 
+def test_the_neighbours_of_a_pattern_are_inputs_of_transposed_convolutions_too(world):
+    """Their weight is (inputs, outputs / groups, height, width)."""
+    torch.manual_seed(0)
+    wide, grouped = nn.ConvTranspose2d(8, 6, 3, bias=False), nn.ConvTranspose2d(6, 4, 3, groups=2, bias=False)
+    module = nn.Sequential(nn.Conv2d(1, 8, 3), wide, grouped, nn.Flatten(), nn.Linear(4 * 10 * 10, 5))
+    setting = world(module)
+    result = masks.fold(apply(setting.network, MagnitudePruning(pattern="2:4", ignore=("4",)), setting.context).module)
+    groups = result[1].weight.movedim(0, -1).reshape(-1, 4)
+    assert ((groups != 0).sum(1) == 2).all()
+    (told,) = [event.details["layers"] for event in setting.of("warning") if event.code == "pattern_not_applicable"]
+    assert told == ["0.weight", "2.weight"], "three inputs meet one output of the grouped one, though it has four"
+
+
 @pytest.mark.parametrize("schedule", ["one_shot", "iterative"])
 def test_pattern_leaves_layers_that_do_not_divide_and_says_so(world, trained_cnn, schedule):
     setting = world(trained_cnn)
-    params = MagnitudePruning(pattern="2:4", schedule=schedule, iterations=2)
+    params = MagnitudePruning(pattern="2:4", schedule=schedule, **({} if schedule == "one_shot" else {"iterations": 2}))
     result = masks.fold(apply(setting.network, params, setting.context).module)
     assert (result[0].weight != 0).all()
     groups = result[4].weight.movedim(1, -1).reshape(-1, 4)

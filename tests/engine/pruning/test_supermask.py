@@ -185,6 +185,17 @@ def test_what_was_pruned_before_stays_pruned(world, trained_mlp):
     assert all(not (new[name].keep & ~mask.keep).any() for name, mask in old.items())
 
 
+def test_dynamic_rescaling_scales_by_the_mask_that_it_learned_with(world, trained_mlp):
+    """Weights that were pruned before are zero under any mask: counting them out would scale the rest once more."""
+    setting = world(trained_mlp)
+    pruned = prune(setting.network, MagnitudePruning(sparsity=0.75, scope="layer"), setting.context)
+    result = apply(pruned, params(algorithm="edge_popup", k=0.5, dwr=True, iterations=2), setting.context).module
+    old, new = masks.fold(pruned.module)[3].weight, masks.fold(result)[3].weight
+    kept = new != 0
+    assert 0 < int(kept.sum()) < 0.25 * kept.numel()
+    assert torch.allclose(new[kept], 2 * old[kept])
+
+
 def test_same_seed_same_mask(world, trained_mlp):
     kept = []
     for seed in (0, 0, 1):
@@ -198,6 +209,8 @@ def test_same_seed_same_mask(world, trained_mlp):
     ("changes", "word"),
     [
         ({"k": 0.2}, "edge_popup"),
+        ({"algorithm": "round", "eval_samples": 3}, "eval_samples"),
+        ({"algorithm": "edge_popup", "published_mask": "rounded"}, "published_mask"),
         ({"algorithm": "edge_popup", "score_init": 1.0}, "bernoulli"),
         ({"constant_multiplier": 2.0}, "signed_constant"),
         ({"iterations": None}, "epochs"),
