@@ -15,7 +15,7 @@ from engine.network import Network
 from engine.pruning.spec import Budget, StructuredPruning
 from engine.pruning.structure import curves, thinet
 from engine.pruning.structure.baselines import compare
-from engine.pruning.structure.channels import ChannelGroup, Inputs, mask_channels
+from engine.pruning.structure.channels import ChannelGroup, Inputs, mask_channels, own_parameters
 from engine.pruning.structure.graph import ChannelGraph
 from engine.pruning.structure.group_sparsity import train_sparsely
 from engine.pruning.structure.importance import unit_scores
@@ -127,6 +127,8 @@ class _Cutter:
 
     def _make_up(self, ranked: list[Ranked], plan: Plan) -> None:
         """Rescale the readers of each group after the ones before it, whose channels are masked by then."""
+        cut = [item.group for item, removed in zip(ranked, plan, strict=True) if removed]
+        own_parameters(self._module, [part.layer for group in cut for part in group.parts if isinstance(part.layer, nn.Module)])
         for item, removed in zip(ranked, plan, strict=True):
             if removed:
                 channels = item.group.units[item.order[:removed]].reshape(-1)
@@ -194,8 +196,8 @@ class _Cutter:
 
     def report(self) -> None:
         """Say what is left of every layer and of the whole. Raises `pruning_impossible` where nothing was removed."""
-        after = self._shrinkage.report(self._module, self._context)
-        if after["params_count"] >= self._shrinkage.before["params_count"]:
+        self._shrinkage.report(self._module, self._context)
+        if not any(count for cut in self.removed for count in cut.values()):
             raise EngineError(
                 "pruning_impossible",
                 "Nothing was removed: the wanted share is less than one channel of any layer, or min_channels and round_to keep them all.",

@@ -38,6 +38,7 @@ class Builder:
         """Batch size of the running call: the first dimension of the first input that has one."""
         self.embeddings: list[nn.Parameter] = []
         self._shared: dict[str, nn.Parameter] = {}
+        self._biases: dict[tuple[str, torch.Tensor], nn.Parameter] = {}
         self._attributes: dict[Any, fx.Node] = {}
         self._layers: dict[Any, str] = {}
         self._calls: dict[str, int] = {}
@@ -157,11 +158,23 @@ class Builder:
         Rows of one repeated number are never shared: exporters store equal tensors once, so that the fresh scales and biases of all
         normalizations look tied.
         """
-        if constant.source is None or constant.transposed or _is_uniform(constant.tensor):
+        if constant.source is None or constant.transposed or is_uniform(constant.tensor):
             return nn.Parameter(constant.tensor.detach().clone().contiguous())
         if constant.source not in self._shared:
             self._shared[constant.source] = nn.Parameter(constant.tensor.detach().contiguous())
         return self._shared[constant.source]
+
+    def bias(self, constant: Constant, weight: torch.Tensor) -> nn.Parameter:
+        """The bias of a layer: shared with the layers that share its weight, too, and with no others.
+
+        Layers that were made as copies of one another start with equal biases, which exporters store once, whatever their weights.
+        """
+        if constant.source is None or is_uniform(constant.tensor):
+            return self.parameter(constant)
+        key = (constant.source, weight)
+        if key not in self._biases:
+            self._biases[key] = nn.Parameter(constant.tensor.detach().clone().contiguous())
+        return self._biases[key]
 
     def tied(self, weight: Constant) -> nn.Parameter:
         """The parameter of a linear layer: an embedding's, where the matrix is that table.
@@ -253,7 +266,8 @@ def _refuse_large(tensor: torch.Tensor) -> None:
         raise EngineError("tensor_limit_exceeded", f"A value has {tensor.numel()} elements, the limit is {limits.MAX_TENSOR_ELEMENTS}.")
 
 
-def _is_uniform(tensor: torch.Tensor) -> bool:
+def is_uniform(tensor: torch.Tensor) -> bool:
+    """Whether a vector repeats one number, as new scales, biases and statistics do."""
     return tensor.dim() <= 1 and tensor.numel() > 0 and bool((tensor == tensor.reshape(-1)[0]).all())
 
 

@@ -7,6 +7,7 @@ unit a set of channels that can only go together, with the slices ("parts") that
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -109,6 +110,17 @@ class ChannelGroup:
 def is_depthwise(layer: nn.Module) -> bool:
     """A convolution that gives every input channel one filter of its own."""
     return isinstance(layer, CONVOLUTIONS) and layer.groups == layer.out_channels == layer.in_channels and layer.groups > 1
+
+
+def own_parameters(module: nn.Module, layers: Iterable[nn.Module]) -> None:
+    """Give each of the module's `layers` parameters of its own, as cutting does: what is tied to others changes with them otherwise."""
+    chosen = set(layers)
+    uses = [(layer, name, value) for layer in module.modules() for name, value in layer.named_parameters(recurse=False)]
+    left = Counter(id(value) for _, _, value in uses)
+    for layer, name, value in uses:
+        if layer in chosen and left[id(value)] > 1:
+            left[id(value)] -= 1
+            setattr(layer, name, nn.Parameter(value.detach().clone(), requires_grad=value.requires_grad))
 
 
 @torch.no_grad()

@@ -17,7 +17,7 @@ from torch.nn import functional
 from engine.layers import CONVOLUTIONS, PRUNABLE
 from engine.pruning.structure import heads
 from engine.pruning.structure.boundaries import Boundaries
-from engine.pruning.structure.channels import ChannelGroup, Inputs, Part, cut_slices, is_depthwise, mask_channels
+from engine.pruning.structure.channels import ChannelGroup, Inputs, Part, cut_slices, is_depthwise, mask_channels, own_parameters
 
 UNFOLLOWED = "the network does something with them that the dependency graph cannot follow"
 
@@ -167,7 +167,7 @@ def removable(module: nn.Module, inputs: Inputs, names: Sequence[str]) -> list[s
 def _agrees(module: nn.Module, inputs: Inputs, names: Sequence[str]) -> bool:
     """Cut every third unit of every named group out of a copy and compare with the same units masked."""
     cut, masked = (copy.deepcopy(module).eval() for _ in range(2))
-    _unshare(masked)
+    own_parameters(masked, [layer for layer in masked.modules() if isinstance(layer, PRUNABLE)])
     try:
         for exact in (True, False):
             graph = ChannelGraph(cut, inputs)
@@ -187,19 +187,6 @@ def _agrees(module: nn.Module, inputs: Inputs, names: Sequence[str]) -> bool:
     except Exception:  # Whatever a cut network fails with, the answer is the same: these channels cannot be cut.
         return False
     return True
-
-
-def _unshare(module: nn.Module) -> None:
-    """Give every layer parameters of its own, as a cut does.
-
-    Exporters store equal tensors once, such as the biases of two new layers; the layers that share one are not to be masked together.
-    """
-    seen: set[nn.Parameter] = set()
-    for layer in module.modules():
-        for name, parameter in list(layer.named_parameters(recurse=False)):
-            if isinstance(layer, PRUNABLE) and parameter in seen:
-                setattr(layer, name, nn.Parameter(parameter.detach().clone(), requires_grad=parameter.requires_grad))
-            seen.add(parameter)
 
 
 def is_maskable(group: ChannelGroup) -> bool:

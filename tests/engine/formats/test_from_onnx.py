@@ -14,6 +14,7 @@ from torch import nn
 from engine.formats.from_onnx.rebuild import build_module
 from engine.formats.onnx_file import read_model
 from tests.engine.formats.exporting import export
+from tests.engine.formats.graphs import BATCH, assert_same, model, node, normal
 from tests.engine.formats.networks import CASES
 
 DYNAMO = ("simple_cnn", "mobilenet", "vit", "torch_transformer", "tied_lm", "audio", "lstm")
@@ -124,6 +125,39 @@ def test_fresh_normalizations_are_not_tied_although_their_tensors_are_stored_onc
     module = build_module(read_model(exported("vit", "legacy")))
     norms = [layer.weight for layer in module.modules() if isinstance(layer, nn.LayerNorm)]
     assert len(norms) == len({id(weight) for weight in norms}) == 5
+
+
+def test_a_bias_belongs_to_its_layer_unless_the_weight_is_shared_too() -> None:
+    """Exporters store equal tensors once: equal biases of layers with other weights are no tie, those of a tied weight are."""
+    constants = {"one": normal(6, 6, seed=1), "two": normal(6, 6, seed=2), "kernel": normal(6, 6, 3, 3, seed=3), "b": normal(6, seed=4)}
+    layers = [
+        node("Conv", ["x", "kernel", "b"], ["near"], pads=[1] * 4),
+        node("Conv", ["near", "kernel", "b"], ["far"], pads=[2] * 4, dilations=[2, 2]),
+        node("GlobalAveragePool", ["far"], ["pooled"]),
+        node("Flatten", ["pooled"], ["flat"]),
+        node("Gemm", ["flat", "one", "b"], ["first"], transB=1),
+        node("Gemm", ["first", "two", "b"], ["second"], transB=1),
+        node("MatMul", ["second", "two"], ["product"]),
+        node("Add", ["product", "b"], ["y"]),
+    ]
+    module = assert_same(model(layers, {"x": [BATCH, 6, 5, 5]}, ["y"], constants), {"x": normal(2, 6, 5, 5)})
+    near, far = (layer for layer in module.modules() if isinstance(layer, nn.Conv2d))
+    assert near.weight is far.weight
+    assert near.bias is far.bias
+    linear = [layer for layer in module.modules() if isinstance(layer, nn.Linear)]
+    assert len({id(layer.bias) for layer in (near, *linear)}) == 4
+    with torch.no_grad():
+        linear[0].bias.zero_()
+    assert all(torch.equal(layer.bias, torch.from_numpy(constants["b"])) for layer in (near, *linear[1:]))
+
+
+@pytest.mark.parametrize("trained", [False, True])
+def test_batch_normalizations_that_are_alike_because_they_are_new_stay_apart(trained: bool) -> None:
+    values = {"scale": np.ones(4), "bias": np.zeros(4), "mean": np.zeros(4), "variance": np.ones(4)}
+    constants = {name: (value + trained * np.arange(4)).astype(np.float32) for name, value in values.items()}
+    nodes = [node("BatchNormalization", [source, *constants], [to]) for source, to in (("x", "h"), ("h", "y"))]
+    module = assert_same(model(nodes, {"x": [BATCH, 4, 3, 3]}, ["y"], constants), {"x": normal(2, 4, 3, 3)})
+    assert sum(isinstance(layer, nn.BatchNorm2d) for layer in module.modules()) == (1 if trained else 2)
 
 
 def test_a_mask_of_infinities_is_no_parameter(exported: Exported) -> None:

@@ -122,3 +122,28 @@ def test_it_runs_on_every_shape_of_network(world, shaped):
 def test_it_needs_examples_but_no_labels():
     needs = StructuredPruning(importance="thinet").needs
     assert (needs.dataset, needs.labels) == (True, False)
+
+
+def test_scaling_a_layer_leaves_those_that_share_its_weight_alone(world):
+    """One kernel at two places, as tied layers are imported: what makes up for channels at one place is wrong at the other."""
+
+    class Tied(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem, self.near, self.far = nn.Conv2d(1, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+            self.far.weight = self.near.weight
+            self.head = nn.Linear(8, 5)
+
+        def forward(self, x):
+            return self.head(torch.relu(self.far(torch.relu(self.near(torch.relu(self.stem(x)))))).mean((2, 3)))
+
+    torch.manual_seed(0)
+    module = Tied()
+    setting = world(module)
+    kernel = module.far.weight.detach().clone()
+    params = StructuredPruning(importance="thinet", pruning_ratio={"stem": 0.5})
+    result = apply(setting.network, params, setting.context).module
+    assert result.near.weight.shape == (8, 4, 3, 3)
+    assert torch.equal(result.far.weight, kernel)
+    kept = [kernel[:, [index]] for index in range(8)]
+    assert all(not any(torch.equal(result.near.weight[:, [place]], own) for own in kept) for place in range(4)), "rescaled"
