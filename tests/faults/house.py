@@ -21,6 +21,7 @@ from cli.client import TERMINAL, ApiError, Client
 from core.service import Service
 from core.settings import Settings
 from tests.faults.invariants import Seen, violations
+from tests.processes import descendants
 from tests.servers import free_port
 
 FEATURES, HIDDEN, CLASSES = 16, 32, 4
@@ -79,7 +80,12 @@ class House:
         self.client = Client(f"http://127.0.0.1:{self.port}")
         self._workers = workers
         self._environment = {**SHORT, **environment}
-        self.settings = Settings(data_dir=folder / "data", staging_expiry_seconds=1, min_free_bytes=0)
+        self.settings = Settings(
+            data_dir=folder / "data",
+            database_url=environment.get("MODELPRESS_DATABASE_URL", ""),
+            staging_expiry_seconds=1,
+            min_free_bytes=0,
+        )
         self.seen = Seen()
         self.process = self._start()
         self.model, self.dataset = "", ""
@@ -277,22 +283,3 @@ def _role(words: str, above: str) -> str:
     return next(
         (role for sign, role in (("uvicorn", "api"), ("cli.main worker", "worker"), ("valkey", "broker")) if sign in words), "other"
     )
-
-
-def descendants(root: int) -> list[int]:
-    """Every process below `root`."""
-    children: dict[int, list[int]] = {}
-    for entry in os.scandir("/proc"):
-        if entry.name.isdigit():
-            try:
-                parent = int(Path(entry.path, "stat").read_text().rpartition(")")[2].split()[1])
-            except OSError:
-                continue
-            children.setdefault(parent, []).append(int(entry.name))
-    found: list[int] = []
-    waiting = [root]
-    while waiting:
-        below = children.get(waiting.pop(), [])
-        found += below
-        waiting += below
-    return found

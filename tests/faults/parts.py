@@ -13,8 +13,9 @@ from cli.client import Client
 from core.settings import Settings
 from tests import servers
 from tests.compose import Compose
-from tests.faults.house import SHORT, House, descendants
+from tests.faults.house import SHORT, House
 from tests.faults.invariants import Seen
+from tests.processes import descendants
 from tests.proxy import FaultProxy
 from tests.servers import free_port
 

@@ -22,7 +22,8 @@ from cli.client import ApiError
 from core.blobs.ingest import key_of
 from core.service import Service
 from tests.engine.child.test_launcher import gone
-from tests.faults.house import LEASE_SECONDS, House, descendants, examples
+from tests.faults.house import LEASE_SECONDS, House, examples
+from tests.processes import descendants
 
 Row = Callable[[House], str | None]
 """May return a figure that is worth a line."""
@@ -149,16 +150,24 @@ def hang(house: House) -> None:
 
 def cancel(house: House) -> None:
     """A running job is cancelled within a second, its whole group gone."""
-    job_id = house.submit(50_000)
+    _cancel(house)
+
+
+def cancel_of_two_processes(house: House) -> None:
+    """The same for a job that trains in two processes."""
+    _cancel(house, processes=2, device="cpu", devices=2)
+
+
+def _cancel(house: House, *, processes: int = 1, **spec: Any) -> None:
+    job_id = house.submit(200_000, **spec)
     house.in_training(job_id)
-    children = house.pids("child")
+    group = [pid for parent in house.pids("parent") for pid in descendants(parent)]
+    ranks = [pid for pid in group if b"engine.parallel.rank" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    assert len(ranks) == (0 if processes == 1 else processes)
     started = time.monotonic()
     house.client.json("POST", f"/v1/jobs/{job_id}/cancel", {})
-    job = house.end(job_id)
-    took = time.monotonic() - started
-    assert job["status"] == "cancelled"
-    assert took < 1
-    assert gone(*children, seconds=1)
+    assert house.end(job_id)["status"] == "cancelled"
+    assert gone(*group, seconds=1 - (time.monotonic() - started))
 
 
 def cancel_races_with_finish(house: House) -> None:
@@ -336,6 +345,7 @@ QUICK: tuple[Row, ...] = (
 )
 """Part of every test run."""
 LONG: tuple[Row, ...] = (
+    cancel_of_two_processes,
     flush_broker_of_fifty,
     upload_is_cut_off,
     cancel_races_with_finish,

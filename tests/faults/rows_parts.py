@@ -1,21 +1,31 @@
 """The rows of the fault matrix that need PostgreSQL, a broker over TCP, S3 and several hosts; see `parts.py`."""
 
 import json
+import os
 import shutil
 import signal
 import statistics
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 
+from sqlalchemy import select
+
 from cli.client import ApiError, Client
+from core.clock import db_now
+from core.reconciler import LEASE
+from core.service import Service
+from core.tables import Lease
 from tests.faults.house import LEASE_SECONDS, SHORT
 from tests.faults.parts import HOSTS, PartsHouse
 from tests.faults.rows import same_weights
+from tests.processes import descendants
 from tests.proxy import Fault, FaultProxy
 from tests.servers import free_port
 
@@ -158,7 +168,7 @@ def host_is_stopped(house: PartsHouse) -> str:
 
 
 def clock_of_a_host_jumps(house: PartsHouse) -> str:
-    """Two hosts whose clocks are 30 days ahead join, one of them becomes the reconciler: no lease ends early, and they do their work."""
+    """Two hosts whose clocks are 30 days ahead join, and one becomes the reconciler: no lease ends early, and one of a dead host ends in time."""
     ahead = [shutil.which("faketime") or "", "-f", "+30d"]
     if not ahead[0]:
         raise NotHere("faketime (the package of that name)")
@@ -169,32 +179,50 @@ def clock_of_a_host_jumps(house: PartsHouse) -> str:
         volume.mkdir()
         settings = {**SHORT, "DONT_FAKE_MONOTONIC": "1", "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
         others.append(house.compose.start(service, volume=volume, log=volume / "log", port=own_port, before=ahead, **settings))
+    worker, api = others
     log = house.folder / f"ahead-worker-{port}" / "log"
     try:
         house.until(lambda: b"isolation chosen" in log.read_bytes(), "the worker of another time does not start")
-        right = [house.host(host) for host in (*HOSTS, "api")]
-        job_id = house.submit(8000)
-        job = house.in_training(job_id)
-        house.host("api").kill()  # the other API takes the reconciler's lease over
+        ids = [house.submit(10_000) for _ in range(1 + len(HOSTS))]  # one for each host
+        under_way = [house.in_training(job_id) for job_id in ids]
+        theirs = next(job["id"] for job in under_way if _is_of(worker, job["worker"]))
+        house.host("api").terminate()
         house.client = Client(f"http://127.0.0.1:{port}", house.token)
-        time.sleep(2 * LEASE_SECONDS)
-        job = house.end(job_id)
-        assert (job["status"], job["attempt"]) == ("succeeded", 1)
-        assert "requeued" not in house.event_types(job_id)
-        for process in right[:2]:
-            process.terminate()
-        for process in right[:2]:
-            process.wait(20)
-        job = house.end(house.submit(100))
-        assert (job["status"], job["attempt"]) == ("succeeded", 1)
+        house.until(lambda: _is_of(api, _reconciler(house)), "the other API does not become the reconciler")
+        taken_over = time.monotonic()
+        while time.monotonic() - taken_over < 2 * LEASE_SECONDS:
+            assert _is_of(api, _reconciler(house))
+            time.sleep(0.1)
+        assert [(job["status"], job["attempt"]) for job in map(house.job, ids)] == [("running", 1)] * len(ids)
+        for host in HOSTS:
+            house.host(host).kill()
+        for job_id in ids:  # it takes those of the dead hosts back, and gives them to the host of its own time
+            job = house.end(job_id)
+            assert (job["status"], job["attempt"]) == ("succeeded", 1 if job_id == theirs else 2)
+            assert house.event_types(job_id).count("requeued") == job["attempt"] - 1
         day = datetime.fromisoformat(json.loads(log.read_text().splitlines()[-1])["timestamp"])
-        return f"the other clocks were {(day - datetime.now(UTC)).days + 1} days ahead"
+        with house.client.open("GET", "/livez") as answer:
+            hour = parsedate_to_datetime(answer.headers["Date"])  # type: ignore[attr-defined]
+        days = [round((clock - datetime.now(UTC)) / timedelta(days=1)) for clock in (day, hour)]
+        assert days == [30, 30]
+        return "the clocks of a worker and of the reconciler were 30 days ahead"
     finally:
-        for process in others:
-            process.terminate()
+        for pid in [pid for process in others for pid in descendants(process.pid)]:  # faketime itself passes no signal on
+            os.kill(pid, signal.SIGTERM)
         for process in others:
             process.wait(20)
         house.client = Client(f"http://127.0.0.1:{house.port}", house.token)
+
+
+def _is_of(program: "subprocess.Popen[bytes]", owner: str) -> bool:
+    """Whether `owner`, a host, a process and more, is the program that `faketime` started."""
+    return any(f":{pid}:" in owner for pid in descendants(program.pid))
+
+
+def _reconciler(house: PartsHouse) -> str:
+    """Who has the database's lease for it: host, process and object; empty while nobody has."""
+    with Service.open(house.settings) as service, service.database.reader() as session:
+        return session.scalar(select(Lease.owner).where(Lease.name == LEASE, Lease.expires_at > db_now())) or ""
 
 
 class NotHere(Exception):

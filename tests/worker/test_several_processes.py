@@ -96,8 +96,8 @@ def test_a_killed_process_ends_the_attempt_and_cancel_ends_both(bench: Bench, fi
         started = time.monotonic()
         with bench.service.database.unit_of_work() as session:
             jobs.cancel(session, bench.job(job_id).project_id, job_id)
-        bench.wait(job_id, lambda job: job.status == "cancelled", seconds=2)
-        assert gone(*second.values(), seconds=2 - (time.monotonic() - started))
+        bench.wait(job_id, lambda job: job.status == "cancelled", seconds=1)
+        assert gone(*second.values(), seconds=1 - (time.monotonic() - started))
 
 
 def test_without_network_namespaces_such_a_job_obeys_the_minimum(bench: Bench, isolation: Isolation) -> None:
