@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from numpy.typing import NDArray
 
 from engine import constraints, events, remarks
 from engine.errors import EngineError
@@ -17,6 +20,8 @@ from engine.job import Job
 from engine.measuring.examiner import Examiner
 from engine.measuring.figures import comparison, expected_work, figures, shares
 from engine.measuring.measurement import file_sizes
+from engine.measuring.outputs import stored_outputs
+from engine.memory import keep_freed_memory
 from engine.method import MethodParams
 from engine.network import Network
 from engine.publication import Publication, publish
@@ -91,14 +96,16 @@ class _Compression:
             self._voice.phase("loading", 0.0)
             self._subject = Subject.load(self._job, self._spec, self._work, self._voice.emit)
             self._voice.phase("baseline", _LOADED)
-            self._score = examiner.ask("score", **self._subject.request(self._subject.onnx))()
+            scored = examiner.ask("score", **self._subject.request(self._subject.onnx))
+            context = self._context()
+            self._score = scored()
         self._subject.check(self._score)
         self._counts = self._subject.count(self._subject.baseline, self._score["shapes"])
         remarks.about_examples(self._voice, self._subject, self._score)
         with ThreadPoolExecutor(1) as aside, Examiner() as examiner:
             # Compressing the upload takes seconds where it is large; it runs beside the steps.
             self._sizes = aside.submit(file_sizes, self._subject.upload)
-            states = self._walk(examiner)
+            states = self._walk(context, examiner)
             best = self._best(states, examiner)
         self._keep(best, states)
         self._finish(best)
@@ -114,8 +121,7 @@ class _Compression:
             if network.onnx_path is None:
                 self._measured_in_memory(own, network)
 
-    def _walk(self, examiner: Examiner) -> list[State]:
-        context = self._context()
+    def _walk(self, context: StepContext, examiner: Examiner) -> list[State]:
         spans = shares([expected_work(step) for step in self._spec.steps], _SCORED, _WALKED)
         states: list[State] = []
         network = self._subject.baseline
@@ -161,7 +167,10 @@ class _Compression:
         return context.evaluate(network, self._subject.split)
 
     def _context(self) -> StepContext:
-        """What steps are given; torch is loaded only where a step trains."""
+        """What steps are given; torch is loaded only where a step trains.
+
+        All that takes seconds before the first step happens here, beside the scoring of the baseline.
+        """
         common: dict[str, Any] = {
             "seed": self._spec.seed,
             "work": self._work,
@@ -178,6 +187,7 @@ class _Compression:
         from engine.checkpoints import Checkpoints
         from engine.context import Context
 
+        keep_freed_memory()
         torch.set_num_threads(self._job.threads)
         torch.manual_seed(self._spec.seed)
         if self._job.device.startswith("cuda") and not torch.cuda.is_available():
@@ -194,7 +204,17 @@ class _Compression:
         device = torch.device(self._job.device)
         if self._replicas is not None:
             common["replicas"], device = self._replicas, self._replicas.device or device
-        return Context(**common, device=device, load_teacher=self._teacher, checkpoints=checkpoints)
+        for step in self._spec.steps:
+            type(step).implementation()
+        with suppress(EngineError):  # The step that needs the module says what is wrong with it.
+            self._subject.baseline.module  # noqa: B018 - built on first use
+        return Context(
+            **common, device=device, load_teacher=self._teacher, checkpoints=checkpoints, outputs_of_file=self._outputs_of_baseline
+        )
+
+    def _outputs_of_baseline(self, split: str) -> Sequence[NDArray[Any]] | None:
+        """What the examiner kept of them."""
+        return stored_outputs(self._subject.outputs) if split == self._subject.split else None
 
     def _teacher(self, name: str) -> Network:
         if name not in self._job.teachers:

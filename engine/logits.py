@@ -105,15 +105,17 @@ class Prediction:
 
 
 @torch.no_grad()
-def predict(module: nn.Module, examples: Examples, names: Sequence[str], device: torch.device, size: int = 64) -> Prediction:
-    """What the module, in evaluation mode, answers to all examples in order."""
+def predict(
+    module: nn.Module, examples: Examples, names: Sequence[str], device: torch.device, *, size: int = 64, indices: Indices | None = None
+) -> Prediction:
+    """What the module, in evaluation mode, answers to all examples (or those at `indices`) in order."""
     mode = module.training
     module.eval()
     parts: list[list[NDArray[Any]]] = []
     labels: list[NDArray[np.int64]] = []
     first = Batch.of(examples, np.arange(min(examples.count, 1)), names, device)
     with channels_last(module, first.inputs):
-        for batch in batches(examples, names, size, device):
+        for batch in batches(examples, names, size, device, indices):
             outputs = module(*batch.inputs)
             parts.append([output.cpu().numpy() for output in ([outputs] if isinstance(outputs, Tensor) else outputs)])
             if batch.labels is not None:

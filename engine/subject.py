@@ -70,13 +70,18 @@ class Subject:
         """Whether the baseline's weights are mere random ones, which a result need not resemble."""
         return self.job.model is not None and self.job.model.format == DESCRIPTION
 
+    @property
+    def outputs(self) -> Path:
+        """Where the examiner keeps what the baseline said about the examples."""
+        return self.work / "baseline_outputs"
+
     def request(self, file: Path) -> dict[str, Any]:
         """What the examiner has to know to score or time `file`."""
         spec, dataset = self.spec, self.job.dataset
         return {
             "file": str(file),
             "baseline": str(self.onnx),
-            "outputs": str(self.work / "baseline_outputs"),
+            "outputs": str(self.outputs),
             "dataset": None if dataset is None else {"path": str(dataset.path), "format": dataset.format, "metadata": dataset.metadata},
             "work": str(self.work / "examined_data"),
             "signature": self.baseline.signature.to_json(),

@@ -20,8 +20,8 @@ CARVED_FRACTION = 0.1
 class Split:
     """Examples at rest, as they were stored (say uint8), and the preprocessing that a batch goes through.
 
-    `inputs` has one array for each input of the network, examples first; `labels` is int64 or None. With `chosen`, the split is
-    the given examples of those arrays, in that order.
+    `inputs` has one array for each input of the network, examples first. With `chosen`, the split is the given examples of those
+    arrays, in that order. `labels` are those of the split's examples, in its order; int64, or None.
     """
 
     name: str
@@ -37,10 +37,10 @@ class Split:
 
     def batch(self, indices: Sequence[int] | npt.NDArray[Any]) -> tuple[dict[str, Array], npt.NDArray[np.int64] | None]:
         """The given examples, preprocessed: arrays of shape (len(indices), ...) by input name, and their labels."""
-        rows = np.asarray(indices, dtype=np.int64)
-        rows = rows if self.chosen is None else self.chosen[rows]
+        own = np.asarray(indices, dtype=np.int64)
+        rows = own if self.chosen is None else self.chosen[own]
         arrays = {name: self.preprocessing[name](_rows(array, rows)) for name, array in self.inputs.items()}
-        return arrays, None if self.labels is None else self.labels[rows]
+        return arrays, None if self.labels is None else self.labels[own]
 
     def batches(self, batch_size: int) -> Iterator[tuple[dict[str, Array], npt.NDArray[np.int64] | None]]:
         """All examples in their order, `batch_size` at a time."""
@@ -48,9 +48,10 @@ class Split:
             yield self.batch(np.arange(start, min(start + batch_size, self.count)))
 
     def take(self, indices: npt.NDArray[Any], name: str | None = None) -> Split:
-        """A split of the given examples; nothing is copied."""
-        rows = np.asarray(indices, dtype=np.int64)
-        return Split(name or self.name, self.inputs, self.labels, self.preprocessing, rows if self.chosen is None else self.chosen[rows])
+        """A split of the given examples; no input is copied."""
+        own = np.asarray(indices, dtype=np.int64)
+        labels = None if self.labels is None else self.labels[own]
+        return Split(name or self.name, self.inputs, labels, self.preprocessing, own if self.chosen is None else self.chosen[own])
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,8 +110,7 @@ def _carve(split: Split, fraction: float, seed: int) -> tuple[Split, Split]:
     order = rng.permutation(split.count)
     wanted = min(split.count - 1, max(1, round(split.count * fraction)))
     if split.labels is not None:
-        labels = split.labels[order] if split.chosen is None else split.labels[split.chosen[order]]
-        by_class = order[np.argsort(labels, kind="stable")]
+        by_class = order[np.argsort(split.labels[order], kind="stable")]
         picks = np.floor((np.arange(wanted) + 0.5) * split.count / wanted).astype(np.int64)
         held = by_class[picks]
     else:

@@ -24,16 +24,14 @@ from engine.errors import EngineError
 from engine.measuring import evaluation, runtime
 from engine.measuring.examples import Batch, Examples, RandomExamples, SplitExamples, with_evaluation_split
 from engine.measuring.measurement import latencies
+from engine.measuring.outputs import Arrays, OutputStore
 from engine.network import Signature
 
 if TYPE_CHECKING:
     from engine.data.dataset import Data
 
-Arrays = list[NDArray[Any]]
 LABEL_ORDER = ("top1", "top5", "cross_entropy")
 """What people look for first stands first."""
-MAX_STORED_OUTPUT_BYTES = 1 << 30
-"""Outputs of the baseline are kept on disk up to this size, so that it need not run again for every file."""
 
 
 def score(request: dict[str, Any], own: ort.InferenceSession, examples: Examples) -> dict[str, Any]:
@@ -121,49 +119,6 @@ class Totals:
                 raise
             self._metrics, self.skipped = (), error.message
             return {}
-
-
-class OutputStore:
-    """The baseline's outputs for all examples, memory-mapped files in one directory; nothing where they would be too large."""
-
-    def __init__(self, directory: Path, count: int) -> None:
-        self._directory = directory
-        self._count = count
-        self._files: list[np.memmap[Any, Any]] = []
-        self._too_large = False
-
-    @property
-    def complete(self) -> bool:
-        """Whether the outputs were stored."""
-        return (self._directory / "complete").exists()
-
-    def keep(self, batch: Batch, place: slice, outputs: Arrays) -> Arrays:
-        """Store one batch of outputs, unless all of them would be too large or do not have the examples in their first dimension."""
-        if not self._files and not self._too_large:
-            size = sum(output.nbytes for output in outputs) * self._count // max(1, batch.count)
-            fits = size <= MAX_STORED_OUTPUT_BYTES and all(output.ndim and len(output) == batch.count for output in outputs)
-            self._too_large = not fits
-            if fits:
-                self._directory.mkdir(parents=True, exist_ok=True)
-                self._files = [
-                    np.lib.format.open_memmap(self._directory / f"{i}.npy", "w+", output.dtype, (self._count, *output.shape[1:]))
-                    for i, output in enumerate(outputs)
-                ]
-        for file, output in zip(self._files, outputs, strict=False):
-            file[place] = output
-        return outputs
-
-    def read(self, batch: Batch, place: slice, _: Arrays) -> Arrays:
-        """The stored outputs of one batch."""
-        if not self._files:
-            names = sorted(self._directory.glob("*.npy"), key=lambda path: int(path.stem))
-            self._files = [np.lib.format.open_memmap(path, "r") for path in names]
-        return [np.asarray(file[place]) for file in self._files]
-
-    def close(self) -> None:
-        """Mark outputs that were written as complete."""
-        if self._files and not self.complete:
-            (self._directory / "complete").touch()
 
 
 def compare(request: dict[str, Any]) -> dict[str, Any]:

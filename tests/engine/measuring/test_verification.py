@@ -18,8 +18,8 @@ from safetensors.numpy import save_file
 from engine.errors import EngineError
 from engine.measuring import runtime
 from engine.measuring.examiner import Examiner
-from engine.measuring.examples import RandomExamples
-from engine.measuring.verification import Batch, OutputStore
+from engine.measuring.examples import Batch, RandomExamples
+from engine.measuring.outputs import OutputStore
 from engine.network import Signature, TensorSpec
 from tests.engine.conftest import CLASSES, make_split
 from tests.engine.small import IMAGE, cnn_file, dataset_file, save, trained_cnn
@@ -87,7 +87,7 @@ def test_outputs_that_were_not_kept_are_computed_again(examiner: Examiner, folde
 
 
 def test_outputs_that_are_too_large_are_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("engine.measuring.verification.MAX_STORED_OUTPUT_BYTES", 100)
+    monkeypatch.setattr("engine.measuring.outputs.MAX_STORED_OUTPUT_BYTES", 100)
     store = OutputStore(tmp_path / "outputs", 10)
     outputs = [np.ones((5, 3), np.float32)]
     assert store.keep(Batch({}, None, 5), slice(0, 5), outputs) is outputs
