@@ -21,7 +21,7 @@ from engine.measuring.examiner import Examiner
 from engine.measuring.figures import comparison, expected_work, figures, shares
 from engine.measuring.measurement import file_sizes
 from engine.measuring.outputs import stored_outputs
-from engine.memory import keep_freed_memory
+from engine.memory import collector_paused, keep_freed_memory
 from engine.method import MethodParams
 from engine.network import Network
 from engine.publication import Publication, publish
@@ -97,12 +97,14 @@ class _Compression:
             self._subject = Subject.load(self._job, self._spec, self._work, self._voice.emit)
             self._voice.phase("baseline", _LOADED)
             scored = examiner.ask("score", **self._subject.request(self._subject.onnx))
-            context = self._context()
+            with collector_paused():
+                context = self._context()
             self._score = scored()
         self._subject.check(self._score)
         self._counts = self._subject.count(self._subject.baseline, self._score["shapes"])
         remarks.about_examples(self._voice, self._subject, self._score)
         with ThreadPoolExecutor(1) as aside, Examiner() as examiner:
+            examiner.ask("load", **self._subject.request(self._subject.onnx))
             # Compressing the upload takes seconds where it is large; it runs beside the steps.
             self._sizes = aside.submit(file_sizes, self._subject.upload)
             states = self._walk(context, examiner)

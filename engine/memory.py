@@ -1,7 +1,10 @@
-"""How much freed memory the C library keeps for the next tensor."""
+"""How long memory is kept: what tensors gave back, and what Python's collector of cyclic garbage looks through."""
 
 import ctypes
+import gc
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 _LARGEST_ON_HEAP = 32 << 20
@@ -19,3 +22,31 @@ def keep_freed_memory() -> None:
     if mallopt is not None:
         mallopt(_M_MMAP_THRESHOLD, _LARGEST_ON_HEAP)
         mallopt(_M_TRIM_THRESHOLD, _KEPT)
+
+
+@contextmanager
+def collector_paused() -> Iterator[None]:
+    """Look for no cyclic garbage inside of the block: imports make a million objects, and all of them stay."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+@contextmanager
+def present_objects_kept() -> Iterator[None]:
+    """Inside of the block the collector looks through the objects that were made there, and not again and again through all others.
+
+    Where a parent has set objects aside for good already (`gc.freeze`), these are most, and they stay aside.
+    """
+    if gc.get_freeze_count():
+        yield
+        return
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()

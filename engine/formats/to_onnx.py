@@ -18,6 +18,7 @@ import engine
 from engine import masks
 from engine.errors import EngineError
 from engine.formats.from_onnx.names import is_readable, module_path
+from engine.memory import present_objects_kept
 from engine.network import Network, Signature, TensorSpec
 
 OPSET = 18
@@ -40,7 +41,7 @@ def export_onnx(network: Network, path: Path) -> None:
     batched = len({spec.shape[:1] for spec in network.signature.inputs}) == 1
     shapes = tuple(_open_dimensions(spec, batched=batched) for spec in network.signature.inputs)
     try:
-        with warnings.catch_warnings(), _Quiet():
+        with warnings.catch_warnings(), _Quiet(), present_objects_kept():
             warnings.simplefilter("ignore")
             program = torch.onnx.export(
                 module,

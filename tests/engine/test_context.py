@@ -60,6 +60,35 @@ def test_the_same_state_is_measured_once(world, trained_mlp):
     assert setting.data.splits["test"].reads == reads
 
 
+def test_what_the_baselines_file_said_is_not_computed_again(world, trained_mlp):
+    setting = world(trained_mlp)
+    alone = setting.context.evaluate(trained_mlp, "test")
+    test = setting.data.splits["test"]
+    with torch.no_grad():
+        said = trained_mlp(torch.from_numpy(test.images)).numpy()
+    setting = world(trained_mlp)
+    setting.context.outputs_of_file = lambda split: [said] if split == "test" else None
+    test = setting.data.splits["test"]
+    assert setting.context.evaluate(trained_mlp, "test") == pytest.approx(alone)
+    assert test.reads < 20
+    other = copy.deepcopy(trained_mlp)
+    with torch.no_grad():
+        other[5].bias[0] += 100
+    assert setting.context.evaluate(other, "test")["test.agreement"] < 0.5
+    assert test.reads > 200
+
+
+@pytest.mark.parametrize("wrong", [lambda said: said + np.eye(1, said.shape[1], dtype=np.float32), lambda said: said[:, :2]])
+def test_a_module_that_says_something_else_than_its_file_is_measured_itself(world, trained_mlp, wrong):
+    setting = world(trained_mlp)
+    alone = setting.context.evaluate(trained_mlp, "test")
+    with torch.no_grad():
+        said = trained_mlp(torch.from_numpy(setting.data.splits["test"].images)).numpy()
+    setting = world(trained_mlp)
+    setting.context.outputs_of_file = lambda split: [wrong(said)]
+    assert setting.context.evaluate(trained_mlp, "test") == alone
+
+
 def test_without_labels_fidelity_is_left(world, trained_mlp):
     setting = world(trained_mlp)
     setting.data.splits["test"].labels = None

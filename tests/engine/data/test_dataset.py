@@ -40,6 +40,15 @@ def test_every_class_is_held_out() -> None:
     assert np.bincount(labels).tolist() == [5, 5, 5, 5]
 
 
+@pytest.mark.parametrize("part", ["train", "validation"])
+def test_labels_are_those_of_the_splits_own_examples(part: str) -> None:
+    held = getattr(Data({"train": split("train", 203)}, 4), part)()
+    further = held.take(np.arange(held.count)[::-2])
+    for chosen in (held, further):
+        assert chosen.labels is not None
+        assert chosen.labels.tolist() == [example % 4 for example in examples(chosen)] == chosen.batch(np.arange(chosen.count))[1].tolist()
+
+
 def test_a_stored_validation_split_is_used_as_it_is() -> None:
     data = Data({"train": split("train", 10), "validation": split("validation", 3)}, 4)
     assert (data.train().count, data.validation().count) == (10, 3)

@@ -19,7 +19,7 @@ from engine.errors import EngineError
 from engine.measuring import runtime
 from engine.measuring.examiner import Examiner
 from engine.measuring.examples import Batch, RandomExamples
-from engine.measuring.outputs import OutputStore
+from engine.measuring.outputs import OutputStore, stored_outputs
 from engine.network import Signature, TensorSpec
 from tests.engine.conftest import CLASSES, make_split
 from tests.engine.small import IMAGE, cnn_file, dataset_file, save, trained_cnn
@@ -78,6 +78,24 @@ def test_metrics_are_those_of_the_whole_split_whatever_the_batch(examiner: Exami
     noise = 10 * np.log10(np.square(outputs[0]).sum() / np.square(outputs[0] - outputs[1]).sum())
     assert scores[2]["metrics"]["test.sqnr_db"] == pytest.approx(noise, rel=1e-3)
     assert scores[0]["metrics"]["test.sqnr_db"] == 200
+
+
+def test_outputs_that_were_kept_are_the_files(examiner: Examiner, folder: Path) -> None:
+    assert stored_outputs(folder / "elsewhere") is None
+    examiner.ask("score", **request(folder, "first.onnx", outputs=str(folder / "elsewhere")))()
+    (kept,) = stored_outputs(folder / "elsewhere") or ()
+    (own,) = ort.InferenceSession(folder / "first.onnx").run(None, {"x": make_split(150, 2).images})
+    np.testing.assert_allclose(kept, own, atol=1e-5)
+
+
+def test_a_dataset_that_cannot_be_loaded_ahead_is_told_where_it_is_needed(folder: Path) -> None:
+    missing = request(folder, "first.onnx", dataset={"path": str(folder / "first.onnx"), "format": "npz", "metadata": {}})
+    with Examiner() as process:
+        process.ask("load", **missing)
+        with pytest.raises(EngineError, match="npz"):
+            process.ask("score", **missing)()
+        process.ask("load", **request(folder, "first.onnx"))
+        assert process.ask("score", **request(folder, "first.onnx"))()["examples_count"] == 150
 
 
 def test_outputs_that_were_not_kept_are_computed_again(examiner: Examiner, folder: Path) -> None:
