@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -85,7 +86,9 @@ def translate(error: Exception) -> EngineError:
             hint="Lower batch_size, or raise limits.memory_bytes.",
             category="resource",
         )
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+    # Libraries in C++ and Rust, such as safetensors, have errors of their own for it, with the system's sentence in them.
+    numbers = (errno.ENOSPC, errno.EDQUOT)
+    if (isinstance(error, OSError) and error.errno in numbers) or any(os.strerror(number) in text for number in numbers):
         return EngineError(
             "out_of_disk", "The disk is full.", hint="Free space on the worker, then retry.", category="resource", retryable=True
         )

@@ -8,14 +8,11 @@ the same names.
 
 from __future__ import annotations
 
-import errno
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import nn
 
@@ -28,7 +25,7 @@ from engine.network import Network
 def export_safetensors(network: Network, path: Path) -> None:
     """Write the weights, masks and parametrizations folded in, with version, signature and architecture as metadata.
 
-    Raises OSError where the disk is full, and the errors of `Network.module` where there is none.
+    Raises SafetensorError where the file cannot be written, and the errors of `Network.module` where there is none.
     """
     module = folded(network.module)
     metadata = {
@@ -40,12 +37,7 @@ def export_safetensors(network: Network, path: Path) -> None:
     if architecture is not None:
         metadata["modelpress.architecture"] = json.dumps(architecture)
     tensors = {name: tensor.detach().clone().contiguous() for name, tensor in module.state_dict().items()}
-    try:
-        save_file(tensors, str(path), metadata)
-    except SafetensorError as error:
-        if "StorageFull" in str(error) or f"code: {errno.ENOSPC}" in str(error):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
-        raise
+    save_file(tensors, str(path), metadata)
 
 
 def _architecture_of(original: nn.Module, module: nn.Module) -> Any:

@@ -11,12 +11,16 @@ import time
 import urllib.parse
 import zipfile
 from collections.abc import Callable, Iterator
+from http import HTTPStatus
+from pathlib import Path
 from typing import Any
 
 import httpx
 import numpy as np
 import pytest
 
+from cli.client import ApiError
+from cli.client import Client as Uploader
 from tests.api.conftest import MAX_UPLOAD_BYTES, MODEL_INSPECTION, Client, Server, npz, problem
 
 
@@ -244,6 +248,28 @@ def test_a_full_disk_is_told_at_once(start: Callable[..., Server], onnx_bytes: b
         problem(client.post("/v1/models", content=onnx_bytes), 507, "storage_full")
         problem(client.post("/v1/models", content=iter([onnx_bytes])), 507, "storage_full")
     assert full.files() == set()
+
+
+@pytest.mark.parametrize(
+    ("settings", "status", "code"),
+    [
+        ({"min_free_bytes": 2**60, "max_upload_bytes": 2**40}, 507, "storage_full"),
+        ({"max_upload_bytes": 2**20}, 413, "upload_too_large"),
+        ({"auth": "required"}, 401, "unauthenticated"),
+    ],
+)
+def test_our_own_client_hears_why_a_large_file_is_refused(
+    start: Callable[..., Server], tmp_path: Path, settings: dict[str, Any], status: int, code: str
+) -> None:
+    """The service answers and hangs up long before it has all bytes."""
+    file = tmp_path / "large.onnx"
+    with file.open("wb") as stream:
+        stream.truncate(256 << 20)
+    server = start(**settings)
+    with pytest.raises(ApiError) as refused:
+        Uploader(server.url, None if status == HTTPStatus.UNAUTHORIZED else server.key("p")).upload("models", file, "onnx")
+    assert (refused.value.status, refused.value.problem["code"]) == (status, code)
+    assert server.files() == set()
 
 
 def test_a_project_beyond_its_share_is_told_so(server: Server, onnx_bytes: bytes) -> None:

@@ -15,6 +15,7 @@ import onnx
 import onnxruntime as ort
 import pytest
 from onnx import helper, numpy_helper
+from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from engine import events
@@ -348,6 +349,8 @@ def test_a_directory_without_a_job_is_our_defect(tmp_path: Path) -> None:
         (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), "out_of_memory", "resource"),
         (OSError(errno.ENOSPC, "No space left on device"), "out_of_disk", "resource"),
         (OSError(errno.EDQUOT, "Disk quota exceeded"), "out_of_disk", "resource"),
+        (SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"), "out_of_disk", "resource"),
+        (RuntimeError("write failed: Disk quota exceeded"), "out_of_disk", "resource"),
         (KeyError("x"), "internal_error", "internal"),
     ],
 )
