@@ -86,6 +86,8 @@ def disk_of_files(folder: Path) -> tuple[list[str], str]:
     filler = folder / "data" / "filler"
     try:
         house.wait_until_ready()
+        for path in (f"/v1/models/{house.model}", f"/v1/datasets/{house.dataset}"):
+            house.until(lambda: house.client.json("GET", path)["status"] == "ready", "it is not looked into")  # noqa: B023
         for is_there in (True, False):
             job_id = house.submit(800, export=["onnx", "safetensors"])
             house.in_training(job_id)
@@ -95,7 +97,7 @@ def disk_of_files(folder: Path) -> tuple[list[str], str]:
             assert (job["status"], job["error"]["code"], job["attempt"]) == ("failed", "out_of_disk", 1), job["error"]
             assert ("service's disk" in job["error"]["message"]) != is_there, job["error"]
             assert house.client.json("GET", f"/v1/jobs/{job_id}/artifacts")["data"] == []
-            assert list((folder / "data" / "staging").iterdir()) == []
+            assert list((folder / "data" / "blobs" / "staging").iterdir()) == []
             filler.unlink()
         assert house.end(house.submit(1))["status"] == "succeeded"
         house.wait_until_whole()
