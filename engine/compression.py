@@ -92,7 +92,7 @@ class _Compression:
         self._steps: list[dict[str, Any]] = []
 
     def run(self) -> None:
-        with Examiner() as examiner:
+        with ThreadPoolExecutor(1) as aside, Examiner() as examiner:
             self._voice.phase("loading", 0.0)
             self._subject = Subject.load(self._job, self._spec, self._work, self._voice.emit)
             self._voice.phase("baseline", _LOADED)
@@ -100,11 +100,9 @@ class _Compression:
             with collector_paused():
                 context = self._context()
             self._score = scored()
-        self._subject.check(self._score)
-        self._counts = self._subject.count(self._subject.baseline, self._score["shapes"])
-        remarks.about_examples(self._voice, self._subject, self._score)
-        with ThreadPoolExecutor(1) as aside, Examiner() as examiner:
-            examiner.ask("load", **self._subject.request(self._subject.onnx))
+            self._subject.check(self._score)
+            self._counts = self._subject.count(self._subject.baseline, self._score["shapes"])
+            remarks.about_examples(self._voice, self._subject, self._score)
             # Compressing the upload takes seconds where it is large; it runs beside the steps.
             self._sizes = aside.submit(file_sizes, self._subject.upload)
             states = self._walk(context, examiner)

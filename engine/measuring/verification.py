@@ -187,8 +187,6 @@ class Desk:
     def answer(self, request: dict[str, Any]) -> Any:
         """Do what `request["do"]` says."""
         match request["do"]:
-            case "load":
-                self._loaded(request)
             case "score":
                 session = runtime.open_session(Path(request["file"]), threads=request["threads"])
                 return score(request, session, self._examples(request, session))
@@ -204,18 +202,14 @@ class Desk:
                 raise EngineError("internal_error", f"unknown request {other!r}", category="internal")
 
     def _examples(self, request: dict[str, Any], session: ort.InferenceSession) -> Examples:
-        data = self._loaded(request)
-        if data is None:
-            return RandomExamples(session, seed=request["seed"])
-        return SplitExamples(request["split"], data.splits[request["split"]], session)
-
-    def _loaded(self, request: dict[str, Any]) -> "Data | None":
         described = request["dataset"]
-        if self._data is None and described is not None:
+        if described is None:
+            return RandomExamples(session, seed=request["seed"])
+        if self._data is None:
             signature = Signature.from_json(request["signature"])
             data = load_dataset(Path(described["path"]), described["format"], described["metadata"], signature, Path(request["work"]))
             self._data = with_evaluation_split(data, request["split"], request["seed"])
-        return self._data
+        return SplitExamples(request["split"], self._data.splits[request["split"]], session)
 
 
 def main() -> None:

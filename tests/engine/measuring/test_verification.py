@@ -88,16 +88,6 @@ def test_outputs_that_were_kept_are_the_files(examiner: Examiner, folder: Path) 
     np.testing.assert_allclose(kept, own, atol=1e-5)
 
 
-def test_a_dataset_that_cannot_be_loaded_ahead_is_told_where_it_is_needed(folder: Path) -> None:
-    missing = request(folder, "first.onnx", dataset={"path": str(folder / "first.onnx"), "format": "npz", "metadata": {}})
-    with Examiner() as process:
-        process.ask("load", **missing)
-        with pytest.raises(EngineError, match="npz"):
-            process.ask("score", **missing)()
-        process.ask("load", **request(folder, "first.onnx"))
-        assert process.ask("score", **request(folder, "first.onnx"))()["examples_count"] == 150
-
-
 def test_outputs_that_were_not_kept_are_computed_again(examiner: Examiner, folder: Path) -> None:
     kept = examiner.ask("score", **request(folder, "second.onnx"))()
     again = examiner.ask("score", **request(folder, "second.onnx", outputs=str(folder / "nothing")))()
