@@ -62,7 +62,7 @@ def apply(network: Network, params: SparseStructureSelection, context: Context) 
     _warn_where_zero_is_out_of_reach(params, context)
 
     def before_step(moment: Moment) -> None:
-        rate = learning_rate(params, moment.iteration - 1, moment.iterations)
+        rate = _rate(params, moment.iteration - 1, moment.iterations)
         for step in steps:
             step(rate)
 
@@ -127,13 +127,19 @@ def _dead(structures: Structures, factors: Factors, params: SparseStructureSelec
     return dead[: max(0, structures.count - kept_count)]
 
 
+def _rate(params: SparseStructureSelection, iteration: int, total: int) -> float:
+    """Rate of the factors in the step number `iteration`, from 0."""
+    return params.factor_rate * learning_rate(params, iteration, total) / params.learning_rate
+
+
 def _warn_where_zero_is_out_of_reach(params: SparseStructureSelection, context: Context) -> None:
     total = iterations_of(params, context.labelled("train").count)
-    reach = params.penalty * sum(learning_rate(params, step, total) for step in range(total)) / (1 - params.structure_momentum)
+    reach = params.penalty * sum(_rate(params, step, total) for step in range(total)) / (1 - params.structure_momentum)
     if reach < 1:
         context.warn(
             "sparsity_unreachable",
-            f"In {total} steps the penalty moves a factor by at most {reach:.2g}, so factors that start at one will hardly reach zero.",
+            f"In {total} steps the penalty moves a factor by at most {reach:.2g}, so factors that start at one will hardly reach zero: "
+            "train longer, or raise structure_learning_rate or the penalty.",
             reach=reach,
         )
 

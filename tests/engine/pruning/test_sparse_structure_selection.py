@@ -184,3 +184,18 @@ def test_the_penalty_is_not_the_factor_of_the_learning_rates_schedule():
     stepped = params(schedule="multistep", penalty=0.5, learning_rate=1.0, milestones=(0.5,))
     assert learning_rate(stepped, 9, 10) == pytest.approx(0.1), "a tenth, as in the paper"
     assert learning_rate(params(schedule="multistep", gamma=0.2, learning_rate=1.0, milestones=(0.5,)), 9, 10) == pytest.approx(0.2)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_factors_move_by_gradient_steps_whatever_moves_the_weights(world, trained_mlp, optimizer, monkeypatch):
+    """Rates of Adam are a tenth or a hundredth of those of plain gradient steps: with them no factor would reach zero."""
+    rates = []
+    step = ProximalSteps.__call__
+    monkeypatch.setattr(ProximalSteps, "__call__", lambda self, rate: (rates.append(rate), step(self, rate))[1])
+    chosen = SparseStructureSelection(optimizer=optimizer, iterations=4, schedule="linear", structure_learning_rate=0.2)
+    setting = world(trained_mlp)
+    apply(setting.network, chosen, setting.context)
+    assert sorted(set(rates), reverse=True) == pytest.approx([0.2, 0.15, 0.1, 0.05])
+    assert chosen.learning_rate == (0.05 if optimizer == "sgd" else 1e-3)
+    assert SparseStructureSelection(optimizer=optimizer, epochs=1).factor_rate == 0.05
+    assert SparseStructureSelection(optimizer=optimizer, epochs=1, learning_rate=0.3).factor_rate == (0.3 if optimizer == "sgd" else 0.05)
