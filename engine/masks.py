@@ -114,17 +114,13 @@ def hold(module: nn.Module, masks: Mapping[str, Mask], rests: Mapping[str, Tenso
     """
     for name, mask in masks.items():
         path, _, attribute = name.rpartition(".")
-        owner = module.get_submodule(path)
-        present = _parametrization(owner, attribute)
-        if present is not None:
-            present.narrow(mask)
-            continue
-        shared = getattr(owner, attribute)
-        keepers = [
-            (layer, key) for layer in module.modules() for key, value in layer.named_parameters(recurse=False) if value is shared
-        ] or [(owner, attribute)]
-        for layer, key in keepers:
-            parametrize.register_parametrization(layer, key, MaskedWeight(mask, shared, None if rests is None else rests.get(name)))
+        for layer, key in sharers(module, stored(module.get_submodule(path), attribute)):
+            present = _parametrization(layer, key)
+            if present is not None:
+                present.narrow(mask)
+            else:
+                rest = None if rests is None else rests.get(name)
+                parametrize.register_parametrization(layer, key, MaskedWeight(mask, stored(layer, key), rest))
 
 
 def held(module: nn.Module) -> dict[str, Mask]:
@@ -139,12 +135,35 @@ def held(module: nn.Module) -> dict[str, Mask]:
 
 
 def fold(module: nn.Module) -> nn.Module:
-    """A plain copy for export and measurement: every parametrized weight replaced by the value that the layer sees."""
+    """A plain copy for export and measurement: every parametrized weight replaced by the value that the layer sees.
+
+    Layers that share a weight, and see the same of it, still share it.
+    """
     module = copy.deepcopy(module)
+    made: dict[object, list[nn.Parameter]] = {}
     for layer in list(module.modules()):
         if parametrize.is_parametrized(layer):
-            _make_plain(layer)
+            _make_plain(layer, made)
     return module
+
+
+def weights_of(layers: Mapping[str, nn.Module]) -> list[str]:
+    """Names of the weights of the named layers, each weight once: one that several of them share goes by the first of these."""
+    names: dict[nn.Parameter, str] = {}
+    for name, layer in layers.items():
+        names.setdefault(stored(layer), f"{name}.weight" if name else "weight")
+    return list(names.values())
+
+
+def sharers(module: nn.Module, weight: nn.Parameter) -> list[tuple[nn.Module, str]]:
+    """Every layer that uses the stored weight, and its name there."""
+    return [
+        (layer, name)
+        for layer in module.modules()
+        if not isinstance(layer, parametrize.ParametrizationList)
+        for name in (*layer._parameters, *getattr(layer, "parametrizations", ()))
+        if getattr(layer, name) is not None and stored(layer, name) is weight
+    ]
 
 
 def stored(layer: nn.Module, attribute: str = "weight") -> nn.Parameter:
@@ -155,16 +174,27 @@ def stored(layer: nn.Module, attribute: str = "weight") -> nn.Parameter:
     return value
 
 
-def _make_plain(layer: nn.Module) -> None:
-    """Undo parametrization by hand: `remove_parametrizations` edits the class, which a deep copy shares with its original."""
-    values = {name: getattr(layer, name).detach() for name in layer.parametrizations}  # type: ignore[union-attr]
+def _make_plain(layer: nn.Module, made: dict[object, list[nn.Parameter]]) -> None:
+    """Undo parametrization by hand: `remove_parametrizations` edits the class, which a deep copy shares with its original.
+
+    `made` holds the parameters that each stored weight has become so far.
+    """
+    values = {name: _shared(getattr(layer, name).detach(), made.setdefault(stored(layer, name), [])) for name in layer.parametrizations}  # type: ignore[union-attr]
     layer.__class__ = type(layer).__bases__[0]
     del layer._modules["parametrizations"]
     others = dict(layer._parameters)
     layer._parameters.clear()
     for name, value in values.items():
-        layer.register_parameter(name, nn.Parameter(value))
+        layer.register_parameter(name, value)
     layer._parameters.update(others)
+
+
+def _shared(value: Tensor, made: list[nn.Parameter]) -> nn.Parameter:
+    found = next((parameter for parameter in made if torch.equal(parameter, value)), None)
+    if found is None:
+        found = nn.Parameter(value)
+        made.append(found)
+    return found
 
 
 def _parametrization(layer: nn.Module, attribute: str) -> MaskedWeight | None:

@@ -139,10 +139,10 @@ class _Search:
         selection = select(module, include=self._params.include, ignore=self._params.ignore)
         self._context.unmatched(selection.unmatched_ignores)
         output = output_layer(module, self._context)
-        layers = [name for name in selection.layers if name != output or self._params.output_rate_factor > 0]
+        layers = {name: layer for name, layer in selection.layers.items() if name != output or self._params.output_rate_factor > 0}
         if not layers:
             raise EngineError("pruning_impossible", "No layer is left to prune.", hint="Check include and ignore.")
-        return [_weight_name(name) for name in layers], _weight_name(output) if output in layers else None
+        return masks.weights_of(layers), next(iter(masks.weights_of({output: layers[output]})), None) if output in layers else None
 
     def _rewind_iteration(self) -> int:
         per_epoch = math.ceil(self._trainer.examples.count / self._params.training.batch_size)
@@ -158,7 +158,7 @@ class _Search:
     def _gradients(self) -> dict[str, Tensor]:
         sums = {name: torch.zeros_like(self._initial[name]) for name in self._names}
         module = copy.deepcopy(self._plain)
-        parameters = dict(module.named_parameters())
+        parameters = {name: masks.stored(module.get_submodule(name.rpartition(".")[0])) for name in self._names}
         for size in backpropagated(module, self._context, examples=self._trainer.examples):
             for name in self._names:
                 gradient = parameters[name].grad
@@ -265,10 +265,6 @@ def output_layer(module: nn.Module, context: Context) -> str | None:
     for hook in hooks:
         hook.remove()
     return {layer: name for name, layer in module.named_modules()}[ran[-1]] if ran else None
-
-
-def _weight_name(layer: str | None) -> str:
-    return f"{layer}.weight" if layer else "weight"
 
 
 def _shuffled(mask: Mask, generator: torch.Generator) -> Mask:

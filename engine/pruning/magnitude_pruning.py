@@ -103,7 +103,7 @@ def _weights(module: nn.Module, params: MagnitudePruning, context: Context) -> l
     """Names of the weights that take part."""
     selection = select(module, include=params.include, ignore=params.ignore)
     context.unmatched(selection.unmatched_ignores)
-    names = [f"{name}.weight" if name else "weight" for name in selection.layers]
+    names = masks.weights_of(selection.layers)
     if params.pattern is not None:
         group = int(params.pattern.split(":")[1])
         odd = [name for name in names if _inputs_of(module, name)[1] % group]

@@ -98,7 +98,7 @@ def apply(network: Network, params: Supermask, context: Context) -> Network:
     module = masks.fold(network.module).to(context.device)
     selection = select(module, include=params.include, ignore=params.ignore)
     context.unmatched(selection.unmatched_ignores)
-    layers = {f"{name}.weight" if name else "weight": layer for name, layer in selection.layers.items()}
+    layers = {name: module.get_submodule(name.rpartition(".")[0]) for name in masks.weights_of(selection.layers)}
     if not layers:
         raise EngineError("pruning_impossible", "No layer is left to mask.", hint="Check include and ignore.")
     context.stage("before", module)
@@ -172,16 +172,16 @@ def _attach(module: nn.Module, names: list[str], params: Supermask, context: Con
     generator = context.generator()
     learned = {}
     for name in names:
-        path, _, attribute = name.rpartition(".")
-        layer = module.get_submodule(path)
-        weight = getattr(layer, attribute)
+        layer = module.get_submodule(name.rpartition(".")[0])
+        weight = masks.stored(layer)
         if params.algorithm == "edge_popup":
             # Kaiming-uniform with a = √5, as torch draws the weights of a linear layer.
             scores = (2 * torch.rand(weight.shape, generator=generator) - 1) / math.sqrt(fans(layer)[0])
         else:
             scores = torch.full(weight.shape, params.score_init)
         learned[name] = LearnedMask(scores.to(weight.device), params)
-        parametrize.register_parametrization(layer, attribute, learned[name])
+        for sharer, attribute in masks.sharers(module, weight):
+            parametrize.register_parametrization(sharer, attribute, learned[name])
     return learned
 
 

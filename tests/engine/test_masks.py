@@ -86,3 +86,16 @@ def test_a_shared_weight_is_masked_wherever_it_is_used():
     masks.hold(module, {"0.weight": Mask(torch.eye(4) > 0)})
     assert torch.equal(module[1].weight, module[0].weight)
     assert (module[1].weight == 0).sum() == 12
+
+
+def test_a_shared_weight_is_narrowed_wherever_it_is_used_and_stays_shared_when_folded():
+    module = nn.Sequential(nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 6))
+    module[2].weight = module[0].weight
+    keep = torch.rand(6, 6, generator=torch.Generator().manual_seed(0)) < 0.5
+    masks.hold(module, {"0.weight": Mask.full(module[0].weight)})
+    masks.hold(module, {"2.weight": Mask(keep)})
+    for layer in (module[0], module[2]):
+        assert torch.equal(layer.weight != 0, keep)
+    plain = masks.fold(module)
+    assert plain[0].weight is plain[2].weight
+    assert masks.weights_of({"0": module[0], "2": module[2]}) == masks.weights_of({"0": plain[0], "2": plain[2]}) == ["0.weight"]
