@@ -116,6 +116,9 @@ def _open_dimensions(spec: TensorSpec, *, batched: bool) -> dict[int, Any]:
 
 
 def _first_line(error: BaseException) -> str:
+    """The reason behind the exporter's advice, which is addressed to its developers."""
+    while error.__cause__ is not None:
+        error = error.__cause__
     text = str(error).strip().splitlines()
     return text[0].rstrip(".") if text else type(error).__name__
 

@@ -93,8 +93,9 @@ def binary(op: Op, build: Builder) -> Value:
     left, right = build.same_batch([op.value(0), op.value(1)])
     if isinstance(left, Flow) or isinstance(right, Flow):
         left, right = (left, plain(right)) if isinstance(left, Flow) else (plain(left), right)
-    if not isinstance(left, Flow | Constant) and op.type not in ("Add", "Mul"):
-        left = op.value(0)
+    if not isinstance(left, Flow | Constant):
+        # torch's exporter takes a number in the second place only.
+        left, right = (right, left) if op.type in ("Add", "Mul") else (op.value(0), right)
     return build.call(BINARY[op.type], left, right)
 
 

@@ -19,6 +19,7 @@ from engine.formats.onnx_file import signature_of
 from engine.formats.state_dict import read_safetensors
 from engine.network import Network, Signature, TensorSpec
 from tests.engine.formats.exporting import export
+from tests.engine.formats.graphs import BATCH, model, node, normal, run_reference
 from tests.engine.formats.networks import CASES
 from tests.engine.formats.test_from_onnx import outputs, runtime_outputs
 
@@ -104,7 +105,27 @@ def test_what_cannot_be_written_is_said(tmp_path: Path) -> None:
     with pytest.raises(EngineError) as caught:
         export_onnx(Network(signature, module=Unwritable()), tmp_path / "out.onnx")
     assert caught.value.code == "export_failed"
+    assert "torch.onnx" not in caught.value.message, "the reason, not advice for the exporter's developers"
+    assert "\x1b" not in caught.value.message
     assert list(tmp_path.iterdir()) == []
+
+
+def test_numbers_may_stand_before_tensors(tmp_path: Path) -> None:
+    """As JAX writes `0.5 * (1 + tanh(x))`; torch's exporter takes a number in the second place only."""
+    operators = ("Add", "Mul", "Sub", "Div", "Max", "Min", "Pow", "Greater", "LessOrEqual", "Equal")
+    constants = {"half": np.float32(0.5), "w": normal(3, 3, seed=1)}
+    nodes = [node("MatMul", ["x", "w"], ["h"]), node("Abs", ["h"], ["a"])]
+    for kind in operators:
+        nodes.append(node(kind, ["half", "a"], [kind]))
+        if kind in ("Greater", "LessOrEqual", "Equal"):
+            nodes.append(node("Cast", [kind], [f"{kind}1"], to=onnx.TensorProto.FLOAT))
+    parts = [f"{kind}1" if kind in ("Greater", "LessOrEqual", "Equal") else kind for kind in operators]
+    proto = model([*nodes, node("Concat", parts, ["y"], axis=1)], {"x": [BATCH, 3]}, ["y"], constants)
+    onnx.save_model(proto, tmp_path / "in.onnx")
+    source = load_network(tmp_path / "in.onnx", "onnx", {}, tmp_path)
+    export_onnx(source.with_module(source.module), tmp_path / "out.onnx")
+    feed = {"x": normal(4, 3)}
+    np.testing.assert_allclose(run_reference(onnx.load_model(tmp_path / "out.onnx"), feed)[0], run_reference(proto, feed)[0], atol=1e-5)
 
 
 def test_safetensors_of_a_builtin_architecture_load_by_themselves(tmp_path: Path) -> None:
