@@ -141,7 +141,9 @@ def _compare(network: Network, file: Path, subject: Subject, examiner: Examiner)
 def _some_inputs(subject: Subject, file: Path) -> Feed:
     session = runtime.open_session(file, threads=subject.job.threads)
     if subject.data is None:
-        return next(iter(RandomExamples(session, seed=subject.spec.seed).batches(COMPARED_EXAMPLES))).feed
+        return next(
+            iter(RandomExamples(session, seed=subject.spec.seed, signature=subject.baseline.signature).batches(COMPARED_EXAMPLES))
+        ).feed
     split = subject.data.splits[subject.split]
     return next(iter(SplitExamples(subject.split, split, session).batches(min(COMPARED_EXAMPLES, split.count)))).feed
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from engine.errors import EngineError
 from engine.measuring import runtime
 from engine.measuring.runtime import Feed
+from engine.network import Signature
 
 if TYPE_CHECKING:
     from engine.data.dataset import Data
@@ -73,8 +74,8 @@ class RandomExamples:
     """Seeded random inputs of the shapes and types that a file declares.
 
     Floating-point inputs are standard normal, integers are 0 or 1 (valid as token, mask and flag), booleans are drawn evenly.
-    Dimensions with the same name as the first one of the first input are the batch; other open ones get the first size for which
-    the network runs.
+    Dimensions with the same name as the first one of the first input are the batch; other open ones get the size that `signature`
+    states for them (the owner's `input_specs`, which an uploaded file does not hold), or else the first one for which the network runs.
 
     Raises:
         EngineError: `shape_mismatch` where no size makes the network run.
@@ -83,10 +84,11 @@ class RandomExamples:
     name = RANDOM
     labelled = False
 
-    def __init__(self, session: ort.InferenceSession, *, seed: int, count: int = 64) -> None:
+    def __init__(self, session: ort.InferenceSession, *, seed: int, count: int = 64, signature: Signature | None = None) -> None:
         self.count = count
         self._seed = seed
         self._inputs = session.get_inputs()
+        self._stated = {} if signature is None else {item.name: item.shape for item in signature.inputs}
         self._fixed = fixed_batch(session)
         shape = self._inputs[0].shape if self._inputs else []
         self._batch_name = shape[0] if shape and not isinstance(shape[0], int) else None
@@ -120,11 +122,16 @@ class RandomExamples:
 
     def _draw(self, batch: int, start: int, open_size: int) -> Feed:
         rng = np.random.default_rng([self._seed, start])
-        return {item.name: _random(rng, self._shape(item.shape, batch, open_size), item.type) for item in self._inputs}
+        return {item.name: _random(rng, self._shape(item.name, item.shape, batch, open_size), item.type) for item in self._inputs}
 
-    def _shape(self, declared: list[Any], batch: int, open_size: int) -> list[int]:
+    def _shape(self, name: str, declared: list[Any], batch: int, open_size: int) -> list[int]:
+        stated = self._stated.get(name, ())
         return [
-            size if isinstance(size, int) else batch if (size == self._batch_name and size is not None) or position == 0 else open_size
+            size
+            if isinstance(size, int)
+            else batch
+            if (size == self._batch_name and size is not None) or position == 0
+            else (stated[position] if position < len(stated) else None) or open_size
             for position, size in enumerate(declared)
         ]
 

@@ -203,10 +203,10 @@ class Desk:
 
     def _examples(self, request: dict[str, Any], session: ort.InferenceSession) -> Examples:
         described = request["dataset"]
+        signature = Signature.from_json(request["signature"])
         if described is None:
-            return RandomExamples(session, seed=request["seed"])
+            return RandomExamples(session, seed=request["seed"], signature=signature)
         if self._data is None:
-            signature = Signature.from_json(request["signature"])
             data = load_dataset(Path(described["path"]), described["format"], described["metadata"], signature, Path(request["work"]))
             self._data = with_evaluation_split(data, request["split"], request["seed"])
         return SplitExamples(request["split"], self._data.splits[request["split"]], session)

@@ -235,3 +235,11 @@ def test_open_dimensions_get_a_size_that_runs(tmp_path: Path) -> None:
     path = save(tmp_path / "net.onnx", nodes, {"shape": shape}, {"x": ["batch", "length"]}, {"y": ["batch", 2, 112]})
     feed = RandomExamples(runtime.open_session(path, threads=1), seed=0).feed(5)
     assert feed["x"].shape == (5, 224)
+
+
+def test_open_dimensions_get_the_size_that_the_owner_states(tmp_path: Path) -> None:
+    """An uploaded file is tried with the shapes of `input_specs`, as everything that is made of it is."""
+    nodes = [helper.make_node("Relu", ["x"], ["y"], "relu")]
+    path = save(tmp_path / "net.onnx", nodes, {}, {"x": ["batch", "height", "width"]}, {"y": ["batch", "height", "width"]})
+    signature = Signature((TensorSpec("x", (None, 48, None)),), (TensorSpec("y", (None, 48, None)),))
+    assert RandomExamples(runtime.open_session(path, threads=1), seed=0, signature=signature).feed(5)["x"].shape == (5, 48, 64)
