@@ -47,8 +47,11 @@ def run_tests(nodes: tuple[str, ...]) -> tuple[int, list[str], None]:
         if not report.exists():
             return 0, [done.stdout + done.stderr], None
         cases = list(ElementTree.parse(report).iter("testcase"))
-    failed = [case for case in cases if any(case.find(word) is not None for word in ("failure", "error", "skipped"))]
-    found = [f"{case.get('classname')}::{case.get('name')}" for case in failed]
+    found = []
+    for case in cases:
+        for word in ("failure", "error", "skipped"):
+            if (ending := case.find(word)) is not None:
+                found.append(f"{case.get('classname')}::{case.get('name')}: {(ending.get('message') or word)[:500]}")
     if done.returncode and not found:
         found.append(done.stdout[-2000:])
     return len(cases), found, None
