@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from core import migrate
@@ -16,6 +17,10 @@ from core.service import Service
 from core.settings import Settings
 from core.tables import Base, Project
 from tests import servers
+
+# How long one example takes says how busy the machine is, nothing about the code.
+hypothesis.settings.register_profile("unhurried", deadline=None)
+hypothesis.settings.load_profile("unhurried")
 
 
 @pytest.fixture(scope="session")

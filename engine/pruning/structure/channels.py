@@ -60,6 +60,8 @@ class Part:
             return tensor.movedim(along, 0)[index].flatten(1)
         if isinstance(self.layer, nn.Linear):
             return tensor.movedim(0 if self.outgoing else 1, 0)[index].flatten(1)
+        if isinstance(self.layer, nn.Embedding):
+            return tensor.movedim(1, 0)[index].flatten(1)
         return tensor.movedim(self.dimension, 0)[index].reshape(len(index), -1)
 
     @property

@@ -17,6 +17,7 @@ from torch.nn import functional
 from engine.layers import CONVOLUTIONS, PRUNABLE
 from engine.pruning.structure import heads
 from engine.pruning.structure.boundaries import Boundaries
+from engine.pruning.structure.buffers import as_buffers, as_parameters, constant_channels
 from engine.pruning.structure.channels import ChannelGroup, Inputs, Part, cut_slices, is_depthwise, mask_channels, own_parameters
 
 UNFOLLOWED = "the network does something with them that the dependency graph cannot follow"
@@ -36,6 +37,7 @@ class ChannelGraph:
         """Layers whose channels stay because the graph cannot follow them, with the reason; not those that make an output."""
         for parameter in module.parameters():
             parameter.requires_grad_(parameter.is_floating_point())
+        self._constants: list[tuple[nn.Module, str]] = []
         self._graph = self._traced(inputs)
         attentions = [self._heads_group(found) for found in heads.find(module, inputs)]
         whole = {name for group in attentions for name in group.layers}
@@ -44,6 +46,14 @@ class ChannelGraph:
 
     def _traced(self, inputs: Inputs) -> Any:
         """The dependency graph; where it cannot be drawn, one that ends at every reshape of channels."""
+        found = constant_channels(self.module)
+        try:
+            if found:
+                self._constants = found
+                with as_parameters(found):
+                    return self._trace(inputs, Boundaries())
+        except Exception:  # Constants that only look like values of channels; as below.
+            self._constants = []
         try:
             return self._trace(inputs, Boundaries())
         except Exception:  # torch-pruning fails in many ways on operations that it does not expect; all mean the same.
@@ -98,6 +108,7 @@ class ChannelGraph:
         root = self.module.get_submodule(group.name)
         function = self._graph.get_pruner_of_module(root).prune_out_channels
         self._graph.get_pruning_group(root, function, sorted(channels)).prune(record_history=False)
+        as_buffers(self._constants)
 
     def _group(self, found: Any) -> ChannelGroup | None:
         """The group as plain data; None where its channels leave the network or cannot be cut evenly."""

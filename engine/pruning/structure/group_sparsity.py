@@ -27,7 +27,9 @@ CONTRAST = 4.0
 
 def train_sparsely(module: nn.Module, groups: Sequence[ChannelGroup], params: Regularization, context: Context) -> None:
     """Train the module in place with the penalty on the channels of `groups`."""
-    slices = [(group, [_Slices.of(part, group.channels_count) for part in group.parts if part.weight is not None]) for group in groups]
+    # Constants of the network are none of them: no gradient would win back what they lose.
+    parameters = set(module.parameters())
+    slices = [(group, [_Slices.of(part, group.channels_count) for part in group.parts if part.weight in parameters]) for group in groups]
 
     @torch.no_grad()
     def shrink(moment: Moment) -> None:

@@ -140,7 +140,10 @@ class Costs:
 
     def _touched(self, gone: dict[object, tuple[int, int]]) -> list[tuple[object, tuple[int, int], int]]:
         found = []
+        parameters = set(self._module.parameters())
         for layer, counts in gone.items():
+            if isinstance(layer, nn.Parameter) and layer not in parameters:
+                continue  # a constant is none of them
             own = [layer] if isinstance(layer, nn.Parameter) else list(layer.parameters(recurse=False))  # type: ignore[attr-defined]
             found.append((layer, counts, sum(p.numel() for p in own)))
         return found

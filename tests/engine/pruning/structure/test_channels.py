@@ -2,12 +2,16 @@
 
 import copy
 
+import onnxruntime
 import pytest
 import torch
 from torch import nn
 
+from engine.formats import export_onnx
+from engine.network import Network, Signature, TensorSpec
 from engine.pruning.structure.channels import is_depthwise, zero_slices
 from engine.pruning.structure.graph import ChannelGraph, is_maskable, mask_as_cut, removable
+from engine.pruning.structure.plan import Costs, rank
 
 X = (torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(0)),)
 
@@ -74,7 +78,7 @@ class Fixed(nn.Module):
         if kind == "input":
             self.bad = nn.Conv2d(4, 4, 3, padding=1)
             self.good = nn.Conv2d(4, 6, 3, padding=1)
-        self.register_buffer("scale", torch.rand(8, 1, 1) + 0.5)
+        self.register_buffer("scale", torch.rand(8, 8, 8) + 0.5)
         self.norm = nn.LayerNorm(8)
 
     def forward(self, x):
@@ -99,6 +103,49 @@ def test_channels_that_only_seem_removable_are_found(kind):
     x = (torch.randn(2, 4, 8, 8),) if kind == "input" else X
     names = [group.name for group in ChannelGraph(module, x).groups]
     assert removable(module, x, names) == ["good"]
+
+
+class Positions(nn.Module):
+    """Tokens and places are looked up, as in BERT; exporters leave a table of the places behind that is a constant."""
+
+    def __init__(self):
+        super().__init__()
+        self.tokens, self.norm = nn.Embedding(20, 12), nn.LayerNorm(12)
+        self.register_buffer("places", torch.randn(1, 6, 12))
+        self.up, self.down, self.head = nn.Linear(12, 16), nn.Linear(16, 12), nn.Linear(12, 5)
+
+    def forward(self, tokens):
+        x = self.norm(self.tokens(tokens) + self.places)
+        return self.head((x + self.down(torch.relu(self.up(x)))).mean(1))
+
+
+def test_a_constant_loses_what_belongs_to_the_channels_it_is_added_to(tmp_path):
+    torch.manual_seed(0)
+    module, tokens = Positions().eval(), (torch.randint(0, 20, (3, 6)),)
+    cut, masked = copy.deepcopy(module), copy.deepcopy(module)
+    graph, shadow = ChannelGraph(cut, tokens), ChannelGraph(masked, tokens)
+    width = next(group for group in graph.groups if "down" in group.layers)
+    assert removable(module, tokens, ["down", "up"]) == ["down", "up"]
+    ranked = [rank(width, torch.arange(12.0), 12)]
+    expected = Costs(cut, tokens).params_count(ranked, [4])
+    mask_as_cut(next(group for group in shadow.groups if group.name == width.name), torch.arange(4))
+    graph.remove(width, [0, 1, 2, 3])
+    assert torch.equal(dict(cut.named_buffers())["places"], module.places[..., 4:]), "and it is no parameter that is trained"
+    assert torch.equal(cut.tokens.weight, module.tokens.weight[:, 4:])
+    assert sum(p.numel() for p in cut.parameters()) == expected
+    with torch.no_grad():
+        assert (cut(*tokens) - masked(*tokens)).abs().max() < 1e-5
+    signature = Signature((TensorSpec("tokens", (None, 6), "int64"),), (TensorSpec("y", (None, 5)),))
+    export_onnx(Network(signature, module=cut), tmp_path / "cut.onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "cut.onnx", providers=["CPUExecutionProvider"])
+    assert torch.allclose(torch.from_numpy(session.run(None, {"tokens": tokens[0].numpy()})[0]), cut(*tokens), atol=1e-5)
+
+
+def test_a_constant_factor_of_every_channel_is_cut_with_it():
+    torch.manual_seed(0)
+    module = Fixed("constant").eval()
+    module.register_buffer("scale", torch.rand(8, 1, 1) + 0.5)
+    assert removable(module, X, ["bad", "good"]) == ["bad", "good"]
 
 
 class Normalized(nn.Module):
