@@ -55,4 +55,4 @@ faults: install ## Run the whole fault matrix with seeded random kills (minutes)
 	$(BIN)/python -m tests.faults
 
 claims: install ## Reproduce the papers' claims on small data (minutes)
-	$(BIN)/python -m benchmarks.claims --quick --json build/claims.json
+	$(BIN)/python -m benchmarks.claims --quick --json build/claims.json --table docs/claims.md
