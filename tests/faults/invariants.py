@@ -5,7 +5,6 @@ handed in as `Seen`.
 """
 
 import hashlib
-import os
 import subprocess
 import sys
 import tempfile
@@ -249,7 +248,6 @@ def _left_over(session: Session, service: Service, jobs: list[Job]) -> Iterator[
 
 def _alive(pid: int) -> bool:
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):  # the second one where it ends between opening and reading
         return False
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
