@@ -2,7 +2,8 @@
 
     python -m benchmarks.claims [T1 T1b T1c T2 T3 T4 T5 …] [--quick | --full] [--seeds N] [--data FILE.npz] --json FILE [--table FILE.md]
 
-The quick mode trains on 4,000 digits and stops on 1,000, drawn from `examples/digits.npz` with each seed, and tests on all test digits. The full mode takes all of
+The quick mode trains on 4,000 digits and stops on 1,000, drawn from FILE (`examples/digits.npz`) with each seed (of fewer, four in five
+and the rest), and tests on all test digits. The full mode takes all of
 FILE (MNIST: 60,000 + 10,000) and the papers' lengths of training, which takes hours. Exit status 0 only if every claim holds.
 """
 
@@ -17,6 +18,8 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from benchmarks.claims import removal, rethinking, supermasks, tickets
 from benchmarks.claims.bench import Bench
@@ -89,6 +92,10 @@ def _parse() -> argparse.Namespace:
         parser.error("--seeds is at least 1")
     if not options.data.is_file():
         parser.error(f"{options.data}: no such file")
+    with np.load(options.data) as stored:
+        shapes = {name: stored[name].shape[1:] for name in ("x_train", "x_test") if name in stored.files}
+    if shapes != {"x_train": (28, 28), "x_test": (28, 28)}:
+        parser.error(f"{options.data}: x_train and x_test hold digits of 28×28 pixels, these are {shapes or 'not there'}")
     return options
 
 

@@ -45,7 +45,7 @@ def table(rows: Sequence[dict[str, Any]], *, full: bool, data: str, seconds: flo
     digits = (
         f"all digits of `{data}`"
         if full
-        else f"4,000 training and 1,000 validation digits drawn from `{data}` with each seed, all test digits"
+        else f"up to 5,000 digits of `{data}`, drawn with each seed, for training and validation (four to one); all test digits"
     )
     lines = [_HEAD + f"Mode: {'full' if full else 'quick'}, {digits}; {seconds / 60:.0f} minutes.\n"]
     lines += ["| | claim | paper | ours | seeds | margin | holds |", "|---|---|---|---|---|---|---|"]
@@ -53,7 +53,8 @@ def table(rows: Sequence[dict[str, Any]], *, full: bool, data: str, seconds: flo
         sign = {"<=": "≤", ">=": "≥"}[row["comparison"]]
         ours = f"{_text(row['ours'])} ± {_text(row['spread'])}"
         holds = "yes" if row["passed"] else "**no**"
-        lines.append(f"| {row['id']} | {row['claim']} | {row['paper']} | {ours} | {row['seeds']} | {sign} {row['margin']:g} | {holds} |")
+        claim = row["claim"].replace("|", "\\|")
+        lines.append(f"| {row['id']} | {claim} | {row['paper']} | {ours} | {row['seeds']} | {sign} {row['margin']:g} | {holds} |")
     return "\n".join(lines) + "\n" + _FOOT
 
 

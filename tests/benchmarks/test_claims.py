@@ -49,9 +49,19 @@ def test_the_exit_status_says_whether_every_claim_holds(tmp_path, monkeypatch, c
 
 
 @pytest.mark.parametrize(
-    "arguments", [["T0", "--json", "x.json"], ["--seeds", "0", "--json", "x.json"], ["T5"], ["--data", "none.npz", "--json", "x"]]
+    "arguments",
+    [
+        ["T0", "--json", "x.json"],
+        ["--seeds", "0", "--json", "x.json"],
+        ["T5"],
+        ["--data", "none.npz", "--json", "x"],
+        ["--data", "small.npz", "--json", "x"],
+    ],
 )
-def test_what_cannot_be_measured_is_refused_before_anything_runs(monkeypatch, capsys, arguments):
+def test_what_cannot_be_measured_is_refused_before_anything_runs(tmp_path, monkeypatch, capsys, arguments):
+    monkeypatch.chdir(tmp_path)
+    digits = np.zeros((4, 20, 20), np.uint8)
+    np.savez("small.npz", x_train=digits, y_train=np.arange(4), x_test=digits, y_test=np.arange(4))
     monkeypatch.setattr("sys.argv", ["claims", *arguments])
     monkeypatch.setattr(program, "measure", lambda *_: pytest.fail("measured"))
     with pytest.raises(SystemExit) as stopped:
@@ -99,6 +109,19 @@ def test_training_and_validation_digits_are_drawn_with_the_seed_and_share_none(t
     assert twins == 0
     assert np.array_equal(first["x_test"], stored["x_test"])
     assert len(np.load(Bench(tmp_path / ".", DIGITS, full=True).digits(7))["x_train"]) == len(stored["x_train"])
+
+
+def test_of_fewer_digits_a_fifth_is_for_validation(tmp_path):
+    digits, labels = np.zeros((40, 28, 28), np.uint8), np.arange(40)
+    np.savez(tmp_path / "few.npz", x_train=digits, y_train=labels, x_test=digits, y_test=labels)
+    drawn = np.load(Bench(tmp_path, tmp_path / "few.npz", full=False).digits(0))
+    assert (len(drawn["y_train"]), len(drawn["y_validation"])) == (32, 8)
+    assert sorted((*drawn["y_train"], *drawn["y_validation"])) == labels.tolist()
+
+
+def test_a_bar_in_a_claim_is_no_border_of_the_table():
+    row = Check("Σ|w|", "", one("a"), 1.0).result("T0", MEASURED)
+    assert r"| T0 | Σ\|w\| |" in table([row], full=False, data="x.npz", seconds=60)
 
 
 def test_smaller_digits_are_means_of_patches():
