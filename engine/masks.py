@@ -113,8 +113,7 @@ def hold(module: nn.Module, masks: Mapping[str, Mask], rests: Mapping[str, Tenso
     A mask that is there already is narrowed; a weight shared by several layers is masked in all of them.
     """
     for name, mask in masks.items():
-        path, _, attribute = name.rpartition(".")
-        for layer, key in sharers(module, stored(module.get_submodule(path), attribute)):
+        for layer, key in sharers(module, stored(owner(module, name), name.rpartition(".")[2])):
             present = _parametrization(layer, key)
             if present is not None:
                 present.narrow(mask)
@@ -164,6 +163,11 @@ def sharers(module: nn.Module, weight: nn.Parameter) -> list[tuple[nn.Module, st
         for name in (*layer._parameters, *getattr(layer, "parametrizations", ()))
         if getattr(layer, name) is not None and stored(layer, name) is weight
     ]
+
+
+def owner(module: nn.Module, name: str) -> nn.Module:
+    """The layer of a weight, by the weight's name (`conv1.weight`)."""
+    return module.get_submodule(name.rpartition(".")[0])
 
 
 def stored(layer: nn.Module, attribute: str = "weight") -> nn.Parameter:

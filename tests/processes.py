@@ -1,6 +1,7 @@
 """What runs on this machine."""
 
 import os
+import time
 from pathlib import Path
 
 
@@ -21,3 +22,21 @@ def descendants(root: int) -> list[int]:
         found += below
         waiting += below
     return found
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs; a zombie does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):  # the second one where it ends between opening and reading
+        return False
+
+
+def gone(*pids: int, seconds: float = 5) -> bool:
+    """Wait for processes to end."""
+    deadline = time.monotonic() + seconds
+    while any(alive(pid) for pid in pids):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.01)
+    return True

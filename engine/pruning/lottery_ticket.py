@@ -142,7 +142,7 @@ class _Search:
         layers = {name: layer for name, layer in selection.layers.items() if name != output or self._params.output_rate_factor > 0}
         if not layers:
             raise EngineError("pruning_impossible", "No layer is left to prune.", hint="Check include and ignore.")
-        return masks.weights_of(layers), next(iter(masks.weights_of({output: layers[output]})), None) if output in layers else None
+        return masks.weights_of(layers), masks.weights_of({output: layers[output]})[0] if output in layers else None
 
     def _rewind_iteration(self) -> int:
         per_epoch = math.ceil(self._trainer.examples.count / self._params.training.batch_size)
@@ -158,7 +158,7 @@ class _Search:
     def _gradients(self) -> dict[str, Tensor]:
         sums = {name: torch.zeros_like(self._initial[name]) for name in self._names}
         module = copy.deepcopy(self._plain)
-        parameters = {name: masks.stored(module.get_submodule(name.rpartition(".")[0])) for name in self._names}
+        parameters = {name: masks.stored(masks.owner(module, name)) for name in self._names}
         for size in backpropagated(module, self._context, examples=self._trainer.examples):
             for name in self._names:
                 gradient = parameters[name].grad
@@ -245,7 +245,7 @@ class _Search:
             for name in self._names:
                 values = self._initial[name].reshape(-1).cpu()
                 shuffled = values[torch.randperm(len(values), generator=self._generator)]
-                masks.stored(module.get_submodule(name.rpartition(".")[0])).copy_(shuffled.reshape(self._initial[name].shape))
+                masks.stored(masks.owner(module, name)).copy_(shuffled.reshape(self._initial[name].shape))
 
     @staticmethod
     def _density(found: dict[str, Mask]) -> Density:

@@ -120,15 +120,14 @@ def _weights(module: nn.Module, params: MagnitudePruning, context: Context) -> l
 
 
 def _weight(module: nn.Module, name: str) -> Tensor:
-    path, _, attribute = name.rpartition(".")
-    value = getattr(module.get_submodule(path), attribute)
+    value = getattr(masks.owner(module, name), name.rpartition(".")[2])
     assert isinstance(value, Tensor)
     return value.detach()
 
 
 def _inputs_of(module: nn.Module, name: str) -> tuple[int, int]:
     """The dimension of a weight that runs over inputs, and how many of them meet one output."""
-    layer, shape = module.get_submodule(name.rpartition(".")[0]), _weight(module, name).shape
+    layer, shape = masks.owner(module, name), _weight(module, name).shape
     if isinstance(layer, CONVOLUTIONS) and layer.transposed:
         return 0, shape[0] // layer.groups
     return 1, shape[1]
@@ -172,7 +171,7 @@ def _scores(module: nn.Module, weights: list[str], params: MagnitudePruning, con
 def _taylor(module: nn.Module, weights: list[str], context: Context, seed: int) -> dict[str, Tensor]:
     """|weight · gradient of the mean loss|: the first-order change of the loss when the weight becomes zero."""
     sums = {name: torch.zeros_like(_weight(module, name)) for name in weights}
-    parameters = {name: masks.stored(module.get_submodule(name.rpartition(".")[0])) for name in weights}
+    parameters = {name: masks.stored(masks.owner(module, name)) for name in weights}
     count = 0
     for size in backpropagated(module, context, seed=seed):
         count += size

@@ -98,7 +98,7 @@ def apply(network: Network, params: Supermask, context: Context) -> Network:
     module = masks.fold(network.module).to(context.device)
     selection = select(module, include=params.include, ignore=params.ignore)
     context.unmatched(selection.unmatched_ignores)
-    layers = {name: module.get_submodule(name.rpartition(".")[0]) for name in masks.weights_of(selection.layers)}
+    layers = {name: masks.owner(module, name) for name in masks.weights_of(selection.layers)}
     if not layers:
         raise EngineError("pruning_impossible", "No layer is left to mask.", hint="Check include and ignore.")
     context.stage("before", module)
@@ -172,7 +172,7 @@ def _attach(module: nn.Module, names: list[str], params: Supermask, context: Con
     generator = context.generator()
     learned = {}
     for name in names:
-        layer = module.get_submodule(name.rpartition(".")[0])
+        layer = masks.owner(module, name)
         weight = masks.stored(layer)
         if params.algorithm == "edge_popup":
             # Kaiming-uniform with a = √5, as torch draws the weights of a linear layer.

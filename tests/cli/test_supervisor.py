@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from cli.serve import is_loopback
-from tests.engine.child.test_launcher import alive, gone
+from tests.processes import alive, gone
 
 PROGRAM = """
 import sys, os, time, subprocess

@@ -68,9 +68,7 @@ def whole_disk(folder: Path) -> tuple[list[str], str]:
         job = house.end(running)
         assert job["status"] == "succeeded" or job["error"]["code"] in ("out_of_disk", "storage_unavailable"), job["error"]
         assert _refusal(house, len(codes)) == ""
-        assert house.end(house.submit(1))["status"] == "succeeded"
-        house.wait_until_whole()
-        found = house.broken_promises(load_artifacts=True, grace_seconds=10)
+        found = _once_there_is_room(house)
     finally:
         filler.unlink(missing_ok=True)
         house.close()
@@ -99,13 +97,18 @@ def disk_of_files(folder: Path) -> tuple[list[str], str]:
             assert house.client.json("GET", f"/v1/jobs/{job_id}/artifacts")["data"] == []
             assert list((folder / "data" / "blobs" / "staging").iterdir()) == []
             filler.unlink()
-        assert house.end(house.submit(1))["status"] == "succeeded"
-        house.wait_until_whole()
-        found = house.broken_promises(load_artifacts=True, grace_seconds=10)
+        found = _once_there_is_room(house)
     finally:
         filler.unlink(missing_ok=True)
         house.close()
     return found, "artifacts of two jobs found no room"
+
+
+def _once_there_is_room(house: House) -> list[str]:
+    """The next job succeeds; returns what promises were broken meanwhile."""
+    assert house.end(house.submit(1))["status"] == "succeeded"
+    house.wait_until_whole()
+    return house.broken_promises(load_artifacts=True, grace_seconds=10)
 
 
 def _fill(filler: Path) -> None:

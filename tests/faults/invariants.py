@@ -22,6 +22,7 @@ from core.errors import ServiceError
 from core.jobs import EDGES, TERMINAL, Status
 from core.service import Service
 from core.tables import Artifact, Dataset, IdempotencyKey, Job, JobEvent, LedgerEntry, Model, StoredBlob, Upload
+from tests.processes import alive
 
 _STATUS_AFTER = {
     "created": Status.QUEUED,
@@ -79,7 +80,7 @@ def violations(
         found += _keys(session, seen)
         found += _projects(session, jobs)
         found += _left_over(session, service, jobs)
-    found += [f"I8 process {pid} is still there" for pid in sorted(orphans or ()) if _alive(pid)]
+    found += [f"I8 process {pid} is still there" for pid in sorted(orphans or ()) if alive(pid)]
     found += [f"I8 {path} was left behind" for folder in folders if folder.exists() for path in folder.iterdir()]
     return found
 
@@ -244,10 +245,3 @@ def _left_over(session: Session, service: Service, jobs: list[Job]) -> Iterator[
                 yield f"I8 the bytes of {row.id} are gone"
             if row.status == "ready" and row.inspection is None:
                 yield f"I10 {row.id} is ready and says nothing"
-
-
-def _alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):  # the second one where it ends between opening and reading
-        return False

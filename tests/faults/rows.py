@@ -21,9 +21,8 @@ import redis
 from cli.client import ApiError
 from core.blobs.ingest import key_of
 from core.service import Service
-from tests.engine.child.test_launcher import gone
 from tests.faults.house import LEASE_SECONDS, House, examples
-from tests.processes import descendants
+from tests.processes import descendants, gone
 
 Row = Callable[[House], str | None]
 """May return a figure that is worth a line."""

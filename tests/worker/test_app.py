@@ -16,7 +16,7 @@ from cli.supervisor import children_of
 from core import migrate, models, projects
 from core.service import Service
 from core.settings import Settings
-from tests.engine.child.test_launcher import gone
+from tests.processes import gone
 
 
 def test_the_worker_loads_no_torch() -> None:

@@ -17,7 +17,7 @@ from core.blobs.ingest import key_of
 from core.db import Session
 from core.tables import Artifact, Job, JobMetric, LedgerEntry
 from engine.child.probe import Isolation
-from tests.engine.child.test_launcher import gone
+from tests.processes import gone
 from tests.worker.conftest import Bench
 
 

@@ -14,8 +14,8 @@ from core import datasets, jobs, models, projects
 from core.blobs import Blob
 from engine.child.probe import Isolation
 from engine.run import run_job
-from tests.engine.child.test_launcher import gone
 from tests.engine.small import cnn_file, dataset_file, write_job
+from tests.processes import gone
 from tests.worker.conftest import Bench
 
 TRAINING = {"iterations": 4, "batch_size": 33, "optimizer": "sgd", "learning_rate": 0.02}

@@ -158,7 +158,7 @@ class Builder:
         Rows of one repeated number are never shared: exporters store equal tensors once, so that the fresh scales and biases of all
         normalizations look tied.
         """
-        if constant.source is None or constant.transposed or is_uniform(constant.tensor):
+        if constant.source is None or constant.transposed or constant.is_uniform:
             return nn.Parameter(constant.tensor.detach().clone().contiguous())
         if constant.source not in self._shared:
             self._shared[constant.source] = nn.Parameter(constant.tensor.detach().contiguous())
@@ -169,7 +169,7 @@ class Builder:
 
         Layers that were made as copies of one another start with equal biases, which exporters store once, whatever their weights.
         """
-        if constant.source is None or is_uniform(constant.tensor):
+        if constant.source is None or constant.is_uniform:
             return self.parameter(constant)
         key = (constant.source, weight)
         if key not in self._biases:
@@ -264,11 +264,6 @@ def _refuse_huge(run: Callable[..., Any], args: Any, kwargs: Any) -> None:
 def _refuse_large(tensor: torch.Tensor) -> None:
     if tensor.numel() > limits.MAX_TENSOR_ELEMENTS:
         raise EngineError("tensor_limit_exceeded", f"A value has {tensor.numel()} elements, the limit is {limits.MAX_TENSOR_ELEMENTS}.")
-
-
-def is_uniform(tensor: torch.Tensor) -> bool:
-    """Whether a vector repeats one number, as new scales, biases and statistics do."""
-    return tensor.dim() <= 1 and tensor.numel() > 0 and bool((tensor == tensor.reshape(-1)[0]).all())
 
 
 def _first_varies(value: Flow) -> bool:

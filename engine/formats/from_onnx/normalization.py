@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from engine.formats.from_onnx.builder import Builder, is_uniform
+from engine.formats.from_onnx.builder import Builder
 from engine.formats.from_onnx.reader import Op
 from engine.formats.from_onnx.values import Constant, Value
 
@@ -34,7 +34,7 @@ def batch_norm(op: Op, build: Builder) -> Value:
     layer.running_mean, layer.running_var = mean.tensor.clone(), variance.tensor.clone()
     key = ("BatchNorm", *(tensor.source for tensor in (scale, bias, mean, variance)))
     # New ones of one width are equal, and exporters store them once: they are layers of their own all the same.
-    same = None not in key and not all(is_uniform(tensor.tensor) for tensor in (scale, bias, mean, variance))
+    same = None not in key and not all(tensor.is_uniform for tensor in (scale, bias, mean, variance))
     return build.layer(layer, op.path(list(op.node.input[1:5])), op.value(0), key=key if same else None)
 
 

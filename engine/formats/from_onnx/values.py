@@ -28,6 +28,12 @@ class Constant:
     source: str | None = None
     transposed: bool = False
 
+    @property
+    def is_uniform(self) -> bool:
+        """Whether a vector repeats one number, as new scales, biases and statistics do."""
+        tensor = self.tensor
+        return tensor.dim() <= 1 and tensor.numel() > 0 and bool((tensor == tensor.reshape(-1)[0]).all())
+
 
 @dataclass(frozen=True, eq=False)
 class Flow:

@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,26 +14,9 @@ from engine.child.launcher import Launcher
 from engine.child.request import Request
 from engine.events import parse_event
 from tests.engine.child.conftest import CHILDREN, Ended, run_to_end
+from tests.processes import alive, gone
 
 Run = Callable[..., Ended]
-
-
-def alive(pid: int) -> bool:
-    """Whether a process runs; a zombie does not."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):  # the second one where it ends between opening and reading
-        return False
-
-
-def gone(*pids: int, seconds: float = 5) -> bool:
-    """Wait for processes to end."""
-    deadline = time.monotonic() + seconds
-    while any(alive(pid) for pid in pids):
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.01)
-    return True
 
 
 def company(launcher: Launcher, directory: Path) -> list[int]:

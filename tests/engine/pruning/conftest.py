@@ -27,6 +27,19 @@ class Residual(nn.Module):
         return self.head(x.mean((2, 3)))
 
 
+class Tied(nn.Module):
+    """One kernel at two places."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.near, self.far = nn.Conv2d(1, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+        self.far.weight = self.near.weight
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(torch.relu(self.far(torch.relu(self.near(torch.relu(self.stem(x)))))).mean((2, 3)))
+
+
 class Dense(nn.Module):
     """Concatenated features, as in DenseNet, and a flatten."""
 

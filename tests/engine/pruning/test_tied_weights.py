@@ -2,26 +2,15 @@
 
 import pytest
 import torch
-from torch import nn
 
 from engine import masks
 from engine.measuring.counting import count_module
 from engine.pruning import lottery_ticket, magnitude_pruning, supermask
 from engine.pruning.spec import LotteryTicket, MagnitudePruning, Supermask
+from tests.engine.pruning.conftest import Tied
 
 TRAINING = {"iterations": 6}
 WEIGHTS = 8 * 9 + 8 * 8 * 9 + 8 * 5
-
-
-class Tied(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.stem, self.near, self.far = nn.Conv2d(1, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
-        self.far.weight = self.near.weight
-        self.head = nn.Linear(8, 5)
-
-    def forward(self, x):
-        return self.head(torch.relu(self.far(torch.relu(self.near(torch.relu(self.stem(x)))))).mean((2, 3)))
 
 
 @pytest.mark.parametrize(

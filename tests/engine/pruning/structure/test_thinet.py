@@ -11,6 +11,7 @@ from engine.pruning.spec import StructuredPruning
 from engine.pruning.structure import thinet
 from engine.pruning.structure.graph import ChannelGraph
 from engine.pruning.structured_pruning import apply
+from tests.engine.pruning.conftest import Tied
 
 INPUTS = (torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(0)),)
 
@@ -126,17 +127,6 @@ def test_it_needs_examples_but_no_labels():
 
 def test_scaling_a_layer_leaves_those_that_share_its_weight_alone(world):
     """One kernel at two places, as tied layers are imported: what makes up for channels at one place is wrong at the other."""
-
-    class Tied(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.stem, self.near, self.far = nn.Conv2d(1, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
-            self.far.weight = self.near.weight
-            self.head = nn.Linear(8, 5)
-
-        def forward(self, x):
-            return self.head(torch.relu(self.far(torch.relu(self.near(torch.relu(self.stem(x)))))).mean((2, 3)))
-
     torch.manual_seed(0)
     module = Tied()
     setting = world(module)
