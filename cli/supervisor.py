@@ -5,6 +5,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -145,8 +146,9 @@ class Supervisor:
 
 
 def children_of(parent: int) -> set[int]:
-    """Process ids of the children of a process, of each of its threads."""
-    found: set[int] = set()
-    for thread in Path(f"/proc/{parent}/task").iterdir():
-        found |= {int(word) for word in (thread / "children").read_text().split()}
-    return found
+    """Process ids of the children of a process, of each of its threads. Raises FileNotFoundError where there is no such process."""
+    while True:
+        threads = list(Path(f"/proc/{parent}/task").iterdir())
+        # A thread that ends meanwhile hands its children to another one: looked at anew, they are found there.
+        with suppress(FileNotFoundError, ProcessLookupError):
+            return {int(word) for thread in threads for word in (thread / "children").read_text().split()}

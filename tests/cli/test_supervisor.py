@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from cli.serve import is_loopback
+from cli.supervisor import children_of
 from tests.processes import alive, gone
 
 PROGRAM = """
@@ -103,3 +104,26 @@ def test_a_program_that_runs_once_is_not_started_again(start: object, tmp_path: 
 )
 def test_what_counts_as_loopback(host: str, loopback: bool) -> None:
     assert is_loopback(host) is loopback
+
+
+def test_children_are_found_while_threads_end() -> None:
+    """A thread may be gone before its children are read."""
+    code = (
+        "import subprocess, threading, time\n"
+        "print(subprocess.Popen(['sleep', '60']).pid, flush=True)\n"
+        "while True:\n"
+        "    threads = [threading.Thread(target=time.sleep, args=(0.0005,)) for _ in range(20)]\n"
+        "    for thread in threads: thread.start()\n"
+        "    for thread in threads: thread.join()\n"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    child = int(parent.stdout.readline())
+    try:
+        assert [found for _ in range(1000) if (found := children_of(parent.pid)) != {child}] == []
+    finally:
+        parent.kill()
+        os.kill(child, signal.SIGKILL)
+        parent.communicate()
+    with pytest.raises(FileNotFoundError):
+        children_of(parent.pid)
