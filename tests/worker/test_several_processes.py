@@ -2,7 +2,7 @@
 
 import os
 import signal
-import time
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -93,11 +93,12 @@ def test_a_killed_process_ends_the_attempt_and_cancel_ends_both(bench: Bench, fi
         bench.wait(job_id, lambda job: job.progress != told and "epoch" in (job.progress or {}).get("message", ""), seconds=120)
         second = processes(bench)
         assert set(second) == {0, 1}
-        started = time.monotonic()
         with bench.service.database.unit_of_work() as session:
             jobs.cancel(session, bench.job(job_id).project_id, job_id)
-        bench.wait(job_id, lambda job: job.status == "cancelled", seconds=1)
-        assert gone(*second.values(), seconds=1 - (time.monotonic() - started))
+        job = bench.wait(job_id, lambda job: job.status == "cancelled")
+        # By the database's clock: how long this test takes to look says how busy the machine is.
+        assert job.finished_at - job.cancel_requested_at < timedelta(seconds=1)
+        assert gone(*second.values(), seconds=1)
 
 
 def test_without_network_namespaces_such_a_job_obeys_the_minimum(bench: Bench, isolation: Isolation) -> None:
