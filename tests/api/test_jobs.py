@@ -14,6 +14,7 @@ import yaml
 from core import jobs
 from engine.method import catalogue
 from tests.api.conftest import Client, Server, problem
+from tests.clock import quickest
 
 
 def test_a_submitted_job_can_be_found(client: Client, spec: dict[str, Any]) -> None:
@@ -231,13 +232,15 @@ def test_a_long_poll_ends_with_the_first_change(client: Client, server: Server, 
 def test_a_long_poll_without_news_ends_in_time(client: Client, spec: dict[str, Any]) -> None:
     job = client.job(spec)
     etag = client.get(job["urls"]["self"]).headers["etag"]
-    began = time.monotonic()
-    answer = client.get(job["urls"]["self"], headers={"Prefer": "wait=1", "If-None-Match": etag})
-    assert answer.status_code == 304
-    assert 0.9 < time.monotonic() - began < 2
-    stale = client.get(job["urls"]["self"], headers={"Prefer": "wait=10", "If-None-Match": '"0"'})
-    assert stale.status_code == 200
-    assert time.monotonic() - began < 3
+
+    def poll(wait: int, etag: str, status: int) -> float:
+        began = time.monotonic()
+        answer = client.get(job["urls"]["self"], headers={"Prefer": f"wait={wait}", "If-None-Match": etag})
+        assert answer.status_code == status
+        return time.monotonic() - began
+
+    assert 0.9 < quickest(lambda: poll(1, etag, 304), 2) < 2
+    assert quickest(lambda: poll(10, '"0"', 200), 1) < 1
 
 
 def test_a_submit_that_waits_answers_with_the_end(client: Client, server: Server, spec: dict[str, Any]) -> None:
@@ -354,9 +357,13 @@ def test_a_submit_is_quick_when_the_broker_is_away(start: Any, onnx_bytes: bytes
     with Client(away, None) as client:
         spec = {"model": client.model(onnx_bytes)["id"], "quantize": "int8"}
         client.job(spec)
-        began = time.perf_counter()
-        client.job(spec)
-        assert time.perf_counter() - began < 0.5
+
+        def submit() -> float:
+            began = time.perf_counter()
+            client.job(spec)
+            return time.perf_counter() - began
+
+        assert quickest(submit, 0.5) < 0.5
         ready = client.get("/readyz")
         assert (ready.status_code, ready.json()["status"]) == (200, "degraded")
         assert ready.json()["checks"]["broker"]["status"] == "degraded"
