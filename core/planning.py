@@ -118,7 +118,7 @@ class _Facts:
         dataset = checked.dataset.inspection or {} if checked.dataset is not None else {"splits": {}}
         splits = dataset.get("splits")
         counts = None if splits is None else {name: int(split["examples_count"]) for name, split in splits.items()}
-        waiting = [f"{row.id} has" for row in (checked.model, checked.dataset) if row is not None and row.status == "inspecting"]
+        waiting = [f"{row.id} has" for row in (checked.model, checked.dataset) if row is not None and row.status != "ready"]
         return cls(
             macs=model.get("macs_count"),
             params=model.get("params_count"),

@@ -248,7 +248,7 @@ def _error_of(error: Exception) -> JobError:
         case ChecksumMismatch():
             return job_error("checksum_mismatch", "internal", error.message, hint=error.hint)
         case StorageFull():
-            return job_error("out_of_disk", "resource", f"The service's disk is full: {error.message}.", hint=error.hint)
+            return job_error("out_of_disk", "resource", f"The service's disk is full: {error.message}.", hint=error.hint, retryable=True)
         case ServiceError() | OSError() | SQLAlchemyError():
             return job_error("storage_unavailable", "transient", f"A file of the job could not be read or stored: {error}.", retryable=True)
         case ManifestError():

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sqlalchemy import func, select
+from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
 from core import db, failpoints, idempotency, ids
@@ -40,6 +40,7 @@ def create(
 ) -> Created:
     """Make a job of a spec given as JSON types; the job, its first event and the idempotency key appear together.
 
+    An upload whose inspection failed for a reason that may have passed, such as a full disk, is inspected again.
     Raises what `core.jobs.check.check` and `core.idempotency.reserve` raise, and `quota_exceeded`.
     """
     job_id = ids.new("job")
@@ -49,6 +50,9 @@ def create(
             return Created(get(session, project_id, bound), replayed=True)
     checked = check(session, project_id, document)
     _check_quota(session, project_id)
+    for row in (checked.model, checked.dataset, *checked.teachers):
+        if row is not None and row.status == "invalid":
+            _inspect_again(session, settings, row)
     spec = checked.spec
     job = _job(
         job_id,
@@ -119,6 +123,14 @@ def create_inspection(session: Session, settings: Settings, row: Model | Dataset
     session.flush()
     _first_event(session, job)
     return job
+
+
+def _inspect_again(session: Session, settings: Settings, row: Model | Dataset) -> None:
+    """Repeat an inspection that failed for a reason of the machine's, unless another job's submission just did."""
+    table = type(row)
+    again = update(table).where(table.id == row.id, table.status == "invalid").values(status="inspecting", error=None).returning(table.id)
+    if session.execute(again).one_or_none() is not None:
+        create_inspection(session, settings, row)
 
 
 def _job(job_id: str, project_id: str, kind: str, **columns: Any) -> Job:

@@ -78,6 +78,28 @@ def test_a_lost_inspection_is_repeated_and_then_fails(world: World) -> None:
     assert models.body(_model(world, model.id))["error"]["code"] == "worker_lost"
 
 
+def test_an_inspection_that_found_no_room_is_repeated_for_the_next_job(world: World) -> None:
+    model = _upload(world)
+    claim = world.claim("inspect")
+    assert claim is not None
+    error = job_error("out_of_disk", "resource", "The disk is full.", hint="Free space, then retry.", retryable=True)
+    with world.service.database.unit_of_work() as session:
+        jobs.fail(session, claim.job_id, claim.fence, error)
+    assert models.body(_model(world, model.id))["error"]["code"] == "out_of_disk"
+    assert world.claim("inspect") is None
+    for _ in range(2):
+        assert world.submit(model=model.id).status == "queued"
+    body = models.body(_model(world, model.id))
+    assert (body["status"], body["error"]) == ("inspecting", None)
+    claim = world.claim("inspect")
+    assert claim is not None
+    assert claim.model.id == model.id
+    assert world.claim("inspect") is None, "one inspection serves both jobs"
+    with world.service.database.unit_of_work() as session:
+        jobs.finish(session, claim.job_id, claim.fence, outcome=None, result={"layers": []})
+    assert _model(world, model.id).status == "ready"
+
+
 @pytest.mark.parametrize("which", ["model", "dataset", "teacher"])
 def test_inputs_are_in_use_until_their_job_ends(world: World, which: str) -> None:
     teacher = _upload(world)
