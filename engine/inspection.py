@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -36,13 +35,12 @@ _PREVIEW_EXAMPLES = 8
 _PREVIEW_ELEMENTS = 1024
 
 
-def inspect_model(path: Path, format: str, metadata: dict[str, Any], work: Path | None = None) -> dict[str, Any]:
+def inspect_model(path: Path, format: str, metadata: dict[str, Any], work: Path) -> dict[str, Any]:
     """Signature, figures, operators and layers of a model.
 
     Layers of a trainable model are those of the module, by the names that a spec's `ignore` and `include` take; of any other they
-    are the weighted nodes of the graph. Shapes have null for the batch. Raises the codes of `load_network`.
+    are the weighted nodes of the graph. Shapes have null for the batch. `work` is for scratch files. Raises the codes of `load_network`.
     """
-    work = work or Path(tempfile.mkdtemp(prefix="inspect-"))
     network = load_network(path, format, metadata, work)
     if format != "onnx":
         counts = count_module(network.module, network.signature)
@@ -134,11 +132,11 @@ def graph_layers(model: onnx.ModelProto) -> list[dict[str, Any]]:
     return rows
 
 
-def inspect_dataset(path: Path, format: str, metadata: dict[str, Any], work: Path | None = None) -> dict[str, Any]:
+def inspect_dataset(path: Path, format: str, metadata: dict[str, Any], work: Path) -> dict[str, Any]:
     """Splits, columns, classes and a preview of a dataset. Raises the codes of `load_dataset` that need no model."""
     if format != "npz":
         raise EngineError("unsupported_format", f"Datasets of format {format!r} are not read.", hint="Upload an npz file.")
-    arrays = read_arrays(path, work or Path(tempfile.mkdtemp(prefix="inspect-")))
+    arrays = read_arrays(path, work)
     first = next(iter(_inputs(arrays, next(split for split in SPLITS if _inputs(arrays, split)))))
     read_preprocessing(metadata, [key.split(".", 1)[1] for key in arrays if key.startswith("x_") and "." in key] or [first])
     splits: dict[str, Any] = {}

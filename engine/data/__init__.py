@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from engine.network import Signature
 
 
-def load_dataset(path: Path, format: str, metadata: dict[str, Any], signature: Signature, work: Path | None = None) -> Data:
+def load_dataset(path: Path, format: str, metadata: dict[str, Any], signature: Signature, work: Path) -> Data:
     """A dataset made ready for a network with this signature; see `engine.data.loading`."""
     from engine.data.loading import load_dataset as load
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +11,12 @@ from engine.errors import EngineError
 from engine.network import Signature
 
 
-def load_dataset(path: Path, format: str, metadata: dict[str, Any], signature: Signature, work: Path | None = None) -> Data:
+def load_dataset(path: Path, format: str, metadata: dict[str, Any], signature: Signature, work: Path) -> Data:
     """A dataset made ready for a network with this signature.
 
-    `work` takes arrays that have to be inflated (default: a new directory under TMPDIR). Raises `dataset_invalid`, `unsafe_format`,
+    `work` takes arrays that have to be inflated. Raises `dataset_invalid`, `unsafe_format`,
     `shape_mismatch` (examples that do not fit the network's inputs) and `decompression_limit_exceeded`.
     """
     if format != "npz":
         raise EngineError("unsupported_format", f"Datasets of format {format!r} are not read.", hint="Upload an npz file.")
-    return load_npz(path, metadata, signature, work or Path(tempfile.mkdtemp(prefix="dataset-")))
+    return load_npz(path, metadata, signature, work)
