@@ -4,6 +4,7 @@ Parts are stored as they come, in any order and any number at a time; a part tha
 an upload reads them in the order of their numbers into one blob, which a model or a dataset is then made of.
 """
 
+import hashlib
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from core.blobs import Blob, Blobs, Staged
 from core.blobs.ingest import BUFFER_BYTES
 from core.clock import db_now
 from core.db import Database
-from core.errors import MalformedRequest, NotFound, UploadClosed, UploadIncomplete, UploadTooLarge
+from core.errors import ChecksumMismatch, MalformedRequest, NotFound, UploadClosed, UploadIncomplete, UploadTooLarge
 from core.jobs.body import timestamp
 from core.settings import Settings
 from core.tables import Upload, UploadPart
@@ -114,7 +115,8 @@ class Uploads:
     def complete(self, project_id: str, upload_id: str) -> State:
         """Join the parts. Doing it twice gives the same answer.
 
-        Raises `upload_incomplete` when a part is missing or the size differs, `digest_mismatch`, `storage_full`.
+        Raises `upload_incomplete` when a part is missing or the size differs, `digest_mismatch`, `storage_full`, and `checksum_mismatch`
+        when a stored part is no longer what arrived.
         """
         state = self.get(project_id, upload_id)
         if state.upload.status == "completed":
@@ -123,9 +125,17 @@ class Uploads:
         _require_whole(state)
         self._blobs.check_room(sum(part.size_bytes for part in state.parts))
         with self._blobs.stage(limit_bytes=self._settings.max_upload_bytes) as staged:
-            for part in state.parts:
-                self._append(staged, part)
-            blob = self._blobs.keep(staged, state.upload.expected_sha256)
+            damaged = next((part.number for part in state.parts if not self._append(staged, part)), None)
+            if damaged is None:
+                blob = self._blobs.keep(staged, state.upload.expected_sha256)
+        if damaged is not None:
+            upload = self.get(project_id, upload_id).upload
+            if (upload.status, upload.version) == ("open", state.upload.version):
+                raise ChecksumMismatch(
+                    f"the stored bytes of part {damaged} are damaged or gone", hint=f"PUT /v1/uploads/{upload_id}/parts/{damaged} again"
+                )
+            # The part was removed while this one was reading: it was replaced, or another request completed the upload.
+            return self.complete(project_id, upload_id)
         with self._database.unit_of_work() as session:
             done = session.scalar(
                 update(Upload)
@@ -159,9 +169,17 @@ class Uploads:
             self._remove(upload_id)
         return len(overdue)
 
-    def _append(self, staged: Staged, part: UploadPart) -> None:
+    def _append(self, staged: Staged, part: UploadPart) -> bool:
+        """Write a stored part to the end of the whole; False when its bytes are gone, or are not those that arrived."""
+        digest = hashlib.sha256()
         for start in range(0, part.size_bytes, BUFFER_BYTES):
-            staged.write(self._blobs.store.read(part.storage_key, start, min(start + BUFFER_BYTES, part.size_bytes)))
+            try:
+                data = self._blobs.store.read(part.storage_key, start, min(start + BUFFER_BYTES, part.size_bytes))
+            except FileNotFoundError:
+                return False
+            digest.update(data)
+            staged.write(data)
+        return digest.hexdigest() == part.sha256
 
     def _remove(self, upload_id: str) -> None:
         """Remove every stored part, also those of requests that died before they were written down."""

@@ -1,7 +1,7 @@
 """Uploads in numbered parts, on both databases and both stores."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from sqlalchemy import select, update
 from core import models, uploads
 from core.clock import db_now
 from core.errors import (
+    ChecksumMismatch,
     DigestMismatch,
     MalformedRequest,
     NotFound,
@@ -91,6 +92,66 @@ def test_a_damaged_part_is_refused_and_the_upload_goes_on(store: Service, projec
     assert store.uploads.get(project, upload.id).parts == []
     _put(store, project, upload.id, 1, b"sent", hashlib.sha256(b"sent").hexdigest())
     assert store.uploads.complete(project, upload.id).upload.status == "completed"
+
+
+def _while_joining(store: Service, monkeypatch: pytest.MonkeyPatch, act: Callable[[], object]) -> None:
+    """Do something once, between the moment when completing has seen the list of parts and its first look at their bytes."""
+    read, waiting = store.blobs.store.read, [act]
+
+    def late(key: str, start: int, stop: int) -> bytes:
+        if waiting:
+            waiting.pop()()
+        return read(key, start, stop)
+
+    monkeypatch.setattr(store.blobs.store, "read", late)
+
+
+def test_a_part_that_is_replaced_while_the_parts_are_joined_is_the_new_one(
+    store: Service, project: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upload = store.uploads.create(project).upload
+    for number, content in enumerate((b"one", b"two"), 1):
+        _put(store, project, upload.id, number, content)
+    _while_joining(store, monkeypatch, lambda: _put(store, project, upload.id, 2, b"three"))
+    done = store.uploads.complete(project, upload.id).upload
+    assert done.blob_sha256 == hashlib.sha256(b"onethree").hexdigest()
+    assert store.blobs.store.names("uploads") == []
+
+
+def test_completing_at_the_same_time_gives_both_the_same_answer(store: Service, project: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    upload = store.uploads.create(project).upload
+    _put(store, project, upload.id, 1, b"one")
+    first: list[uploads.State] = []
+    _while_joining(store, monkeypatch, lambda: first.append(store.uploads.complete(project, upload.id)))
+    second = store.uploads.complete(project, upload.id)
+    assert second.upload.blob_sha256 == first[0].upload.blob_sha256 == hashlib.sha256(b"one").hexdigest()
+
+
+def test_an_upload_that_is_dropped_while_its_parts_are_joined_is_not_there(
+    store: Service, project: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upload = store.uploads.create(project).upload
+    _put(store, project, upload.id, 1, b"one")
+    _while_joining(store, monkeypatch, lambda: store.uploads.drop(project, upload.id))
+    with pytest.raises(NotFound):
+        store.uploads.complete(project, upload.id)
+    assert list(store.blobs.store.staging.iterdir()) == []
+
+
+@pytest.mark.parametrize("fault", ["flipped", "gone"])
+def test_a_part_that_the_store_damaged_is_named_and_can_be_sent_again(store: Service, project: str, fault: str, tmp_path: Path) -> None:
+    upload = store.uploads.create(project).upload
+    _put(store, project, upload.id, 1, b"one")
+    key = _put(store, project, upload.id, 2, b"two").storage_key
+    store.blobs.store.delete(key)
+    if fault == "flipped":
+        (tmp_path / "flipped").write_bytes(b"twn")
+        store.blobs.store.publish(tmp_path / "flipped", key)
+    with pytest.raises(ChecksumMismatch, match="part 2 are damaged"):
+        store.uploads.complete(project, upload.id)
+    _put(store, project, upload.id, 2, b"two")
+    assert store.uploads.complete(project, upload.id).upload.blob_sha256 == hashlib.sha256(b"onetwo").hexdigest()
+    assert list(store.blobs.store.staging.iterdir()) == []
 
 
 def test_what_is_not_whole_is_not_completed(store: Service, project: str) -> None:
