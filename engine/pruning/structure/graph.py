@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import math
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -121,7 +122,8 @@ class ChannelGraph:
             if node.type == kinds.OUTPUT:
                 leaves = True
                 reason = reason or self._ends.get(node.grad_fn, "")
-            if any(root is None for root in item.root_idxs):
+            # Autograd keeps the start of a slice from the end unsigned, and torch-pruning counts on from there.
+            if any(root is None for root in item.root_idxs) or any(index > sys.maxsize for index in item.idxs):
                 reason = UNFOLLOWED
             outgoing = bool(self._graph.is_out_channel_pruning_fn(handler))
             layer = node.module

@@ -47,6 +47,20 @@ class Recurrent(nn.Module):
         return self.head(self.recurrent(y.transpose(1, 2))[0].mean(1))
 
 
+class Rolled(nn.Module):
+    """The last rows come first, as shifted windows (Liu et al., 2021) are exported: a slice from the end, and one up to it."""
+
+    def __init__(self):
+        super().__init__()
+        self.rows, self.inner = nn.Linear(8, 8), nn.Linear(8, 12)
+        self.outer, self.head = nn.Linear(12, 10), nn.Linear(10, CLASSES)
+
+    def forward(self, x):
+        y = torch.relu(self.rows(x.flatten(1, 2)))
+        y = torch.cat([y[..., -3:], y[..., :-3]], -1)
+        return self.head(torch.relu(self.outer(torch.relu(self.inner(y)))).mean(1))
+
+
 class Encoder(nn.Module):
     """Two encoder layers that were made as one: their biases are equal, and exporters store equal tensors once."""
 
@@ -65,6 +79,7 @@ NETWORKS = {
     "shuffle": (Shuffled, {"inner", "last"}, {"stem": REGROUPED, "outer": REGROUPED}),
     "gru": (lambda: Recurrent(nn.GRU), {"first"}, {"second": RECURRENT}),
     "rnn": (lambda: Recurrent(nn.RNN), {"first"}, {"second": RECURRENT}),
+    "slice from the end": (Rolled, {"inner", "outer"}, {"rows": UNFOLLOWED}),
     "lstm": (lambda: Recurrent(nn.LSTM), {"first", "second"}, {}),
 }
 
