@@ -182,10 +182,16 @@ async def _disconnected(receive: Receive) -> None:
 
 
 def download(request: Request, service: Service, blob: Blob, filename: str) -> Response:
-    """A stored file: its bytes, or a redirect to the object store where the operator lets clients go there."""
-    if service.settings.redirect_downloads and (url := service.blobs.signed_url(blob)) is not None:
+    """A stored file: its bytes, or a redirect to the object store where the operator lets clients go there.
+
+    HEAD is answered here, as a URL is signed for GET; so is a request that insists on the file's ETag, which the object store does not
+    know, and one whose answer has no bytes of the file.
+    """
+    answer = ContentResponse(request, Stored(service.blobs, blob), filename=filename)
+    here = request.scope["state"]["head"] or answer.status_code == 304 or "if-match" in request.headers or "if-range" in request.headers
+    if service.settings.redirect_downloads and not here and (url := service.blobs.signed_url(blob)) is not None:
         return RedirectResponse(url, 302)
-    return ContentResponse(request, Stored(service.blobs, blob), filename=filename)
+    return answer
 
 
 HEADERS = headers.documented("Range", "If-Range", "If-Match", "If-None-Match")

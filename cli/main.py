@@ -2,6 +2,8 @@
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any
@@ -67,8 +69,9 @@ def migrate() -> None:
     from core.settings import Settings
 
     settings = Settings()
-    command.upgrade(settings)
-    typer.echo(f"The database is at revision {command.current(settings)}.")
+    with _explained():
+        command.upgrade(settings)
+        typer.echo(f"The database is at revision {command.current(settings)}.")
 
 
 @app.command(context_settings=_PASSED_ON)
@@ -119,17 +122,18 @@ def revoke_key(key_id: str, project: str = "default") -> None:
         command.revoke(session, projects.by_name(session, project).id, key_id)
 
 
-class _explained:  # noqa: N801 - reads as the context that it is
-    """Turns an error of the service into one sentence and exit status 1."""
+@contextmanager
+def _explained() -> Iterator[None]:
+    """Turns an error of the service, and a database that does not answer, into one sentence and exit status 1."""
+    from core.errors import ServiceError
+    from core.outage import translated
 
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        from core.errors import ServiceError
-
-        if isinstance(error, ServiceError):
-            typer.echo(f"{error.message}. {error.hint or ''}".strip(), err=True)
-            raise typer.Exit(1) from error
+    try:
+        with translated():
+            yield
+    except ServiceError as error:
+        typer.echo(f"{error.message}. {error.hint or ''}".strip(), err=True)
+        raise typer.Exit(1) from error
 
 
 class _database:  # noqa: N801 - reads as the context that it is

@@ -64,6 +64,15 @@ def test_a_worker_does_not_start_on_a_database_of_another_version(tmp_path: Path
     assert "modelpress migrate" in refused.stderr
 
 
+@pytest.mark.parametrize("words", [("worker", "--queue", "cpu"), ("migrate",), ("keys", "list")], ids=" ".join)
+def test_a_database_that_does_not_answer_is_said_in_a_sentence(words: tuple[str, ...], tmp_path: Path) -> None:
+    nobody = f"postgresql+psycopg://modelpress@127.0.0.1:{free_port()}/modelpress"
+    refused = modelpress(*words, data=tmp_path, MODELPRESS_DATABASE_URL=nobody)
+    assert refused.returncode == 1
+    assert "the database does not answer" in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
 def test_an_unknown_queue_is_refused(tmp_path: Path) -> None:
     refused = modelpress("worker", "--queue", "quantum", data=tmp_path)
     assert refused.returncode == 2
