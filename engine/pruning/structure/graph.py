@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from engine.errors import EngineError
 from engine.layers import CONVOLUTIONS, PRUNABLE
 from engine.pruning.structure import heads
 from engine.pruning.structure.boundaries import Boundaries
@@ -122,8 +123,15 @@ class ChannelGraph:
             if node.type == kinds.OUTPUT:
                 leaves = True
                 reason = reason or self._ends.get(node.grad_fn, "")
-            # Autograd keeps the start of a slice from the end unsigned, and torch-pruning counts on from there.
-            if any(root is None for root in item.root_idxs) or any(index > sys.maxsize for index in item.idxs):
+            if any(index > sys.maxsize for index in item.idxs):
+                # Autograd keeps such a start unsigned, and torch-pruning counts on from there; a cut graph can take it forever to follow.
+                raise EngineError(
+                    "pruning_impossible",
+                    f"The channels of {self._names[found[0].dep.target.module]} reach a slice from the end (a negative start), as of shifted "
+                    "windows or torch.roll, through which they cannot be followed.",
+                    hint="Export the network with slices that start at 0 or more, or use magnitude_pruning, which keeps shapes.",
+                )
+            if any(root is None for root in item.root_idxs):
                 reason = UNFOLLOWED
             outgoing = bool(self._graph.is_out_channel_pruning_fn(handler))
             layer = node.module

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from engine.errors import EngineError
 from engine.formats import export_onnx, load_network
 from engine.pruning.spec import StructuredPruning
 from engine.pruning.structure.boundaries import RECURRENT, REGROUPED, Boundaries
@@ -79,7 +80,6 @@ NETWORKS = {
     "shuffle": (Shuffled, {"inner", "last"}, {"stem": REGROUPED, "outer": REGROUPED}),
     "gru": (lambda: Recurrent(nn.GRU), {"first"}, {"second": RECURRENT}),
     "rnn": (lambda: Recurrent(nn.RNN), {"first"}, {"second": RECURRENT}),
-    "slice from the end": (Rolled, {"inner", "outer"}, {"rows": UNFOLLOWED}),
     "lstm": (lambda: Recurrent(nn.LSTM), {"first", "second"}, {}),
 }
 
@@ -165,3 +165,9 @@ def test_layers_that_share_a_bias_are_cut_apart(exporter, tmp_path):
     for name in ("encoder.layers.0.linear1", "encoder.layers.1.linear1"):
         assert removable(module, case.inputs(2), [name]) == [name]
     assert first.bias is second.bias
+
+
+def test_a_slice_from_the_end_is_refused_and_the_layer_named():
+    with pytest.raises(EngineError, match="rows reach a slice from the end") as refused:
+        ChannelGraph(Rolled().eval(), (torch.randn(2, 1, 8, 8),))
+    assert refused.value.code == "pruning_impossible"
