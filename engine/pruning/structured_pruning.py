@@ -86,7 +86,7 @@ class _Cutter:
         if self._params.regularization is None:
             return
         self._context.phase("training")
-        groups = [group for group in ChannelGraph(self._module, self._inputs).groups if group.name in self._units]
+        groups = ChannelGraph(self._module, self._inputs, self._units).groups
         train_sparsely(self._module, groups, self._params.regularization, self._context)
         self._context.stage("regularized", self._module)
 
@@ -109,8 +109,8 @@ class _Cutter:
     def cut(self, done: float, *, last: bool) -> None:
         """Remove channels until the share `done` of the way is gone."""
         params = self._params
-        graph = ChannelGraph(self._module, self._inputs)
-        groups = [group for group in graph.groups if group.name in self._units]
+        graph = ChannelGraph(self._module, self._inputs, self._units)
+        groups = graph.groups
         scores = unit_scores(self._module, groups, params.importance, self._context, together=self._together)
         ranked = [rank(group, values, self._units[group.name]) for group, values in zip(groups, scores, strict=True)]
         every = blocks(ranked, together=self._together, limits=self._limits)
@@ -191,7 +191,7 @@ class _Cutter:
     def _time(self, ranked: list[Ranked], plan: Plan) -> float:
         assert self._stopwatch is not None
         candidate = copy.deepcopy(self._module)
-        _remove(ChannelGraph(candidate, self._inputs), ranked, plan)
+        _remove(ChannelGraph(candidate, self._inputs, self._units), ranked, plan)
         return self._stopwatch.latency_ratio(candidate)
 
     def report(self) -> None:

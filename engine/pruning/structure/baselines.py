@@ -61,7 +61,7 @@ def _random(
     rng = context.rng()
     total: dict[str, Any] = dict(NOTHING)
     for removed in rounds:
-        graph = ChannelGraph(module, inputs)
+        graph = ChannelGraph(module, inputs, removed)
         for group in graph.groups:
             count = removed.get(group.name, 0)
             if count:

@@ -77,8 +77,8 @@ def channel_curve(
         channels = group.units[order[: pruned[1]]].reshape(-1)
         if group.mixes:
             candidate = copy.deepcopy(module)
-            graph = ChannelGraph(candidate, inputs)
-            same = next(found for found in graph.groups if found.name == group.name)
+            graph = ChannelGraph(candidate, inputs, [group.name])
+            (same,) = graph.groups
             if len(channels):
                 graph.remove(same, channels.tolist())
             figures = score(candidate)

@@ -7,28 +7,33 @@ from __future__ import annotations
 
 import copy
 import math
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from engine.errors import EngineError
 from engine.layers import CONVOLUTIONS, PRUNABLE
 from engine.pruning.structure import heads
 from engine.pruning.structure.boundaries import Boundaries
 from engine.pruning.structure.buffers import as_buffers, as_parameters, constant_channels
 from engine.pruning.structure.channels import ChannelGroup, Inputs, Part, cut_slices, is_depthwise, mask_channels, own_parameters
+from engine.pruning.structure.walks import follow
 
 UNFOLLOWED = "the network does something with them that the dependency graph cannot follow"
 
 
 class ChannelGraph:
-    """The dependency graph of one module in its present shape."""
+    """The dependency graph of one module in its present shape.
 
-    def __init__(self, module: nn.Module, inputs: Inputs) -> None:
+    Args:
+        module: The network.
+        inputs: What it is traced with.
+        only: Names of the groups that are asked for; by default all are found.
+    """
+
+    def __init__(self, module: nn.Module, inputs: Inputs, only: Collection[str] | None = None) -> None:
         import torch_pruning
 
         self.module = module
@@ -43,7 +48,9 @@ class ChannelGraph:
         self._graph = self._traced(inputs)
         attentions = [self._heads_group(found) for found in heads.find(module, inputs)]
         whole = {name for group in attentions for name in group.layers}
-        self.groups = [group for group in self._groups() if not whole & set(group.layers)] + attentions
+        wanted = set(self._names.values() if only is None else only)
+        self.groups = [group for group in self._groups(wanted - whole) if not whole & set(group.layers)]
+        self.groups += [group for group in attentions if group.name in wanted]
         self.fixed = {name: reason for name, reason in self.fixed.items() if name not in whole}
 
     def _traced(self, inputs: Inputs) -> Any:
@@ -80,17 +87,17 @@ class ChannelGraph:
         finally:
             self.module.train(mode)
 
-    def _groups(self) -> list[ChannelGroup]:
-        """The groups of all layers, each once."""
+    def _groups(self, names: set[str]) -> list[ChannelGroup]:
+        """The groups of these layers, each once."""
         found: list[ChannelGroup] = []
         seen: set[Any] = set()
         for layer in list(self._graph.module2node):
-            if not isinstance(layer, PRUNABLE) or layer in seen:
+            if not isinstance(layer, PRUNABLE) or layer in seen or self._names[layer] not in names:
                 continue
             seen.add(layer)
             pruner = self._graph.get_pruner_of_module(layer)
             try:
-                tied = self._graph.get_pruning_group(layer, pruner.prune_out_channels, list(range(pruner.get_out_channels(layer))))
+                tied = follow(self._graph, layer, pruner.prune_out_channels, list(range(pruner.get_out_channels(layer))))
             except Exception:  # As in `_traced`: the channels of this layer cannot be followed, others can.
                 self.fixed[self._names[layer]] = UNFOLLOWED
                 continue
@@ -109,7 +116,7 @@ class ChannelGraph:
             return
         root = self.module.get_submodule(group.name)
         function = self._graph.get_pruner_of_module(root).prune_out_channels
-        self._graph.get_pruning_group(root, function, sorted(channels)).prune(record_history=False)
+        follow(self._graph, root, function, sorted(channels)).prune(record_history=False)
         as_buffers(self._constants)
 
     def _group(self, found: Any) -> ChannelGroup | None:
@@ -123,15 +130,7 @@ class ChannelGraph:
             if node.type == kinds.OUTPUT:
                 leaves = True
                 reason = reason or self._ends.get(node.grad_fn, "")
-            if any(index > sys.maxsize for index in item.idxs):
-                # Autograd keeps such a start unsigned, and torch-pruning counts on from there; a cut graph can take it forever to follow.
-                raise EngineError(
-                    "pruning_impossible",
-                    f"The channels of {self._names[found[0].dep.target.module]} reach a slice from the end (a negative start), as of shifted "
-                    "windows or torch.roll, through which they cannot be followed.",
-                    hint="Export the network with slices that start at 0 or more, or use magnitude_pruning, which keeps shapes.",
-                )
-            if any(root is None for root in item.root_idxs):
+            if any(root is None for root in item.root_idxs) or not self._are_there(item):
                 reason = UNFOLLOWED
             outgoing = bool(self._graph.is_out_channel_pruning_fn(handler))
             layer = node.module
@@ -153,6 +152,19 @@ class ChannelGraph:
             return None
         units = torch.arange(count).reshape(blocks, count // blocks).T.contiguous()
         return ChannelGroup(names[0], tuple(dict.fromkeys(names)), units, tuple(parts))
+
+    def _are_there(self, item: Any) -> bool:
+        """Whether a layer has the channels that the graph says are tied."""
+        node = item.dep.target
+        if isinstance(node.module, nn.Parameter):
+            count = node.module.shape[node.pruning_dim]
+        elif node.module in self._names:
+            pruner = self._graph.get_pruner_of_module(node.module)
+            outgoing = self._graph.is_out_channel_pruning_fn(item.dep.handler)
+            count = pruner.get_out_channels(node.module) if outgoing else pruner.get_in_channels(node.module)
+        else:
+            return True
+        return count is None or all(0 <= index < count for index in item.idxs)
 
     def _heads_group(self, found: heads.Heads) -> ChannelGroup:
         """The heads of an attention as units; a head has as many channels as its widest layer has rows for it."""
@@ -191,11 +203,11 @@ def _agrees(module: nn.Module, inputs: Inputs, names: Sequence[str]) -> bool:
     own_parameters(masked, [layer for layer in masked.modules() if isinstance(layer, PRUNABLE)])
     try:
         for exact in (True, False):
-            graph = ChannelGraph(cut, inputs)
-            chosen = [g for g in graph.groups if g.name in names and len(g.units) > 1 and is_maskable(g) == exact]
+            graph = ChannelGraph(cut, inputs, names)
+            chosen = [g for g in graph.groups if len(g.units) > 1 and is_maskable(g) == exact]
             if exact:
                 wanted = {group.name: group.units[::3].reshape(-1).tolist() for group in chosen}
-                _mask(ChannelGraph(masked, inputs), wanted)
+                _mask(ChannelGraph(masked, inputs, names), wanted)
             for group in chosen:
                 graph.remove(group, group.units[::3].reshape(-1).tolist())
             with torch.no_grad():

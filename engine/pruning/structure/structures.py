@@ -79,8 +79,8 @@ def neurons(group: ChannelGroup) -> Structures | None:
     owner[group.units] = torch.arange(len(group.units))[:, None].expand_as(group.units)
 
     def remove(module: nn.Module, inputs: Inputs, dead: list[int]) -> nn.Module:
-        graph = ChannelGraph(module, inputs)
-        present = next(found for found in graph.groups if found.name == group.name)
+        graph = ChannelGraph(module, inputs, [group.name])
+        (present,) = graph.groups
         graph.remove(present, present.units[dead].reshape(-1).tolist())
         return module
 

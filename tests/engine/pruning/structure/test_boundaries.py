@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch import nn
 
-from engine.errors import EngineError
 from engine.formats import export_onnx, load_network
 from engine.pruning.spec import StructuredPruning
 from engine.pruning.structure.boundaries import RECURRENT, REGROUPED, Boundaries
@@ -167,7 +166,8 @@ def test_layers_that_share_a_bias_are_cut_apart(exporter, tmp_path):
     assert first.bias is second.bias
 
 
-def test_a_slice_from_the_end_is_refused_and_the_layer_named():
-    with pytest.raises(EngineError, match="rows reach a slice from the end") as refused:
-        ChannelGraph(Rolled().eval(), (torch.randn(2, 1, 8, 8),))
-    assert refused.value.code == "pruning_impossible"
+def test_a_slice_from_the_end_leaves_its_layer_whole():
+    module, inputs = Rolled().eval(), (torch.randn(2, 1, 8, 8),)
+    graph = ChannelGraph(module, inputs)
+    assert graph.fixed == {"rows": UNFOLLOWED}
+    assert removable(module, inputs, [group.name for group in graph.groups]) == ["outer", "inner"]
