@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from engine.errors import EngineError
 from engine.formats import export_onnx, export_safetensors
 from engine.measuring import runtime
+from engine.measuring.counting import count_onnx
 from engine.measuring.examiner import Examiner
 from engine.measuring.examples import RandomExamples, SplitExamples
 from engine.measuring.measurement import file_sizes
@@ -102,7 +103,9 @@ def publish(
     request = {**subject.request(runnable), "result": str(runnable), "threads": latency.threads}
     latencies = examiner.ask("latency", **request, batch_sizes=latency.batch_sizes, repeats=latency.repeats)()
     files = [_file(directory / f"model.{format}", format, score["metrics"] if format == "onnx" else {}) for format in formats]
-    return Publication(step_index, runnable, files, score, latencies, subject.count(plain, score["shapes"]))
+    # The exporter folds normalizations into the layers before them: what is counted is what is in the file.
+    counts = asdict(count_onnx(runnable, score["shapes"])) if "onnx" in formats else subject.count(plain, score["shapes"])
+    return Publication(step_index, runnable, files, score, latencies, counts)
 
 
 def _file(path: Path, format: str, metrics: dict[str, Any]) -> PublishedFile:

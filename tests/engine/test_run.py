@@ -136,6 +136,22 @@ def test_the_figures_are_those_of_the_published_file(pipeline: Ran, files: Path)
     assert announced.metrics == result["metrics"]
 
 
+def test_what_is_counted_is_in_the_published_file(ran: Callable[..., Ran], files: Path) -> None:
+    """The uploaded file has a normalization of eight channels, which our exporter folds into the convolution before it."""
+    job = ran({"steps": [{"method": "magnitude_pruning", "sparsity": 0.5}], "export": ["onnx", "safetensors"]})
+    for side, path in (("baseline", files / "cnn.onnx"), ("result", job.directory / "out" / "model.onnx")):
+        tensors = [numpy_helper.to_array(item) for item in onnx.load(path).graph.initializer]
+        weights = [item for item in tensors if item.dtype == np.float32]
+        statistics = 2 * 8 if side == "baseline" else 0
+        figures = job.last.result[side]
+        assert figures["params_count"] == sum(item.size for item in weights) - statistics
+        assert figures["nonzero_params_count"] == sum(np.count_nonzero(item) for item in weights) - statistics
+    only = ran({"steps": [{"method": "magnitude_pruning", "sparsity": 0.5}], "export": ["safetensors"]})
+    tensors = load_file(only.directory / "out" / "model.safetensors")
+    parameters = {name: value for name, value in tensors.items() if "running" not in name and "num_batches" not in name}
+    assert only.last.result["result"]["params_count"] == sum(value.size for value in parameters.values())
+
+
 def test_constraints_decide_the_outcome(pipeline: Ran) -> None:
     assert pipeline.last.outcome == "constraints_met"
     assert {item["name"]: item["met"] for item in pipeline.report["constraints"]} == {"accuracy.max_drop": True, "max_file_bytes": True}

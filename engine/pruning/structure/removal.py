@@ -49,23 +49,21 @@ def choose_groups(
     names = removable(module, inputs, [group.name for group in wanted])
     tried = {name: TRIED for group in wanted if group.name not in names for name in group.layers}
     kept_out = {name: why for name, why in graph.fixed.items() if name in included.layers and name in allowed.layers} | tried
-    if kept_out:
-        reasons = [
-            f"{', '.join(name for name, why in kept_out.items() if why == reason)}: {reason}" for reason in dict.fromkeys(kept_out.values())
-        ]
-        context.warn(
-            "layers_not_removable",
-            f"These layers keep all of their channels. {'. '.join(reasons)}.",
-            layers=list(kept_out),
-            reasons=kept_out,
-        )
+    reasons = ". ".join(
+        f"{', '.join(name for name, why in kept_out.items() if why == reason)}: {reason}" for reason in dict.fromkeys(kept_out.values())
+    )
     if not names:
         raise EngineError(
             "pruning_impossible",
-            "This network has no channels that could be removed: its layers are outputs, left out by include or ignore, tied to "
-            "operations that allow no removal, or (for bn_scale) without batch normalization.",
+            "This network has no channels that could be removed: "
+            + (reasons or "its layers are outputs, left out by include or ignore, or (for bn_scale) without batch normalization")
+            + ".",
             hint="Check include and ignore, or use magnitude_pruning, which keeps shapes.",
-            details={"not_removable": list(kept_out)},
+            details={"not_removable": list(kept_out), "reasons": kept_out},
+        )
+    if kept_out:
+        context.warn(
+            "layers_not_removable", f"These layers keep all of their channels. {reasons}.", layers=list(kept_out), reasons=kept_out
         )
     return [group for group in wanted if group.name in names]
 

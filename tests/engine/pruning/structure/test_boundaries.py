@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from engine.errors import EngineError
 from engine.formats import export_onnx, load_network
 from engine.pruning.spec import StructuredPruning
 from engine.pruning.structure.boundaries import RECURRENT, REGROUPED, Boundaries
@@ -171,3 +172,12 @@ def test_a_slice_from_the_end_leaves_its_layer_whole():
     graph = ChannelGraph(module, inputs)
     assert graph.fixed == {"rows": UNFOLLOWED}
     assert removable(module, inputs, [group.name for group in graph.groups]) == ["outer", "inner"]
+
+
+@pytest.mark.parametrize("name", ["gru"])
+def test_where_nothing_can_be_cut_the_error_says_why(world, case):
+    setting = world(case.module)
+    with pytest.raises(EngineError) as refused:
+        apply(setting.network, StructuredPruning(include=["second"]), setting.context)
+    assert (refused.value.code, refused.value.details["reasons"]) == ("pruning_impossible", {"second": RECURRENT})
+    assert f"second: {RECURRENT}." in refused.value.message
