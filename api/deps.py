@@ -76,7 +76,7 @@ def _holder_of(*scopes: Scope) -> Callable[[Request], Awaitable[Principal]]:
         asking.require(next((scope for scope in scopes if scope in asking.scopes), scopes[0]))
         return asking
 
-    principal.scopes = scopes  # type: ignore[attr-defined]
+    principal.scopes = scopes  # type: ignore[attr-defined]  # read by the API's document
     return principal
 
 

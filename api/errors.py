@@ -81,4 +81,4 @@ class Refused(ServiceError):
         super().__init__(message, hint=hint)
         self.code = code  # type: ignore[misc]  # the engine's codes are an open list
         if code == "unsupported_format":
-            self.status = 415  # type: ignore[misc]
+            self.status = 415  # type: ignore[misc]  # as above

@@ -79,7 +79,7 @@ class Front:
                 await problems.render(request_id, *refusal)(scope, receive, send_with_headers)
         except ClientDisconnect:
             status = 499
-        except Exception:
+        except Exception:  # The outermost place: what nobody foresaw is logged, and answered as a problem document.
             log.exception("request_failed", method=scope["method"], path=scope["path"])
             if status:
                 raise

@@ -139,7 +139,7 @@ class Watch:
             self._wake.clear()
             try:
                 await self._poll()
-            except Exception:
+            except Exception:  # Whatever it is, watching goes on: those who wait would never be told.
                 log.exception("poll_failed")
                 await asyncio.sleep(1)
 

@@ -48,7 +48,7 @@ class Poller(asyncio.Protocol):
         self.length = 0
         self.received = 0
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # a TCP connection's transport is one
         self.transport = transport
         transport.write(self.request)
 

@@ -30,7 +30,7 @@ def list_events(
     session: Reading,
     principal: ReadsJobs,
     job_id: JobId,
-    type: Annotated[list[Word], Query(max_length=32, description="Only these types.", examples=[["started", "succeeded"]])] = [],  # noqa: B006
+    type: Annotated[list[Word], Query(max_length=32, description="Only these types.", examples=[["started", "succeeded"]])] = [],  # noqa: B006 - FastAPI copies it
     limit: Limit = 100,
     after: After = None,
 ) -> Response:
@@ -138,7 +138,7 @@ def get_metrics(
     session: Reading,
     principal: ReadsJobs,
     job_id: JobId,
-    name: Annotated[list[Word], Query(max_length=100, description="Only these series.", examples=[["train.loss"]])] = [],  # noqa: B006
+    name: Annotated[list[Word], Query(max_length=100, description="Only these series.", examples=[["train.loss"]])] = [],  # noqa: B006 - FastAPI copies it
     max_points: Annotated[
         int, Query(ge=2, le=10_000, description="Longer series are thinned out evenly; the last point always stays.")
     ] = 500,

@@ -40,9 +40,9 @@ def check(session: Session, project_id: str, document: Any) -> Checked:
         for teacher in step.teachers()
     ]
     for row in (model, *teachers):
-        if unusable(row):
+        if _unusable(row):
             raise ModelInvalid(f"{row.id} cannot be used: {_reason(row)}", hint="GET /v1/models/{id} says what was found")
-    if dataset is not None and unusable(dataset):
+    if dataset is not None and _unusable(dataset):
         raise DatasetInvalid(f"{dataset.id} cannot be used: {_reason(dataset)}", hint="GET /v1/datasets/{id} says what was found")
     errors = [*_unavailable_errors(spec), *_label_errors(spec, dataset), *_training_errors(spec, model)]
     if errors:
@@ -70,7 +70,7 @@ def _find(session: Session, table: type[Any], project_id: str, row_id: str, poin
     return row
 
 
-def unusable(row: Model | Dataset) -> bool:
+def _unusable(row: Model | Dataset) -> bool:
     """Whether the inspection found fault with the upload itself; one that failed for want of disk, say, is repeated for the next job."""
     return row.status == "invalid" and not (row.error or {}).get("retryable")
 

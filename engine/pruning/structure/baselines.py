@@ -63,7 +63,7 @@ def _random(
     for removed in rounds:
         graph = ChannelGraph(module, inputs, removed)
         for group in graph.groups:
-            count = removed.get(group.name, 0)
+            count = removed[group.name]
             if count:
                 units = torch.from_numpy(rng.permutation(len(group.units))[:count])
                 graph.remove(group, group.units[units].reshape(-1).tolist())
