@@ -23,7 +23,7 @@ from engine.networks.network import Network
 from engine.training.batches import fingerprint
 from engine.training.checkpoints import Checkpoints
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parents[1] / "methods"
 EXAMPLES = [pytest.param(name, example, id=f"{name}-{i}") for name, cls in catalogue().items() for i, example in enumerate(cls.examples)]
 
 
