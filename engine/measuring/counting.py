@@ -24,15 +24,15 @@ from typing import TYPE_CHECKING
 
 import onnx
 
-from engine.formats.onnx_file import read_model
-from engine.formats.onnx_macs import total, total_macs
-from engine.formats.onnx_weights import is_mask, weight_tensors
+from engine.formats.onnx.file import read_model
+from engine.formats.onnx.macs import total, total_macs
+from engine.formats.onnx.weights import is_mask, weight_tensors
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
     from torch.utils.flop_counter import FlopCounterMode
 
-    from engine.network import Signature
+    from engine.networks.network import Signature
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def count_module(module: nn.Module, signature: Signature, shapes: Mapping[str, S
     """Count a copy of a module, with masks and parametrizations folded in; it runs once on the meta device, which computes nothing."""
     import torch
 
-    from engine.formats.to_onnx import example_inputs, folded
+    from engine.formats.onnx.export import example_inputs, folded
 
     plain = folded(module)
     weights = [*plain.parameters(), *_stray_constants(plain)]

@@ -1,0 +1,197 @@
+"""Layers that older opsets and other exporters write in pieces, put together again before the graph is rebuilt.
+
+A normalization that is spelled out as means and square roots cannot be pruned as one layer, and a channel's scale would become a
+stray parameter. Only exact forms are taken, whose inner values nothing else reads.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+
+from engine.formats.onnx.checks import inner_nodes
+
+Array = npt.NDArray[np.generic]
+
+
+class Patterns:
+    """Rewrites the nodes of one graph."""
+
+    def __init__(self, graph: onnx.GraphProto, constants: Mapping[str, onnx.TensorProto]) -> None:
+        self._nodes = list(graph.node)
+        self._constants = constants
+        self._outputs = {item.name for item in graph.output}
+        self._producers = {name: node for node in self._nodes for name in node.output}
+        self._consumers: dict[str, list[onnx.NodeProto]] = defaultdict(list)
+        for node in self._nodes:
+            for name in (*node.input, *(name for inner in inner_nodes(node) for name in inner.input)):
+                self._consumers[name].append(node)
+        self._gone: set[int] = set()
+        self._replaced: dict[int, onnx.NodeProto] = {}
+
+    def rewritten(self) -> list[onnx.NodeProto]:
+        """The nodes with every pattern replaced by one node, in an order that still computes."""
+        for node in self._nodes:
+            if node.op_type == "Erf":
+                self._gelu(node)
+            elif node.op_type == "Sigmoid":
+                self._silu(node)
+            elif node.op_type == "ReduceMean":
+                self._layer_norm(node)
+            elif node.op_type == "InstanceNormalization":
+                self._group_norm(node)
+        kept = [self._replaced.get(id(node), node) for node in self._nodes if id(node) not in self._gone]
+        return kept
+
+    def _gelu(self, erf: onnx.NodeProto) -> None:
+        """x · ½ · (1 + erf(x / √2)), its factors in any order (Hendrycks & Gimpel 2016)."""
+        scaled = self._producers.get(erf.input[0])
+        x = self._other(scaled, "Div", math.sqrt(2)) or self._other(scaled, "Mul", math.sqrt(0.5))
+        added = self._only_reader(erf)
+        if scaled is None or x is None or self._other(added, "Add", 1.0) != erf.output[0]:
+            return
+        inner = [scaled, erf, added]
+        first = self._only_reader(added)
+        if first is None or first.op_type != "Mul":
+            return
+        operand = _partner(first, added.output[0])  # type: ignore[union-attr]
+        half = self._producers.get(operand or "")
+        if self._other(half, "Mul", 0.5) == x and half is not None and len(self._consumers[half.output[0]]) == 1:
+            self._replace([*inner, half], first, "Gelu", [x])
+            return
+        last = self._only_reader(first)
+        rest = (
+            self._other(last, "Mul", 0.5) == first.output[0] if operand == x else self._is_number(operand, 0.5) and _reads(last, "Mul", x)
+        )
+        if last is not None and rest:
+            self._replace([*inner, first], last, "Gelu", [x])
+
+    def _silu(self, sigmoid: onnx.NodeProto) -> None:
+        """x · sigmoid(x)."""
+        product = self._only_reader(sigmoid)
+        if product is not None and product.op_type == "Mul" and _partner(product, sigmoid.output[0]) == sigmoid.input[0]:
+            self._replace([sigmoid], product, "Swish", [sigmoid.input[0]])
+
+    def _layer_norm(self, mean: onnx.NodeProto) -> None:
+        """(x - mean) / √(variance + ε) · scale + bias over the last axis (Ba et al. 2016)."""
+        x = mean.input[0]
+        centered = self._only_reader(mean)
+        if not self._over_last_axis(mean) or centered is None or centered.op_type != "Sub" or list(centered.input) != [x, mean.output[0]]:
+            return
+        c = centered.output[0]
+        squares = [node for node in self._consumers[c] if node.op_type in ("Pow", "Mul") and node.input[0] == c]
+        square = next((node for node in squares if node.op_type == "Mul" and list(node.input) == [c, c]), None) or next(
+            (node for node in squares if node.op_type == "Pow" and self._is_number(node.input[1], 2.0)), None
+        )
+        chain = self._chain(square, ("ReduceMean", "Add", "Sqrt", "Div", "Mul", "Add"))
+        if square is None or chain is None:
+            return
+        variance, stable, root, quotient, scaled, shifted = chain
+        epsilon = self._number(_partner(stable, variance.output[0]))
+        scale, bias = _partner(scaled, quotient.output[0]) or "", _partner(shifted, scaled.output[0]) or ""
+        readers = {id(node) for node in self._consumers[c]}
+        rows = all(name in self._constants and len(self._constants[name].dims) == 1 for name in (scale, bias))
+        if epsilon is None or not rows or not self._over_last_axis(variance) or readers != {id(square), id(quotient)}:
+            return
+        if list(quotient.input) == [c, root.output[0]]:
+            inner = [mean, centered, square, *chain[:-1]]
+            self._replace(inner, shifted, "LayerNormalization", [x, scale, bias], axis=-1, epsilon=epsilon)
+
+    def _group_norm(self, norm: onnx.NodeProto) -> None:
+        """Instance normalization of (batch, groups, rest), reshaped back, with a scale and bias a channel (Wu & He 2018)."""
+        split = self._producers.get(norm.input[0])
+        scale, bias = (self._array(name) for name in norm.input[1:3])
+        merged = self._only_reader(norm)
+        if split is None or split.op_type != "Reshape" or merged is None or merged.op_type != "Reshape" or scale is None or bias is None:
+            return
+        target = self._array(split.input[1])
+        scaled, shifted = self._only_reader(merged), self._only_reader(self._only_reader(merged))
+        if scaled is None or shifted is None or (scaled.op_type, shifted.op_type) != ("Mul", "Add"):
+            return
+        weight, offset = _partner(scaled, merged.output[0]), _partner(shifted, scaled.output[0])
+        whole = all(name in self._constants for name in (weight, offset)) and (scale == 1).all() and (bias == 0).all()
+        if not whole or target is None or target.size != 3 or len(self._consumers[split.output[0]]) != 1 or not weight or not offset:
+            return
+        channels = math.prod(self._constants[weight].dims)
+        if channels == math.prod(self._constants[offset].dims) == max(self._constants[weight].dims, default=0):
+            epsilon = next((item.f for item in norm.attribute if item.name == "epsilon"), 1e-5)
+            inputs = [split.input[0], weight, offset]
+            self._replace([split, norm, merged, scaled], shifted, "GroupNormalization", inputs, num_groups=int(scale.size), epsilon=epsilon)
+
+    def _replace(
+        self, inner: Iterable[onnx.NodeProto | None], last: onnx.NodeProto, kind: str, inputs: list[str], **attributes: Any
+    ) -> None:
+        """Put one node in the place of `last`; inner values that leave the network or are taken already forbid it."""
+        pieces = [node for node in inner if node is not None]
+        taken = any(id(node) in self._gone or id(node) in self._replaced for node in [*pieces, last])
+        if taken or any(name in self._outputs for node in pieces for name in node.output):
+            return
+        node = onnx.helper.make_node(kind, inputs, [last.output[0]], name=last.name, **attributes)
+        noted = next(
+            (piece for piece in [*pieces, last] if piece.op_type in ("Erf", "ReduceMean", "InstanceNormalization", "Sigmoid")), last
+        )
+        node.name = noted.name
+        node.metadata_props.extend(noted.metadata_props)
+        self._gone.update(id(piece) for piece in pieces)
+        self._replaced[id(last)] = node
+
+    def _only_reader(self, node: onnx.NodeProto | None) -> onnx.NodeProto | None:
+        if node is None or node.output[0] in self._outputs:
+            return None
+        readers = self._consumers[node.output[0]]
+        return readers[0] if len(readers) == 1 else None
+
+    def _chain(self, start: onnx.NodeProto | None, kinds: Sequence[str]) -> list[onnx.NodeProto] | None:
+        """The nodes of these kinds that follow one another, each the only reader of the one before."""
+        found: list[onnx.NodeProto] = []
+        node = start
+        for kind in kinds:
+            node = self._only_reader(node)
+            if node is None or node.op_type != kind:
+                return None
+            found.append(node)
+        return found
+
+    def _other(self, node: onnx.NodeProto | None, kind: str, number: float) -> str | None:
+        """The operand beside a constant number, in a node of this kind (the second operand of a division)."""
+        if node is None or node.op_type != kind or len(node.input) != 2:
+            return None
+        if self._is_number(node.input[1], number):
+            return str(node.input[0])
+        return str(node.input[1]) if kind != "Div" and self._is_number(node.input[0], number) else None
+
+    def _over_last_axis(self, node: onnx.NodeProto) -> bool:
+        axes = next((list(item.ints) for item in node.attribute if item.name == "axes"), None)
+        if axes is None and len(node.input) > 1:
+            array = self._array(node.input[1])
+            axes = None if array is None else [int(axis) for axis in array.ravel()]
+        return axes == [-1] and next((item.i for item in node.attribute if item.name == "keepdims"), 1) == 1
+
+    def _array(self, name: str) -> Array | None:
+        tensor = self._constants.get(name)
+        return None if tensor is None or math.prod(tensor.dims) > 4096 else onnx.numpy_helper.to_array(tensor)
+
+    def _number(self, name: str | None) -> float | None:
+        array = self._array(name) if name else None
+        return float(array.reshape(-1)[0]) if array is not None and array.size == 1 else None
+
+    def _is_number(self, name: str | None, number: float) -> bool:
+        found = self._number(name)
+        return found is not None and math.isclose(found, number, rel_tol=1e-5)
+
+
+def _partner(node: onnx.NodeProto, name: str) -> str | None:
+    """The other one of two operands."""
+    if len(node.input) != 2 or name not in node.input:
+        return None
+    return str(node.input[1] if node.input[0] == name else node.input[0])
+
+
+def _reads(node: onnx.NodeProto | None, kind: str, name: str) -> bool:
+    return node is not None and node.op_type == kind and name in node.input
