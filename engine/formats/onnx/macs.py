@@ -71,6 +71,9 @@ _FREE = frozenset(
 )
 """Operators of the runtime's own domain that multiply no matrices, besides the element-wise QLinear ones."""
 
+_SELECTING = frozenset(["Compress", "NonMaxSuppression", "NonZero", "Unique"])
+"""Operators that hand on as many elements as the data have of a kind."""
+
 Shapes = dict[str, list[int] | None]
 
 
@@ -83,7 +86,8 @@ def node_macs(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]] | None
     """
     skeleton, known, batch = _inferred(model, shapes)
     counted = [node for node in model.graph.node if node.op_type in _MULTIPLYING]
-    named = [name for node in counted for name in (*node.input, *node.output) if name]
+    measured = _measured_by_the_data(model)
+    named = [name for node in counted for name in (*node.input, *node.output) if name and name not in measured]
     if any(known.get(name) is None for name in named):
         known |= _run_shapes(model, named, known, shapes)
     constants = constant_tensors(model)
@@ -96,6 +100,15 @@ def node_macs(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]] | None
         if count is None or count:
             macs[node.output[0]] = None if count is None else max(1, count // batch)
     return macs
+
+
+def _measured_by_the_data(model: onnx.ModelProto) -> set[str]:
+    """Values whose sizes may depend on what is in the input: one run says nothing about another."""
+    found: set[str] = set()
+    for node in model.graph.node:
+        if node.op_type in _SELECTING or not found.isdisjoint(node.input):
+            found.update(node.output)
+    return found
 
 
 def total_macs(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]] | None = None) -> int | None:

@@ -127,7 +127,8 @@ class _Reader:
 def weight_tensors(model: onnx.ModelProto) -> dict[str, Weight]:
     """Every weight of a graph, by the unique name of its constant (a name in a subgraph has a prefix)."""
     flat = FlatGraph.of(model)
-    stored, scales = flat.stored(), _scales(flat)
+    stored = flat.stored()
+    scales = _scales(flat, stored)
     weights = ((name, _weight(name, _readers(name, flat, stored), flat)) for name in flat.constants if name not in scales)
     return {name: weight for name, weight in weights if weight is not None}
 
@@ -188,7 +189,7 @@ def _readers(name: str, flat: FlatGraph, stored: set[str]) -> list[_Reader]:
                 continue  # What a loop is called with arrives inside of it.
             setting = index in _SETTINGS.get(node.kind, ()) or _is_quantized_setting(node, index)
             moved = node.kind in _MOVING and index == 0
-            folded = not node.carries and all(output in stored for output in node.outputs if output) and (real or node.kind in _MOVING)
+            folded = real and not node.carries and all(output in stored for output in node.outputs if output)
             last = not any(flat.readers.get(output) for output in node.outputs)
             if setting or last or not (node.carries or moved or folded):
                 found.append(_Reader(node, index, real, carried))
@@ -199,19 +200,25 @@ def _readers(name: str, flat: FlatGraph, stored: set[str]) -> list[_Reader]:
     return found
 
 
-def _scales(flat: FlatGraph) -> set[str]:
+def _scales(flat: FlatGraph, stored: set[str]) -> set[str]:
     """Constants that multiply an integer product back to real numbers, or the scale that quantized its other operand."""
     scales = {node.outputs[1] for node in flat.nodes if node.kind == "DynamicQuantizeLinear" and len(node.outputs) > 1}
     products = {node.outputs[0] for node in flat.nodes if node.kind in ("ConvInteger", "MatMulInteger")}
-    found = set()
+    made_from = {output: node.inputs for node in flat.nodes for output in node.outputs}
+    found: set[str] = set()
     for node in flat.nodes:
         if node.kind in ("Cast", "Identity", "Reshape", "Transpose") and node.inputs and node.inputs[0] in products:
             products.add(node.outputs[0])
         elif node.kind == "Mul" and len(node.inputs) == 2:
             for one, other in (node.inputs, node.inputs[::-1]):
-                if other in flat.constants and (one in scales or one in products):
+                if other in stored and (one in scales or one in products):
                     found.add(other)
                     (scales if one in scales else products).add(node.outputs[0])
+    waiting = list(found)
+    while waiting:
+        behind = set(made_from.get(waiting.pop(), ())) - found
+        found |= behind
+        waiting += behind
     return found
 
 
@@ -265,9 +272,9 @@ def is_mask(array: Any) -> bool:
 
 def _initial_state(array: Any) -> Any:
     """A learned state once, however many examples it was repeated for; nothing of one that is zero."""
-    if array.ndim != 3 or not array.any():
-        return array[:0] if array.ndim else array
-    return array[:, :1] if bool((array == array[:, :1]).all()) else array
+    if not array.any():
+        return array.reshape(-1)[:0]
+    return array[:, :1] if array.ndim == 3 and bool((array == array[:, :1]).all()) else array
 
 
 def int_attribute(node: onnx.NodeProto, name: str, default: int = 0) -> int:
