@@ -10,6 +10,7 @@ import math
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,7 @@ from engine.measuring.examples import Batch, Examples, RandomExamples, SplitExam
 from engine.measuring.measurement import latencies
 from engine.measuring.outputs import Arrays, OutputStore
 from engine.network import Signature
+from engine.run import translate
 
 if TYPE_CHECKING:
     from engine.data.dataset import Data
@@ -222,10 +224,11 @@ def main() -> None:
     for line in sys.stdin:
         try:
             answer: dict[str, Any] = {"result": desk.answer(json.loads(line))}
-        except EngineError as error:
-            answer = {"error": {key: getattr(error, key) for key in ("code", "message", "hint", "category", "retryable", "details")}}
-        except MemoryError:
-            answer = {"error": {"code": "out_of_memory", "message": "Measuring the file needs more memory.", "category": "resource"}}
+        except Exception as error:
+            told = translate(error)
+            if told.category == "internal":
+                traceback.print_exc()
+            answer = {"error": {key: getattr(told, key) for key in ("code", "message", "hint", "category", "retryable", "details")}}
         print(json.dumps(answer), file=answers, flush=True)
 
 
