@@ -5,8 +5,8 @@ from pathlib import Path
 
 from core.blobs.ingest import free_bytes
 from core.jobs import JobError, job_error
-from engine.child.launcher import Exit
-from engine.events import Done, Failed
+from engine.contract.events import Done, Failed
+from engine.process.launcher import Exit
 from worker.stop import Reason
 from worker.supervision import Watched
 from worker.transcript import Transcript

@@ -6,13 +6,14 @@ from fastapi import APIRouter, Body, Request
 from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from api import content, intake, problems
 from api.deps import ArtifactId, JobId, Reading, ReadsArtifacts, TheService, WritesModels, Writing
-from api.routing import ClosedRoute
+from api.http import content, intake, problems
+from api.http.routing import ClosedRoute
 from api.schemas.common import PRINTABLE, Page
 from api.schemas.jobs import Artifact
 from api.schemas.models import Model
-from core import artifacts, jobs, models
+from core import jobs
+from core.library import artifacts, models
 
 router = APIRouter(route_class=ClosedRoute, tags=["artifacts"])
 
