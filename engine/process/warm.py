@@ -88,16 +88,16 @@ class Parent:
             return False
         content = json.loads(message)
         number = content["number"]
+        answer: dict[str, object]
         try:
-            child = self._fork(number, Request.from_json(content["request"]), *descriptors)
+            answer = {"started": self._fork(number, Request.from_json(content["request"]), *descriptors)}
         except Exception as error:
             traceback.print_exc()
-            self._send(number=number, refused=f"{type(error).__name__}: {error}")
-        else:
-            self._send(number=number, started=child)
-        finally:
+            answer = {"refused": f"{type(error).__name__}: {error}"}
+        finally:  # before the answer: should this process be stopped from then on, the streams end with the child all the same
             for descriptor in descriptors:
                 os.close(descriptor)
+        self._send(number=number, **answer)
         return True
 
     def _fork(self, number: int, request: Request, events: int, log: int) -> int:
