@@ -8,18 +8,20 @@ from functools import partial
 from fastapi import FastAPI
 from starlette.concurrency import run_in_threadpool
 
-from api import openapi, problems
-from api.allocation import keep_buffers
-from api.gate import Authenticator, Gate
-from api.hot import HotJobs
-from api.metrics import Metrics
-from api.middleware import Front
+from api.documentation import openapi
+from api.front.allocation import keep_buffers
+from api.front.authentication import Authenticator, Gate
+from api.front.metrics import Metrics
+from api.front.middleware import Front
+from api.http import problems
+from api.live.hot import HotJobs
+from api.live.watch import Watch
 from api.routes import artifacts, datasets, docs, health, history, jobs, methods, models, reports, uploads
-from api.watch import Watch
-from core import keys, logging, projects
+from core import logging
+from core.access import keys, projects
+from core.access.keys import Principal, Scope
 from core.jobs import Mark, marks
-from core.keys import Principal, Scope
-from core.reconciler import Reconciler
+from core.operations.reconciler import Reconciler
 from core.service import Service
 from core.settings import Settings
 from engine import __version__

@@ -6,12 +6,12 @@ from typing import Annotated, Any
 
 from fastapi import Depends, Path, Request
 
-from api.hot import HotJobs
-from api.watch import Watch
-from core.db import Session
-from core.keys import Principal, Scope
+from api.live.hot import HotJobs
+from api.live.watch import Watch
+from core.access.keys import Principal, Scope
+from core.database.db import Session
+from core.library.uploads import Uploads
 from core.service import Service
-from core.uploads import Uploads
 
 
 async def _service(request: Request) -> Service:
@@ -69,14 +69,14 @@ TheUploads = Annotated[Uploads, Depends(_uploads)]
 
 
 def _holder_of(*scopes: Scope) -> Callable[[Request], Awaitable[Principal]]:
-    """A dependency that wants one of the scopes; the route class and `api.openapi` read them from it."""
+    """A dependency that wants one of the scopes; the route class and `api.documentation.openapi` read them from it."""
 
     async def principal(request: Request) -> Principal:
         asking: Principal = request.state.principal
         asking.require_one(scopes)
         return asking
 
-    principal.scopes = scopes  # type: ignore[attr-defined]  # read by `api.routing.scopes_of`
+    principal.scopes = scopes  # type: ignore[attr-defined]  # read by `api.http.routing.scopes_of`
     return principal
 
 

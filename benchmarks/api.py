@@ -21,7 +21,9 @@ from pathlib import Path
 import uvloop
 
 from benchmarks.servers import api_server, cpu_seconds, free_port, process, rss_bytes
-from core import datasets, jobs, models, projects
+from core import jobs
+from core.access import projects
+from core.library import datasets, models
 from core.service import Service
 from core.settings import Settings
 

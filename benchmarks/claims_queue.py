@@ -18,10 +18,11 @@ from typing import Any
 
 from sqlalchemy import insert, select
 
-from core import ids, jobs, migrate
+from core import ids, jobs
+from core.database import migrate
+from core.database.tables import Job, JobEvent
 from core.service import Service
 from core.settings import Settings
-from core.tables import Job, JobEvent
 from tests import servers
 from tests.core.conftest import make_world
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from core import migrate
+from core.database import migrate
 from core.settings import Settings
 
 

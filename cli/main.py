@@ -48,7 +48,7 @@ def worker(
     queue: Annotated[list[str], typer.Option(help="Queue to take jobs from: cpu, gpu or inspect. May be repeated.")],
 ) -> None:
     """Run one worker. A GPU worker takes the GPUs that CUDA_VISIBLE_DEVICES names, and jobs that need no more devices than these."""
-    from core import migrate
+    from core.database import migrate
     from core.settings import Settings
 
     settings = Settings()
@@ -65,7 +65,7 @@ def worker(
 @app.command()
 def migrate() -> None:
     """Bring the database to the version that this code needs."""
-    from core import migrate as command
+    from core.database import migrate as command
     from core.settings import Settings
 
     settings = Settings()
@@ -88,8 +88,8 @@ def create_key(
     expires_days: Annotated[float | None, typer.Option(min=0)] = None,
 ) -> None:
     """Make a key and print its token, which is shown this once."""
-    from core import keys as command
-    from core import projects
+    from core.access import keys as command
+    from core.access import projects
 
     scopes = [item for value in scope or [] for item in value.split(",") if item] or sorted(command.USER_SCOPES)
     with _explained(), _database() as database, database.unit_of_work() as session:
@@ -103,8 +103,8 @@ def create_key(
 @keys.command("list")
 def list_keys(project: str = "default") -> None:
     """Show the keys of a project."""
-    from core import keys as command
-    from core import projects
+    from core.access import keys as command
+    from core.access import projects
 
     with _explained(), _database() as database, database.reader() as session:
         for key in command.find_all(session, projects.by_name(session, project).id):
@@ -115,8 +115,8 @@ def list_keys(project: str = "default") -> None:
 @keys.command("revoke")
 def revoke_key(key_id: str, project: str = "default") -> None:
     """End a key at once."""
-    from core import keys as command
-    from core import projects
+    from core.access import keys as command
+    from core.access import projects
 
     with _explained(), _database() as database, database.unit_of_work() as session:
         command.revoke(session, projects.by_name(session, project).id, key_id)
@@ -125,8 +125,8 @@ def revoke_key(key_id: str, project: str = "default") -> None:
 @contextmanager
 def _explained() -> Iterator[None]:
     """Turns an error of the service, and a database that does not answer, into one sentence and exit status 1."""
+    from core.database.errors import translated
     from core.errors import ServiceError
-    from core.outage import translated
 
     try:
         with translated():
@@ -140,8 +140,8 @@ class _database:  # noqa: N801 - reads as the context that it is
     """The migrated database of the settings."""
 
     def __enter__(self) -> Any:
-        from core import migrate as command
-        from core.db import Database
+        from core.database import migrate as command
+        from core.database.db import Database
         from core.settings import Settings
 
         settings = Settings()

@@ -15,8 +15,10 @@ from pathlib import Path
 import typer
 
 from cli.supervisor import Program, Supervisor
-from core import keys, logging, migrate
-from core.db import Database
+from core import logging
+from core.access import keys
+from core.database import migrate
+from core.database.db import Database
 from core.settings import Settings
 
 _DRAIN_SECONDS = 5.0

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from core.logging import logger
-from engine.child.linux import PR_SET_CHILD_SUBREAPER, PR_SET_PDEATHSIG, prctl
+from engine.process.linux import PR_SET_CHILD_SUBREAPER, PR_SET_PDEATHSIG, prctl
 
 _TICK_SECONDS = 0.2
 _FIRST_PAUSE_SECONDS = 0.2

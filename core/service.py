@@ -5,10 +5,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from core.blobs import Blobs
-from core.db import Database
+from core.database.db import Database
+from core.library.uploads import Uploads
 from core.queue import Doorbell
 from core.settings import Settings
-from core.uploads import Uploads
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Service:
 
         Raises `service_unavailable` when the database was not migrated to the revision of this code.
         """
-        from core.migrate import require_current  # loads Alembic, which nothing else in the API needs
+        from core.database.migrate import require_current  # loads Alembic, which nothing else in the API needs
 
         require_current(settings)
         doorbell = Doorbell(settings)

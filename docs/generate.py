@@ -7,12 +7,12 @@ from typing import Any
 
 import yaml
 
-from engine.method import MethodParams, catalogue
+from engine.contract.method import MethodParams, catalogue
 
 TARGET = Path(__file__).with_name("methods.md")
 HEAD = """# Methods
 
-Written by `make docs` from the catalogue (`engine/<family>/spec.py`); do not edit. `GET /v1/methods` says the same as JSON.
+Written by `make docs` from the catalogue (`engine/methods/<family>/spec.py`); do not edit. `GET /v1/methods` says the same as JSON.
 Every step may also carry an `id`. Ratios are 0..1, never percent.
 """
 YES_NO = {True: "yes", False: "no"}

@@ -12,13 +12,13 @@ from typing import Any, TextIO
 
 import yaml
 
-from engine import events
-from engine.formats.magic import ENDINGS, MODEL_FORMATS
-from engine.job import FILE_NAME
+from engine.contract import events
+from engine.contract.job import FILE_NAME
+from engine.contract.spec import Spec, parse
+from engine.files.magic import ENDINGS, MODEL_FORMATS
+from engine.jobs.run import run_job
 from engine.reporting import document as report
 from engine.reporting.text import before_after, constraint_name
-from engine.run import run_job
-from engine.spec import Spec, parse
 
 EXIT_FAILED, EXIT_USAGE, EXIT_CONSTRAINTS = 1, 2, 3
 _FORMATS = {ending: format for format, ending in ENDINGS.items()} | {".pth": "pt"}

@@ -5,10 +5,10 @@ from typing import Any
 from alembic import context
 from sqlalchemy import Connection, text
 
-from core.clock import UtcDateTime
-from core.db import Database
+from core.database.clock import UtcDateTime
+from core.database.db import Database
+from core.database.tables import Base
 from core.settings import Settings
-from core.tables import Base
 
 # Any constant serves; it must not change, as old and new processes have to wait for each other.
 _LOCK = 7_041_776
@@ -16,7 +16,7 @@ _LOCK = 7_041_776
 
 def _render(kind: str, item: Any, _: Any) -> str | bool:
     if kind == "type" and isinstance(item, UtcDateTime):
-        return "core.clock.UtcDateTime()"
+        return "core.database.clock.UtcDateTime()"
     return False
 
 

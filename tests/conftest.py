@@ -12,10 +12,10 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-from core import migrate
+from core.database import migrate
+from core.database.tables import Base, Project
 from core.service import Service
 from core.settings import Settings
-from core.tables import Base, Project
 from tests import servers
 
 # How long one example takes says how busy the machine is, nothing about the code.

@@ -19,8 +19,8 @@ from core import logging
 from core.queue import TASK, make_app
 from core.service import Service
 from core.settings import Settings
-from engine.child.launcher import Launcher, LaunchError
-from engine.child.probe import Isolation, choose
+from engine.process.launcher import Launcher, LaunchError
+from engine.process.sandbox.probe import Isolation, choose
 from worker import devices
 from worker.roll_call import RollCall
 from worker.runner import Runner

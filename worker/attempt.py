@@ -11,16 +11,16 @@ from pathlib import Path
 from sqlalchemy.exc import SQLAlchemyError
 
 from core import failpoints, jobs
-from core.db import Session
+from core.database.db import Session
 from core.errors import ChecksumMismatch, LeaseLost, ServiceError, StorageFull, Unavailable
 from core.jobs import JobError, job_error
 from core.logging import logger
 from core.service import Service
-from engine import events
-from engine.child.launcher import Launcher, LaunchError
-from engine.child.probe import Isolation
-from engine.child.request import Limits, Request
-from engine.job import DRAIN_FILE, devices
+from engine.contract import events
+from engine.contract.job import DRAIN_FILE, devices
+from engine.process.launcher import Launcher, LaunchError
+from engine.process.request import Limits, Request
+from engine.process.sandbox.probe import Isolation
 from worker import endings
 from worker.devices import Device, machine_memory_bytes
 from worker.publishing import ManifestError, publish, store_checkpoint
@@ -31,7 +31,7 @@ from worker.supervision import Bounds, Watched, watch
 from worker.transcript import Transcript
 from worker.workplace import Workplace
 
-ENTRY = "engine.run:run_job"
+ENTRY = "engine.jobs.run:run_job"
 THREADS = 1
 """Numerical threads of a child: more of them slow small networks down on a busy machine."""
 _SHARED_BYTES = 1 << 30

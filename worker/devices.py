@@ -7,8 +7,8 @@ from pathlib import Path
 
 from core.errors import ServiceError
 from core.jobs import UNBOUNDED_MEMORY
-from core.presence import Capacity
-from engine.spec import MOST_DEVICES
+from core.jobs.worker_registry import Capacity
+from engine.contract.spec import MOST_DEVICES
 
 
 class NoDevice(ServiceError):

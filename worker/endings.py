@@ -4,8 +4,8 @@ import signal
 from pathlib import Path
 
 from core.jobs import JobError, job_error
-from engine.child.launcher import Exit
-from engine.events import Done, Failed
+from engine.contract.events import Done, Failed
+from engine.process.launcher import Exit
 from worker.stop import Reason
 from worker.supervision import Watched
 from worker.transcript import Transcript

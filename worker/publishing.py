@@ -10,7 +10,7 @@ from typing import BinaryIO
 from core.blobs import Blob, Blobs
 from core.errors import DigestMismatch
 from core.jobs import NewArtifact
-from engine.events import ArtifactWritten, Checkpointed
+from engine.contract.events import ArtifactWritten, Checkpointed
 from worker.staging import OUT
 from worker.stop import Reason, Stop
 

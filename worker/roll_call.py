@@ -5,10 +5,10 @@ from collections.abc import Callable, Mapping
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from core import presence
-from core.db import Session
+from core.database.db import Session
+from core.jobs import worker_registry
+from core.jobs.worker_registry import Capacity
 from core.logging import logger
-from core.presence import Capacity
 from core.service import Service
 
 _log = logger(__name__)
@@ -33,15 +33,15 @@ class RollCall(threading.Thread):
     def run(self) -> None:
         """Answer every few seconds, then take leave."""
         while not self._ended.is_set():
-            self._say(lambda session, queue: presence.note(session, queue, self._worker, self._queues[queue]))
-            self._ended.wait(presence.REPEAT_SECONDS)
-        self._say(lambda session, queue: presence.leave(session, queue, self._worker))
+            self._say(lambda session, queue: worker_registry.note(session, queue, self._worker, self._queues[queue]))
+            self._ended.wait(worker_registry.REPEAT_SECONDS)
+        self._say(lambda session, queue: worker_registry.leave(session, queue, self._worker))
 
     def end(self) -> None:
         """Take leave; the thread needs no more than one transaction for it."""
         self._ended.set()
         if self.is_alive():
-            self.join(presence.REPEAT_SECONDS)
+            self.join(worker_registry.REPEAT_SECONDS)
 
     def _say(self, what: Callable[[Session, str], None]) -> None:
         try:

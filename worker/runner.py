@@ -8,9 +8,9 @@ from concurrent.futures import Future
 from core import failpoints, jobs
 from core.logging import bound, logger
 from core.service import Service
-from engine.child.launcher import Launcher
-from engine.child.probe import Isolation
-from engine.job import divided
+from engine.contract.job import divided
+from engine.process.launcher import Launcher
+from engine.process.sandbox.probe import Isolation
 from worker.attempt import ENTRY, Attempt
 from worker.devices import Device
 from worker.workplace import Workplace

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from engine.child.launcher import Child, Exit
-from engine.events import MAX_LINE_BYTES, Event
+from engine.contract.events import MAX_LINE_BYTES, Event
+from engine.process.launcher import Child, Exit
 from worker.stop import Reason, Stop
 from worker.transcript import ProtocolError, Transcript
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from core.jobs import NewEvent, Point, Report
-from engine import events
+from engine.contract import events
 
 MOST_BYTES = 64 << 20
 """Events of one attempt, in bytes of their lines; more is a child that has lost its way."""

@@ -6,14 +6,15 @@ from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from api import content, documents, intake, problems
 from api.deps import ArtifactId, JobId, Reading, ReadsArtifacts, TheService, WritesModels, Writing
-from api.fields import fields_of
-from api.routing import ClosedRoute
+from api.http import content, documents, intake, problems
+from api.http.fields import fields_of
+from api.http.routing import ClosedRoute
 from api.schemas.common import PRINTABLE, Page
 from api.schemas.jobs import Artifact
 from api.schemas.models import Model
-from core import artifacts, jobs, models
+from core import jobs
+from core.library import artifacts, models
 
 router = APIRouter(route_class=ClosedRoute, tags=["artifacts"])
 

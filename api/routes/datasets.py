@@ -6,18 +6,18 @@ from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import JSONResponse, Response
 from starlette.concurrency import run_in_threadpool
 
-from api import content, intake, problems
 from api.deps import DatasetId, Reading, ReadsDatasets, TheService, WritesDatasets, Writing
-from api.errors import InvalidParameter
-from api.inspection import found
-from api.problems import did_you_mean
-from api.routing import ClosedRoute
+from api.http import content, intake, problems
+from api.http.errors import InvalidParameter
+from api.http.inspection import found
+from api.http.problems import did_you_mean
+from api.http.routing import ClosedRoute
 from api.schemas.common import After, Limit, Page, page_of
 from api.schemas.models import Dataset, Preview
-from core import datasets
 from core.errors import FieldError
+from core.library import datasets
 from core.service import Service
-from engine.formats.magic import ENDINGS
+from engine.files.magic import ENDINGS
 
 router = APIRouter(route_class=ClosedRoute, tags=["datasets"])
 

@@ -7,13 +7,13 @@ from typing import Literal
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
-from api import metrics
 from api.deps import IsAdmin, TheService
-from api.routing import ClosedRoute
+from api.front import metrics
+from api.http.routing import ClosedRoute
 from api.schemas.common import Resource
-from core import health
+from core.operations import health
 from engine import __version__
-from engine.method import catalogue
+from engine.contract.method import catalogue
 
 router = APIRouter(route_class=ClosedRoute, tags=["service"])
 _CHECK_SECONDS = 1.0

@@ -6,18 +6,18 @@ from fastapi import APIRouter, Header, Query, Request
 from fastapi.responses import JSONResponse, Response
 from starlette.concurrency import run_in_threadpool
 
-from api import problems
-from api.content import HEADERS, ContentResponse, InMemory
 from api.deps import JobId, Reading, ReadsJobs, TheLive
-from api.routing import ClosedRoute
+from api.http import problems
+from api.http.content import HEADERS, ContentResponse, InMemory
+from api.http.routing import ClosedRoute
+from api.live.sse import EventStream, sequence
+from api.live.watch import Frame, News
 from api.schemas.common import After, Limit, Page, Word
 from api.schemas.jobs import Event, SeriesList
-from api.sse import EventStream, sequence
-from api.watch import Frame, News
 from core import jobs
-from core.db import Session
+from core.database.db import Session
+from core.database.serialization import to_json
 from core.errors import NotFound
-from core.serialization import to_json
 from core.service import Service
 
 router = APIRouter(route_class=ClosedRoute, tags=["jobs"])

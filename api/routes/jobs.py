@@ -9,18 +9,18 @@ from fastapi.responses import JSONResponse, Response
 from pydantic import AfterValidator, AwareDatetime
 from starlette.concurrency import run_in_threadpool
 
-from api import conditional, documents, headers, problems
-from api.beside import beside
 from api.deps import JobId, Live, Reading, ReadsJobs, TheLive, TheService, WritesJobs
-from api.errors import InvalidBody
-from api.examples import SPEC_YAML, SPECS
-from api.hot import Rendered, render
-from api.routing import ClosedRoute
+from api.documentation.examples import SPEC_YAML, SPECS
+from api.http import conditional, documents, headers, problems
+from api.http.beside import beside
+from api.http.errors import InvalidBody
+from api.http.routing import ClosedRoute
+from api.live.hot import Rendered, render
 from api.schemas.common import After, Limit, Page, Word, page_of
 from api.schemas.jobs import Job, Status, Verdict
-from core import idempotency, jobs, planning
-from core.jobs import TERMINAL, Submission
-from core.keys import Principal
+from core import jobs
+from core.access.keys import Principal
+from core.jobs import TERMINAL, Submission, idempotency, planning
 from core.service import Service
 
 router = APIRouter(route_class=ClosedRoute, tags=["jobs"])

@@ -10,15 +10,15 @@ from fastapi import APIRouter, Path, Request
 from fastapi.responses import Response
 from pydantic import ConfigDict
 
-from api import conditional, problems
-from api.headers import documented
-from api.problems import did_you_mean
-from api.routing import ClosedRoute
+from api.http import conditional, problems
+from api.http.headers import documented
+from api.http.problems import did_you_mean
+from api.http.routing import ClosedRoute
 from api.schemas.common import Page, Resource
 from core.errors import NotFound
 from engine.architectures.spec import ARCHITECTURES, listing
-from engine.method import Effect, Reference, Requires, catalogue
-from engine.spec import json_schema
+from engine.contract.method import Effect, Reference, Requires, catalogue
+from engine.contract.spec import json_schema
 
 router = APIRouter(route_class=ClosedRoute, tags=["methods"])
 

@@ -6,15 +6,15 @@ from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse, Response
 from starlette.concurrency import run_in_threadpool
 
-from api import content, intake, problems
 from api.deps import ModelId, Reading, ReadsModels, TheService, WritesModels, Writing
-from api.inspection import found
-from api.routing import ClosedRoute
+from api.http import content, intake, problems
+from api.http.inspection import found
+from api.http.routing import ClosedRoute
 from api.schemas.common import After, Limit, Page, page_of
 from api.schemas.models import Layer, Model
-from core import models
+from core.library import models
 from core.service import Service
-from engine.formats.magic import ENDINGS
+from engine.files.magic import ENDINGS
 
 router = APIRouter(route_class=ClosedRoute, tags=["models"])
 

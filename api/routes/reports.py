@@ -6,12 +6,12 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from api import problems
-from api.content import HEADERS, ContentResponse, InMemory, Stored
 from api.deps import JobId, Reading, ReadsJobs, TheService
-from api.routing import ClosedRoute
-from core import artifacts
+from api.http import problems
+from api.http.content import HEADERS, ContentResponse, InMemory, Stored
+from api.http.routing import ClosedRoute
 from core.blobs import Blob
+from core.library import artifacts
 from core.service import Service
 from engine.reporting.html import to_html
 from engine.reporting.markdown import to_markdown

@@ -10,17 +10,17 @@ from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
 
-from api import problems
-from api.conditional import Digests
 from api.deps import TheService, TheUploads, UploadId, UploadsFiles
-from api.fields import fields_of
-from api.headers import documented
-from api.routing import ClosedRoute
+from api.http import problems
+from api.http.conditional import Digests
+from api.http.fields import fields_of
+from api.http.headers import documented
+from api.http.routing import ClosedRoute
 from api.schemas.common import PRINTABLE, Resource
-from core import uploads
 from core.blobs import Staged
-from core.tables import UploadPart
-from core.uploads import MOST_PARTS
+from core.database.tables import UploadPart
+from core.library import uploads
+from core.library.uploads import MOST_PARTS
 
 router = APIRouter(route_class=ClosedRoute, tags=["uploads"])
 

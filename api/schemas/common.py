@@ -7,7 +7,7 @@ from fastapi import Query, Request
 from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from core import paging
+from core.database import paging
 
 Row = TypeVar("Row")
 Item = TypeVar("Item")

@@ -1,4 +1,4 @@
-"""Models and datasets, as `core.models.body` and `core.datasets.body` render them."""
+"""Models and datasets, as `core.library.models.body` and `core.library.datasets.body` render them."""
 
 from datetime import datetime
 from typing import Any, Literal

@@ -37,7 +37,7 @@ These need CIFAR-10, CIFAR-100 or ImageNet and days of training; the methods are
 - Scratch-E and Scratch-B of VGG-16, ResNet-34, -50, -56 and -110 under L1-norm pruning, ThiNet, regression and SSS (Liu et al., 2019). T4 is the same
   comparison on digits: its tuning is short on purpose, as the paper's 40 epochs at a low rate are against 160 at a high one.
 - Accuracies of edge-popup, soft filter pruning, SSS and ThiNet. Their definitions are tested against small cases that are solved by hand
-  (`tests/engine/pruning`), which says nothing of ImageNet.
+  (`tests/engine/methods/pruning`), which says nothing of ImageNet.
 """
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from engine.data import load_dataset
 from engine.formats import load_network
-from engine.quantization import static_quantization
-from engine.quantization.spec import StaticQuantization
-from engine.step import StepContext
+from engine.methods.quantization import static_quantization
+from engine.methods.quantization.spec import StaticQuantization
+from engine.methods.step import StepContext
 
 
 def main() -> None:

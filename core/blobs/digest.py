@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from core.tables import StoredBlob
+from core.database.tables import StoredBlob
 
 CHUNK_BYTES = 2**20
 DIGEST_BYTES = 16

@@ -18,12 +18,12 @@ from core import failpoints
 from core.blobs import writeback
 from core.blobs.digest import CHUNK_BYTES, Blob, Digester, chunk_digest
 from core.blobs.store import full_disk, open_store
-from core.clock import db_now
-from core.db import Database
-from core.dialect import insert
+from core.database.clock import db_now
+from core.database.db import Database
+from core.database.dialect import insert
+from core.database.tables import Artifact, Dataset, Job, Model, StoredBlob, Upload
 from core.errors import ChecksumMismatch, DigestMismatch, StorageFull, UploadTooLarge
 from core.settings import Settings
-from core.tables import Artifact, Dataset, Job, Model, StoredBlob, Upload
 
 BUFFER_BYTES = 4 * 2**20
 HEAD_BYTES = 4096

@@ -3,8 +3,8 @@
 from datetime import UTC, datetime
 from typing import Any
 
+from core.database.tables import Artifact, Job, JobEvent, JobMetric
 from core.jobs.states import TERMINAL
-from core.tables import Artifact, Job, JobEvent, JobMetric
 
 
 def timestamp(value: datetime | None) -> str | None:

@@ -7,10 +7,10 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session, undefer
 
+from core.database.tables import Dataset, Model
 from core.errors import DatasetInvalid, DatasetRequired, FieldError, MethodUnavailable, ModelInvalid, NotFound, SpecInvalid
 from core.jobs.fit import misfit
-from core.tables import Dataset, Model
-from engine.spec import LABEL_METRICS, Problem, Spec, parse
+from engine.contract.spec import LABEL_METRICS, Problem, Spec, parse
 
 
 @dataclass(frozen=True)

@@ -28,9 +28,9 @@ from sqlalchemy.orm import Session
 
 from core import failpoints
 from core.blobs.digest import Blob
-from core.clock import db_now
+from core.database.clock import db_now
+from core.database.tables import Dataset, Job, JobTeacher, Model, Project
 from core.jobs.states import Status, transition
-from core.tables import Dataset, Job, JobTeacher, Model, Project
 
 SPEC_VERSION = 2
 """Version of the spec that this code writes and runs. Raised when an older worker could not run a newer spec."""

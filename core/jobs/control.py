@@ -4,12 +4,12 @@ from sqlalchemy import delete as sql_delete
 from sqlalchemy import func, update
 from sqlalchemy.orm import Session
 
-from core.clock import db_now
+from core.database.clock import db_now
+from core.database.tables import Job, JobEvent
 from core.errors import JobAlreadyTerminal, JobNotTerminal
 from core.jobs.queries import get
 from core.jobs.settle import settle_inspection
 from core.jobs.states import TERMINAL, Status, transition
-from core.tables import Job, JobEvent
 
 
 def cancel(session: Session, project_id: str, job_id: str) -> Job:

@@ -6,15 +6,16 @@ from typing import Any, Literal
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
-from core import db, failpoints, idempotency, ids
+from core import failpoints, ids
+from core.database import db
+from core.database.tables import Dataset, Job, JobEvent, JobLabel, JobTeacher, JsonObject, Model, Project
 from core.errors import JobNotTerminal, QuotaExceeded
-from core.jobs import placement
+from core.jobs import idempotency, placement
 from core.jobs.check import Submission, check
 from core.jobs.claim import SPEC_VERSION
 from core.jobs.queries import get
 from core.jobs.states import TERMINAL, Status
 from core.settings import Settings
-from core.tables import Dataset, Job, JobEvent, JobLabel, JobTeacher, JsonObject, Model, Project
 from engine import __version__ as engine_version
 
 INSPECTION_TIMEOUT_SECONDS = 900
@@ -41,7 +42,7 @@ def create(
     """Make a job of a spec, read already or given as JSON types; the job, its first event and the idempotency key appear together.
 
     An upload whose inspection failed for a reason that may have passed, such as a full disk, is inspected again.
-    Raises what `core.jobs.check.check` and `core.idempotency.reserve` raise, and `quota_exceeded`.
+    Raises what `core.jobs.check.check` and `core.jobs.idempotency.reserve` raise, and `quota_exceeded`.
     """
     job_id = ids.new("job")
     if idempotent is not None:

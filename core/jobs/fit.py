@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from math import prod
 from typing import Any
 
+from core.database.tables import Dataset, Model
 from core.errors import DatasetInvalid, FieldError, ServiceError, ShapeMismatch
-from core.tables import Dataset, Model
 
 
 def misfit(model: Model, dataset: Dataset | None) -> ServiceError | None:

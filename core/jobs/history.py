@@ -7,9 +7,9 @@ from typing import Any
 from sqlalchemy import case, func, insert, or_, select, update
 from sqlalchemy.orm import Session
 
+from core.database.serialization import clean, storable
+from core.database.tables import Job, JobEvent, JobLog, JobMetric
 from core.jobs.records import NewEvent, Point
-from core.serialization import clean, storable
-from core.tables import Job, JobEvent, JobLog, JobMetric
 
 MAX_LOG_BYTES = 4 * 2**20
 """How much is kept of one job's log, over all its attempts."""

@@ -10,10 +10,11 @@ from typing import Any
 from sqlalchemy import ColumnElement, and_, false, or_, select, update
 from sqlalchemy.orm import Session
 
-from core import db, presence
+from core.database import db
+from core.database.tables import Job
+from core.jobs import worker_registry
 from core.settings import Settings
-from core.tables import Job
-from engine.spec import Spec
+from engine.contract.spec import Spec
 
 _MOST_MOVED = 1000
 """Jobs that are moved in one transaction; the next pass moves the rest."""
@@ -43,7 +44,7 @@ def warnings(session: Session, settings: Settings, spec: Spec) -> list[dict[str,
 
 def follow_workers(session: Session, settings: Settings) -> int:
     """Move the waiting jobs that may run anywhere to where they can; rings for them, and returns how many."""
-    there = presence.capacities(session, settings.gpu_queue)
+    there = worker_registry.capacities(session, settings.gpu_queue)
     fits: ColumnElement[bool] = or_(
         false(), *(and_(Job.devices <= each.devices, Job.gpu_memory_bytes <= each.memory_bytes) for each in there)
     )
@@ -65,5 +66,5 @@ def _move(session: Session, source: str, target: str, condition: ColumnElement[b
 
 
 def _served(session: Session, settings: Settings, spec: Spec) -> bool:
-    there = presence.capacities(session, settings.gpu_queue)
+    there = worker_registry.capacities(session, settings.gpu_queue)
     return any(each.fits(spec.devices, spec.limits.gpu_memory_bytes) for each in there)

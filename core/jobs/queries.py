@@ -6,10 +6,10 @@ from datetime import datetime
 from sqlalchemy import exists, select
 from sqlalchemy.orm import Session
 
+from core.database.paging import Page, page
+from core.database.tables import Artifact, Job, JobLabel
 from core.errors import MalformedRequest, NotFound
 from core.jobs.states import Status
-from core.paging import Page, page
-from core.tables import Artifact, Job, JobLabel
 
 
 def get(session: Session, project_id: str, job_id: str) -> Job:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypedDict
 
 from core.blobs.digest import Blob
-from core.serialization import storable
+from core.database.serialization import storable
 
 Outcome = Literal["constraints_met", "constraints_not_met", "no_constraints"]
 

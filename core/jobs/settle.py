@@ -5,9 +5,9 @@ from typing import Any
 from sqlalchemy import insert, select, update
 from sqlalchemy.orm import Session
 
-from core.clock import db_now
+from core.database.clock import db_now
+from core.database.tables import Dataset, Job, LedgerEntry, Model
 from core.jobs.states import TERMINAL, Status
-from core.tables import Dataset, Job, LedgerEntry, Model
 
 
 def charge(session: Session, job: Job, ended: str) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, update
 from sqlalchemy.orm import Session
 
-from core.tables import Job, JobEvent
+from core.database.tables import Job, JobEvent
 
 
 class Status(StrEnum):

@@ -6,16 +6,17 @@ from typing import Any, NoReturn
 from sqlalchemy import ColumnElement, and_, select, update
 from sqlalchemy.orm import Session
 
-from core import db, failpoints, ids
+from core import failpoints, ids
 from core.blobs.digest import Blob
-from core.clock import db_now
+from core.database import db
+from core.database.clock import db_now
+from core.database.serialization import clean, storable
+from core.database.tables import Artifact, Job
 from core.errors import LeaseLost
 from core.jobs.history import add_events, add_log, add_metrics
 from core.jobs.records import Heartbeat, JobError, NewArtifact, NewEvent, Outcome, Report, job_error
 from core.jobs.settle import charge, settle_inspection
 from core.jobs.states import Status, transition
-from core.serialization import clean, storable
-from core.tables import Artifact, Job
 
 _NOTHING = Report()
 _RESTING: dict[str, Any] = {"lease_expires_at": None, "worker": None, "phase": None}

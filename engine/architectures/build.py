@@ -6,7 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from engine.architectures.spec import read_architecture
-from engine.network import Signature, TensorSpec
+from engine.networks.network import Signature, TensorSpec
 
 if TYPE_CHECKING:
     from torch import nn

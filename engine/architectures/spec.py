@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
-from engine.errors import EngineError
-from engine.params import Params
+from engine.contract.errors import EngineError
+from engine.contract.params import Params
 
 
 class ImageParams(Params):

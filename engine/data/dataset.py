@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from engine.contract.errors import EngineError
 from engine.data.preprocessing import Preprocessing
-from engine.errors import EngineError
 
 Array = npt.NDArray[Any]
 CARVED_FRACTION = 0.1

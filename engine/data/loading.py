@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from engine.contract.errors import EngineError
 from engine.data.dataset import Data
 from engine.data.npz import load_npz
-from engine.errors import EngineError
-from engine.network import Signature
+from engine.networks.network import Signature
 
 
 def load_dataset(path: Path, format: str, metadata: dict[str, Any], signature: Signature, work: Path) -> Data:

@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from engine import limits
+from engine.contract import limits
+from engine.contract.errors import EngineError
 from engine.data.dataset import Array, Data, Split
 from engine.data.preprocessing import Preprocessing, read_preprocessing
-from engine.errors import EngineError
-from engine.formats.archive import DAMAGED, open_archive
-from engine.formats.npz_members import NAMING, SPLITS, bomb, members_of, read_header
-from engine.network import Signature, TensorSpec
+from engine.files.archive import DAMAGED, open_archive
+from engine.files.npz_members import NAMING, SPLITS, bomb, members_of, read_header
+from engine.networks.network import Signature, TensorSpec
 
 _CHUNK = 1 << 20
 

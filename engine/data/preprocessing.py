@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import ValidationError
 
-from engine.errors import EngineError
-from engine.metadata import PreprocessingSpec
-from engine.network import TensorSpec
+from engine.contract.errors import EngineError
+from engine.contract.metadata import PreprocessingSpec
+from engine.networks.network import TensorSpec
 
 Array = npt.NDArray[Any]
 _DTYPES = {"float16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8", "bool"}

@@ -1,4 +1,4 @@
-"""Networks in and out of files. Importing this package loads neither torch nor numpy: the API reads `engine.formats.magic`."""
+"""Networks in and out of files. Importing this package loads neither torch nor numpy: the API reads `engine.files.magic`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from engine.network import Network
+    from engine.networks.network import Network
 
 
 def load_network(path: Path, format: str, metadata: dict[str, Any], work: Path) -> Network:
@@ -17,14 +17,14 @@ def load_network(path: Path, format: str, metadata: dict[str, Any], work: Path) 
 
 
 def export_onnx(network: Network, path: Path) -> None:
-    """Write a network as one ONNX file; see `engine.formats.to_onnx`."""
-    from engine.formats.to_onnx import export_onnx as export
+    """Write a network as one ONNX file; see `engine.formats.onnx.export`."""
+    from engine.formats.onnx.export import export_onnx as export
 
     export(network, path)
 
 
 def export_safetensors(network: Network, path: Path) -> None:
-    """Write a network's weights; see `engine.formats.to_safetensors`."""
-    from engine.formats.to_safetensors import export_safetensors as export
+    """Write a network's weights; see `engine.formats.state_dict.write`."""
+    from engine.formats.state_dict.write import export_safetensors as export
 
     export(network, path)

@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from engine.architectures.description import FORMAT, Description, read_description
-from engine.errors import EngineError
-from engine.formats.magic import MODEL_FORMATS
-from engine.formats.onnx_file import is_quantized, narrowed, read_model, signature_of
-from engine.network import Network
+from engine.contract.errors import EngineError
+from engine.files.description import FORMAT, Description, read_description
+from engine.files.magic import MODEL_FORMATS
+from engine.formats.onnx.file import is_quantized, narrowed, read_model, signature_of
+from engine.networks.network import Network
 
 if TYPE_CHECKING:
     from torch import nn
@@ -22,7 +22,7 @@ def load_network(path: Path, format: str, metadata: dict[str, Any], work: Path) 
     `format` is `onnx`, `safetensors`, `pt` or `architecture`; safetensors and `pt` hold weights only and need
     `metadata["architecture"]`, `architecture` is a description without weights, which are drawn.
     `metadata["input_specs"]` may fix dimensions that an ONNX file leaves open. `work` is a directory for scratch files. Raises
-    `model_invalid`, `unsafe_format`, `unsupported_operator`, `shape_mismatch` and the codes of `engine.limits`.
+    `model_invalid`, `unsafe_format`, `unsupported_operator`, `shape_mismatch` and the codes of `engine.contract.limits`.
     """
     if format == "onnx":
         stated = metadata.get("input_specs") or ()
@@ -31,7 +31,7 @@ def load_network(path: Path, format: str, metadata: dict[str, Any], work: Path) 
         build = None if quantized else lambda: _build(path, stated)
         return Network(signature_of(model), build_module=build, onnx_path=path, quantized=quantized)
     if format in ("safetensors", "pt"):
-        from engine.formats.state_dict import load_weights
+        from engine.formats.state_dict.read import load_weights
 
         return load_weights(path, format, metadata)
     if format == FORMAT:
@@ -54,6 +54,6 @@ def _drawn(description: Description) -> Network:
 
 def _build(path: Path, stated: Sequence[Mapping[str, Any]]) -> nn.Module:
     """The trainable form, built from the file once more: quantizing a graph needs neither torch nor the weights in memory."""
-    from engine.formats.from_onnx.rebuild import build_module
+    from engine.formats.onnx.importer.rebuild import build_module
 
     return build_module(narrowed(read_model(path), stated))

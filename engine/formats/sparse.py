@@ -26,8 +26,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from engine.errors import EngineError
-from engine.limits import MAX_TENSOR_ELEMENTS
+from engine.contract.errors import EngineError
+from engine.contract.limits import MAX_TENSOR_ELEMENTS
 
 FORMAT = "modelpress.sparse/1"
 

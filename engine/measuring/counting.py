@@ -21,14 +21,14 @@ from typing import TYPE_CHECKING
 
 import onnx
 
-from engine.formats.onnx_file import read_model
-from engine.formats.onnx_macs import node_macs
-from engine.formats.onnx_weights import weight_tensors
+from engine.formats.onnx.file import read_model
+from engine.formats.onnx.macs import node_macs
+from engine.formats.onnx.weights import weight_tensors
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from engine.network import Signature
+    from engine.networks.network import Signature
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def count_module(module: nn.Module, signature: Signature, shapes: Mapping[str, S
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    from engine.formats.to_onnx import example_inputs, folded
+    from engine.formats.onnx.export import example_inputs, folded
 
     plain = folded(module)
     parameters = list(plain.parameters())

@@ -8,10 +8,10 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from engine.errors import EngineError
-from engine.measuring import runtime
-from engine.measuring.runtime import Feed
-from engine.network import Signature
+from engine.contract.errors import EngineError
+from engine.formats.onnx import runtime
+from engine.formats.onnx.runtime import Feed
+from engine.networks.network import Signature
 
 if TYPE_CHECKING:
     from engine.data.dataset import Data

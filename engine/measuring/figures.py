@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from engine.params import Params, TrainingFields
+from engine.contract.params import Params, TrainingFields
 
 _RATIOS = {"file_ratio": "file_bytes", "gzip_ratio": "gzip_bytes", "params_ratio": "params_count", "macs_ratio": "macs_count"}
 

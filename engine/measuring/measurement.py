@@ -16,10 +16,10 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from engine.measuring import runtime
+from engine.formats.onnx import runtime
+from engine.formats.onnx.runtime import Feed
 from engine.measuring.environment import runtime_name
 from engine.measuring.examples import Examples, fixed_batch
-from engine.measuring.runtime import Feed
 
 Verdict = Literal["faster", "same", "slower"]
 TOLERANCE = 0.05

@@ -9,16 +9,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from engine import constraints
+from engine.contract import constraints
 from engine.measuring import environment
 from engine.reporting.html import to_html
 from engine.reporting.markdown import to_markdown
 from engine.reporting.text import ratio_text, value_text
 
 if TYPE_CHECKING:
-    from engine.job import InputFile
-    from engine.publication import Publication
-    from engine.subject import Subject
+    from engine.contract.job import InputFile
+    from engine.jobs.inputs import Subject
+    from engine.jobs.publication import Publication
 
 __all__ = ["REPORT_VERSION", "build", "sentence", "to_html", "to_markdown"]
 
@@ -118,13 +118,13 @@ def sentence(document: Mapping[str, Any]) -> str:
 
 def _intervals(metrics: Mapping[str, float], count: int) -> dict[str, list[float]]:
     """95 % Wilson intervals of the metrics that count examples."""
-    from engine.measuring.evaluation import wilson_interval
+    from engine.metrics.evaluation import wilson_interval
 
     return {key: list(wilson_interval(value, count)) for key, value in metrics.items() if key.partition(".")[2] in SHARES}
 
 
 def _input(file: InputFile) -> dict[str, Any]:
-    from engine.voice import sha256_of
+    from engine.jobs.recorder import sha256_of
 
     path: Path = file.path
     return {

@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-import core.clock
+import core.database.clock
 
 revision = "0001"
 down_revision = None
@@ -19,8 +19,8 @@ def upgrade() -> None:
         sa.Column("sha256", sa.String(length=64), nullable=False),
         sa.Column("size_bytes", sa.BigInteger(), nullable=False),
         sa.Column("chunk_digests", sa.LargeBinary(), nullable=False),
-        sa.Column("created_at", core.clock.UtcDateTime(), nullable=False),
-        sa.Column("touched_at", core.clock.UtcDateTime(), nullable=False),
+        sa.Column("created_at", core.database.clock.UtcDateTime(), nullable=False),
+        sa.Column("touched_at", core.database.clock.UtcDateTime(), nullable=False),
         sa.PrimaryKeyConstraint("sha256", name=op.f("pk_blobs")),
     )
     with op.batch_alter_table("blobs", schema=None) as batch_op:
@@ -30,7 +30,7 @@ def upgrade() -> None:
         "leases",
         sa.Column("name", sa.String(length=500), nullable=False),
         sa.Column("owner", sa.String(length=200), nullable=False),
-        sa.Column("expires_at", core.clock.UtcDateTime(), nullable=False),
+        sa.Column("expires_at", core.database.clock.UtcDateTime(), nullable=False),
         sa.PrimaryKeyConstraint("name", name=op.f("pk_leases")),
     )
     op.create_table(
@@ -40,7 +40,7 @@ def upgrade() -> None:
         sa.Column("max_queued_jobs", sa.BigInteger(), nullable=True),
         sa.Column("max_running_jobs", sa.BigInteger(), nullable=True),
         sa.Column("max_stored_bytes", sa.BigInteger(), nullable=True),
-        sa.Column("created_at", core.clock.UtcDateTime(), nullable=False),
+        sa.Column("created_at", core.database.clock.UtcDateTime(), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_projects")),
         sa.UniqueConstraint("name", name=op.f("uq_projects_name")),
     )
@@ -51,10 +51,10 @@ def upgrade() -> None:
         sa.Column("name", sa.String(length=200), nullable=False),
         sa.Column("secret_sha256", sa.LargeBinary(length=32), nullable=False),
         sa.Column("scopes", sa.JSON(none_as_null=True), nullable=False),
-        sa.Column("created_at", core.clock.UtcDateTime(), nullable=False),
-        sa.Column("expires_at", core.clock.UtcDateTime(), nullable=True),
-        sa.Column("revoked_at", core.clock.UtcDateTime(), nullable=True),
-        sa.Column("last_used_at", core.clock.UtcDateTime(), nullable=True),
+        sa.Column("created_at", core.database.clock.UtcDateTime(), nullable=False),
+        sa.Column("expires_at", core.database.clock.UtcDateTime(), nullable=True),
+        sa.Column("revoked_at", core.database.clock.UtcDateTime(), nullable=True),
+        sa.Column("last_used_at", core.database.clock.UtcDateTime(), nullable=True),
         sa.ForeignKeyConstraint(["project_id"], ["projects.id"], name=op.f("fk_api_keys_project_id")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_api_keys")),
     )
@@ -74,8 +74,8 @@ def upgrade() -> None:
         sa.Column("status", sa.String(length=16), nullable=False),
         sa.Column("inspection", sa.JSON(none_as_null=True), nullable=True),
         sa.Column("error", sa.JSON(none_as_null=True), nullable=True),
-        sa.Column("created_at", core.clock.UtcDateTime(), nullable=False),
-        sa.Column("deleted_at", core.clock.UtcDateTime(), nullable=True),
+        sa.Column("created_at", core.database.clock.UtcDateTime(), nullable=False),
+        sa.Column("deleted_at", core.database.clock.UtcDateTime(), nullable=True),
         sa.CheckConstraint("status IN ('inspecting','ready','invalid')", name=op.f("ck_datasets_status")),
         sa.ForeignKeyConstraint(["blob_sha256"], ["blobs.sha256"], name=op.f("fk_datasets_blob_sha256")),
         sa.ForeignKeyConstraint(["project_id"], ["projects.id"], name=op.f("fk_datasets_project_id")),
@@ -91,7 +91,7 @@ def upgrade() -> None:
         sa.Column("key", sa.String(length=255), nullable=False),
         sa.Column("request_sha256", sa.String(length=64), nullable=False),
         sa.Column("resource_id", ID, nullable=False),
-        sa.Column("expires_at", core.clock.UtcDateTime(), nullable=False),
+        sa.Column("expires_at", core.database.clock.UtcDateTime(), nullable=False),
         sa.ForeignKeyConstraint(["project_id"], ["projects.id"], name=op.f("fk_idempotency_keys_project_id")),
         sa.PrimaryKeyConstraint("project_id", "key", name=op.f("pk_idempotency_keys")),
     )
@@ -106,7 +106,7 @@ def upgrade() -> None:
         sa.Column("device", sa.String(length=64), nullable=False),
         sa.Column("seconds", sa.Float(), nullable=False),
         sa.Column("ended", sa.String(length=16), nullable=False),
-        sa.Column("created_at", core.clock.UtcDateTime(), nullable=False),
+        sa.Column("created_at", core.database.clock.UtcDateTime(), nullable=False),
         sa.ForeignKeyConstraint(["project_id"], ["projects.id"], name=op.f("fk_ledger_project_id")),
         sa.PrimaryKeyConstraint("job_id", "fence", name=op.f("pk_ledger")),
     )
@@ -129,8 +129,8 @@ def upgrade() -> None:
         sa.Column("source_artifact_id", ID, nullable=True),
         sa.Column("source_job_id", ID, nullable=True),
         sa.Column("source_model_id", ID, nullable=True),
-        sa.Column("created_at", core.clock.UtcDateTime(), nullable=False),
-        sa.Column("deleted_at", core.clock.UtcDateTime(), nullable=True),
+        sa.Column("created_at", core.database.clock.UtcDateTime(), nullable=False),
+        sa.Column("deleted_at", core.database.clock.UtcDateTime(), nullable=True),
         sa.CheckConstraint("status IN ('inspecting','ready','invalid')", name=op.f("ck_models_status")),
         sa.ForeignKeyConstraint(["blob_sha256"], ["blobs.sha256"], name=op.f("fk_models_blob_sha256")),
         sa.ForeignKeyConstraint(["project_id"], ["projects.id"], name=op.f("fk_models_project_id")),
@@ -150,8 +150,8 @@ def upgrade() -> None:
         sa.Column("status", sa.String(length=16), nullable=False),
         sa.Column("version", sa.BigInteger(), nullable=False),
         sa.Column("blob_sha256", sa.String(length=64), nullable=True),
-        sa.Column("created_at", core.clock.UtcDateTime(), nullable=False),
-        sa.Column("expires_at", core.clock.UtcDateTime(), nullable=False),
+        sa.Column("created_at", core.database.clock.UtcDateTime(), nullable=False),
+        sa.Column("expires_at", core.database.clock.UtcDateTime(), nullable=False),
         sa.CheckConstraint("status IN ('open','completed')", name=op.f("ck_uploads_status")),
         sa.ForeignKeyConstraint(["blob_sha256"], ["blobs.sha256"], name=op.f("fk_uploads_blob_sha256")),
         sa.ForeignKeyConstraint(["project_id"], ["projects.id"], name=op.f("fk_uploads_project_id")),
@@ -180,10 +180,10 @@ def upgrade() -> None:
         sa.Column("queue", sa.String(length=64), nullable=False),
         sa.Column("rank", sa.BigInteger(), nullable=False),
         sa.Column("gpu_memory_bytes", sa.BigInteger(), nullable=False),
-        sa.Column("available_at", core.clock.UtcDateTime(), nullable=True),
+        sa.Column("available_at", core.database.clock.UtcDateTime(), nullable=True),
         sa.Column("max_attempts", sa.BigInteger(), nullable=False),
         sa.Column("status", sa.String(length=16), nullable=False),
-        sa.Column("cancel_requested_at", core.clock.UtcDateTime(), nullable=True),
+        sa.Column("cancel_requested_at", core.database.clock.UtcDateTime(), nullable=True),
         sa.Column("phase", sa.String(length=64), nullable=True),
         sa.Column("outcome", sa.String(length=32), nullable=True),
         sa.Column("progress", sa.JSON(none_as_null=True), nullable=True),
@@ -193,8 +193,8 @@ def upgrade() -> None:
         sa.Column("error", sa.JSON(none_as_null=True), nullable=True),
         sa.Column("attempt", sa.BigInteger(), nullable=False),
         sa.Column("fence", sa.BigInteger(), nullable=False),
-        sa.Column("lease_expires_at", core.clock.UtcDateTime(), nullable=True),
-        sa.Column("attempt_started_at", core.clock.UtcDateTime(), nullable=True),
+        sa.Column("lease_expires_at", core.database.clock.UtcDateTime(), nullable=True),
+        sa.Column("attempt_started_at", core.database.clock.UtcDateTime(), nullable=True),
         sa.Column("worker", sa.String(length=200), nullable=True),
         sa.Column("device", sa.String(length=64), nullable=True),
         sa.Column("isolation", sa.JSON(none_as_null=True), nullable=True),
@@ -204,9 +204,9 @@ def upgrade() -> None:
         sa.Column("event_seq", sa.BigInteger(), nullable=False),
         sa.Column("metric_seq", sa.BigInteger(), nullable=False),
         sa.Column("log_bytes", sa.BigInteger(), nullable=False),
-        sa.Column("created_at", core.clock.UtcDateTime(), nullable=False),
-        sa.Column("started_at", core.clock.UtcDateTime(), nullable=True),
-        sa.Column("finished_at", core.clock.UtcDateTime(), nullable=True),
+        sa.Column("created_at", core.database.clock.UtcDateTime(), nullable=False),
+        sa.Column("started_at", core.database.clock.UtcDateTime(), nullable=True),
+        sa.Column("finished_at", core.database.clock.UtcDateTime(), nullable=True),
         sa.CheckConstraint("kind IN ('compress','inspect_model','inspect_dataset')", name=op.f("ck_jobs_kind")),
         sa.CheckConstraint("status IN ('queued','running','succeeded','failed','cancelled')", name=op.f("ck_jobs_status")),
         sa.ForeignKeyConstraint(["checkpoint_sha256"], ["blobs.sha256"], name=op.f("fk_jobs_checkpoint_sha256")),
@@ -242,7 +242,7 @@ def upgrade() -> None:
         sa.Column("storage_key", sa.String(length=200), nullable=False),
         sa.Column("size_bytes", sa.BigInteger(), nullable=False),
         sa.Column("sha256", sa.String(length=64), nullable=False),
-        sa.Column("created_at", core.clock.UtcDateTime(), nullable=False),
+        sa.Column("created_at", core.database.clock.UtcDateTime(), nullable=False),
         sa.ForeignKeyConstraint(["upload_id"], ["uploads.id"], name=op.f("fk_upload_parts_upload_id"), ondelete="CASCADE"),
         sa.PrimaryKeyConstraint("upload_id", "number", name=op.f("pk_upload_parts")),
     )
@@ -261,7 +261,7 @@ def upgrade() -> None:
         sa.Column("size_bytes", sa.BigInteger(), nullable=False),
         sa.Column("gzip_bytes", sa.BigInteger(), nullable=True),
         sa.Column("metrics", sa.JSON(none_as_null=True), nullable=False),
-        sa.Column("created_at", core.clock.UtcDateTime(), nullable=False),
+        sa.Column("created_at", core.database.clock.UtcDateTime(), nullable=False),
         sa.ForeignKeyConstraint(["blob_sha256"], ["blobs.sha256"], name=op.f("fk_artifacts_blob_sha256")),
         sa.ForeignKeyConstraint(["job_id"], ["jobs.id"], name=op.f("fk_artifacts_job_id"), ondelete="CASCADE"),
         sa.ForeignKeyConstraint(["project_id"], ["projects.id"], name=op.f("fk_artifacts_project_id")),
@@ -278,7 +278,7 @@ def upgrade() -> None:
         sa.Column("type", sa.String(length=64), nullable=False),
         sa.Column("fence", sa.BigInteger(), nullable=False),
         sa.Column("data", sa.JSON(none_as_null=True), nullable=False),
-        sa.Column("created_at", core.clock.UtcDateTime(), nullable=False),
+        sa.Column("created_at", core.database.clock.UtcDateTime(), nullable=False),
         sa.ForeignKeyConstraint(["job_id"], ["jobs.id"], name=op.f("fk_job_events_job_id"), ondelete="CASCADE"),
         sa.PrimaryKeyConstraint("job_id", "seq", name=op.f("pk_job_events")),
     )

@@ -21,8 +21,9 @@ import uvicorn
 from onnx import TensorProto, helper, numpy_helper
 
 from api.app import create_app
-from core import jobs, keys, projects
-from core.keys import USER_SCOPES
+from core import jobs
+from core.access import keys, projects
+from core.access.keys import USER_SCOPES
 from core.service import Service
 from core.settings import Settings
 

@@ -13,9 +13,9 @@ from fastapi.routing import APIRoute
 
 from api.app import create_app
 from api.deps import EXAMPLES
-from api.gate import PUBLIC
-from core import keys
-from core.keys import Scope
+from api.front.authentication import PUBLIC
+from core.access import keys
+from core.access.keys import Scope
 from core.settings import Settings
 from tests.api.conftest import Client, Server, problem
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from core import models
+from core.library import models
 from tests.api.conftest import Client, problem
 
 
@@ -44,7 +44,7 @@ def test_a_failure_inside_says_nothing_of_the_inside(client: Client, monkeypatch
 
 
 def test_a_commit_that_fails_is_no_success(client: Client, spec: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    from core.db import Session
+    from core.database.db import Session
 
     def broken(_: Session) -> None:
         raise OSError("the disk is gone")

@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
-from api import sse
+from api.live import sse
 from core import jobs
 from core.jobs import NewEvent, Point, Report
 from tests.api.conftest import Client, Server, problem

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from core import jobs
-from engine.method import catalogue
+from engine.contract.method import catalogue
 from tests.api.conftest import Client, Server, problem
 from tests.clock import quickest
 
@@ -318,7 +318,7 @@ def test_lists_are_filtered(client: Client, server: Server, spec: dict[str, Any]
 
 
 def test_a_queue_that_is_full_says_when_to_come_back(server: Server, onnx_bytes: bytes) -> None:
-    from core import projects
+    from core.access import projects
 
     with server.service.database.unit_of_work() as session:
         projects.create(session, "narrow", max_queued_jobs=1)

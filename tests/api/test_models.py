@@ -273,7 +273,7 @@ def test_our_own_client_hears_why_a_large_file_is_refused(
 
 
 def test_a_project_beyond_its_share_is_told_so(server: Server, onnx_bytes: bytes) -> None:
-    from core import projects
+    from core.access import projects
 
     with server.service.database.unit_of_work() as session:
         projects.create(session, "small", max_stored_bytes=len(onnx_bytes))

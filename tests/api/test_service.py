@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 
-from api import openapi, routes
-from core import presence
+from api import routes
+from api.documentation import openapi
+from core.jobs import worker_registry
 from engine import __version__
-from engine.method import catalogue
-from engine.spec import json_schema, parse
+from engine.contract.method import catalogue
+from engine.contract.spec import json_schema, parse
 from tests.api.conftest import Client, Server, problem
 
 
@@ -39,11 +40,11 @@ def test_readiness_names_every_part(start: Callable[..., Server]) -> None:
         }
         assert "cpu" in body["checks"]["workers"]["detail"]
         with server.service.database.unit_of_work() as session:
-            presence.note(session, "cpu", "host:1")
-            presence.note(session, "inspect", "host:1")
+            worker_registry.note(session, "cpu", "host:1")
+            worker_registry.note(session, "inspect", "host:1")
         assert client.get("/readyz").json()["status"] == "ok"
         with server.service.database.unit_of_work() as session:
-            presence.leave(session, "inspect", "host:1")
+            worker_registry.leave(session, "inspect", "host:1")
         assert client.get("/readyz").json()["checks"]["workers"]["status"] == "degraded"
 
 
@@ -54,7 +55,7 @@ def test_a_database_that_is_gone_is_not_ready(start: Callable[..., Server], monk
         def away(*_: Any) -> None:
             raise OSError("cannot reach db.internal:5432")
 
-        monkeypatch.setattr("core.migrate.revision", away)
+        monkeypatch.setattr("core.database.migrate.revision", away)
         answer = client.get("/readyz")
         assert (answer.status_code, answer.json()["status"]) == (503, "failed")
         assert answer.json()["checks"]["database"]["status"] == "failed"
@@ -151,7 +152,7 @@ def test_the_documentation_asks_no_other_origin(client: Client) -> None:
 
 
 def test_the_snapshot_of_the_contract_is_fresh() -> None:
-    assert openapi.main(["--check"]) == 0, "run python -m api.openapi, and note the change in CHANGELOG.md"
+    assert openapi.main(["--check"]) == 0, "run python -m api.documentation.openapi, and note the change in CHANGELOG.md"
 
 
 def test_the_document_is_complete(client: Client) -> None:

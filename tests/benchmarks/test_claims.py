@@ -11,8 +11,8 @@ from benchmarks.claims import convnet
 from benchmarks.claims.bench import Bench, shrunk
 from benchmarks.claims.claim import Check, Claim, difference, one, quotient
 from benchmarks.claims.table import table
+from engine.contract.spec import parse
 from engine.formats.loading import load_network
-from engine.spec import parse
 
 DIGITS = Path(__file__).parents[2] / "examples" / "digits.npz"
 MEASURED = [{"a": 3.0, "b": 1.0}, {"a": 1.0, "b": 2.0}]

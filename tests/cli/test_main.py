@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from cli.serve import broker_binary
-from core import keys, migrate
-from core.db import Database
+from core.access import keys
+from core.database import migrate
+from core.database.db import Database
 from core.settings import Settings
 from tests.servers import free_port
 

@@ -6,9 +6,11 @@ from typing import Any
 
 import pytest
 
-from core import datasets, jobs, models, projects
+from core import jobs
+from core.access import projects
+from core.database.tables import Dataset, Job, Model
+from core.library import datasets, models
 from core.service import Service
-from core.tables import Dataset, Job, Model
 
 LEASE_SECONDS = 30.0
 

@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 from sqlalchemy import update
 
-from core import failpoints, idempotency, jobs
-from core.clock import db_now
+from core import failpoints, jobs
+from core.database.clock import db_now
+from core.database.tables import Job
 from core.failpoints import InjectedError
-from core.jobs import NewArtifact, Report
-from core.reconciler import Reconciler
+from core.jobs import NewArtifact, Report, idempotency
+from core.operations.reconciler import Reconciler
 from core.service import Service
 from core.settings import Settings
-from core.tables import Job
 from tests.core.conftest import make_world
 from tests.faults.invariants import Seen, violations
 

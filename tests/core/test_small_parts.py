@@ -17,12 +17,13 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from sqlalchemy import select
 
-from core import clock, failpoints, ids
+from core import failpoints, ids
+from core.database import clock
+from core.database.serialization import clean, storable, to_json
+from core.database.tables import Project
 from core.jobs import timestamp
-from core.serialization import clean, storable, to_json
 from core.service import Service
 from core.settings import Settings
-from core.tables import Project
 
 
 def test_ids_have_a_prefix_and_grow() -> None:
@@ -161,6 +162,6 @@ def test_logs_are_json_with_what_they_belong_to() -> None:
 
 
 def test_core_loads_neither_torch_nor_a_web_framework() -> None:
-    code = "import sys, core.service, core.reconciler, core.models, core.datasets, core.keys\nprint(sorted({'torch', 'onnx', 'fastapi'} & set(sys.modules)))"
+    code = "import sys, core.service, core.operations.reconciler, core.library.models, core.library.datasets, core.access.keys\nprint(sorted({'torch', 'onnx', 'fastapi'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.strip() == "[]"

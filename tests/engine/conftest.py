@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import nn
 
-from engine.context import Context
-from engine.events import Event
-from engine.network import Network, Signature, TensorSpec
+from engine.contract.events import Event
+from engine.methods.context import Context
+from engine.networks.network import Network, Signature, TensorSpec
 
 CLASSES = 5
 

@@ -9,7 +9,7 @@ from typing import Any
 import onnxruntime as ort
 import pytest
 
-from engine.events import parse_event
+from engine.contract.events import parse_event
 from tests.engine.small import cnn_file, dataset_file, trained_cnn
 
 ROOT = Path(__file__).parents[2]

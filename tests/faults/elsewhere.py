@@ -9,28 +9,28 @@ from xml.etree import ElementTree
 from tests.compose import ROOT
 
 ELSEWHERE: dict[str, tuple[str, ...]] = {
-    "child_misbehaves": ("tests/worker/test_attempt.py", "tests/engine/child"),
-    "commit_cut_off_and_crashed_database": ("tests/core/test_outages.py",),
+    "child_misbehaves": ("tests/worker/test_attempt.py", "tests/engine/process"),
+    "commit_cut_off_and_crashed_database": ("tests/core/database/test_errors.py",),
     "an_error_at_every_edge": ("tests/core/test_failpoints.py",),
-    "damaged_or_full_blob_stores": ("tests/core/test_blobs.py", "tests/core/test_blob_races.py"),
+    "damaged_or_full_blob_stores": ("tests/core/blobs/test_blobs.py", "tests/core/blobs/test_blob_races.py"),
     "downloads_cut_off": ("tests/cli/test_client.py",),
-    "migration_interrupted": ("tests/core/test_migrations.py",),
+    "migration_interrupted": ("tests/core/database/test_migrations.py",),
     "old_worker_new_api": (
-        "tests/core/test_jobs.py::test_a_job_of_a_newer_spec_is_left_to_newer_workers",
+        "tests/core/jobs/test_jobs.py::test_a_job_of_a_newer_spec_is_left_to_newer_workers",
         "tests/cli/test_main.py::test_a_worker_does_not_start_on_a_database_of_another_version",
     ),
     "clock_of_a_host_is_wrong": (
-        "tests/core/test_claims.py::test_the_lease_is_measured_by_the_databases_clock",
-        "tests/core/test_reconciler.py::test_a_jump_of_the_databases_clock_expires_no_lease",
+        "tests/core/jobs/test_claims.py::test_the_lease_is_measured_by_the_databases_clock",
+        "tests/core/operations/test_reconciler.py::test_a_jump_of_the_databases_clock_expires_no_lease",
     ),
-    "cancel_and_finish_at_once": ("tests/core/test_claims.py::test_cancel_racing_with_finish_leaves_one_end",),
+    "cancel_and_finish_at_once": ("tests/core/jobs/test_claims.py::test_cancel_racing_with_finish_leaves_one_end",),
     "abandoned_uploads": (
-        "tests/core/test_uploads.py::test_dropped_and_expired_uploads_leave_nothing",
-        "tests/core/test_uploads.py::test_parts_of_requests_that_died_are_removed",
+        "tests/core/library/test_uploads.py::test_dropped_and_expired_uploads_leave_nothing",
+        "tests/core/library/test_uploads.py::test_parts_of_requests_that_died_are_removed",
     ),
     "a_long_queue_of_three_projects": (
-        "tests/core/test_claim_plan.py",
-        "tests/core/test_claims.py::test_projects_share_workers_however_many_jobs_they_queue",
+        "tests/core/jobs/test_claim_plan.py",
+        "tests/core/jobs/test_claims.py::test_projects_share_workers_however_many_jobs_they_queue",
     ),
     "one_of_several_processes_dies": ("tests/worker/test_several_processes.py",),
 }

@@ -278,8 +278,8 @@ class House:
 
 
 def _role(words: str, above: str) -> str:
-    if "engine.child.warm" in words:
-        return "child" if "engine.child.warm" in above else "parent"
+    if "engine.process.warm" in words:
+        return "child" if "engine.process.warm" in above else "parent"
     return next(
         (role for sign, role in (("uvicorn", "api"), ("cli.main worker", "worker"), ("valkey", "broker")) if sign in words), "other"
     )

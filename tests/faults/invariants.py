@@ -17,11 +17,11 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session, undefer
 
 from core.blobs.digest import Blob
-from core.clock import now
+from core.database.clock import now
+from core.database.tables import Artifact, Dataset, IdempotencyKey, Job, JobEvent, LedgerEntry, Model, StoredBlob, Upload
 from core.errors import ServiceError
 from core.jobs import EDGES, TERMINAL, Status
 from core.service import Service
-from core.tables import Artifact, Dataset, IdempotencyKey, Job, JobEvent, LedgerEntry, Model, StoredBlob, Upload
 from tests.processes import alive
 
 _STATUS_AFTER = {

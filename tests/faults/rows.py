@@ -168,7 +168,7 @@ def _cancel(house: House, *, processes: int = 1, **spec: Any) -> None:
         job_id = house.submit(200_000, **spec)
         house.in_training(job_id)
         group = [pid for parent in house.pids("parent") for pid in descendants(parent)]
-        ranks = [pid for pid in group if b"engine.parallel.rank" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+        ranks = [pid for pid in group if b"engine.jobs.parallel.rank" in Path(f"/proc/{pid}/cmdline").read_bytes()]
         assert len(ranks) == (0 if processes == 1 else processes)
         started = time.monotonic()
         house.client.json("POST", f"/v1/jobs/{job_id}/cancel", {})

@@ -18,10 +18,10 @@ from http import HTTPStatus
 from sqlalchemy import select
 
 from cli.client import ApiError, Client
-from core.clock import db_now
-from core.reconciler import LEASE
+from core.database.clock import db_now
+from core.database.tables import Lease
+from core.operations.reconciler import LEASE
 from core.service import Service
-from core.tables import Lease
 from tests.faults.house import LEASE_SECONDS, SHORT
 from tests.faults.parts import HOSTS, PartsHouse
 from tests.faults.rows import same_weights

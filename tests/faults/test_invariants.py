@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 from sqlalchemy import delete, update
 
-from core import idempotency, jobs, projects
+from core import jobs
+from core.access import projects
 from core.blobs.ingest import key_of
-from core.clock import db_now
-from core.jobs import NewArtifact, job_error
+from core.database.clock import db_now
+from core.database.tables import Artifact, Dataset, IdempotencyKey, Job, JobEvent, LedgerEntry, Model
+from core.jobs import NewArtifact, idempotency, job_error
 from core.service import Service
 from core.settings import Settings
-from core.tables import Artifact, Dataset, IdempotencyKey, Job, JobEvent, LedgerEntry, Model
 from tests.core.conftest import World, make_world
 from tests.faults.invariants import Seen, violations
 

@@ -15,8 +15,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from engine.child.process import EVENTS_FD
-from engine.events import (
+from engine.contract.events import (
     ArtifactWritten,
     Checkpointed,
     Done,
@@ -29,6 +28,7 @@ from engine.events import (
     StepStarted,
     Warned,
 )
+from engine.process.process import EVENTS_FD
 
 Emit = Callable[[BaseModel], None]
 
@@ -295,6 +295,6 @@ def lay_a_link_for_the_drain(directory: Path, emit: Emit) -> int:
 
 def compress(directory: Path, emit: Emit) -> int:
     """The real job, in as many processes as it asks for."""
-    from engine.run import run_job
+    from engine.jobs.run import run_job
 
     return run_job(directory, emit)

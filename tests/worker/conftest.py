@@ -9,12 +9,15 @@ from typing import Any
 
 import pytest
 
-from core import jobs, migrate, models, projects
+from core import jobs
+from core.access import projects
+from core.database import migrate
+from core.database.tables import Job
+from core.library import models
 from core.service import Service
 from core.settings import Settings
-from core.tables import Job
-from engine.child.launcher import Launcher
-from engine.child.probe import Isolation, choose
+from engine.process.launcher import Launcher
+from engine.process.sandbox.probe import Isolation, choose
 from worker import devices
 from worker.runner import Runner
 from worker.workplace import Workplace

@@ -13,7 +13,9 @@ import pytest
 
 from cli.serve import broker_binary, broker_command, worker_command
 from cli.supervisor import children_of
-from core import migrate, models, projects
+from core.access import projects
+from core.database import migrate
+from core.library import models
 from core.service import Service
 from core.settings import Settings
 from tests.clock import quickest

@@ -14,9 +14,9 @@ from sqlalchemy import select
 
 from core import jobs
 from core.blobs.ingest import key_of
-from core.db import Session
-from core.tables import Artifact, Job, JobMetric, LedgerEntry
-from engine.child.probe import Isolation
+from core.database.db import Session
+from core.database.tables import Artifact, Job, JobMetric, LedgerEntry
+from engine.process.sandbox.probe import Isolation
 from tests.clock import quickest
 from tests.processes import gone
 from tests.worker.conftest import Bench

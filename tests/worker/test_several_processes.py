@@ -10,10 +10,12 @@ import pytest
 from safetensors.torch import load_file
 from torch.testing import assert_close
 
-from core import datasets, jobs, models, projects
+from core import jobs
+from core.access import projects
 from core.blobs import Blob
-from engine.child.probe import Isolation
-from engine.run import run_job
+from core.library import datasets, models
+from engine.jobs.run import run_job
+from engine.process.sandbox.probe import Isolation
 from tests.clock import quickest
 from tests.engine.small import cnn_file, dataset_file, write_job
 from tests.processes import gone
@@ -49,7 +51,7 @@ def processes(bench: Bench) -> dict[int, int]:
         if entry.name.isdigit():
             try:
                 command = (entry / "cmdline").read_bytes().split(b"\0")
-                if b"engine.parallel.rank" in command and str(bench.work_dir).encode() in command[-2]:
+                if b"engine.jobs.parallel.rank" in command and str(bench.work_dir).encode() in command[-2]:
                     environment = dict(item.split(b"=", 1) for item in (entry / "environ").read_bytes().split(b"\0") if b"=" in item)
                     found[int(environment[b"LOCAL_RANK"])] = int(entry.name)
             except (OSError, KeyError):  # it ended, or begins

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
+from engine.contract.errors import EngineError
 from engine.data.dataset import Data, Split
 from engine.data.preprocessing import Preprocessing, PreprocessingSpec
-from engine.errors import EngineError
-from engine.network import TensorSpec
+from engine.networks.network import TensorSpec
 
 
 def split(name: str, count: int, *, labelled: bool = True) -> Split:

@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from engine.contract.errors import EngineError
 from engine.data import load_dataset
 from engine.data.dataset import Data
-from engine.errors import EngineError
-from engine.formats.magic import check_file
-from engine.network import Signature, TensorSpec
-from tests.engine.formats.files import npz_file, zip_file
+from engine.files.magic import check_file
+from engine.networks.network import Signature, TensorSpec
+from tests.engine.formats.onnx.files import npz_file, zip_file
 
 RNG = np.random.default_rng(1)
 

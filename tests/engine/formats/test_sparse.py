@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from engine.architectures.build import build_architecture
-from engine.errors import EngineError
+from engine.contract.errors import EngineError
 from engine.formats.loading import load_network
 from engine.formats.sparse import FORMAT, Recipe, decode_sparse, load_sparse, save_sparse, seeded_normal, signed
 

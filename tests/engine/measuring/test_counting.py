@@ -9,13 +9,13 @@ import pytest
 import torch
 from torch import nn
 
-from engine import masks
 from engine.formats import load_network
 from engine.measuring.counting import Counts, count_graph, count_module, count_onnx
-from engine.network import Signature, TensorSpec
-from tests.engine.formats.exporting import export
-from tests.engine.formats.graphs import BATCH, model, node, normal
-from tests.engine.formats.networks import CASES
+from engine.networks import masks
+from engine.networks.network import Signature, TensorSpec
+from tests.engine.formats.onnx.exporting import export
+from tests.engine.formats.onnx.graphs import BATCH, model, node, normal
+from tests.engine.formats.onnx.networks import CASES
 
 
 @pytest.mark.parametrize(

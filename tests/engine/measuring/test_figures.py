@@ -1,8 +1,8 @@
 import pytest
 
-from engine.distillation.spec import Distillation
 from engine.measuring.figures import comparison, expected_work, figures, shares
-from engine.pruning.spec import StructuredPruning
+from engine.methods.distillation.spec import Distillation
+from engine.methods.pruning.spec import StructuredPruning
 
 
 def test_both_sides_have_the_same_keys_and_ratios_compare_them() -> None:

@@ -8,7 +8,8 @@ import onnxruntime as ort
 import pytest
 from onnx import helper
 
-from engine.measuring import measurement, runtime
+from engine.formats.onnx import runtime
+from engine.measuring import measurement
 from engine.measuring.examples import RandomExamples
 from engine.measuring.measurement import file_sizes, latencies, order_statistics, paired_ratio, verdict
 from tests.engine.small import save

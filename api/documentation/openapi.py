@@ -1,0 +1,148 @@
+"""The OpenAPI document: served, and kept in `docs/openapi.json` so that a change of the contract shows in review.
+
+`python -m api.documentation.openapi` writes the file, `--check` compares.
+"""
+
+import argparse
+import copy
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.openapi.utils import get_openapi
+from fastapi.responses import Response
+from fastapi.routing import APIRoute
+
+from api.deps import EXAMPLES
+from api.front.authentication import PUBLIC
+from api.http.fields import body_of
+from api.http.problems import MEDIA_TYPE, Problem
+from api.http.routing import scopes_of
+from engine.contract.spec import json_schema
+
+SNAPSHOT = Path(__file__).parents[2] / "docs" / "openapi.json"
+DESCRIPTION = """\
+Compress neural networks: upload a model and a dataset, post a spec, poll the job, download artifacts whose metrics were measured on
+the very file that you download.
+
+Errors are `application/problem+json` with a stable `code`. Lists page with `limit` and `after`. Every response carries `X-Request-Id`.
+"""
+TAGS = [
+    {"name": "models", "description": "Uploaded neural networks."},
+    {"name": "datasets", "description": "Uploaded examples."},
+    {"name": "methods", "description": "What this installation can do."},
+    {"name": "jobs", "description": "Compressions: submit, follow, stop."},
+    {"name": "artifacts", "description": "What jobs published."},
+    {"name": "uploads", "description": "Files in numbered parts, resumable."},
+    {"name": "service", "description": "Health, version, figures."},
+]
+
+
+def install(app: FastAPI) -> None:
+    """Serve the document."""
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            app.openapi_schema = build(app)
+        return app.openapi_schema
+
+    app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's own way to extend it
+
+    @app.get("/openapi.json", include_in_schema=False)
+    def document(request: Request) -> Response:
+        return Response(json.dumps(app.openapi()), media_type="application/json")
+
+
+def build(app: FastAPI) -> dict[str, Any]:
+    """FastAPI's document with problems instead of its own error shapes, the spec's schema, and the keys' scopes."""
+    document = get_openapi(
+        title=app.title,
+        version=app.version,
+        description=app.description,
+        tags=app.openapi_tags,
+        routes=app.routes,
+        separate_input_output_schemas=False,
+    )
+    components = document["components"]
+    schemas = components["schemas"]
+    for name in ("HTTPValidationError", "ValidationError"):
+        schemas.pop(name, None)
+    schemas |= _schemas_of("Problem", Problem.model_json_schema(ref_template="#/components/schemas/{model}"))
+    schemas |= _spec_schemas()
+    components["securitySchemes"] = {"ApiKey": {"type": "http", "scheme": "bearer", "bearerFormat": "mp_<id>_<secret>"}}
+    for route in app.routes:
+        if isinstance(route, APIRoute) and route.include_in_schema:
+            for method in route.methods or ():
+                _complete(document["paths"][route.path_format][method.lower()], route, schemas)
+    components["schemas"] = dict(sorted(schemas.items()))
+    document["x-example-ids"] = EXAMPLES
+    return document
+
+
+def _complete(operation: dict[str, Any], route: APIRoute, schemas: dict[str, Any]) -> None:
+    if (model := body_of(route.dependant)) is not None:
+        schemas |= _schemas_of(model.__name__, model.model_json_schema(ref_template="#/components/schemas/{model}"))
+        required = any(field.is_required() for field in model.model_fields.values())
+        reference = {"$ref": f"#/components/schemas/{model.__name__}"}
+        operation["requestBody"] = {"required": required, "content": {"application/json": {"schema": reference}}}
+    for parameter in operation.get("parameters", ()):
+        # The Swagger UI fills a parameter from its own example only, not from those of its schema. Filters stay empty.
+        if parameter["required"] and (examples := parameter["schema"].get("examples")):
+            parameter["example"] = examples[0]
+    problem = {"content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}}
+    answers = operation["responses"]
+    if "HTTPValidationError" in json.dumps(answers.get("422", {})):
+        answers["422"] = {"description": "Unprocessable Content", **problem}
+    answers["default"] = {"description": "Any other error", **problem}
+    scopes = sorted(set(scopes_of(route.dependant)))
+    if route.path in PUBLIC:
+        operation["security"] = []
+    else:
+        operation["security"] = [{"ApiKey": [scope]} for scope in scopes] or [{"ApiKey": []}]
+        for status, description in (("401", "No valid API key"), ("403", "The key lacks a scope")):
+            answers[status] = {"description": description, **problem}
+    operation["responses"] = dict(sorted(answers.items()))
+
+
+def _schemas_of(name: str, schema: dict[str, Any]) -> dict[str, Any]:
+    """A schema and its definitions, as components."""
+    definitions = schema.pop("$defs", {})
+    return {name: schema, **definitions}
+
+
+def _spec_schemas() -> dict[str, Any]:
+    """The spec's own schema; its parts get a prefix of their own, as some are called like parts of the API."""
+    schema = copy.deepcopy(json_schema())
+    schema.pop("$schema")
+    names = schema["$defs"]
+    text = json.dumps(schema)
+    for name in names:
+        text = text.replace(f'"#/$defs/{name}"', f'"#/components/schemas/Spec{name}"')
+    schema = json.loads(text)
+    return {
+        "Spec": {key: value for key, value in schema.items() if key != "$defs"},
+        **{f"Spec{name}": schema["$defs"][name] for name in names},
+    }
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Write the snapshot, or compare it with what the code says."""
+    from api.app import create_app
+    from core.settings import Settings
+
+    parser = argparse.ArgumentParser(prog="python -m api.documentation.openapi", description="Write docs/openapi.json.")
+    parser.add_argument("--check", action="store_true", help="only compare; ends with 1 where the file is stale")
+    asked = parser.parse_args(arguments)
+    text = json.dumps(create_app(Settings(auth="required")).openapi(), indent=1, ensure_ascii=False) + "\n"
+    if not asked.check:
+        SNAPSHOT.write_text(text)
+    elif not SNAPSHOT.exists() or SNAPSHOT.read_text() != text:
+        sys.stderr.write(f"{SNAPSHOT.name} is stale: run python -m api.documentation.openapi, and note the change in CHANGELOG.md\n")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

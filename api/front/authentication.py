@@ -1,0 +1,99 @@
+"""Default-deny authentication, in front of every route: nothing but the public paths is reached without a principal.
+
+Behind the same gate stand the jobs that are answered from memory, so that polling costs no route, no thread and no database.
+"""
+
+import hashlib
+import time
+from collections.abc import Callable
+from types import SimpleNamespace
+
+from starlette.concurrency import run_in_threadpool
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from api.http import conditional, problems
+from api.live.hot import HotJobs, Rendered
+from core.access.keys import Principal
+from core.access.keys import Scope as KeyScope
+from core.errors import ServiceError, Unauthenticated
+
+PUBLIC = frozenset({"/", "/livez", "/readyz", "/openapi.json", "/docs"})
+_PUBLIC_FOLDER = "/docs/"
+_JOBS = "/v1/jobs/"
+_NEEDS_ROUTE = frozenset({b"prefer", b"if-match"})
+"""Headers that the memory's short answer does not heed."""
+_HOT_ROUTE = SimpleNamespace(path="/v1/jobs/{job_id}")
+_KEY_SECONDS = 1.0
+"""How long a verified key is trusted without asking again; a revoked one lives this much longer."""
+_MAX_KEYS = 4096
+_TOUCH_SECONDS = 60.0
+
+
+class Authenticator:
+    """Turns the `Authorization` header into a principal. `verify` asks the database and raises `unauthenticated`; `touch` notes the use."""
+
+    def __init__(self, verify: Callable[[str], Principal], touch: Callable[[str], None], anyone: Principal | None) -> None:
+        self._verify = verify
+        self._touch = touch
+        self._touched: dict[str, float] = {}
+        self._anyone = anyone
+        """Who asks where authentication is off."""
+        self._known: dict[bytes, tuple[float, Principal]] = {}
+
+    async def __call__(self, authorization: bytes) -> Principal:
+        """The principal of this header."""
+        if self._anyone is not None:
+            return self._anyone
+        scheme, _, token = authorization.decode("latin-1").partition(" ")
+        if scheme.lower() != "bearer":
+            raise Unauthenticated("this needs an API key", hint="send Authorization: Bearer mp_…; modelpress keys create makes a key")
+        digest = hashlib.sha256(token.encode()).digest()
+        known = self._known.get(digest)
+        if known is not None and time.monotonic() < known[0]:
+            return known[1]
+        principal = await run_in_threadpool(self._verify, token.strip())
+        now = time.monotonic()
+        if principal.key_id is not None and now - self._touched.get(principal.key_id, -_TOUCH_SECONDS) >= _TOUCH_SECONDS:
+            self._touched[principal.key_id] = now
+            await run_in_threadpool(self._touch, principal.key_id)
+        if len(self._known) >= _MAX_KEYS:
+            self._known.clear()
+        self._known[digest] = (now + _KEY_SECONDS, principal)
+        return principal
+
+
+class Gate:
+    """Lets a request pass with `state.principal` set, answers it from memory, or refuses it."""
+
+    def __init__(self, app: ASGIApp, hot: HotJobs) -> None:
+        self.app = app
+        self.hot = hot
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        path: str = scope["path"] if scope["type"] == "http" else ""
+        if scope["type"] != "http" or path in PUBLIC or path.startswith(_PUBLIC_FOLDER):
+            await self.app(scope, receive, send)
+            return
+        headers = dict(scope["headers"])
+        try:
+            principal = await scope["app"].state.authenticate(headers.get(b"authorization", b""))
+        except ServiceError as error:
+            await problems.of_service_error(scope["state"]["request_id"], error)(scope, receive, send)
+            return
+        scope["state"]["principal"] = principal
+        if scope["method"] == "GET" and path.startswith(_JOBS) and not scope["query_string"] and not _NEEDS_ROUTE & headers.keys():
+            entry = self.hot.get(principal.project_id, path[len(_JOBS) :])
+            if entry is not None and principal.scopes & {KeyScope.JOBS_READ, KeyScope.ADMIN}:
+                scope["route"] = _HOT_ROUTE
+                await answer(entry, headers.get(b"if-none-match"), send)
+                return
+        await self.app(scope, receive, send)
+
+
+async def answer(entry: Rendered, if_none_match: bytes | None, send: Send) -> None:
+    """One rendered job: the body, or the word that the client has it."""
+    unchanged = if_none_match is not None and conditional.matches(if_none_match.decode("latin-1"), entry.etag)
+    headers = [item for item in entry.raw_headers if not unchanged or not item[0].startswith(b"content-")]
+    await send({"type": "http.response.start", "status": 304 if unchanged else 200, "headers": headers})
+    await send({"type": "http.response.body", "body": b"" if unchanged else entry.body})

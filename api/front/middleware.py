@@ -1,0 +1,119 @@
+"""What holds for every request, whichever route answers: its id, its origin, its headers, and that no exception leaks."""
+
+import functools
+import ipaddress
+import re
+import secrets
+import time
+from urllib.parse import urlsplit
+
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from structlog.contextvars import bind_contextvars
+
+from api.front.metrics import Metrics
+from api.http import problems
+from core.logging import logger
+
+log = logger(__name__)
+
+_SANE_ID = re.compile(r"[A-Za-z0-9._-]{8,128}")
+_SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+_SECURITY_HEADERS = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"x-frame-options", b"DENY"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cross-origin-opener-policy", b"same-origin"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+)
+_POLICY = (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'")
+
+
+class Front:
+    """The outermost layer.
+
+    With `only_local`, for a loopback bind without keys, requests for any other host are refused, so that a web page elsewhere cannot
+    reach the service through a name that it points at 127.0.0.1 (DNS rebinding), nor by a cross-site form.
+    """
+
+    def __init__(self, app: ASGIApp, only_local: bool, metrics: Metrics) -> None:
+        self.app = app
+        self.only_local = only_local
+        self.metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        started = time.perf_counter()
+        headers = dict(scope["headers"])
+        sent_id = headers.get(b"x-request-id", b"").decode("latin-1")
+        request_id = sent_id if sent_id and _SANE_ID.fullmatch(sent_id) else f"req_{secrets.token_hex(10)}"
+        head = scope["method"] == "HEAD"
+        if head:
+            # HEAD is GET without the body (RFC 9110, section 9.3.2); routes that send much look at `state.head`.
+            scope = {**scope, "method": "GET"}
+        scope.setdefault("state", {}).update(request_id=request_id, head=head)
+        status = 0
+
+        async def send_with_headers(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                named = [*message["headers"], (b"x-request-id", request_id.encode()), *_SECURITY_HEADERS]
+                if not any(name == _POLICY[0] for name, _ in message["headers"]):
+                    named.append(_POLICY)
+                message["headers"] = named
+            elif head:
+                message = {**message, "body": b""}
+            await send(message)
+
+        # A server answers each request in a task of its own, so that nothing has to be unbound.
+        bind_contextvars(request_id=request_id)
+        try:
+            refusal = _refusal(scope, headers) if self.only_local else None
+            if refusal is None:
+                await self.app(scope, receive, send_with_headers)
+            else:
+                await problems.render(request_id, *refusal)(scope, receive, send_with_headers)
+        except ClientDisconnect:
+            status = 499
+        except Exception:  # The outermost place: what nobody foresaw is logged, and answered as a problem document.
+            log.exception("request_failed", method=scope["method"], path=scope["path"])
+            if status:
+                raise
+            detail = "the service failed to answer; its log says why under the request id"
+            await problems.render(request_id, 500, "internal_error", detail)(scope, receive, send_with_headers)
+        finally:
+            seconds = time.perf_counter() - started
+            self.metrics.observe_request(scope, status, seconds)
+            if scope["method"] not in _SAFE_METHODS or status >= 400:
+                log.info("request", method=scope["method"], path=scope["path"], status=status, seconds=round(seconds, 4))
+
+
+def _refusal(scope: Scope, headers: dict[bytes, bytes]) -> tuple[int, str, str] | None:
+    """Status, code and sentence for a request that came the wrong way."""
+    if scope.get("client") is not None and not _is_local(_bracketed(scope["client"][0])):
+        return 403, "not_local", "without API keys only this machine is served: set MODELPRESS_AUTH=required and make a key"
+    host = headers.get(b"host", b"").decode("latin-1")
+    if not _is_local(host):
+        return 421, "host_not_allowed", f"this service does not answer for the host {host[:200]!r}; it is bound to loopback"
+    origin = headers.get(b"origin")
+    if scope["method"] not in _SAFE_METHODS and origin is not None and urlsplit(origin.decode("latin-1")).netloc != host:
+        return 403, "cross_origin_refused", "a page of another origin may not change anything here"
+    return None
+
+
+def _bracketed(address: str) -> str:
+    return f"[{address}]" if ":" in address else address
+
+
+@functools.lru_cache(256)
+def _is_local(host: str) -> bool:
+    """Whether a `Host` header means this machine: `localhost`, or an address of the loopback."""
+    try:
+        name = urlsplit(f"//{host}").hostname or ""
+        return name == "localhost" or ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,1 @@
+"""HTTP beyond the routes: bodies, ranges, conditions, problems."""

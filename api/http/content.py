@@ -1,0 +1,209 @@
+"""Files as responses: ranges, conditional requests and digests over immutable, content-addressed bytes."""
+
+import asyncio
+import hashlib
+import io
+import secrets
+from collections.abc import Iterator
+from typing import Any, Protocol
+from urllib.parse import quote
+
+from fastapi import Request
+from fastapi.responses import RedirectResponse, Response
+from starlette.concurrency import run_in_threadpool
+from starlette.types import Receive, Scope, Send
+
+from api.http import conditional, headers, problems, ranges
+from api.http.errors import RangeNotSatisfiable
+from core.blobs import Blob, Blobs
+from core.errors import ChecksumMismatch
+from core.logging import logger
+from core.service import Service
+
+_log = logger(__name__)
+
+
+class Source(Protocol):
+    """Bytes with a known size and hash."""
+
+    size_bytes: int
+    sha256: str
+
+    def read(self, start: int, stop: int) -> Iterator[bytes]:
+        """The bytes from `start` to before `stop`, in chunks of about a MiB, verified before they are handed out."""
+        ...
+
+
+class Stored:
+    """A blob in its store."""
+
+    def __init__(self, blobs: Blobs, blob: Blob) -> None:
+        self._blobs = blobs
+        self._blob = blob
+        self.size_bytes = blob.size_bytes
+        self.sha256 = blob.sha256
+
+    def read(self, start: int, stop: int) -> Iterator[bytes]:
+        """Verified chunks."""
+        return self._blobs.read(self._blob, start, stop)
+
+
+class InMemory:
+    """Bytes that were made for this answer."""
+
+    def __init__(self, content: bytes) -> None:
+        self._content = content
+        self.size_bytes = len(content)
+        self.sha256 = hashlib.sha256(content).hexdigest()
+
+    def read(self, start: int, stop: int) -> Iterator[bytes]:
+        """One chunk."""
+        yield self._content[start:stop]
+
+
+class BlobFile(io.RawIOBase):
+    """A stored blob as a file to seek and read in."""
+
+    def __init__(self, blobs: Blobs, blob: Blob) -> None:
+        self._source = Stored(blobs, blob)
+        self._position = 0
+
+    def readable(self) -> bool:
+        """Yes."""
+        return True
+
+    def seekable(self) -> bool:
+        """Yes."""
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Go to a byte."""
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._source.size_bytes}[whence]
+        self._position = max(0, base + offset)
+        return self._position
+
+    def readinto(self, buffer: Any) -> int:
+        """Fill the buffer as far as the blob goes."""
+        stop = min(self._position + len(buffer), self._source.size_bytes)
+        start = min(self._position, stop)
+        for chunk in self._source.read(start, stop):
+            buffer[self._position - start : self._position - start + len(chunk)] = chunk
+            self._position += len(chunk)
+        return self._position - start
+
+
+class ContentResponse(Response):
+    """The whole file (200), pieces of it (206), or the word that the client has it already (304); HEAD sends no bytes.
+
+    The ETag is the file's SHA-256; with a `filename` browsers save it. Raises `range_not_satisfiable` and `etag_mismatch`.
+    """
+
+    def __init__(
+        self, request: Request, source: Source, *, filename: str | None = None, media_type: str = "application/octet-stream"
+    ) -> None:
+        self.source = source
+        self.background = None
+        self.status_code = 200
+        etag = f'"{source.sha256}"'
+        named = {"ETag": etag, "Cache-Control": "private, no-cache"}
+        self.pieces: list[tuple[bytes, int, int]] = []
+        """What to send: bytes that go before, first byte of the file, byte after the last."""
+        if conditional.not_modified(request.headers, etag):
+            self.status_code = 304
+        else:
+            named |= {
+                "Accept-Ranges": "bytes",
+                "Repr-Digest": conditional.digest_header(source.sha256),
+                "Content-Type": media_type,
+            }
+            if filename is not None:
+                named["Content-Disposition"] = f"attachment; filename*=utf-8''{quote(filename, safe='')}"
+            self._choose(request, etag, named)
+        self.init_headers(named)
+
+    def _choose(self, request: Request, etag: str, named: dict[str, str]) -> None:
+        size = self.source.size_bytes
+        if_range = request.headers.get("if-range")
+        wanted = request.headers.get("range") if if_range is None or if_range.strip() == etag else None
+        try:
+            found = ranges.parse(wanted, size)
+        except ranges.Unsatisfiable:
+            raise RangeNotSatisfiable(f"the file has {size} bytes", size_bytes=size) from None
+        if found:
+            self.status_code = 206
+        if len(found) == 1:
+            named["Content-Range"] = f"bytes {found[0][0]}-{found[0][1] - 1}/{size}"
+        if len(found) > 1:
+            boundary = secrets.token_hex(16)
+            part_type, named["Content-Type"] = named["Content-Type"], f"multipart/byteranges; boundary={boundary}"
+            for start, stop in found:
+                head = f"\r\n--{boundary}\r\nContent-Type: {part_type}\r\nContent-Range: bytes {start}-{stop - 1}/{size}\r\n\r\n"
+                self.pieces.append((head.encode(), start, stop))
+            self.pieces.append((f"\r\n--{boundary}--\r\n".encode(), 0, 0))
+        else:
+            self.pieces = [(b"", *(found[0] if found else (0, size)))]
+        named["Content-Length"] = str(sum(len(head) + stop - start for head, start, stop in self.pieces))
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the head, then the pieces, until the client has them or goes away.
+
+        The first chunk is read before the head is sent, so that damage in it is said in a problem document (`checksum_mismatch`). Damage
+        further on cuts the connection off: the client has fewer bytes than were announced, and none that are wrong.
+        """
+        content = self._content() if not scope["state"]["head"] else iter(())
+        try:
+            first = await run_in_threadpool(next, content, b"")
+            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+            gone = asyncio.ensure_future(_disconnected(receive))
+            try:
+                await send({"type": "http.response.body", "body": first, "more_body": True})
+                while not gone.done() and (chunk := await run_in_threadpool(next, content, b"")):
+                    await send({"type": "http.response.body", "body": chunk, "more_body": True})
+            finally:
+                gone.cancel()
+        except ChecksumMismatch:
+            scope["app"].state.metrics.count_damage()
+            _log.error("stored bytes are damaged", sha256=self.source.sha256, path=scope["path"])
+            raise
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    def _content(self) -> Iterator[bytes]:
+        """The body, in chunks that are not empty; the first one has bytes of the file if any has."""
+        for head, start, stop in self.pieces:
+            chunks = self.source.read(start, stop) if start < stop else iter(())
+            if whole := head + next(chunks, b""):
+                yield whole
+            yield from chunks
+
+
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+def download(request: Request, service: Service, blob: Blob, filename: str) -> Response:
+    """A stored file: its bytes, or a redirect to the object store where the operator lets clients go there.
+
+    HEAD is answered here, as a URL is signed for GET; so is a request that insists on the file's ETag, which the object store does not
+    know, and one whose answer has no bytes of the file.
+    """
+    answer = ContentResponse(request, Stored(service.blobs, blob), filename=filename)
+    here = request.scope["state"]["head"] or answer.status_code == 304 or "if-match" in request.headers or "if-range" in request.headers
+    if service.settings.redirect_downloads and not here and (url := service.blobs.signed_url(blob)) is not None:
+        return RedirectResponse(url, 302)
+    return answer
+
+
+HEADERS = headers.documented("Range", "If-Range", "If-Match", "If-None-Match")
+"""What a download looks at."""
+RESPONSES: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "The file; its ETag is its SHA-256",
+        "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
+    },
+    206: {"description": "The bytes that `Range` asked for"},
+    302: {"description": "The file is at the object store (where the operator set `redirect_downloads`)"},
+    304: {"description": "The file is the one that `If-None-Match` names"},
+    **problems.responses(404, 412, 416, 500),
+}
+"""What a download may be answered with."""

@@ -1,0 +1,280 @@
+"""The way of a file into the service: received in constant memory, compared with its digest, looked at, and only then kept."""
+
+import contextlib
+import io
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass
+from typing import IO, Annotated, Any
+
+from fastapi import Query, Request
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.concurrency import run_in_threadpool
+
+from api.deps import EXAMPLES
+from api.http import documents, problems
+from api.http.beside import beside
+from api.http.conditional import Digests
+from api.http.content import BlobFile
+from api.http.errors import InvalidBody, InvalidMetadata, Refused, UnsupportedMediaType
+from api.http.headers import documented
+from api.http.validation import checked
+from api.schemas.common import PRINTABLE
+from core.blobs import Blob, Staged
+from core.library import uploads
+from core.service import Service
+from engine.architectures.spec import read_architecture
+from engine.contract.errors import EngineError
+from engine.contract.metadata import DatasetMetadata, ModelMetadata
+from engine.files import magic
+from engine.files.description import FORMAT, Description, read_description
+
+Name = Annotated[
+    str | None, Query(max_length=200, pattern=PRINTABLE, description="How lists show it; the file's hash where it is missing.")
+]
+Metadata = Annotated[
+    str | None,
+    Query(
+        max_length=16 * 1024, description="URL-encoded JSON. More than this: upload in parts, and send it with the body.", examples=["{}"]
+    ),
+]
+
+
+class FinishedUpload(BaseModel):
+    """A body that names the bytes instead of carrying them."""
+
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+    upload_id: str = Field(pattern=r"^upl_[A-Za-z0-9]{1,40}$")
+    """A completed upload of `POST /v1/uploads`."""
+    name: str | None = Field(None, max_length=200, pattern=PRINTABLE)
+    format: str | None = None
+    metadata: dict[str, Any] = {}
+
+
+class NamedModel(BaseModel):
+    """A body that names a builtin architecture to be trained, instead of carrying weights."""
+
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+    architecture: str | dict[str, Any]
+    """Its name, or `{"name": …, "params": {…}, "seed": 0}`; see `GET /v1/architectures`. The initial weights are drawn with `seed`."""
+    name: str | None = Field(None, max_length=200, pattern=PRINTABLE)
+    metadata: dict[str, Any] = {}
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What models and datasets do not share."""
+
+    noun: str
+    formats: tuple[str, ...]
+    metadata: type[BaseModel]
+    bodies: tuple[tuple[type[FinishedUpload | NamedModel], dict[str, Any]], ...]
+    """JSON bodies, each with an example."""
+
+
+_UPLOADED = {"upload_id": EXAMPLES["upload"]}
+_DRAWN = {"name": "lenet", "architecture": {"name": "lenet_300_100", "params": {"num_classes": 10}, "seed": 0}}
+MODELS = Kind("model", magic.MODEL_FORMATS, ModelMetadata, ((FinishedUpload, _UPLOADED | {"name": "my model"}), (NamedModel, _DRAWN)))
+WEIGHTS_ONLY = ("safetensors", "pt")
+"""Formats whose files do not say what network their weights belong to."""
+DATASETS = Kind("dataset", magic.DATASET_FORMATS, DatasetMetadata, ((FinishedUpload, _UPLOADED | {"name": "my dataset"}),))
+
+
+@dataclass(frozen=True)
+class Declared:
+    """What the client says about the file."""
+
+    name: str | None
+    format: str | None
+    metadata: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Taken:
+    """A file that is in the blob store, with all that is known of it."""
+
+    name: str
+    format: str
+    metadata: dict[str, Any]
+    blob: Blob
+
+
+async def take(request: Request, service: Service, project_id: str, kind: Kind, declared: Declared) -> Taken:
+    """Bring the request's file into the blob store, whether the body carries it, names a finished upload or names an architecture.
+
+    Nothing is left behind when anything is wrong, or when the client goes away. Raises `upload_too_large`, `storage_full`,
+    `digest_mismatch`, `unsupported_media_type`, `not_found`, `upload_incomplete`, and what `engine.formats.magic` finds.
+    """
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media_type in documents.JSON_TYPES:
+        body = await documents.read_body(request, service.settings.max_spec_bytes)
+        named = await beside(_named, body, media_type, kind, declared)
+        if isinstance(named, Drawn):
+            return await _from_architecture(service, named)
+        return await run_in_threadpool(_from_upload, service, project_id, kind, named)
+    if media_type.startswith("multipart/"):
+        raise UnsupportedMediaType("an upload is the file itself, not a form", hint="curl --data-binary @file instead of -F")
+    coding = request.headers.get("content-encoding", "identity").strip().lower()
+    if coding not in ("", "identity"):
+        raise UnsupportedMediaType(f"Content-Encoding {coding!r} is not undone", hint="send the file as it is")
+    digests = Digests.sent(request.headers)
+    announced = request.headers.get("content-length")
+    staged = await service.blobs.receive(
+        _sniffed(request.stream(), declared.format, kind),
+        limit_bytes=service.settings.max_upload_bytes,
+        size_bytes=int(announced) if announced else None,
+    )
+    return await run_in_threadpool(_keep, service, staged, digests, kind, declared)
+
+
+async def _sniffed(stream: AsyncIterator[bytes], declared: str | None, kind: Kind) -> AsyncIterator[bytes]:
+    """The stream, which ends with an error as soon as its first bytes are those of a file that is not taken."""
+    head = b""
+    async for part in stream:
+        if len(head) < magic.SNIFF_BYTES:
+            head += part[: magic.SNIFF_BYTES - len(head)]
+            if len(head) == magic.SNIFF_BYTES:
+                _sniff(head, declared, kind)
+        yield part
+
+
+def _keep(service: Service, staged: Staged, digests: Digests, kind: Kind, declared: Declared) -> Taken:
+    with staged:
+        blob = staged.finish()
+        digests.check(blob.sha256, staged.path)
+        with staged.path.open("rb") as file:
+            found, metadata = _look(file, declared.format, declared.metadata, kind)
+        service.blobs.keep(staged)
+    return Taken(declared.name or blob.sha256[:12], found, metadata, blob)
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A body that names an architecture, as the file that describes it."""
+
+    declared: Declared
+    data: bytes
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A body that names a finished upload."""
+
+    declared: Declared
+    upload_id: str
+
+
+def _named(body: bytes, media_type: str, kind: Kind, declared: Declared) -> Drawn | Finished:
+    """What a JSON body names instead of carrying a file; what it says goes before what the query says."""
+    document = documents.parse(body, media_type, most_values=documents.MAX_METADATA_VALUES)
+    if kind is MODELS and isinstance(document, dict) and "architecture" in document:
+        model = checked(NamedModel, document, InvalidBody)
+        with _refusing():
+            data = Description.of(model.architecture).to_bytes()
+        metadata = check_metadata(model.metadata, MODELS) if model.metadata else declared.metadata
+        return Drawn(Declared(model.name or declared.name, declared.format, metadata), data)
+    upload = checked(FinishedUpload, document, InvalidBody)
+    metadata = check_metadata(upload.metadata, kind) if upload.metadata else declared.metadata
+    return Finished(Declared(upload.name or declared.name, upload.format or declared.format, metadata), upload.upload_id)
+
+
+async def _from_architecture(service: Service, drawn: Drawn) -> Taken:
+    async def body() -> AsyncIterator[bytes]:
+        yield drawn.data
+
+    staged = await service.blobs.receive(body(), limit_bytes=service.settings.max_upload_bytes, size_bytes=len(drawn.data))
+    return await run_in_threadpool(_keep, service, staged, Digests({}), MODELS, drawn.declared)
+
+
+def _from_upload(service: Service, project_id: str, kind: Kind, named: Finished) -> Taken:
+    with service.database.reader() as session:
+        blob = uploads.blob_of(session, project_id, named.upload_id)
+    declared = named.declared
+    with io.BufferedReader(BlobFile(service.blobs, blob)) as file:
+        found, metadata = _look(file, declared.format, declared.metadata, kind)
+    return Taken(declared.name or blob.sha256[:12], found, metadata, blob)
+
+
+def _sniff(head: bytes, declared: str | None, kind: Kind) -> str:
+    """The format that the first bytes tell."""
+    with _refusing():
+        found = magic.sniff(head, declared)
+    check_format(found, kind)
+    return found
+
+
+def _look(file: IO[bytes], declared: str | None, metadata: dict[str, Any], kind: Kind) -> tuple[str, dict[str, Any]]:
+    """The format of a file that is whole and harmless as far as its bytes tell, and its metadata with the architecture that it names."""
+    found = _sniff(file.read(magic.SNIFF_BYTES), declared, kind)
+    with _refusing():
+        magic.check_file(file, found)
+        if found == FORMAT:
+            file.seek(0)
+            named = read_description(file).architecture
+            if metadata.get("architecture", named) != named:
+                raise EngineError(
+                    "architecture_invalid",
+                    "metadata.architecture is another one than the file names.",
+                    hint="Leave it out of the metadata.",
+                )
+            return found, metadata | {"architecture": named}
+        if found in WEIGHTS_ONLY or "architecture" in metadata:
+            read_architecture(metadata.get("architecture"))
+    return found, metadata
+
+
+@contextlib.contextmanager
+def _refusing() -> Iterator[None]:
+    """What the engine finds wrong, as an answer."""
+    try:
+        yield
+    except EngineError as error:
+        raise Refused(error.code, error.message, hint=error.hint) from error
+
+
+def declared_as(kind: Kind) -> Callable[..., Declared]:
+    """A dependency that reads what the query says about an upload, before a byte of its body is read."""
+    listed = Query(description="Told from the bytes where it is missing.", json_schema_extra={"enum": list(kind.formats)})
+
+    def declared(name: Name = None, format: Annotated[str | None, listed] = None, metadata: Metadata = None) -> Declared:
+        if format is not None:
+            check_format(format, kind)
+        document = documents.parse(metadata.encode("utf-8", "replace"), "application/json") if metadata else {}
+        return Declared(name, format, check_metadata(document, kind))
+
+    return declared
+
+
+def check_format(format: str, kind: Kind) -> None:
+    """Raises `unsupported_format` for a format that models or datasets do not have."""
+    if format not in kind.formats:
+        hint = f"formats of a {kind.noun}: {', '.join(kind.formats)}"
+        raise Refused("unsupported_format", f"{format[:80]!r} is no format of a {kind.noun}", hint=hint)
+
+
+def check_metadata(document: Any, kind: Kind) -> dict[str, Any]:
+    """Validated metadata as JSON types, without what was left out. Raises `invalid_metadata`."""
+    return checked(kind.metadata, document, InvalidMetadata, "/metadata").model_dump(mode="json", exclude_unset=True)
+
+
+def request_body(kind: Kind) -> dict[str, Any]:
+    """The `openapi_extra` of a route that takes an upload."""
+    schemas = [body.model_json_schema() for body, _ in kind.bodies]
+    return {
+        **documented("Content-Digest"),
+        "requestBody": {
+            "required": True,
+            "content": {
+                "application/octet-stream": {"schema": {"type": "string", "format": "binary", "description": f"The {kind.noun}'s file."}},
+                "application/json": {
+                    "schema": schemas[0] if len(schemas) == 1 else {"anyOf": schemas},
+                    "examples": {f"example {number}": {"value": body} for number, (_, body) in enumerate(kind.bodies, start=1)},
+                },
+            },
+        },
+    }
+
+
+REFUSALS = problems.responses(400, 404, 409, 413, 415, 422, 429, 507)
+"""What an upload may be answered with."""

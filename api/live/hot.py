@@ -1,0 +1,95 @@
+"""Jobs that are asked for again and again are answered from memory; the poller keeps the memory true.
+
+An answer is used while the database said, less than a second ago, that the job's version is still the one that was rendered.
+"""
+
+import time
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from core.database.serialization import to_json
+from core.database.tables import Job
+from core.jobs import TERMINAL, Mark, body
+
+MAX_AGE_SECONDS = 0.8
+_IDLE_SECONDS = 10.0
+_MAX_ENTRIES = 4096
+
+
+@dataclass(slots=True)
+class Rendered:
+    """A job as JSON, and what its headers say."""
+
+    project_id: str
+    job_id: str
+    version: int
+    terminal: bool
+    etag: str
+    body: bytes
+    retry_after: str | None
+    checked_at: float
+    used_at: float
+    raw_headers: list[tuple[bytes, bytes]]
+    """Of an answer with the body, as ASGI takes them."""
+
+
+class HotJobs:
+    """The rendered jobs of this process."""
+
+    def __init__(self) -> None:
+        self._entries: OrderedDict[str, Rendered] = OrderedDict()
+
+    def get(self, project_id: str, job_id: str) -> Rendered | None:
+        """The job, where memory is fresh enough to answer for the database."""
+        entry = self._entries.get(job_id)
+        if entry is None or entry.project_id != project_id:
+            return None
+        now = time.monotonic()
+        if now - entry.checked_at > MAX_AGE_SECONDS:
+            return None
+        entry.used_at = now
+        return entry
+
+    def put(self, entry: Rendered) -> None:
+        """Remember a job that was read from the database."""
+        self._entries[entry.job_id] = entry
+        self._entries.move_to_end(entry.job_id)
+        if len(self._entries) > _MAX_ENTRIES:
+            self._entries.popitem(last=False)
+
+    def forget(self, job_id: str) -> None:
+        """This process has changed the job."""
+        self._entries.pop(job_id, None)
+
+    def job_ids(self) -> Iterable[str]:
+        """The jobs that somebody asked for lately; the others are dropped."""
+        horizon = time.monotonic() - _IDLE_SECONDS
+        for job_id in [entry.job_id for entry in self._entries.values() if entry.used_at < horizon]:
+            del self._entries[job_id]
+        return list(self._entries)
+
+    def seen(self, marks: Mapping[str, Mark], asked_at: float) -> None:
+        """Confirm what is unchanged and drop the rest."""
+        for entry in list(self._entries.values()):
+            mark = marks.get(entry.job_id)
+            if mark is not None and mark.version == entry.version:
+                entry.checked_at = max(entry.checked_at, asked_at)
+            elif mark is not None or asked_at > entry.checked_at:
+                del self._entries[entry.job_id]
+
+
+def render(job: Job) -> Rendered:
+    """A job as it was read just now."""
+    etag = f'"{job.version}"'
+    wait = None
+    if job.status not in TERMINAL:
+        age = (datetime.now(UTC) - job.created_at).total_seconds()
+        wait = str(round(min(max(1.0, age / 20), 30.0)))
+    now = time.monotonic()
+    content = to_json(body(job)).encode()
+    headers = {"etag": etag, "cache-control": "private, no-cache"} | ({"retry-after": wait} if wait else {})
+    described = headers | {"content-type": "application/json", "content-length": str(len(content))}
+    raw = [(name.encode(), value.encode()) for name, value in described.items()]
+    return Rendered(job.project_id, job.id, job.version, job.status in TERMINAL, etag, content, wait, now, now, raw)

@@ -1,0 +1,91 @@
+"""Server-sent events: a job's history is replayed and then followed, by any number of clients, each at its own pace."""
+
+import asyncio
+import contextlib
+import re
+from collections.abc import Callable
+
+from fastapi.responses import Response
+from starlette.concurrency import run_in_threadpool
+from starlette.types import Receive, Scope, Send
+
+from api.live.watch import Frame, Topic, Watch
+from core.errors import MalformedRequest
+
+HEARTBEAT_SECONDS = 15.0
+_CURSOR = re.compile(r"(?:evt_[0-9a-z]{26})?([0-9]{1,15})")
+
+
+def sequence(cursor: str | None) -> int:
+    """The number in an event's id (or a bare number); 0 for none. Raises `malformed_request`."""
+    if not cursor:
+        return 0
+    match = _CURSOR.fullmatch(cursor)
+    if match is None:
+        raise MalformedRequest(f"{cursor[:80]!r} is not an event's id", hint="send the id of the last event that was seen")
+    return int(match[1])
+
+
+class EventStream(Response):
+    """The events of one job after number `seen`, then each further one as it comes; `event: end` closes a job that has ended.
+
+    Between events the latest `progress` is told, without an id; an idle connection gets a comment every 15 seconds.
+    """
+
+    media_type = "text/event-stream"
+
+    def __init__(self, watch: Watch, replay: Callable[[int], list[Frame]], project_id: str, job_id: str, seen: int) -> None:
+        self.status_code = 200
+        self.background = None
+        self.init_headers({"Content-Type": "text/event-stream", "Cache-Control": "no-store", "X-Accel-Buffering": "no"})
+        self._watch = watch
+        self._replay = replay
+        self._project_id = project_id
+        self._job_id = job_id
+        self._seen = seen
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Stream until the job has ended or the client is gone."""
+        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+        if not scope["state"]["head"]:
+            gone = asyncio.ensure_future(_disconnect(receive))
+            try:
+                with self._watch.topic(self._project_id, self._job_id) as topic:
+                    await self._follow(topic, gone, send)
+            finally:
+                gone.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await gone
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _follow(self, topic: Topic, gone: asyncio.Future[None], send: Send) -> None:
+        await _write(send, b"retry: 2000\n\n")
+        told = b""
+        while not gone.done():
+            changed = topic.changed
+            frames = topic.newer(self._seen)
+            if frames is None:
+                frames = await run_in_threadpool(self._replay, self._seen)
+            if frames:
+                self._seen = frames[-1].seq
+                await _write(send, b"".join(frame.content for frame in frames))
+                continue
+            if topic.ended:
+                await _write(send, b"event: end\ndata: {}\n\n")
+                return
+            if topic.progress != told:
+                told = topic.progress
+                await _write(send, told)
+                continue
+            await asyncio.wait([changed, gone], timeout=HEARTBEAT_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+            if not changed.done() and not gone.done():
+                await _write(send, b": still here\n\n")
+
+
+async def _write(send: Send, content: bytes) -> None:
+    await send({"type": "http.response.body", "body": content, "more_body": True})
+
+
+async def _disconnect(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass

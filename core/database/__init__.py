@@ -1,0 +1,1 @@
+"""Database sessions, tables, clock, migrations, paging, leases."""

@@ -1,0 +1,171 @@
+"""What a spec would do, without doing it: plan, warnings, and a rough estimate from what the inspections found.
+
+The estimate counts multiply-accumulate operations and divides by a rate that one core of a common CPU reaches on small networks. It
+tells minutes from hours, and no more than that.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from core.errors import FieldError, NotFound, ServiceError
+from core.jobs import placement
+from core.jobs.check import Checked, Submission, check
+from core.settings import Settings
+from engine.contract.method import MethodParams
+from engine.contract.params import Params, TrainingFields
+from engine.contract.spec import Spec
+
+MACS_PER_SECOND = 1.5e10
+START_SECONDS = 3.0
+"""Loading, exporting and verifying, whatever the size."""
+BATCH_SIZE_SECONDS = 2.0
+"""Time that the latency of each batch size is measured for."""
+BACKWARD = 3
+"""A training pass costs this many forward passes (Baydin et al., JMLR 2018, section 3.2)."""
+STATES = 5
+"""Copies of the weights while training: weights, gradients, two moments, the baseline."""
+PROCESS_BYTES = 450 * 2**20
+"""A process that has loaded torch and ONNX Runtime."""
+
+
+def validate(session: Session, settings: Settings, project_id: str, submission: Submission) -> dict[str, Any]:
+    """The answer of `POST /v1/jobs/validate`. Raises `not_found` for an id that the project does not have."""
+    spec = submission.spec
+    checked, errors = None, []
+    try:
+        checked = check(session, project_id, submission)
+    except NotFound:
+        raise
+    except ServiceError as error:
+        errors = list(error.errors) or [FieldError(_POINTERS.get(error.code, ""), error.code, error.message, error.hint)]
+    facts = _Facts.of(checked) if checked is not None else _Facts()
+    costs = [facts.step_macs(step) for step in spec.steps] if spec is not None else []
+    return {
+        "valid": not errors,
+        "normalized_spec": None if spec is None else spec.normalized(),
+        "spec_hash": None if spec is None else spec.spec_hash(),
+        "plan": [] if spec is None else [_planned(index, step, costs[index]) for index, step in enumerate(spec.steps)],
+        "warnings": [] if spec is None else [*_warnings(spec, facts), *placement.warnings(session, settings, spec)],
+        "estimate": {
+            "duration_seconds": None if spec is None else facts.duration_seconds(spec, costs),
+            "peak_memory_bytes": None if spec is None else facts.peak_memory_bytes(spec),
+        },
+        "errors": [vars(error) for error in errors],
+    }
+
+
+_POINTERS = {"model_invalid": "/model", "dataset_invalid": "/dataset", "shape_mismatch": "/dataset"}
+
+
+def _planned(index: int, step: MethodParams, macs: float | None) -> dict[str, Any]:
+    return {
+        "index": index,
+        "id": step.id,
+        "method": step.wire_name(),
+        "title": step.title,
+        "summary": (type(step).__doc__ or "").strip().partition("\n\n")[0],
+        "needs": {**step.needs.model_dump(), "teachers": list(step.teachers())},
+        "effect": step.effect.model_dump(),
+        "duration_seconds": None if macs is None else _rounded(macs / MACS_PER_SECOND),
+    }
+
+
+def _warnings(spec: Spec, facts: "_Facts") -> Iterator[dict[str, Any]]:
+    for index, step in enumerate(spec.steps):
+        if step.effect.file_size == "only_compressed" and step.effect.dense_latency == "unchanged":
+            yield _warning(
+                "no_dense_speedup",
+                f"steps[{index}] ({step.wire_name()}) sets weights to zero and keeps every shape: the file gets smaller when it is "
+                "compressed, inference does not get faster",
+                index,
+            )
+        if step.effect.dense_latency == "depends_on_hardware" and spec.constraints and spec.constraints.min_speedup:
+            yield _warning(
+                "speed_depends_on_hardware",
+                f"whether steps[{index}] ({step.wire_name()}) makes inference faster depends on the CPU that measures",
+                index,
+            )
+        wanted = getattr(getattr(step, "calibration", None), "samples", 0)
+        if facts.train_examples is not None and wanted > facts.train_examples:
+            yield _warning(
+                "few_calibration_examples", f"steps[{index}] calibrates on all {facts.train_examples} examples instead of {wanted}", index
+            )
+    if facts.waiting:
+        yield _warning("not_inspected", f"{' and '.join(facts.waiting)} not been inspected yet: some mistakes are found only then", None)
+
+
+def _warning(code: str, message: str, step_index: int | None) -> dict[str, Any]:
+    return {"code": code, "message": message, "step_index": step_index, "details": {}}
+
+
+@dataclass(frozen=True)
+class _Facts:
+    """What the inspections found; None where one has not ended."""
+
+    macs: int | None = None
+    params: int | None = None
+    train_examples: int | None = None
+    test_examples: int | None = None
+    dataset_bytes: int = 0
+    waiting: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, checked: Checked) -> "_Facts":
+        model = checked.model.inspection or {}
+        dataset = checked.dataset.inspection or {} if checked.dataset is not None else {"splits": {}}
+        splits = dataset.get("splits")
+        counts = None if splits is None else {name: int(split["examples_count"]) for name, split in splits.items()}
+        waiting = [f"{row.id} has" for row in (checked.model, checked.dataset) if row is not None and row.status != "ready"]
+        return cls(
+            macs=model.get("macs_count"),
+            params=model.get("params_count"),
+            train_examples=None if counts is None else counts.get("train", 0),
+            test_examples=None if counts is None else counts.get(checked.spec.evaluation.split, 0),
+            dataset_bytes=checked.dataset.size_bytes if checked.dataset is not None else 0,
+            waiting=tuple(waiting),
+        )
+
+    def step_macs(self, step: MethodParams) -> float | None:
+        """Multiply-accumulate operations of one step."""
+        if self.macs is None or self.train_examples is None:
+            return None
+        teachers = getattr(step, "teacher", ())
+        count = len(teachers) if isinstance(teachers, tuple) else 1
+        trained = sum(_examples(group, self.train_examples) for group in _training_groups(step)) * step.trainings
+        calibrated = min(getattr(getattr(step, "calibration", None), "samples", 0), self.train_examples)
+        return self.macs * (trained * (BACKWARD + count) + BACKWARD * calibrated)
+
+    def duration_seconds(self, spec: Spec, costs: list[float | None]) -> float | None:
+        """Wall-clock time of the whole job on one core."""
+        if self.macs is None or self.test_examples is None:
+            return None
+        evaluated = 2 * (len(spec.steps) + 2) * self.test_examples * self.macs
+        measured = 2 * BATCH_SIZE_SECONDS * len(spec.evaluation.latency.batch_sizes)
+        return _rounded(START_SECONDS + measured + (sum(cost or 0 for cost in costs) + evaluated) / MACS_PER_SECOND)
+
+    def peak_memory_bytes(self, spec: Spec) -> int | None:
+        """Resident memory of the job's process."""
+        if self.params is None:
+            return None
+        trains = any(_training_groups(step) for step in spec.steps)
+        return PROCESS_BYTES + 4 * self.params * (STATES if trains else 2) + 2 * self.dataset_bytes
+
+
+def _training_groups(step: MethodParams) -> list[TrainingFields]:
+    """The parameter groups by which a step trains: its own fields, or `finetune`, `training`, …"""
+    groups: list[Params] = [step, *(getattr(step, name) for name in type(step).model_fields)]
+    return [group for group in groups if isinstance(group, TrainingFields)]
+
+
+def _examples(group: TrainingFields, train_examples: int) -> int:
+    if group.iterations is not None:
+        return group.iterations * group.batch_size
+    return (group.epochs or 0) * train_examples
+
+
+def _rounded(seconds: float) -> float:
+    """Two significant digits: more would be a promise."""
+    return float(f"{seconds:.2g}")

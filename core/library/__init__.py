@@ -1,0 +1,1 @@
+"""Models, datasets, uploads and artifacts."""

@@ -1,0 +1,56 @@
+"""Uploaded examples."""
+
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from core import ids
+from core.blobs.digest import Blob
+from core.database.paging import Page
+from core.database.tables import Dataset
+from core.library import inputs
+from core.settings import Settings
+
+
+def create(
+    session: Session, settings: Settings, project_id: str, *, name: str, format: str, metadata: dict[str, Any], blob: Blob
+) -> Dataset:
+    """A dataset of bytes that are in the blob store, and the job that inspects it. Raises `quota_exceeded`."""
+    dataset = Dataset(id=ids.new("ds"), project_id=project_id, name=name, format=format, declared=metadata)
+    return inputs.add(session, settings, dataset, blob)
+
+
+def get(session: Session, project_id: str, dataset_id: str) -> Dataset:
+    """One dataset with its inspection. Raises `not_found`."""
+    return inputs.find(session, Dataset, project_id, dataset_id)
+
+
+def search(session: Session, project_id: str, *, limit: int = 20, after: str | None = None) -> Page[Dataset]:
+    """Datasets of the project, newest first."""
+    return inputs.search(session, Dataset, project_id, limit=limit, after=after)
+
+
+def content(session: Session, project_id: str, dataset_id: str) -> tuple[Dataset, Blob]:
+    """A dataset and its bytes. Raises `not_found`."""
+    dataset = get(session, project_id, dataset_id)
+    return dataset, inputs.content(session, dataset)
+
+
+def delete(session: Session, project_id: str, dataset_id: str) -> None:
+    """Remove a dataset. Raises `resource_in_use` while a job that has not ended reads it."""
+    inputs.remove(session, get(session, project_id, dataset_id))
+
+
+def body(dataset: Dataset) -> dict[str, Any]:
+    """The dataset object of the public contract; the preview is asked for apart."""
+    found = dataset.inspection or {}
+    path = f"/v1/datasets/{dataset.id}"
+    common = inputs.body(dataset, "dataset", path)
+    return {
+        **common,
+        "splits": found.get("splits"),
+        "columns": found.get("columns"),
+        "classes": found.get("classes"),
+        "labels": found.get("labels"),
+        "urls": {**common["urls"], "preview": f"{path}/preview"},
+    }

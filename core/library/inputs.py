@@ -1,0 +1,98 @@
+"""What models and datasets have in common: an uploaded file, its declaration, its inspection, its end."""
+
+from typing import Any, TypeVar
+
+from sqlalchemy import func, or_, select
+from sqlalchemy.orm import Session, undefer
+
+from core.blobs.digest import Blob
+from core.database.clock import now
+from core.database.paging import Page, page
+from core.database.tables import Artifact, Dataset, Job, JobTeacher, Model, Project
+from core.errors import NotFound, QuotaExceeded, ResourceInUse
+from core.jobs.body import timestamp
+from core.jobs.control import cancel_queued
+from core.jobs.create import create_inspection
+from core.jobs.states import TERMINAL, Status
+from core.settings import Settings
+
+Row = TypeVar("Row", Model, Dataset)
+
+
+def add(session: Session, settings: Settings, row: Row, blob: Blob) -> Row:
+    """Store a new row for bytes that are in the blob store, and create the job that inspects it. Raises `quota_exceeded`."""
+    check_storage_quota(session, row.project_id, blob.size_bytes)
+    row.blob_sha256 = row.sha256 = blob.sha256
+    row.size_bytes, row.status, row.inspection = blob.size_bytes, "inspecting", None
+    session.add(row)
+    session.flush()
+    create_inspection(session, settings, row)
+    return row
+
+
+def find(session: Session, table: type[Row], project_id: str, row_id: str) -> Row:
+    """A row of the project with its inspection. Raises `not_found`."""
+    statement = select(table).where(table.id == row_id, table.project_id == project_id, table.deleted_at.is_(None))
+    row = session.scalars(statement.options(undefer(table.inspection)), execution_options={"populate_existing": True}).one_or_none()
+    if row is None:
+        raise NotFound(f"there is no {table.__name__.lower()} {row_id!r} in this project")
+    return row
+
+
+def search(session: Session, table: type[Row], project_id: str, *, limit: int, after: str | None) -> Page[Row]:
+    """Rows of the project with their inspections, newest first."""
+    statement = select(table).where(table.project_id == project_id, table.deleted_at.is_(None)).options(undefer(table.inspection))
+    return page(session, statement, table.id, limit=limit, after=after)
+
+
+def content(session: Session, row: Model | Dataset | Artifact) -> Blob:
+    """The bytes behind a row."""
+    return Blob.load(session, row.blob_sha256)
+
+
+def remove(session: Session, row: Model | Dataset) -> None:
+    """Take a row out of sight and let go of its blob. Raises `resource_in_use` while a job that has not ended reads it."""
+    reads = or_(
+        Job.model_id == row.id,
+        Job.dataset_id == row.id,
+        Job.id.in_(select(JobTeacher.job_id).where(JobTeacher.model_id == row.id)),
+    )
+    waiting = list(session.execute(select(Job.id, Job.kind, Job.status).where(reads, Job.status.not_in(TERMINAL))))
+    for job in waiting:
+        if job.kind == "compress" or job.status == Status.RUNNING or cancel_queued(session, job.id) is None:
+            reader = job.id if job.kind == "compress" else "its inspection"
+            raise ResourceInUse(f"{row.id} is read by {reader}, which has not ended", hint="cancel the job, or wait for its end")
+    row.deleted_at = now(session)
+    row.blob_sha256 = None
+
+
+def check_storage_quota(session: Session, project_id: str, more_bytes: int) -> None:
+    """Raises `quota_exceeded` when `more_bytes` would not fit into the project's share."""
+    limit = session.scalar(select(Project.max_stored_bytes).where(Project.id == project_id))
+    if limit is None:
+        return
+    stored = sum(
+        int(session.scalar(select(func.coalesce(func.sum(table.size_bytes), 0)).where(table.project_id == project_id, *alive)) or 0)
+        for table, alive in ((Model, [Model.deleted_at.is_(None)]), (Dataset, [Dataset.deleted_at.is_(None)]), (Artifact, []))
+    )
+    if stored + more_bytes > limit:
+        raise QuotaExceeded(
+            f"the project stores {stored} of {limit} bytes; {more_bytes} more do not fit", hint="delete models, datasets or jobs"
+        )
+
+
+def body(row: Model | Dataset, kind: str, path: str) -> dict[str, Any]:
+    """What models and datasets show alike; the row's inspection must be loaded."""
+    return {
+        "object": kind,
+        "id": row.id,
+        "name": row.name,
+        "format": row.format,
+        "metadata": row.declared,
+        "size_bytes": row.size_bytes,
+        "sha256": row.sha256,
+        "status": row.status,
+        "error": row.error,
+        "created_at": timestamp(row.created_at),
+        "urls": {"self": path, "content": f"{path}/content"},
+    }

@@ -1,0 +1,78 @@
+"""Uploaded neural networks."""
+
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from core import ids
+from core.blobs.digest import Blob
+from core.database.paging import Page
+from core.database.tables import Artifact, Job, Model
+from core.library import inputs
+from core.settings import Settings
+
+
+def create(session: Session, settings: Settings, project_id: str, *, name: str, format: str, metadata: dict[str, Any], blob: Blob) -> Model:
+    """A model of bytes that are in the blob store, and the job that inspects it. Raises `quota_exceeded`."""
+    model = Model(id=ids.new("mdl"), project_id=project_id, name=name, format=format, declared=metadata)
+    return inputs.add(session, settings, model, blob)
+
+
+def promote(
+    session: Session, settings: Settings, artifact: Artifact, *, name: str | None = None, metadata: dict[str, Any] | None = None
+) -> Model:
+    """Make a model of an artifact; it remembers the job and the model that it came from."""
+    job = session.get_one(Job, artifact.job_id)
+    source = session.get_one(Model, job.model_id)
+    model = Model(
+        id=ids.new("mdl"),
+        project_id=artifact.project_id,
+        name=name or f"{source.name} · {artifact.filename}",
+        format=artifact.format,
+        declared=source.declared if metadata is None else metadata,
+        source_artifact_id=artifact.id,
+        source_job_id=job.id,
+        source_model_id=source.id,
+    )
+    return inputs.add(session, settings, model, inputs.content(session, artifact))
+
+
+def get(session: Session, project_id: str, model_id: str) -> Model:
+    """One model with its inspection. Raises `not_found`."""
+    return inputs.find(session, Model, project_id, model_id)
+
+
+def search(session: Session, project_id: str, *, limit: int = 20, after: str | None = None) -> Page[Model]:
+    """Models of the project, newest first."""
+    return inputs.search(session, Model, project_id, limit=limit, after=after)
+
+
+def content(session: Session, project_id: str, model_id: str) -> tuple[Model, Blob]:
+    """A model and its bytes. Raises `not_found`."""
+    model = get(session, project_id, model_id)
+    return model, inputs.content(session, model)
+
+
+def delete(session: Session, project_id: str, model_id: str) -> None:
+    """Remove a model. Raises `resource_in_use` while a job that has not ended reads it."""
+    inputs.remove(session, get(session, project_id, model_id))
+
+
+def body(model: Model) -> dict[str, Any]:
+    """The model object of the public contract; layers are asked for apart, as there may be thousands."""
+    found = model.inspection or {}
+    path = f"/v1/models/{model.id}"
+    common = inputs.body(model, "model", path)
+    return {
+        **common,
+        "signature": found.get("signature"),
+        "params_count": found.get("params_count"),
+        "nonzero_params_count": found.get("nonzero_params_count"),
+        "macs_count": found.get("macs_count"),
+        "opset": found.get("opset"),
+        "operators": found.get("operators"),
+        "trainable": found.get("trainable"),
+        "untrainable_reason": found.get("untrainable_reason"),
+        "lineage": {"artifact_id": model.source_artifact_id, "job_id": model.source_job_id, "model_id": model.source_model_id},
+        "urls": {**common["urls"], "layers": f"{path}/layers"},
+    }

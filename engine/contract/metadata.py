@@ -1,0 +1,85 @@
+"""What a client may declare about an upload: the `metadata` of `POST /v1/models` and `POST /v1/datasets`. Loads no numpy."""
+
+from typing import Annotated, Any
+
+from pydantic import Discriminator, Field, Tag, field_validator
+
+from engine.contract.params import Params
+
+Dimension = Annotated[int, Field(ge=1, le=2**31)] | Annotated[str, Field(min_length=1, max_length=64)] | None
+Name = Annotated[str, Field(min_length=1, max_length=256)]
+
+
+class InputSpec(Params):
+    """Name, shape and type of one input; a name or null in the shape is a dimension left open, the first one the batch."""
+
+    name: Name
+    shape: tuple[Dimension, ...] = Field(min_length=1, max_length=16)
+    dtype: str = Field("float32", pattern=r"^[a-z]+[0-9]{0,2}$")
+
+
+class ModelMetadata(Params):
+    """What an uploaded network is, as far as the file itself does not say it."""
+
+    architecture: str | dict[str, Any] | None = None
+    """Builtin architecture that the weights belong to: its name, or `{"name": …, "params": {…}}`. Needed by formats that hold weights
+    only; see `GET /v1/architectures`."""
+    input_specs: tuple[InputSpec, ...] = Field((), max_length=64)
+    """Inputs in order, where the file does not name them."""
+    task: str | None = Field(None, pattern=r"^[a-z_]{1,64}$")
+    """Such as `image_classification`; shown, not interpreted."""
+    labels: tuple[Name, ...] = Field((), max_length=100_000)
+    """Names of the classes, in the order of the outputs."""
+
+
+class PreprocessingSpec(Params):
+    """`metadata.preprocessing`: value = (stored · scale - mean) / std, then the layout of the network's input."""
+
+    scale: float = 1.0
+    """Factor on stored values before mean and std; 1/255 (0.00392156862745098) for bytes."""
+    mean: float | tuple[float, ...] = 0.0
+    """Subtracted after scaling: one number, or one a channel."""
+    std: float | tuple[float, ...] = 1.0
+    """Divided by after that: one number, or one a channel."""
+    layout: str | None = Field(None, pattern=r"^N[A-Z]{0,7}$")
+    """Meaning of the stored dimensions, one letter each: N examples, C channels, H height, W width, L or D length, as in NHWC, NCHW, NHW."""
+
+    @field_validator("layout", mode="after")
+    @classmethod
+    def _once_each(cls, layout: str | None) -> str | None:
+        if layout is not None and len(set(layout)) != len(layout):
+            raise ValueError("each letter stands once")
+        return layout
+
+    @field_validator("std", mode="after")
+    @classmethod
+    def _not_zero(cls, std: float | tuple[float, ...]) -> float | tuple[float, ...]:
+        if 0.0 in (std if isinstance(std, tuple) else (std,)):
+            raise ValueError("0 cannot be divided by")
+        return std
+
+
+ONE, BY_INPUT = "(one)", "(by input)"
+"""Tags of the two ways to state a preprocessing; they stand in the location of validation errors."""
+
+
+def _by_input(value: Any) -> str:
+    return (
+        BY_INPUT
+        if isinstance(value, dict) and value and all(isinstance(item, dict | PreprocessingSpec) for item in value.values())
+        else ONE
+    )
+
+
+class DatasetMetadata(Params):
+    """What stored arrays mean to a model."""
+
+    preprocessing: (
+        Annotated[
+            Annotated[PreprocessingSpec, Tag(ONE)] | Annotated[dict[Name, PreprocessingSpec], Tag(BY_INPUT)], Discriminator(_by_input)
+        ]
+        | None
+    ) = None
+    """How stored values become the model's input: one object for all inputs, or an object of them by input name."""
+    labels: tuple[Name, ...] = Field((), max_length=100_000)
+    """Names of the classes, in the order of their numbers."""

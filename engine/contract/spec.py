@@ -1,0 +1,269 @@
+"""The compression spec: what a job does, in one frozen document (see docs/methods.md for the steps)."""
+
+import difflib
+import functools
+import hashlib
+import json
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
+
+from engine.contract.method import MethodParams, catalogue
+from engine.contract.params import Params
+
+Metric = Literal["top1", "top5", "cross_entropy", "agreement", "sqnr_db", "cosine"]
+MOST_DEVICES = 16
+"""Devices of one job."""
+MOST_PROBLEMS = 100
+"""Problems of a document that are told; more of them are counted."""
+_SHOWN_CHARACTERS = 80
+"""How much of a name that a stranger chose is said in a sentence."""
+LABEL_METRICS = frozenset({"top1", "top5", "cross_entropy"})
+
+if TYPE_CHECKING:
+    Step = MethodParams
+else:
+    Step = Annotated[functools.reduce(lambda left, right: left | right, catalogue().values()), Field(discriminator="method")]
+
+
+class AccuracyConstraint(Params):
+    """How much quality the result may lose, or must have."""
+
+    metric: Metric = "top1"
+    """`top1`, `top5`, `cross_entropy` need labels; `agreement`, `sqnr_db`, `cosine` compare with the original's outputs."""
+    max_drop: float | None = Field(None, ge=0)
+    """Largest loss against the baseline (for `cross_entropy`: largest rise)."""
+    drop_type: Literal["absolute", "relative"] = "absolute"
+    """`max_drop` in the metric's own unit, or as a share of the baseline's value."""
+    min: float | None = None
+    """Smallest acceptable value (for `cross_entropy`: largest)."""
+
+    @model_validator(mode="after")
+    def _says_something(self) -> "AccuracyConstraint":
+        if self.max_drop is None and self.min is None:
+            raise ValueError("give max_drop or min")
+        if self.metric in ("agreement", "sqnr_db", "cosine") and self.max_drop is not None:
+            raise ValueError(f"{self.metric} already compares with the baseline: give min")
+        if self.metric in ("top1", "top5") and self.max_drop is not None and self.max_drop > 1:
+            raise ValueError(f"ratios are 0..1, got {self.max_drop:g}; did you mean {self.max_drop / 100:g}?")
+        return self
+
+
+class Constraints(Params):
+    """What the result must satisfy; all are checked on the published file."""
+
+    accuracy: AccuracyConstraint | None = None
+    max_file_bytes: int | None = Field(None, ge=1)
+    """Largest size of the published file."""
+    max_params_count: int | None = Field(None, ge=1)
+    max_macs_count: int | None = Field(None, ge=1)
+    """Largest number of multiply-accumulate operations for one example."""
+    min_speedup: float | None = Field(None, gt=0)
+    """Smallest ratio of the baseline's median latency to the result's, at the first batch size of `evaluation.latency`."""
+    max_latency_ms: float | None = Field(None, gt=0)
+    """Largest median latency at the first batch size of `evaluation.latency`."""
+    on_violation: Literal["keep_best", "fail"] = "keep_best"
+    """A missed constraint keeps the best artifact (`outcome: constraints_not_met`), or fails the job and still keeps it."""
+
+
+class Latency(Params):
+    """How speed is measured: baseline and result in turns, in one process."""
+
+    batch_sizes: tuple[Annotated[int, Field(ge=1, le=4096)], ...] = Field((1,), min_length=1, max_length=8)
+    threads: int = Field(1, ge=1, le=256)
+    repeats: int = Field(100, ge=5, le=100_000)
+    """Timed runs of each network and batch size, bounded by about two seconds a batch size."""
+
+
+class Evaluation(Params):
+    """What is measured, and on which examples."""
+
+    metrics: tuple[Metric, ...] = ()
+    """Empty: `top1` and `cross_entropy` with labels; fidelity to the original is measured in any case."""
+    split: Literal["test", "validation"] = "test"
+    batch_size: int = Field(256, ge=1, le=65_536)
+    latency: Latency = Latency()
+
+
+class Limits(Params):
+    """Bounds on what the job may use."""
+
+    timeout_seconds: int = Field(86_400, ge=1, le=30 * 86_400)
+    """Wall-clock limit of one attempt."""
+    memory_bytes: int | None = Field(None, ge=256 * 2**20)
+    """Address-space limit of the job's process; the service's own limit applies as well."""
+    gpu_memory_bytes: int = Field(0, ge=0)
+    """Least memory of the GPU that the job needs; workers with less leave it to others."""
+
+
+class Spec(Params):
+    """An ordered list of compression steps for one model, with the targets that the result is checked against."""
+
+    name: str | None = Field(None, min_length=1, max_length=200)
+    model: str = Field(pattern=r"^mdl_[A-Za-z0-9]{1,64}$")
+    """Id of the uploaded model."""
+    dataset: str | None = Field(None, pattern=r"^ds_[A-Za-z0-9]{1,64}$")
+    """Id of the uploaded dataset; needed by steps that train, calibrate or measure accuracy."""
+    seed: int = Field(0, ge=0, lt=2**32)
+    """Seed of every random choice: same seed, same result."""
+    quantize: Literal["int8"] | None = None
+    """Shorthand for one quantization step: static with a dataset, dynamic without."""
+    steps: tuple[Step, ...] = Field((), max_length=32)
+    constraints: Constraints | None = None
+    evaluation: Evaluation = Evaluation()
+    export: tuple[Literal["onnx", "safetensors"], ...] = Field(("onnx",), min_length=1)
+    """Formats of the published files; figures are measured on the first."""
+    limits: Limits = Limits()
+    device: Literal["auto", "cpu", "gpu"] = "auto"
+    """Where training steps run; files are always measured on the CPU, with ONNX Runtime."""
+    devices: int = Field(1, ge=1, le=MOST_DEVICES)
+    """Devices that train together: so many GPUs of one worker, or so many processes where the job runs on the CPU. Every batch is divided
+    among them; the result is that of one device up to rounding."""
+    priority: int = Field(0, ge=-100, le=100)
+    """Jobs with a higher priority are claimed first."""
+    max_attempts: int = Field(3, ge=1, le=10)
+    """How often the job may be started when a worker is lost."""
+    labels: dict[Annotated[str, Field(max_length=63)], Annotated[str, Field(max_length=255)]] = Field({}, max_length=16)
+    """Free key-value pairs to find the job by."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _expand_quantize(cls, data: Any) -> Any:
+        """Turn `quantize: int8` into the step that it stands for, so that the normalized spec holds steps only."""
+        if not isinstance(data, dict) or data.get("quantize") != "int8":
+            return data
+        if data.get("steps"):
+            raise ValueError("give either quantize or steps, not both")
+        method = "static_quantization" if data.get("dataset") else "dynamic_quantization"
+        return {**data, "quantize": None, "steps": [{"method": method}]}
+
+    @model_validator(mode="after")
+    def _meaningful(self) -> "Spec":
+        problems = [*_order_problems(self.steps), *_need_problems(self)]
+        if not self.steps:
+            problems.append(("steps", "give at least one step, or quantize: int8"))
+        if problems:
+            raise SpecProblems(problems)
+        return self
+
+    def normalized(self) -> dict[str, Any]:
+        """The spec with every default written out, as JSON types."""
+        return self.model_dump(mode="json")
+
+    def spec_hash(self) -> str:
+        """Identity of what the spec says beyond the defaults; names and labels do not count."""
+        said = self.model_dump(mode="json", exclude_defaults=True, exclude={"name", "labels", "priority", "max_attempts"})
+        for step, params in zip(said.get("steps", ()), self.steps, strict=False):
+            step["method"] = params.wire_name()
+        return "sha256:" + hashlib.sha256(json.dumps(said, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+class SpecProblems(ValueError):
+    """Problems between fields, each with the path of the field that the user should change."""
+
+    def __init__(self, problems: list[tuple[str, str]]) -> None:
+        super().__init__("; ".join(message for _, message in problems))
+        self.problems = problems
+
+
+def _order_problems(steps: tuple[MethodParams, ...]) -> list[tuple[str, str]]:
+    problems = []
+    for index, step in enumerate(steps):
+        for earlier in steps[:index]:
+            keys = (step.wire_name(), step.family(), "*")
+            reason = next((earlier.forbids_next[key] for key in keys if key in earlier.forbids_next), None)
+            if reason:
+                problems.append((f"steps/{index}/method", f"{step.wire_name()} cannot follow {earlier.wire_name()}: {reason}"))
+                break
+    ids = [step.id for step in steps if step.id is not None]
+    problems += [(f"steps/{i}/id", f"id {s.id!r} is used twice") for i, s in enumerate(steps) if s.id is not None and ids.count(s.id) > 1]
+    return problems
+
+
+def _need_problems(spec: Spec) -> list[tuple[str, str]]:
+    if spec.dataset is not None:
+        return []
+    problems = [
+        ("dataset", f"steps[{index}] ({step.wire_name()}) needs a dataset: upload one and name it in `dataset`")
+        for index, step in enumerate(spec.steps)
+        if step.needs.dataset
+    ]
+    if spec.constraints and spec.constraints.accuracy:
+        problems.append(("dataset", "constraints.accuracy is measured on examples: name a dataset"))
+    return problems
+
+
+class Problem(Params):
+    """One thing wrong with a spec: a JSON pointer, a code, a sentence, and what to do."""
+
+    pointer: str
+    code: str
+    detail: str
+    hint: str | None = None
+
+
+def parse(document: Any) -> tuple[Spec | None, list[Problem]]:
+    """Validate a spec given as JSON types; returns the spec, or every problem found.
+
+    Of more than `MOST_PROBLEMS` the first ones are listed, and the last entry counts the others.
+    """
+    try:
+        return Spec.model_validate(document), []
+    except ValidationError as error:
+        found = error.errors(include_url=False)
+        problems = [problem for item in found[:MOST_PROBLEMS] for problem in _problems_of(item, document)]
+        return None, bounded(problems, more=len(found[MOST_PROBLEMS:]))
+
+
+def bounded(problems: list[Problem], *, more: int = 0) -> list[Problem]:
+    """The first `MOST_PROBLEMS` problems, the last of them the number of those that are left out, `more` included."""
+    if len(problems) + more <= MOST_PROBLEMS:
+        return problems
+    listed = problems[: MOST_PROBLEMS - 1]
+    detail = f"{len(problems) + more - len(listed)} further problems are not listed"
+    return [*listed, Problem(pointer="", code="more_problems", detail=detail)]
+
+
+def _problems_of(error: ErrorDetails, document: Any) -> list[Problem]:
+    cause = error.get("ctx", {}).get("error")
+    if isinstance(cause, SpecProblems):
+        code = {"dataset": "dataset_required"}
+        return [Problem(pointer=f"/{path}", code=code.get(path, "order_invalid"), detail=message) for path, message in cause.problems]
+    location = [part for part in error["loc"] if not (isinstance(part, str) and part in catalogue())]
+    detail, _, advice = error["msg"].removeprefix("Value error, ").partition("; ")
+    hint: str | None = advice or None
+    if error["type"] == "extra_forbidden":
+        hint = _did_you_mean(error["loc"], document)
+        detail = f"unknown field {str(location[-1])[:_SHOWN_CHARACTERS]!r}"
+    elif error["type"].startswith("union_tag"):
+        sent = error.get("input")
+        said = str(sent.get("method") if isinstance(sent, dict) else sent)[:_SHOWN_CHARACTERS]
+        close = difflib.get_close_matches(said, catalogue(), n=1)
+        location.append("method")
+        hint = f"did you mean {close[0]!r}?" if close else f"methods: {', '.join(catalogue())}"
+    return [Problem(pointer="".join(f"/{part}" for part in location), code=error["type"], detail=detail, hint=hint)]
+
+
+def _did_you_mean(location: tuple[int | str, ...], document: Any) -> str | None:
+    """The closest known field beside an unknown one."""
+    model: Any = Spec
+    for part in location[:-1]:
+        if part in catalogue():
+            model = catalogue()[str(part)]
+        elif isinstance(part, str) and model is not None and part in getattr(model, "model_fields", {}):
+            model = _model_in(model.model_fields[part].annotation)
+    fields = list(getattr(model, "model_fields", {}))
+    close = difflib.get_close_matches(str(location[-1])[:_SHOWN_CHARACTERS], fields, n=1, cutoff=0.6)
+    return f"did you mean {close[0]!r}?" if close else (f"known fields: {', '.join(fields)}" if fields else None)
+
+
+def _model_in(annotation: Any) -> Any:
+    candidates = [annotation, *getattr(annotation, "__args__", ())]
+    return next((item for item in candidates if hasattr(item, "model_fields")), None)
+
+
+@functools.cache
+def json_schema() -> dict[str, Any]:
+    """The whole spec as JSON Schema 2020-12."""
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **Spec.model_json_schema()}

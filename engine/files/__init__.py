@@ -1,0 +1,1 @@
+"""What may be run on bytes without torch or onnx: recognizing and checking files."""

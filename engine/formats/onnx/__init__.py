@@ -1,0 +1,1 @@
+"""Reads, writes, checks and counts ONNX files."""

@@ -1,0 +1,134 @@
+"""Writes a network as one ONNX file with a dynamic batch."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import warnings
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import onnx
+import torch
+from torch import nn
+
+import engine
+from engine.contract.errors import EngineError
+from engine.formats.onnx.importer.names import is_readable, module_path
+from engine.networks import masks
+from engine.networks.network import Network, Signature, TensorSpec
+from engine.process.memory import present_objects_kept
+
+OPSET = 18
+_EXAMPLE_BATCH = 2
+_OPEN_SIZE = 64
+
+
+def export_onnx(network: Network, path: Path) -> None:
+    """Write the network to `path`: same input and output names as its signature, first dimension open, no external data.
+
+    Masks and parametrizations become plain weights first. A network that still is an ONNX file is copied as it stands.
+    Raises `export_failed` where the module cannot be written as ONNX.
+    """
+    if network.onnx_path is not None:
+        if network.onnx_path.resolve() != path.resolve():
+            shutil.copyfile(network.onnx_path, path)
+        return
+    module = folded(network.module)
+    arguments = example_inputs(network.signature, _EXAMPLE_BATCH)
+    batched = len({spec.shape[:1] for spec in network.signature.inputs}) == 1
+    shapes = tuple(_open_dimensions(spec, batched=batched) for spec in network.signature.inputs)
+    try:
+        with warnings.catch_warnings(), _Quiet(), present_objects_kept():
+            warnings.simplefilter("ignore")
+            program = torch.onnx.export(
+                module,
+                arguments,
+                dynamo=True,
+                dynamic_shapes=shapes,
+                input_names=[spec.name for spec in network.signature.inputs],
+                output_names=[spec.name for spec in network.signature.outputs],
+                opset_version=OPSET,
+                verbose=False,
+            )
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:
+        raise EngineError(
+            "export_failed", f"The network could not be written as ONNX: {_first_line(error)}.", category="internal"
+        ) from error
+    assert program is not None
+    onnx.save_model(plain(program.model_proto), str(path))
+
+
+def plain(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model as it is published, changed in place: nodes are named after their layer, and what only the exporter reads is gone.
+
+    That is a third of a small file, and holds stack traces with the paths of this machine.
+    """
+    weights = {item.name for item in model.graph.initializer if is_readable(item.name)}
+    readers = Counter(name for node in model.graph.node for name in node.input)
+    taken: set[str] = set()
+    for node in model.graph.node:
+        own = [name for name in node.input if name in weights]
+        layer = module_path(node, own, shared=any(readers[name] > 1 for name in own))
+        base = name = f"/{layer}/{node.op_type}" if layer else f"/{node.op_type}"
+        while name in taken:
+            name = f"{base}_{len(taken)}"
+        taken.add(name)
+        node.name = name
+    graph = model.graph
+    for item in (model, graph, *graph.node, *graph.initializer, *graph.input, *graph.output, *graph.value_info):
+        item.ClearField("metadata_props")
+        item.ClearField("doc_string")
+    model.producer_name, model.producer_version = "modelpress", engine.__version__
+    return model
+
+
+def folded(module: nn.Module) -> nn.Module:
+    """A copy in eval mode on the CPU in which masks and parametrizations have become plain weights."""
+    return masks.fold(module).cpu().eval()
+
+
+def example_inputs(signature: Signature, batch: int, shapes: Mapping[str, Sequence[int]] | None = None) -> tuple[torch.Tensor, ...]:
+    """Zeros for every input; dimensions that the signature leaves open are those of `shapes` (without the batch), else 64."""
+    examples = []
+    for spec in signature.inputs:
+        given = (shapes or {}).get(spec.name, ())
+        sizes = [
+            batch if dim == 0 else size or (given[dim - 1] if dim <= len(given) else _OPEN_SIZE) for dim, size in enumerate(spec.shape)
+        ]
+        examples.append(torch.zeros(sizes, dtype=getattr(torch, spec.dtype)))
+    return tuple(examples)
+
+
+def _open_dimensions(spec: TensorSpec, *, batched: bool) -> dict[int, Any]:
+    """The batch, and every other dimension that the signature leaves open, if the exporter finds that it may stay so.
+
+    A first dimension that the file fixes is the batch of its example where all inputs have it (`batched`).
+    """
+    opened: dict[int, Any] = {dim: torch.export.Dim.AUTO for dim, size in enumerate(spec.shape) if size is None}
+    if spec.shape and (spec.shape[0] is None or batched):
+        opened[0] = torch.export.Dim("batch")
+    return opened
+
+
+def _first_line(error: BaseException) -> str:
+    """The reason behind the exporter's advice, which is addressed to its developers."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    text = str(error).strip().splitlines()
+    return text[0].rstrip(".") if text else type(error).__name__
+
+
+class _Quiet:
+    """Silences the exporter's log lines, which speak of missing torchvision and the like."""
+
+    def __enter__(self) -> None:
+        self._disabled = logging.root.manager.disable
+        logging.disable(logging.WARNING)
+
+    def __exit__(self, *_: object) -> None:
+        logging.disable(self._disabled)

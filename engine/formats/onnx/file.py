@@ -1,0 +1,104 @@
+"""Reads an ONNX file of a stranger: checked before any runtime sees it. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from engine.contract.errors import EngineError
+from engine.files.magic import check_file
+from engine.formats.onnx.checks import check_graph, inlined
+from engine.networks.network import Signature, TensorSpec
+
+_TYPES: dict[int, str] = {
+    onnx.TensorProto.FLOAT: "float32",
+    onnx.TensorProto.DOUBLE: "float64",
+    onnx.TensorProto.FLOAT16: "float16",
+    onnx.TensorProto.BFLOAT16: "bfloat16",
+    onnx.TensorProto.INT8: "int8",
+    onnx.TensorProto.INT16: "int16",
+    onnx.TensorProto.INT32: "int32",
+    onnx.TensorProto.INT64: "int64",
+    onnx.TensorProto.UINT8: "uint8",
+    onnx.TensorProto.BOOL: "bool",
+}
+QUANTIZED_OPERATORS = {
+    "QuantizeLinear",
+    "DequantizeLinear",
+    "DynamicQuantizeLinear",
+    "QLinearConv",
+    "QLinearMatMul",
+    "ConvInteger",
+    "MatMulInteger",
+    "MatMulNBits",
+}
+
+
+def read_model(path: Path) -> onnx.ModelProto:
+    """Parse and check a file. Raises `model_invalid` and the codes of `engine.contract.limits`."""
+    with path.open("rb") as stream:
+        check_file(stream, "onnx")
+    try:
+        model = onnx.load_model(str(path), load_external_data=False)
+    except Exception as error:
+        raise EngineError("model_invalid", "The file is not a whole ONNX model: its protobuf ends early or is damaged.") from error
+    check_graph(model)
+    return inlined(model)
+
+
+def is_quantized(model: onnx.ModelProto) -> bool:
+    """Whether the graph computes with integers already."""
+    return any(node.op_type in QUANTIZED_OPERATORS for node in model.graph.node)
+
+
+def signature_of(model: onnx.ModelProto) -> Signature:
+    """Names, shapes and types of inputs and outputs."""
+    return Signature(
+        inputs=tuple(_spec(item) for item in graph_inputs(model.graph)), outputs=tuple(_spec(item) for item in model.graph.output)
+    )
+
+
+def narrowed(model: onnx.ModelProto, stated: Sequence[Mapping[str, Any]]) -> onnx.ModelProto:
+    """The model with dimensions that its file leaves open set to those of `metadata.input_specs`; inputs are matched by name.
+
+    Raises `shape_mismatch` where a stated input is not in the file or contradicts what the file says.
+    """
+    inputs = {item.name: item for item in graph_inputs(model.graph)}
+    for spec in stated:
+        name, shape = str(spec.get("name")), list(spec.get("shape") or ())
+        if name not in inputs:
+            raise EngineError("shape_mismatch", f"input_specs names {name[:80]!r}, but the inputs are {', '.join(map(repr, inputs))}.")
+        dims = inputs[name].type.tensor_type.shape.dim
+        fits = len(dims) == len(shape) and all(
+            not isinstance(size, int) or dim.dim_value in (0, size) for dim, size in zip(dims, shape, strict=False)
+        )
+        if not fits:
+            declared = [dim.dim_value or None for dim in dims]
+            raise EngineError("shape_mismatch", f"input_specs gives {name!r} the shape {shape}, the file {declared}.")
+        for index, (dim, size) in enumerate(zip(dims, shape, strict=True)):
+            if index and isinstance(size, int):
+                dim.dim_value = size
+    return model
+
+
+def graph_inputs(graph: onnx.GraphProto) -> list[onnx.ValueInfoProto]:
+    """Inputs that the caller gives: old files list the initializers among them."""
+    initializers = {item.name for item in graph.initializer}
+    return [item for item in graph.input if item.name not in initializers]
+
+
+def fixed_batch(inputs: Iterable[onnx.ValueInfoProto]) -> int | None:
+    """The batch size that the file fixes, or None where the first dimension of some input is open."""
+    first = [item.type.tensor_type.shape.dim[0] for item in inputs if item.type.tensor_type.shape.dim]
+    sizes_ = {dim.dim_value for dim in first}
+    return sizes_.pop() if len(sizes_) == 1 and all(dim.dim_value > 0 for dim in first) else None
+
+
+def _spec(item: onnx.ValueInfoProto) -> TensorSpec:
+    kind = item.type.tensor_type
+    return TensorSpec(
+        item.name, tuple(dim.dim_value if dim.dim_value > 0 else None for dim in kind.shape.dim), _TYPES.get(kind.elem_type, "unknown")
+    )

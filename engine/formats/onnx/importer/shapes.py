@@ -1,0 +1,200 @@
+"""Operators that move, cut, join and look up."""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from engine.formats.onnx.importer.builder import Builder
+from engine.formats.onnx.importer.elementwise import dtype_of
+from engine.formats.onnx.importer.reader import Op
+from engine.formats.onnx.importer.values import Constant, Flow, Value
+
+
+def transpose(op: Op, build: Builder) -> Value:
+    """Transpose; a constant matrix remembers that it is the transpose of its initializer."""
+    rank = op.rank(0)
+    order = op.ints("perm") or list(range(rank))[::-1]
+    source = op.value(0)
+    if order == list(range(rank)):
+        return source
+    if isinstance(source, Constant) and order == [1, 0]:
+        return Constant(source.tensor.t(), source.source, not source.transposed)
+    return build.call("permute", source, order)
+
+
+def squeeze(op: Op, build: Builder) -> Value:
+    """Squeeze of given axes, or of all that have size one."""
+    axes = op.ints("axes", 1)
+    if axes is None:
+        axes = [dim for dim in range(op.rank(0)) if build.size(op.value(0), dim) == 1]
+    return build.call(torch.squeeze, op.value(0), axes) if axes else op.value(0)
+
+
+def unsqueeze(op: Op, build: Builder) -> Value:
+    """Unsqueeze at axes of the result."""
+    axes = op.ints("axes", 1) or []
+    rank = op.rank(0) + len(axes)
+    value = op.value(0)
+    for axis in sorted(axis % rank for axis in axes):
+        value = build.call(torch.unsqueeze, value, axis)
+    return value
+
+
+def concat(op: Op, build: Builder) -> Value:
+    """Concat; a constant made for the exported batch is spread over the running one."""
+    axis = int(op.attribute("axis", 0))
+    values = [op.value(index) for index in range(len(op.inputs))]
+    if axis % max(1, op.rank(0)) != 0:
+        values = build.same_batch(values, spread=True)
+    return build.call(torch.cat, values, axis)
+
+
+def split(op: Op, build: Builder) -> list[Value]:
+    """Split into given parts, or into equal ones of whatever size the dimension has after pruning."""
+    axis = int(op.attribute("axis", 0))
+    parts = op.ints("split", 1)
+    count = len(op.node.output)
+    if parts is None:
+        length = build.size(op.value(0), axis)
+        if not isinstance(length, int):
+            op.fail("it splits an open dimension")
+        step = -(-length // count)
+        parts = [min(step, length - step * index) for index in range(count)]
+    if len(set(parts)) == 1 and build.size(op.value(0), axis) == parts[0] * len(parts):
+        return build.call_many(torch.chunk, len(parts), op.value(0), len(parts), axis)
+    return build.call_many(torch.split, len(parts), op.value(0), parts, axis)
+
+
+def slice_(op: Op, build: Builder) -> Value:
+    """Slice with positive steps; a step of -1 over a whole axis is a flip."""
+    rank = op.rank(0)
+    starts = op.ints("starts") if "starts" in op.attributes else op.sizes(1)
+    ends = op.ints("ends") if "ends" in op.attributes else op.sizes(2)
+    if starts is None or ends is None:
+        op.fail("its bounds depend on the data")
+    axes = op.ints("axes", 3) or list(range(len(starts)))
+    steps = op.ints("steps", 4) or [1] * len(starts)
+    index: list[Any] = [slice(None)] * rank
+    flips = []
+    for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
+        if step < 0:
+            if step != -1 or (isinstance(start, int) and 0 <= start < 2**31 - 1 and start != _last(build, op, axis)) or _is_inside(end):
+                op.fail("a negative step over a part of an axis")
+            flips.append(axis)
+            continue
+        open_end = isinstance(end, int) and end >= 2**31 - 1
+        index[axis] = slice(
+            start if not (isinstance(start, int) and start == 0) else None, None if open_end else end, step if step != 1 else None
+        )
+    value = op.value(0)
+    if any(part != slice(None) for part in index):
+        while index and index[-1] == slice(None):
+            index.pop()
+        value = build.call(operator.getitem, value, tuple(index))
+    return build.call(torch.flip, value, flips) if flips else value
+
+
+def _last(build: Builder, op: Op, axis: int) -> Any:
+    length = build.size(op.value(0), axis)
+    return length - 1 if isinstance(length, int) else None
+
+
+def _is_inside(end: Any) -> bool:
+    """Whether a backward slice stops before it reaches the first element; ONNX writes "to the start" as a very negative end."""
+    return not isinstance(end, int) or end > -(2**31) + 1
+
+
+def gather(op: Op, build: Builder) -> Value:
+    """Gather: an Embedding for a constant table, selection of one place for a constant number, a lookup otherwise."""
+    axis = int(op.attribute("axis", 0)) % max(1, op.rank(0))
+    table, index = op.value(0), op.value(1)
+    if (
+        isinstance(table, Constant)
+        and isinstance(index, Flow)
+        and axis == 0
+        and table.tensor.dim() == 2
+        and table.tensor.is_floating_point()
+    ):
+        weight = table if not table.transposed else Constant(table.tensor)
+        with torch.device("meta"):
+            layer = nn.Embedding(*weight.tensor.shape)
+        layer.weight = build.parameter(weight)
+        build.embeddings.append(layer.weight)
+        key = ("Embedding", weight.source) if weight.source else None
+        return build.layer(layer, op.path([op.node.input[0]]), index, key=key)
+    if isinstance(index, Constant) and index.tensor.dim() == 0:
+        return build.call("select", table, axis, int(index.tensor))
+    if isinstance(index, Constant) and index.tensor.dim() == 1:
+        places = index.tensor.tolist()
+        length = build.size(table, axis)
+        if isinstance(length, int) and all(-length <= place < length for place in places):
+            index = Constant(torch.tensor([place % length for place in places], dtype=torch.int64))
+            return build.call(torch.index_select, table, axis, index)
+    index = build.call("to", index, torch.int64) if dtype_of(index) != torch.int64 else index
+    return build.call(operator.getitem, table, (*[slice(None)] * axis, index))
+
+
+def gather_elements(op: Op, build: Builder) -> Value:
+    """GatherElements."""
+    return build.call(torch.gather, op.value(0), int(op.attribute("axis", 0)), build.call("to", op.value(1), torch.int64))
+
+
+def pad(op: Op, build: Builder) -> Value:
+    """Pad in constant, reflect, edge or wrap mode."""
+    rank = op.rank(0)
+    pads = op.ints("pads", 1) or [0] * (2 * rank)
+    axes = op.ints("axes", 3) or list(range(rank))
+    mode = op.attribute("mode", "constant")
+    fill = op.number("value", 2, 0.0)
+    amounts = [(0, 0)] * rank
+    for position, axis in enumerate(axes):
+        amounts[axis] = (pads[position], pads[len(axes) + position])
+    while amounts and amounts[0] == (0, 0):
+        amounts.pop(0)
+    if not amounts:
+        return op.value(0)
+    flat = [amount for pair in reversed(amounts) for amount in pair]
+    names = {"constant": "constant", "reflect": "reflect", "edge": "replicate", "wrap": "circular"}
+    if mode not in names:
+        op.fail(f"mode {mode!r}")
+    if mode == "constant":
+        value = float(fill or 0.0)
+        return build.call(functional.pad, op.value(0), flat, "constant", value if dtype_of(op.value(0)).is_floating_point else int(value))
+    return build.call(functional.pad, op.value(0), flat, names[mode])
+
+
+def depth_to_space(op: Op, build: Builder) -> Value:
+    """DepthToSpace in both orders."""
+    block = int(op.attribute("blocksize"))
+    if op.attribute("mode", "DCR") == "CRD":
+        return build.activation(op, nn.PixelShuffle(block))
+    value = build.call("unflatten", op.value(0), 1, (block, block, -1))
+    value = build.call("permute", value, (0, 3, 4, 1, 5, 2))
+    return build.call(torch.flatten, build.call(torch.flatten, value, 4, 5), 2, 3)
+
+
+def space_to_depth(op: Op, build: Builder) -> Value:
+    """SpaceToDepth."""
+    block = int(op.attribute("blocksize"))
+    value = build.call("unflatten", build.call("unflatten", op.value(0), 3, (-1, block)), 2, (-1, block))
+    return build.call(torch.flatten, build.call("permute", value, (0, 3, 5, 1, 2, 4)), 1, 3)
+
+
+OPERATORS = {
+    "Concat": concat,
+    "DepthToSpace": depth_to_space,
+    "Gather": gather,
+    "GatherElements": gather_elements,
+    "Pad": pad,
+    "Slice": slice_,
+    "SpaceToDepth": space_to_depth,
+    "Split": split,
+    "Squeeze": squeeze,
+    "Transpose": transpose,
+    "Unsqueeze": unsqueeze,
+}

@@ -1,0 +1,90 @@
+"""ONNX Runtime with the errors of the engine."""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from engine.contract.errors import EngineError
+
+Feed = Mapping[str, NDArray[Any]]
+CPU = ["CPUExecutionProvider"]
+
+
+def open_session(path: Path, *, threads: int, save_optimized: Path | None = None) -> ort.InferenceSession:
+    """Load an ONNX file on the CPU, with ONNX Runtime's defaults but for the number of threads.
+
+    Args:
+        path: The file.
+        threads: Threads inside one operator.
+        save_optimized: Where to write the graph that really runs.
+
+    Raises:
+        EngineError: `model_invalid` where the runtime refuses the file, `out_of_memory`.
+    """
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 4  # what goes wrong is raised, and said by us
+    if save_optimized is not None:
+        options.optimized_model_filepath = str(save_optimized)
+    with _translated("model_invalid", f"ONNX Runtime cannot load {path.name}"):
+        return ort.InferenceSession(path, options, providers=CPU)
+
+
+def optimize(source: Path, target: Path, *, without: Sequence[str] = ()) -> None:
+    """Write `source` to `target` after the optimizations that do not depend on the machine, less those named in `without`.
+
+    Raises `model_invalid` where the runtime refuses the file.
+    """
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.optimized_model_filepath = str(target)
+    options.log_severity_level = 4
+    with _translated("model_invalid", f"ONNX Runtime cannot load {source.name}"):
+        ort.InferenceSession(source, options, providers=CPU, disabled_optimizers=list(without))
+
+
+def run(session: ort.InferenceSession, feed: Feed, outputs: list[str] | None = None) -> list[NDArray[Any]]:
+    """Run one batch. Raises `model_invalid` where an operator fails on it, `out_of_memory`."""
+    with _translated("model_invalid", "ONNX Runtime cannot run the network on this input"):
+        results: list[NDArray[Any]] = session.run(outputs, dict(feed))
+        return results
+
+
+@contextmanager
+def _translated(code: str, what: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, MemoryError) or "allocate" in str(error) or "bad_alloc" in str(error):
+            raise EngineError(
+                "out_of_memory",
+                f"{what}: it needs more memory than this job may use.",
+                hint="Lower evaluation.batch_size or calibration.batch_size, or raise limits.memory_bytes.",
+                category="resource",
+            ) from error
+        raise EngineError(code, f"{what}: {_first_line(error)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    # Paths of this machine are nothing that a message may hold.
+    text = re.sub(r"Load model from .+? failed: ?", "", str(error)).strip() or type(error).__name__
+    return text.splitlines()[0][:500]
+
+
+def batches(indices: NDArray[np.int64], size: int, fixed: int | None) -> Iterator[NDArray[np.int64]]:
+    """Cut `indices` into batches of at most `size`.
+
+    A network whose batch dimension is `fixed` gets batches of just that many, the last one filled up with its last example; the
+    caller drops what is too much.
+    """
+    step = fixed or size
+    for start in range(0, len(indices), step):
+        part = indices[start : start + step]
+        yield np.pad(part, (0, step - len(part)), mode="edge") if fixed else part

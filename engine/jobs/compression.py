@@ -1,0 +1,295 @@
+"""A compress job: load, score the baseline, walk the steps, publish the best state, report."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from numpy.typing import NDArray
+
+from engine.contract import constraints, events
+from engine.contract.errors import EngineError
+from engine.contract.job import Job
+from engine.contract.method import MethodParams
+from engine.contract.spec import Spec, parse
+from engine.jobs import warnings
+from engine.jobs.inputs import Subject, read
+from engine.jobs.publication import Publication, publish
+from engine.jobs.recorder import Voice
+from engine.measuring.examiner.client import Examiner
+from engine.measuring.figures import comparison, expected_work, figures, shares
+from engine.measuring.measurement import file_sizes
+from engine.measuring.outputs import stored_outputs
+from engine.methods.step import StepContext
+from engine.networks.network import Network
+from engine.process.memory import collector_paused, keep_freed_memory
+from engine.reporting import document as report
+
+if TYPE_CHECKING:
+    from engine.training.parallel.replicas import Replicas
+
+_LOADED, _SCORED, _WALKED, _EXPORTED, _VERIFIED = 0.02, 0.06, 0.92, 0.94, 0.97
+"""Shares of the job's progress at which loading, the baseline, the steps, the export and its verification are done."""
+
+
+@dataclass(frozen=True)
+class State:
+    """The network after a step."""
+
+    network: Network
+    step_index: int
+    metrics: dict[str, float]
+    score: dict[str, Any] | None
+    """What the examiner said about the network's file, where it is one already."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A published state beside the baseline."""
+
+    publication: Publication
+    baseline: dict[str, Any]
+    result: dict[str, Any]
+    checks: list[dict[str, Any]]
+
+
+def compress(job: Job, directory: Path, emit: Callable[[events.Event], None], replicas: Replicas | None = None) -> None:
+    """Run a compress job, up to its `done` event, from the checkpoint of an earlier attempt if there is one.
+
+    The last state is published. Where it misses the accuracy target and `on_violation` is `keep_best`, the latest earlier state
+    that met it in memory is published beside it, and the better one is kept: accuracy first, then the number of targets met.
+    Of several `replicas` the first does all this, and the others take part in its trainings.
+
+    Raises:
+        EngineError: Whatever the user or the machine has to be told; `constraints_not_met` where a missed target fails the job,
+            whose files have been announced all the same.
+    """
+    spec, problems = parse(job.spec)
+    if spec is None:
+        raise EngineError("spec_invalid", "; ".join(f"{p.pointer}: {p.detail}" for p in problems), hint=problems[0].hint)
+    compression = _Compression(job, spec, directory, Voice(emit), replicas)
+    if replicas is None or replicas.rank == 0:
+        compression.run()
+    else:
+        compression.follow()
+
+
+class _Compression:
+    """One run of one spec."""
+
+    def __init__(self, job: Job, spec: Spec, directory: Path, voice: Voice, replicas: Replicas | None) -> None:
+        self._job, self._spec, self._voice, self._replicas = job, spec, voice, replicas
+        self._directory, self._out = directory, directory / "out"
+        self._follows = replicas is not None and replicas.rank > 0
+        self._work = directory / "tmp" / (f"rank{replicas.rank}" if replicas is not None and self._follows else "")
+        self._work.mkdir(exist_ok=True)
+        self._steps: list[dict[str, Any]] = []
+
+    def run(self) -> None:
+        with ThreadPoolExecutor(1) as aside, Examiner() as examiner:
+            self._voice.phase("loading", 0.0)
+            self._subject = Subject.load(self._job, self._spec, self._work, self._voice.emit)
+            self._voice.phase("baseline", _LOADED)
+            scored = examiner.ask("score", **self._subject.request(self._subject.onnx))
+            with collector_paused():
+                context = self._context()
+            self._score = scored()
+            self._subject.check(self._score)
+            self._counts = self._subject.count(self._subject.baseline, self._score["shapes"])
+            warnings.about_examples(self._voice, self._subject, self._score)
+            # Compressing the upload takes seconds where it is large; it runs beside the steps.
+            self._sizes = aside.submit(file_sizes, self._subject.upload)
+            states = self._walk(context, examiner)
+            best = self._best(states, examiner)
+        self._keep(best, states)
+        self._finish(best)
+
+    def follow(self) -> None:
+        """Take the steps beside the first process as far as they train; nothing is scored or published here."""
+        self._subject = Subject.load(self._job, self._spec, self._work, self._voice.emit)
+        context, network = self._context(), self._subject.baseline
+        trained = max(index for index, step in enumerate(self._spec.steps) if step.needs.trainable)
+        for index, step in enumerate(self._spec.steps[: trained + 1]):
+            own = context.for_step(index, (0.0, 1.0))
+            network = type(step).implementation()(network, step, own)
+            if network.onnx_path is None:
+                self._measured_in_memory(own, network)
+
+    def _walk(self, context: StepContext, examiner: Examiner) -> list[State]:
+        spans = shares([expected_work(step) for step in self._spec.steps], _SCORED, _WALKED)
+        states: list[State] = []
+        network = self._subject.baseline
+        for index, step in enumerate(self._spec.steps):
+            states.append(self._step(context.for_step(index, spans[index]), index, step, network, examiner))
+            network = states[-1].network
+        return states
+
+    def _step(self, context: StepContext, index: int, step: MethodParams, network: Network, examiner: Examiner) -> State:
+        begin, method = time.monotonic(), step.wire_name()
+        self._voice.emit(events.StepStarted(method=method, step_index=index))
+        network = type(step).implementation()(network, step, context)
+        score = None
+        if network.onnx_path is not None:
+            score = examiner.ask("score", **self._subject.request(network.onnx_path))()
+        metrics = self._measured_in_memory(context, network) if score is None else score["metrics"]
+        metrics = {**metrics, **self._subject.count(network, self._score["shapes"])}
+        for file in context.files:
+            target = self._out / f"step{index}-{file.path.name}"
+            shutil.move(file.path, target)
+            self._voice.artifact(target, kind=file.kind, format=file.format, metrics=file.metrics, step_index=index)
+        self._steps.append(
+            {
+                "index": index,
+                "id": step.id,
+                "method": method,
+                "title": step.title,
+                "duration_seconds": time.monotonic() - begin,
+                "metrics": metrics,
+                "report": context.reported,
+            }
+        )
+        self._voice.emit(events.StepFinished(method=method, metrics=metrics, report=context.reported, step_index=index))
+        context.finished()
+        return State(network, index, metrics, score)
+
+    def _measured_in_memory(self, context: StepContext, network: Network) -> dict[str, float]:
+        """Metrics of the module; nothing without examples."""
+        from engine.methods.context import Context
+
+        if self._subject.data is None or not isinstance(context, Context):
+            return {}
+        return context.evaluate(network, self._subject.split)
+
+    def _context(self) -> StepContext:
+        """What steps are given; torch is loaded only where a step trains.
+
+        All that takes seconds before the first step happens here, beside the scoring of the baseline.
+        """
+        common: dict[str, Any] = {
+            "seed": self._spec.seed,
+            "work": self._work,
+            "emit": self._voice.emit,
+            "baseline": self._subject.baseline,
+            "data": self._subject.data,
+            "threads": self._job.threads,
+            "evaluation_split": self._subject.split,
+        }
+        if not any(step.needs.trainable for step in self._spec.steps):
+            return StepContext(**common)
+        import torch
+
+        from engine.methods.context import Context
+        from engine.training.checkpoints import Checkpoints
+
+        keep_freed_memory()
+        torch.set_num_threads(self._job.threads)
+        torch.manual_seed(self._spec.seed)
+        if self._job.device.startswith("cuda") and not torch.cuda.is_available():
+            raise EngineError("device_unavailable", f"The device {self._job.device} is not there.", category="transient", retryable=True)
+        checkpoints = Checkpoints(
+            self._work if self._follows else self._directory,
+            self._spec.model_dump(mode="json"),
+            self._voice.emit,
+            seconds=self._job.checkpoint_seconds,
+            read_only=self._follows,
+        )
+        if self._job.resume is not None:
+            checkpoints.resume(self._job.resume)
+        device = torch.device(self._job.device)
+        if self._replicas is not None:
+            common["replicas"], device = self._replicas, self._replicas.device or device
+        for step in self._spec.steps:
+            type(step).implementation()
+        with suppress(EngineError):  # The step that needs the module says what is wrong with it.
+            self._subject.baseline.module  # noqa: B018 - built on first use
+        return Context(
+            **common, device=device, load_teacher=self._teacher, checkpoints=checkpoints, outputs_of_file=self._outputs_of_baseline
+        )
+
+    def _outputs_of_baseline(self, split: str) -> Sequence[NDArray[Any]] | None:
+        """What the examiner kept of them."""
+        return stored_outputs(self._subject.outputs) if split == self._subject.split else None
+
+    def _teacher(self, name: str) -> Network:
+        if name not in self._job.teachers:
+            raise EngineError("model_not_found", f"The teacher {name} is not part of this job.", category="internal")
+        return read(self._job.teachers[name], self._work)
+
+    def _best(self, states: list[State], examiner: Examiner) -> Candidate:
+        final = self._candidate(states[-1], examiner)
+        target = self._spec.constraints
+        if target is None or target.accuracy is None or target.on_violation == "fail" or constraints.rank(final.checks)[0]:
+            return final
+        for state in reversed(states[:-1]):
+            if constraints.accuracy_kept(target.accuracy, self._score["metrics"], state.metrics, self._subject.split):
+                return max(final, self._candidate(state, examiner), key=lambda candidate: constraints.rank(candidate.checks))
+        return final
+
+    def _candidate(self, state: State, examiner: Examiner) -> Candidate:
+        fractions = iter((_WALKED, _EXPORTED, _VERIFIED))
+        publication = publish(
+            state.network,
+            state.step_index,
+            self._subject,
+            examiner,
+            self._work / f"candidate{state.step_index}",
+            score=state.score,
+            enter=lambda name: self._voice.phase(name, next(fractions)),
+        )
+        sizes = {"file_bytes": publication.files[0].file_bytes, "gzip_bytes": publication.files[0].gzip_bytes}
+        latencies = publication.latencies
+        baseline = figures(self._score["metrics"], self._sizes.result(), self._counts, latencies, "baseline")
+        result = figures(publication.score["metrics"], sizes, publication.counts, latencies, "result")
+        return Candidate(publication, baseline, result, constraints.check(self._spec.constraints, baseline, result, self._subject.split))
+
+    def _keep(self, best: Candidate, states: list[State]) -> None:
+        """Move the files of the best candidate to the outputs and announce them."""
+        kept = best.publication.step_index
+        if kept != states[-1].step_index:
+            self._voice.warn(
+                "earlier_state_kept",
+                f"The last state missed the accuracy target; the one after step {kept} ({self._steps[kept]['method']}) was published.",
+                step_index=kept,
+            )
+        for file in best.publication.files:
+            target = self._out / file.path.name
+            shutil.copyfile(file.path, target)
+            self._voice.artifact(target, kind="model", format=file.format, metrics=file.metrics, gzip_bytes=file.gzip_bytes)
+
+    def _finish(self, best: Candidate) -> None:
+        compared = comparison(best.baseline, best.result, best.publication.latencies)
+        verdict = compared["latencies"][0]["verdict"]
+        outcome = constraints.outcome(best.checks)
+        summary = {"baseline": best.baseline, "result": best.result, "verdict": verdict, "comparison": compared}
+        warnings.about_result(self._voice, self._subject, best.publication.step_index, summary)
+        document = report.build(
+            self._subject,
+            summary,
+            outcome=outcome,
+            checks=best.checks,
+            steps=self._steps,
+            publication=best.publication,
+            examples_count=self._score["examples_count"],
+            warnings=self._voice.warnings,
+            artifacts=self._voice.artifacts,
+            duration_seconds=self._voice.seconds,
+        )
+        target = self._out / "report.json"
+        target.write_text(json.dumps(document, indent=1, allow_nan=False))
+        self._voice.artifact(target, kind="report", format="json", metrics={})
+        if outcome == "constraints_not_met" and self._spec.constraints and self._spec.constraints.on_violation == "fail":
+            raise EngineError(
+                "constraints_not_met",
+                "Missed: " + "; ".join(constraints.sentence(item) for item in best.checks if not item["met"]) + ".",
+                hint="Loosen the constraint, or say on_violation: keep_best. The files of this job are kept.",
+                details={"constraints": best.checks, "summary": summary},
+            )
+        self._voice.progress(1.0, "done")
+        self._voice.emit(events.Done(outcome=outcome, result=summary))

@@ -1,0 +1,236 @@
+"""What an uploaded model or dataset is: the result of the inspection jobs."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+
+from engine.contract.errors import EngineError
+from engine.data.npz import class_names, read_arrays, read_labels
+from engine.data.preprocessing import read_preprocessing
+from engine.files.npz_members import SPLITS
+from engine.formats.loading import load_network
+from engine.formats.onnx import runtime
+from engine.formats.onnx.checks import inferred, skeleton_of
+from engine.formats.onnx.file import is_quantized, narrowed, read_model, signature_of
+from engine.formats.onnx.importer.names import module_path
+from engine.formats.onnx.macs import node_macs
+from engine.formats.onnx.weights import weight_tensors
+from engine.measuring.counting import Counts, count_graph, count_module
+from engine.networks.network import Network, Signature
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from engine.data.dataset import Array
+
+_QUANTIZABLE = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
+_PREVIEW_EXAMPLES = 8
+_PREVIEW_ELEMENTS = 1024
+
+
+def inspect_model(path: Path, format: str, metadata: dict[str, Any], work: Path) -> dict[str, Any]:
+    """Signature, figures, operators and layers of a model.
+
+    Layers of a trainable model are those of the module, by the names that a spec's `ignore` and `include` take; of any other they
+    are the weighted nodes of the graph. Shapes have null for the batch. `work` is for scratch files. Raises the codes of `load_network`.
+    """
+    network = load_network(path, format, metadata, work)
+    if format != "onnx":
+        counts = count_module(network.module, network.signature)
+        return _document(network.signature, counts, layers=module_layers(network), reason=None)
+    model = narrowed(read_model(path), metadata.get("input_specs") or ())
+    runtime.open_session(path, threads=1)
+    counts = count_graph(model)
+    reason = _untrainable(network, model)
+    layers = module_layers(network) if reason is None else graph_layers(model)
+    opset = max((item.version for item in model.opset_import if item.domain in ("", "ai.onnx")), default=None)
+    operators = Counter(
+        f"{node.domain}::{node.op_type}" if node.domain not in ("", "ai.onnx") else node.op_type for node in model.graph.node
+    )
+    return _document(signature_of(model), counts, layers=layers, reason=reason) | {
+        "opset": opset,
+        "operators": dict(sorted(operators.items())),
+    }
+
+
+def module_layers(network: Network) -> list[dict[str, Any]]:
+    """Every leaf module that runs, in the order in which it first does: name, type, shapes, parameters, MACs, and what can be done to it."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from engine.formats.onnx.export import example_inputs
+    from engine.networks.layers import PRUNABLE
+
+    module = network.module
+    rows: dict[str, dict[str, Any]] = {}
+    counter = FlopCounterMode(display=False)
+    hooks = []
+
+    def before(name: str) -> Any:
+        def hook(layer: nn.Module, inputs: tuple[Any, ...]) -> None:
+            row = rows.setdefault(name, _row(name, layer, inputs, prunable=isinstance(layer, PRUNABLE)))
+            row["macs_count"] -= counter.get_total_flops() // 2
+
+        return hook
+
+    def after(name: str) -> Any:
+        def hook(layer: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+            rows[name]["macs_count"] += counter.get_total_flops() // 2
+            rows[name]["output_shape"] = _shape_of(output)
+
+        return hook
+
+    for name, layer in module.named_modules():
+        if name and not list(layer.children()):
+            hooks += [layer.register_forward_pre_hook(before(name)), layer.register_forward_hook(after(name))]
+    try:
+        with torch.no_grad(), counter:
+            module.eval()(*example_inputs(network.signature, batch=1))
+    except RuntimeError as error:
+        raise EngineError("model_invalid", f"The network does not run on one example: {str(error).splitlines()[0]}.") from error
+    finally:
+        for hook in hooks:
+            hook.remove()
+    last = [row for row in rows.values() if row["prunable"]][-1:]
+    for row in last:
+        row["prunable"] = False
+    return list(rows.values())
+
+
+def graph_layers(model: onnx.ModelProto) -> list[dict[str, Any]]:
+    """The weighted nodes of a graph that has no trainable form."""
+    graph = inferred(skeleton_of(model)).graph
+    shapes = {item.name: _declared(item) for item in (*graph.input, *graph.value_info, *graph.output)}
+    macs = node_macs(model)
+    weights = weight_tensors(model)
+    read_by: dict[str, int] = Counter()
+    for weight in weights.values():
+        read_by[weight.readers[0]] += weight.size
+    rows = []
+    for index, node in enumerate(model.graph.node):
+        if not node.output or (node.output[0] not in read_by and node.output[0] not in macs):
+            continue
+        rows.append(
+            {
+                "name": node.name or module_path(node, list(node.input[1:])) or f"{node.op_type.lower()}_{index}",
+                "type": node.op_type,
+                "input_shape": shapes.get(node.input[0]) if node.input else None,
+                "output_shape": shapes.get(node.output[0]),
+                "params_count": read_by.get(node.output[0], 0),
+                "macs_count": macs.get(node.output[0], 0),
+                "prunable": False,
+                "quantizable": node.op_type in _QUANTIZABLE,
+            }
+        )
+    return rows
+
+
+def inspect_dataset(path: Path, format: str, metadata: dict[str, Any], work: Path) -> dict[str, Any]:
+    """Splits, columns, classes and a preview of a dataset. Raises the codes of `load_dataset` that need no model."""
+    if format != "npz":
+        raise EngineError("unsupported_format", f"Datasets of format {format!r} are not read.", hint="Upload an npz file.")
+    arrays = read_arrays(path, work)
+    first = next(iter(_inputs(arrays, next(split for split in SPLITS if _inputs(arrays, split)))))
+    read_preprocessing(metadata, [key.split(".", 1)[1] for key in arrays if key.startswith("x_") and "." in key] or [first])
+    splits: dict[str, Any] = {}
+    preview: dict[str, Any] = {}
+    columns: dict[str, Any] = {}
+    seen: set[int] = set()
+    for split in SPLITS:
+        inputs = _inputs(arrays, split)
+        if not inputs:
+            continue
+        counts = {len(array) for array in inputs.values()}
+        if len(counts) > 1:
+            raise EngineError("dataset_invalid", f"The inputs of split {split} differ in length: {sorted(counts)}.")
+        count = counts.pop()
+        labels = read_labels(arrays, split, count, None)
+        splits[split] = {"examples_count": count, "labelled": labels is not None}
+        for name, array in inputs.items():
+            column = {"name": name, "shape": list(array.shape[1:]), "dtype": array.dtype.name}
+            if columns.setdefault(name, column)["shape"] != column["shape"]:
+                raise EngineError(
+                    "dataset_invalid", f"{name} has examples of shape {column['shape']} in {split}, {columns[name]['shape']} before."
+                )
+        if labels is not None:
+            columns.setdefault("y", {"name": "y", "shape": [], "dtype": arrays[f"y_{split}"].dtype.name})
+            seen.update(np.unique(labels).tolist())
+        preview[split] = [_example(index, inputs, labels) for index in range(min(count, _PREVIEW_EXAMPLES))]
+    names = class_names(arrays, metadata)
+    classes: list[Any] | None = (list(names) if names else sorted(seen)) if seen else None
+    labelled = all(split["labelled"] for split in splits.values())
+    return {"splits": splits, "columns": list(columns.values()), "classes": classes, "labels": labelled, "preview": preview}
+
+
+def _inputs(arrays: Mapping[str, Array], split: str) -> dict[str, Array]:
+    """The input arrays of a split by column name: `x`, or `x.<input>`."""
+    return {
+        key.replace(f"x_{split}", "x", 1): array for key, array in arrays.items() if key == f"x_{split}" or key.startswith(f"x_{split}.")
+    }
+
+
+def _example(index: int, inputs: Mapping[str, Array], labels: Any) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for name, array in inputs.items():
+        example = np.asarray(array[index])
+        summary: dict[str, Any] = {"minimum": example.min().item(), "maximum": example.max().item(), "mean": float(example.mean())}
+        if example.size <= _PREVIEW_ELEMENTS:
+            summary["values"] = example.tolist()
+        values[name] = summary
+    return {"index": index, "label": None if labels is None else int(labels[index]), "inputs": values}
+
+
+def _untrainable(network: Network, model: onnx.ModelProto) -> str | None:
+    if is_quantized(model):
+        return "The graph is quantized already: its integer weights cannot be trained."
+    try:
+        _ = network.module
+    except EngineError as error:
+        # onnxruntime has loaded the file: shapes that do not fit here are a limit of the import, and no fault of the file.
+        if error.code not in ("unsupported_operator", "model_invalid"):
+            raise
+        return f"{error.message} {error.hint}" if error.code == "model_invalid" and error.hint else error.message
+    return None
+
+
+def _document(signature: Signature, counts: Counts, *, layers: list[dict[str, Any]], reason: str | None) -> dict[str, Any]:
+    return {
+        "signature": signature.to_json(),
+        **asdict(counts),
+        "opset": None,
+        "operators": {},
+        "trainable": reason is None,
+        "untrainable_reason": reason,
+        "layers": layers,
+    }
+
+
+def _row(name: str, layer: nn.Module, inputs: tuple[Any, ...], *, prunable: bool) -> dict[str, Any]:
+    return {
+        "name": name,
+        "type": type(layer).__name__,
+        "input_shape": _shape_of(inputs),
+        "output_shape": None,
+        "params_count": sum(item.numel() for item in layer.parameters()),
+        "macs_count": 0,
+        "prunable": prunable,
+        "quantizable": prunable,
+    }
+
+
+def _shape_of(value: Any) -> list[int | None] | None:
+    while isinstance(value, tuple | list) and value:
+        value = value[0]
+    return [None, *value.shape[1:]] if hasattr(value, "shape") and len(value.shape) else None
+
+
+def _declared(item: onnx.ValueInfoProto) -> list[int | None] | None:
+    kind = item.type.tensor_type
+    return [dim.dim_value or None for dim in kind.shape.dim] if kind.HasField("shape") else None

@@ -1,0 +1,97 @@
+"""One job, from its directory to its last event. Never raises: whatever goes wrong becomes a `failed` event."""
+
+from __future__ import annotations
+
+import errno
+import os
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from engine.contract import events
+from engine.contract.errors import EngineError
+from engine.contract.job import FILE_NAME, Job, divided
+
+if TYPE_CHECKING:
+    from engine.training.parallel.replicas import Replicas
+
+Emit = Callable[[events.Event], None]
+
+
+def run_job(directory: Path, emit: Emit, replicas: Replicas | None = None) -> int:
+    """Do the job that `job.json` in `directory` describes.
+
+    Args:
+        directory: Private directory of the job; receives `out/` (what will be published) and `tmp/` (scratch).
+        emit: Takes every event; the last one is `done` or `failed`.
+        replicas: Of a job in several processes, in each of them; left out, they are started where the job asks for them.
+
+    Returns:
+        The exit status: 0 after `done`, 1 after `failed`.
+    """
+    current: list[int | None] = [None]
+
+    def tracking(event: events.Event) -> None:
+        if isinstance(event, events.StepStarted | events.StepFinished):
+            current[0] = event.step_index if isinstance(event, events.StepStarted) else None
+        emit(event)
+
+    try:
+        directory = directory.absolute()
+        for name in ("out", "tmp"):
+            (directory / name).mkdir(mode=0o700, exist_ok=True)
+        job = Job.read(directory)
+        if replicas is None and divided(job.kind, job.spec):
+            from engine.jobs.parallel.launch import run_processes
+
+            return run_processes(job, directory, tracking)
+        _do(job, directory, tracking, replicas)
+        return 0
+    except Exception as error:
+        translated = translate(error)
+        if translated.category == "internal":
+            emit(events.Log(level="error", message=traceback.format_exc(), step_index=current[0]))
+        emit(events.Failed.of(translated, current[0]))
+        return 1
+
+
+def _do(job: Job, directory: Path, emit: Emit, replicas: Replicas | None) -> None:
+    """Import what the job needs, and nothing else: quantizing an ONNX file must not wait for torch."""
+    if job.kind == "compress":
+        from engine.jobs.compression import compress
+
+        compress(job, directory, emit, replicas)
+        return
+    from engine.jobs import inspection
+
+    file = job.model if job.kind == "inspect_model" else job.dataset
+    if file is None:
+        raise EngineError("job_invalid", f"{FILE_NAME} names no file to inspect.", category="internal")
+    emit(events.Phase(phase="inspecting"))
+    inspect = inspection.inspect_model if job.kind == "inspect_model" else inspection.inspect_dataset
+    emit(events.Done(result=inspect(file.path, file.format, file.metadata, directory / "tmp")))
+
+
+def translate(error: Exception) -> EngineError:
+    """Any exception as an error of the engine: memory, disk, or a defect of ours."""
+    if isinstance(error, EngineError):
+        return error
+    text = str(error)
+    # torch reports exhausted memory as a RuntimeError, CUDA's as a subclass of it.
+    if isinstance(error, MemoryError) or "DefaultCPUAllocator" in text or "out of memory" in text.lower() or "bad_alloc" in text:
+        return EngineError(
+            "out_of_memory",
+            "The job needed more memory than it may use.",
+            hint="Lower batch_size, or raise limits.memory_bytes.",
+            category="resource",
+        )
+    # Libraries in C++ and Rust, such as safetensors, have errors of their own for it, with the system's sentence in them.
+    numbers = (errno.ENOSPC, errno.EDQUOT)
+    if (isinstance(error, OSError) and error.errno in numbers) or any(os.strerror(number) in text for number in numbers):
+        return EngineError(
+            "out_of_disk", "The disk is full.", hint="Free space on the worker, then retry.", category="resource", retryable=True
+        )
+    return EngineError(
+        "internal_error", f"{type(error).__name__}: {text[:500]}", hint="The job's log has the details.", category="internal"
+    )

@@ -1,0 +1,1 @@
+"""The fresh process that scores and times files, and the client that asks it."""

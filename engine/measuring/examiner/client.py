@@ -1,0 +1,97 @@
+"""The parent's side of `engine.measuring.examiner.server`: starts the process, asks, and turns its death into a sentence."""
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import engine
+from engine.contract.errors import EngineError
+
+
+class Examiner:
+    """A fresh process that loads, scores and times published files.
+
+    Requests are answered in order; `ask` returns a function that waits for the answer, so that the caller can go on meanwhile.
+    """
+
+    def __init__(self) -> None:
+        """Start the process; it imports its libraries while the caller goes on."""
+        home = str(Path(engine.__file__).parents[1])
+        paths = os.pathsep.join(dict.fromkeys([home, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]))
+        # -P: the working directory holds strangers' files and must not be searched for modules.
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "engine.measuring.examiner.server", str(os.getpid())],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": paths},
+        )
+        self._waiting: deque[_Answer] = deque()
+
+    def ask(self, do: str, **request: Any) -> Callable[[], Any]:
+        """Send a request. The returned function waits for the answer and gives it, or raises the EngineError that happened there."""
+        answer = _Answer(do)
+        self._waiting.append(answer)
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):  # the death is told when the answer is read
+            self._process.stdin.write(json.dumps({"do": do, **request}, default=str).encode() + b"\n")
+            self._process.stdin.flush()
+        return lambda: self._wait(answer)
+
+    def _wait(self, wanted: "_Answer") -> Any:
+        assert self._process.stdout is not None
+        while not wanted.given:
+            line = self._process.stdout.readline()
+            if not line:
+                raise self._death(self._waiting[0].do)
+            answer = self._waiting.popleft()
+            answer.given, answer.body = True, json.loads(line)
+        if "error" in wanted.body:
+            error = wanted.body["error"]
+            raise EngineError(error.pop("code"), error.pop("message"), **error)
+        return wanted.body["result"]
+
+    def _death(self, do: str) -> EngineError:
+        status = self._process.wait()
+        if status == -9:
+            return EngineError(
+                "out_of_memory",
+                f"The process that checks published files was killed ({do}), most likely for its memory.",
+                hint="Lower evaluation.batch_size, or raise limits.memory_bytes.",
+                category="resource",
+            )
+        how = f"signal {-status}" if status < 0 else f"status {status}"
+        return EngineError("runtime_crashed", f"ONNX Runtime crashed on a file of this job ({do}, {how}).", category="internal")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """End the process, at once where the caller failed."""
+        if kind is not None:
+            self._process.kill()
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
+        self._process.stdout.close()
+        try:
+            self._process.wait(10)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+
+class _Answer:
+    """A place for one answer."""
+
+    def __init__(self, do: str) -> None:
+        self.do = do
+        self.given = False
+        self.body: dict[str, Any] = {}

@@ -1,0 +1,234 @@
+"""Scores published files in a process of its own, which has never seen the network in memory: `python -m engine.measuring.examiner.server`.
+
+The process reads one JSON request a line from standard input, answers one JSON line each on standard output, loads every file from
+disk with stock ONNX Runtime, and ends with its input or its parent. It imports no torch. `engine.measuring.examiner.client` speaks to it.
+"""
+
+import hashlib
+import json
+import math
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from engine.contract.errors import EngineError
+from engine.data import load_dataset
+from engine.formats.onnx import runtime
+from engine.measuring.examples import Batch, Examples, RandomExamples, SplitExamples, with_evaluation_split
+from engine.measuring.measurement import latencies
+from engine.measuring.outputs import Arrays, OutputStore
+from engine.metrics import evaluation
+from engine.networks.network import Signature
+from engine.process.linux import die_with_parent
+
+if TYPE_CHECKING:
+    from engine.data.dataset import Data
+
+LABEL_ORDER = ("top1", "top5", "cross_entropy")
+"""What people look for first stands first."""
+
+
+def score(request: dict[str, Any], own: ort.InferenceSession, examples: Examples) -> dict[str, Any]:
+    """Metrics of one file on all examples, in one pass.
+
+    Label metrics need labels and class scores. Fidelity compares with the baseline: its stored outputs, or the file run beside.
+
+    Args:
+        request: `file`, `baseline` (a file; the same one for the baseline itself), `outputs` (a directory for the baseline's
+            outputs), `metrics` (label metrics wanted), `required` (whether missing class scores are an error), `batch_size`, `threads`.
+        own: The file's session.
+        examples: What to run on.
+
+    Raises:
+        EngineError: `export_mismatch` where an output is NaN, `non_finite_outputs` where the baseline's is, `shape_mismatch`.
+    """
+    is_baseline = request["file"] == request["baseline"]
+    store = OutputStore(Path(request["outputs"]), examples.count)
+    reference: Callable[[Batch, slice, Arrays], Arrays]
+    if is_baseline:
+        reference = store.keep
+    elif store.complete:
+        reference = store.read
+    else:
+        baseline = runtime.open_session(Path(request["baseline"]), threads=request["threads"])
+        reference = lambda batch, place, _: _outputs(baseline, batch)  # noqa: E731
+    totals = Totals(request["metrics"] if examples.labelled else (), required=request["required"])
+    start, shapes = 0, {}
+    for batch in examples.batches(request["batch_size"]):
+        outputs = _outputs(own, batch)
+        expected = reference(batch, slice(start, start + batch.count), outputs)
+        _refuse_nan(outputs, is_baseline=is_baseline)
+        totals.add(expected, outputs, batch)
+        shapes = {name: list(value.shape[1:]) for name, value in batch.feed.items()}
+        start += batch.count
+    store.close()
+    figures = totals.figures()
+    return {
+        "metrics": {f"{examples.name}.{name}": value for name, value in figures.items()},
+        "examples_count": examples.count,
+        "labelled": examples.labelled,
+        "skipped": totals.skipped,
+        "shapes": shapes,
+    }
+
+
+class Totals:
+    """Means over all examples of figures that are computed batch by batch, and the signal-to-noise ratio of all of them together."""
+
+    def __init__(self, metrics: Iterable[str], *, required: bool) -> None:
+        self.skipped: str | None = None
+        self._metrics = tuple(metrics)
+        self._required = required
+        self._sums: dict[str, float] = {}
+        self._count = 0
+        self._signal = self._noise = 0.0
+
+    def add(self, expected: Arrays, outputs: Arrays, batch: Batch) -> None:
+        """Take one batch in."""
+        expected, compared = _bounded(expected), _bounded(outputs)
+        figures = evaluation.fidelity_metrics(expected, compared)
+        if batch.labels is not None and self._metrics:
+            figures |= self._label_metrics(outputs, batch.labels)
+        for name, value in figures.items():
+            self._sums[name] = self._sums.get(name, 0.0) + value * batch.count
+        self._count += batch.count
+        for left, right in zip(expected, compared, strict=True):
+            if np.issubdtype(left.dtype, np.floating):
+                wide = left.astype(np.float64)
+                self._signal += float(np.square(wide).sum())
+                self._noise += float(np.square(wide - right).sum())
+
+    def figures(self) -> dict[str, float]:
+        """All metrics by name, less those that have no finite value (a label whose score is -inf costs infinitely much)."""
+        means = {name: total / self._count for name, total in self._sums.items() if math.isfinite(total)}
+        if "sqnr_db" in means:
+            means["sqnr_db"] = evaluation.ratio_db(self._signal, self._noise)
+        return {name: means[name] for name in (*LABEL_ORDER, *means) if name in means}
+
+    def _label_metrics(self, outputs: Arrays, labels: NDArray[np.int64]) -> dict[str, float]:
+        try:
+            return evaluation.label_metrics(outputs, labels, self._metrics)
+        except EngineError as error:
+            if self._required or self._count:
+                raise
+            self._metrics, self.skipped = (), error.message
+            return {}
+
+
+def compare(request: dict[str, Any]) -> dict[str, Any]:
+    """Largest differences between a file's outputs and the `expected` ones (npz files, inputs in the order of `names`)."""
+    session = runtime.open_session(Path(request["file"]), threads=request["threads"])
+    with np.load(request["inputs"], allow_pickle=False) as inputs, np.load(request["expected"], allow_pickle=False) as expected:
+        wanted = [expected[f"arr_{i}"] for i in range(len(expected.files))]
+        outputs = runtime.run(session, {name: inputs[f"arr_{i}"] for i, name in enumerate(request["names"])})
+    shapes = [[list(array.shape) for array in arrays] for arrays in (wanted, outputs)]
+    if shapes[0] != shapes[1]:
+        raise EngineError(
+            "export_mismatch", f"The exported file gives outputs of shapes {shapes[1]} instead of {shapes[0]}.", category="internal"
+        )
+    worst, scale = 0.0, 0.0
+    for left, right in zip(wanted, outputs, strict=True):
+        difference = np.abs(left.astype(np.float64) - right.astype(np.float64))
+        worst = max(worst, float(np.max(np.where(left == right, 0.0, difference), initial=0.0)))
+        scale = max(scale, float(np.max(np.abs(left.astype(np.float64)), initial=0.0)))
+    return {"max_abs_difference": worst if math.isfinite(worst) else None, "max_abs_value": scale}
+
+
+def tensor_digests(path: Path) -> dict[str, list[Any]]:
+    """Shape and sha256 of the bytes of every tensor in a safetensors file."""
+    from safetensors import deserialize
+
+    return {
+        name: [list(item["shape"]), hashlib.sha256(item["data"]).hexdigest()]
+        for name, item in deserialize(path.read_bytes())  # type: ignore[no-untyped-call]
+    }
+
+
+def _outputs(session: ort.InferenceSession, batch: Batch) -> Arrays:
+    names = {item.name for item in session.get_inputs()}
+    outputs = runtime.run(session, {name: value for name, value in batch.feed.items() if name in names})
+    padded = len(next(iter(batch.feed.values()))) if np.ndim(next(iter(batch.feed.values()))) else batch.count
+    return [output[: batch.count] if output.ndim and len(output) == padded else output for output in outputs]
+
+
+def _refuse_nan(outputs: Arrays, *, is_baseline: bool) -> None:
+    if not any(np.issubdtype(output.dtype, np.floating) and np.isnan(output).any() for output in outputs):
+        return
+    if is_baseline:
+        raise EngineError(
+            "non_finite_outputs",
+            "The uploaded model gives outputs that are not numbers (NaN) on these examples.",
+            hint="Check metadata.preprocessing of the dataset, and the model's weights.",
+        )
+    raise EngineError(
+        "export_mismatch",
+        "The compressed file gives outputs that are not numbers (NaN), where the original's are.",
+        hint="Lower the learning rate or the compression; for quantization, calibrate on more examples.",
+    )
+
+
+def _bounded(arrays: Arrays) -> Arrays:
+    """Infinite outputs (masked classes) as the largest numbers, so that equal ones cancel."""
+    return [np.nan_to_num(array) if np.issubdtype(array.dtype, np.floating) else array for array in arrays]
+
+
+class Desk:
+    """Answers requests about one job; keeps its dataset loaded between them."""
+
+    def __init__(self) -> None:
+        self._data: Data | None = None
+
+    def answer(self, request: dict[str, Any]) -> Any:
+        """Do what `request["do"]` says."""
+        match request["do"]:
+            case "score":
+                session = runtime.open_session(Path(request["file"]), threads=request["threads"])
+                return score(request, session, self._examples(request, session))
+            case "latency":
+                sessions = [runtime.open_session(Path(request[name]), threads=request["threads"]) for name in ("baseline", "result")]
+                examples = self._examples(request, sessions[0])
+                return latencies(sessions, examples, request["batch_sizes"], threads=request["threads"], repeats=request["repeats"])
+            case "compare":
+                return compare(request)
+            case "tensors":
+                return tensor_digests(Path(request["file"]))
+            case other:
+                raise EngineError("internal_error", f"unknown request {other!r}", category="internal")
+
+    def _examples(self, request: dict[str, Any], session: ort.InferenceSession) -> Examples:
+        described = request["dataset"]
+        signature = Signature.from_json(request["signature"])
+        if described is None:
+            return RandomExamples(session, seed=request["seed"], signature=signature)
+        if self._data is None:
+            data = load_dataset(Path(described["path"]), described["format"], described["metadata"], signature, Path(request["work"]))
+            self._data = with_evaluation_split(data, request["split"], request["seed"])
+        return SplitExamples(request["split"], self._data.splits[request["split"]], session)
+
+
+def main() -> None:
+    """Serve requests until the input ends. Stray prints of libraries go to standard error."""
+    if sys.platform == "linux":
+        die_with_parent(int(sys.argv[1]), signal.SIGKILL)
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    desk = Desk()
+    for line in sys.stdin:
+        try:
+            answer: dict[str, Any] = {"result": desk.answer(json.loads(line))}
+        except EngineError as error:
+            answer = {"error": {key: getattr(error, key) for key in ("code", "message", "hint", "category", "retryable", "details")}}
+        except MemoryError:
+            answer = {"error": {"code": "out_of_memory", "message": "Measuring the file needs more memory.", "category": "resource"}}
+        print(json.dumps(answer), file=answers, flush=True)
+
+
+if __name__ == "__main__":
+    main()

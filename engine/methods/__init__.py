@@ -1,0 +1,1 @@
+"""The methods, a folder a family: `spec.py` holds parameters, one file a method implements it."""

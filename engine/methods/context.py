@@ -1,0 +1,207 @@
+"""What a method that trains is given besides the network and its parameters."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from engine.contract.errors import EngineError
+from engine.contract.params import TrainingFields
+from engine.methods.step import StepContext
+from engine.metrics.evaluation import fidelity_metrics, label_metrics
+from engine.networks import masks
+from engine.networks.network import Network
+from engine.training.batches import Batch, ClassHead, Examples, fingerprint, predict
+from engine.training.checkpoints import Checkpoints, Place
+from engine.training.loop import NO_HOOKS, Hooks, Loss, Moment, classification_loss, train
+from engine.training.parallel.replicas import ALONE, Replicas
+from engine.training.resume import History
+
+_PROGRESS_SECONDS = 0.2
+_MOST_RECORDS = 1000
+"""Epochs in a report; of a longer training every other one is dropped, again and again."""
+_COMPARED_EXAMPLES = 16
+_TOLERANCE = 1e-3
+"""Outputs of two runtimes count as the same up to a thousandth of each number and a ten thousandth of the largest: kernels add up in
+another order, which costs some 1e-6; a wrong operator costs far more."""
+
+
+@dataclass(kw_only=True)
+class Context(StepContext):
+    """Training, evaluation and further models, on top of what every step is given."""
+
+    device: torch.device
+    load_teacher: Callable[[str], Network] | None = None
+    """Reads another uploaded model by its id."""
+    checkpoints: Checkpoints | None = None
+    """Where trainings are saved, for another attempt."""
+    replicas: Replicas = ALONE
+    """The processes of this job. What decides by a measurement asks `replicas.once`, so that all of them go the same way."""
+    outputs_of_file: Callable[[str], Sequence[Any] | None] = lambda split: None
+    """What the baseline's file said about all examples of a split, as far as that was kept."""
+    _baseline_outputs: dict[str, Sequence[Any]] = field(default_factory=dict)
+    _evaluated: dict[tuple[str, bytes], dict[str, float]] = field(default_factory=dict)
+    """Figures by split and state of the network: the end of one step is the beginning of the next."""
+    _trainings: int = 0
+
+    def for_step(self, index: int, span: tuple[float, float]) -> Context:
+        """The context of step `index`, which counts its own trainings."""
+        return replace(super().for_step(index, span), _trainings=0)
+
+    def generator(self) -> torch.Generator:
+        """A fresh, seeded torch generator on the CPU."""
+        return torch.Generator().manual_seed(self.new_seed())
+
+    def teacher(self, name: str) -> Network:
+        """`baseline`, or another uploaded model by its id."""
+        if name == "baseline":
+            return self.baseline
+        if self.load_teacher is None:
+            raise EngineError("model_not_found", f"The teacher {name} is not part of this job.", category="internal")
+        return self.load_teacher(name)
+
+    def probe(self, module: nn.Module, examples: Examples) -> ClassHead:
+        """How `module` says class scores, seen on a few examples; checks that the labels fit."""
+        module.to(self.device)
+        count = min(examples.count, 32)
+        head = ClassHead.probe(module, Batch.of(examples, np.arange(count), self.input_names, self.device))
+        if examples.labels is not None and examples.count and int(examples.labels.max()) >= head.classes_count:
+            raise EngineError(
+                "shape_mismatch",
+                f"The dataset has the label {int(examples.labels.max())}, but the model gives only {head.classes_count} class scores.",
+                hint="Labels count from 0 to classes - 1.",
+            )
+        return head
+
+    # Training and evaluation
+
+    def train(
+        self,
+        network: Network | nn.Module,
+        params: TrainingFields,
+        *,
+        loss: Loss | None = None,
+        hooks: Hooks = NO_HOOKS,
+        split: str = "train",
+        seed: int | None = None,
+        start_iteration: int = 0,
+    ) -> History:
+        """Train a module in place on a split, by default on its labels; emits `train.loss` and, with a validation split, its metrics.
+
+        Two runs with the same explicit `seed` see the same examples in the same order. The run is saved in the job's checkpoints, and
+        what another attempt did of it is not done again.
+        """
+        module = network.module if isinstance(network, Network) else network
+        if loss is None:
+            loss = classification_loss(self.probe(module, self.labelled(split)), params.label_smoothing)
+        examples = self.split(split)
+        epochs_before = len(self.reported.setdefault("training", []))
+        clock = time.monotonic()
+
+        def on_step(moment: Moment) -> None:
+            nonlocal clock
+            if time.monotonic() - clock > _PROGRESS_SECONDS or moment.iteration == moment.iterations:
+                clock = time.monotonic()
+                self.progress(moment.iteration / moment.iterations, f"epoch {moment.epoch}, step {moment.iteration}/{moment.iterations}")
+
+        def on_epoch(moment: Moment, record: dict[str, float]) -> None:
+            if self.data is not None and "validation" in self.data.splits:
+                record |= self.evaluate(moment.module, "validation")
+            remember(record)
+
+        def remember(record: dict[str, float]) -> None:
+            records = self.reported["training"]
+            records.append(dict(record))
+            if len(records) > _MOST_RECORDS:
+                del records[1:-1:2]
+            for name, value in record.items():
+                if name != "epoch":
+                    self.metric(name, value, step=epochs_before + int(record["epoch"]))
+
+        place = self.place()
+        saved = None if place is None else place.load()
+        for record in saved.info["epochs"] if saved else ():
+            remember(record)
+        return train(
+            module,
+            examples,
+            params,
+            loss=loss,
+            names=self.input_names,
+            device=self.device,
+            seed=self.new_seed() if seed is None else seed,
+            hooks=replace(hooks, on_step=(*hooks.on_step, on_step), on_epoch=(*hooks.on_epoch, on_epoch)),
+            start_iteration=start_iteration,
+            place=place,
+            replicas=self.replicas,
+        )
+
+    def place(self) -> Place | None:
+        """Where the next training of this step is saved."""
+        self._trainings += 1
+        return None if self.checkpoints is None else Place(self.checkpoints, self.step_index, self._trainings)
+
+    def finished(self) -> None:
+        """Checkpoint what the step has trained."""
+        if self.checkpoints is not None:
+            self.checkpoints.write()
+
+    def evaluate(self, network: Network | nn.Module, split: str) -> dict[str, float]:
+        """Metrics `<split>.<name>`: `top1` and `cross_entropy` with labels, fidelity to the baseline in any case."""
+        module = network.module if isinstance(network, Network) else network
+        figures: dict[str, float] = self.replicas.once(lambda: self._evaluate(module, split))
+        return figures
+
+    def _evaluate(self, module: nn.Module, split: str) -> dict[str, float]:
+        state = (split, fingerprint(module))
+        if state not in self._evaluated:
+            if split not in self._baseline_outputs:
+                self._baseline_outputs[split] = self._outputs_of_baseline(split)
+            expected = self._baseline_outputs[split]
+            same = state[1] == fingerprint(self.baseline.module)
+            outputs = expected if same else self._predict(module, split)
+            labels = self.split(split).labels
+            figures = {} if labels is None else label_metrics(outputs, labels)
+            figures |= fidelity_metrics(expected, outputs)
+            self._evaluated[state] = {f"{split}.{name}": value for name, value in figures.items()}
+        return dict(self._evaluated[state])
+
+    def _outputs_of_baseline(self, split: str) -> Sequence[Any]:
+        """Those of the uploaded file, where the module that was built from it says the same about a few examples; else the module's."""
+        module, stored = masks.fold(self.baseline.module), self.outputs_of_file(split)
+        if stored is not None:
+            examples = self.split(split)
+            indices = np.arange(min(_COMPARED_EXAMPLES, examples.count))
+            few = predict(module.to(self.device), examples, self.input_names, self.device, indices=indices)
+            if all(_close(kept[: len(own)], own) for kept, own in zip(stored, few.outputs, strict=True)):
+                return stored
+        return self._predict(module, split)
+
+    def _predict(self, module: nn.Module, split: str) -> Sequence[Any]:
+        return predict(module.to(self.device), self.split(split), self.input_names, self.device).outputs
+
+    def stage(self, name: str, module: nn.Module) -> dict[str, float]:
+        """Measure a stage of the step (`before`, `pruned`, `tuned` …) on the evaluation split, if there is one, and report it."""
+        figures: dict[str, float] = {}
+        if self.data is not None and self.evaluation_split in self.data.splits:
+            figures = self.evaluate(module, self.evaluation_split)
+        self.reported.setdefault("stages", []).append({"stage": name, **figures})
+        self.metrics |= figures
+        return figures
+
+
+def _close(kept: NDArray[Any], own: NDArray[Any]) -> bool:
+    """Whether two runtimes gave the same outputs, up to rounding."""
+    if kept.shape != own.shape:
+        return False
+    if not np.issubdtype(own.dtype, np.floating):
+        return np.array_equal(kept, own)
+    scale = float(np.abs(own[np.isfinite(own)]).max(initial=0.0))
+    return bool(np.allclose(own, kept, rtol=_TOLERANCE, atol=_TOLERANCE * 0.1 * scale))

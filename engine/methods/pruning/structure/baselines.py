@@ -1,0 +1,102 @@
+"""What pruning is compared with: the small architecture trained from scratch, and random channels (Liu et al., 2019)."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from engine.contract.params import TrainingFields
+from engine.methods.context import Context
+from engine.methods.pruning.spec import StructuredPruning
+from engine.methods.pruning.structure.channels import Inputs
+from engine.methods.pruning.structure.graph import ChannelGraph
+from engine.methods.pruning.structure.plan import Costs
+from engine.networks.initialization import initialize
+from engine.training.loop import Hooks, Moment, classification_loss, iterations_of, train
+
+Rounds = Sequence[Mapping[str, int]]
+"""For each round, how many units every group lost, by the group's name."""
+NOTHING = {"iterations": 0, "epochs": 0.0, "training_macs_count": 0, "training_seconds": 0.0}
+
+
+def compare(original: nn.Module, pruned: nn.Module, params: StructuredPruning, context: Context, *, rounds: Rounds, inputs: Inputs) -> None:
+    """Train the asked-for baselines and put what each one reached and spent into the step's report, beside the pruned network."""
+    large = Costs(original, inputs).macs_count()
+    small = Costs(pruned, inputs).macs_count()
+    rows = []
+    for name, _ in zip(params.baselines, context.rounds(len(params.baselines)), strict=True):
+        context.log(f"Baseline {name}.")
+        if name == "random":
+            module, spent = _random(original, params, context, rounds=rounds, inputs=inputs)
+        else:
+            assert params.training is not None
+            module = copy.deepcopy(pruned)
+            initialize(module, "kaiming_normal", context.new_seed())
+            spent = _train(module, params.training if name == "scratch_e" else lengthened(params.training, large / small), small, context)
+        measured = context.data is not None and context.evaluation_split in context.data.splits
+        row = {"baseline": name, **spent, **(context.evaluate(module, context.evaluation_split) if measured else {})}
+        for key, value in row.items():
+            if key.startswith(f"{context.evaluation_split}."):
+                context.metric(f"{name}.{key}", value)
+        rows.append(row)
+    context.report("baselines", {"macs_ratio": large / small, "rows": rows})
+
+
+def lengthened(training: TrainingFields, factor: float) -> TrainingFields:
+    """The same training, `factor` times as long: milestones are shares, so they move along."""
+    length = "epochs" if training.epochs is not None else "iterations"
+    return training.model_copy(update={length: int((getattr(training, length) or 0) * factor)})
+
+
+def _random(
+    original: nn.Module, params: StructuredPruning, context: Context, *, rounds: Rounds, inputs: Inputs
+) -> tuple[nn.Module, dict[str, Any]]:
+    """As many channels of every layer, chosen by chance, and the same tuning after each round."""
+    module = copy.deepcopy(original)
+    rng = context.rng()
+    total: dict[str, Any] = dict(NOTHING)
+    for removed in rounds:
+        graph = ChannelGraph(module, inputs, removed)
+        for group in graph.groups:
+            count = removed[group.name]
+            if count:
+                units = torch.from_numpy(rng.permutation(len(group.units))[:count])
+                graph.remove(group, group.units[units].reshape(-1).tolist())
+        if params.finetune is not None:
+            spent = _train(module, params.finetune, Costs(module, inputs).macs_count(), context)
+            total = {key: value + spent[key] for key, value in total.items()}
+    return module, total
+
+
+def _train(module: nn.Module, training: TrainingFields, macs: int, context: Context) -> dict[str, Any]:
+    """Train in place without a trace in the step's own series; returns what it took. A backward pass counts as two forward ones."""
+    examples = context.labelled("train")
+
+    def on_step(moment: Moment) -> None:
+        context.progress(moment.iteration / moment.iterations, f"step {moment.iteration}/{moment.iterations}")
+
+    history = train(
+        module,
+        examples,
+        training,
+        loss=classification_loss(context.probe(module, examples), training.label_smoothing),
+        names=context.input_names,
+        device=context.device,
+        seed=context.new_seed(),
+        hooks=Hooks(on_step=(on_step,)),
+        place=context.place(),
+        replicas=context.replicas,
+    )
+    return spent(training, examples.count, macs) | {"training_seconds": history.seconds}
+
+
+def spent(training: TrainingFields, examples_count: int, macs: int) -> dict[str, Any]:
+    """Length and cost of a training run of a network that takes `macs` operations for one example."""
+    iterations = iterations_of(training, examples_count)
+    epochs = iterations / math.ceil(examples_count / training.batch_size)
+    return {"iterations": iterations, "epochs": epochs, "training_macs_count": round(3 * macs * epochs * examples_count)}

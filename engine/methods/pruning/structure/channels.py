@@ -1,0 +1,173 @@
+"""Which channels of a network can be removed, and what goes with each of them.
+
+The dependency graph of torch-pruning (Fang et al., DepGraph, CVPR 2023) finds the slices of all layers that a channel ties together
+through residual connections, concatenations, depthwise convolutions or a flatten. Here they become plain data: groups of units, each
+unit a set of channels that can only go together, with the slices ("parts") that vanish with them.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from engine.networks.layers import CONVOLUTIONS, PRUNABLE
+
+Inputs = tuple[Tensor, ...]
+_MIXES_CHANNELS = (nn.LayerNorm, nn.GroupNorm, nn.MultiheadAttention)
+"""Layers that compute with all channels of an example at once: a masked channel still counts in them, a removed one does not."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """The slices of one layer or bare parameter that belong to a group: slice `indices[i]` goes with channel `channels[i]`."""
+
+    layer: Any
+    """The module, or the parameter itself."""
+    outgoing: bool
+    """Slices of the layer's outputs (rows, filters, normalized channels), not of its inputs."""
+    indices: Tensor
+    channels: Tensor
+    dimension: int = 0
+    """Where the slices of a bare parameter lie."""
+
+    @property
+    def producing(self) -> bool:
+        """The layer computes these channels."""
+        return self.outgoing and isinstance(self.layer, PRUNABLE)
+
+    @property
+    def consuming(self) -> bool:
+        """The layer reads these channels through its weights."""
+        return not self.outgoing and isinstance(self.layer, PRUNABLE)
+
+    def rows(self, tensor: Tensor) -> Tensor:
+        """The slices of `tensor`, which has the shape of the layer's weight, as a matrix with one row for each of `indices`."""
+        index = self.indices.to(tensor.device)
+        if isinstance(self.layer, CONVOLUTIONS):
+            transposed, groups = self.layer.transposed, self.layer.groups
+            if groups > 1 and not (self.outgoing or is_depthwise(self.layer)):
+                # weight (out, in / groups, …): input i meets only the outputs of its own group.
+                cells = tensor.reshape(groups, tensor.shape[0] // groups, *tensor.shape[1:])
+                width = tensor.shape[1]
+                return cells[torch.div(index, width, rounding_mode="floor"), :, index % width].flatten(1)
+            along = 0 if is_depthwise(self.layer) else int(self.outgoing == transposed)
+            return tensor.movedim(along, 0)[index].flatten(1)
+        if isinstance(self.layer, nn.Linear):
+            return tensor.movedim(0 if self.outgoing else 1, 0)[index].flatten(1)
+        if isinstance(self.layer, nn.Embedding):
+            return tensor.movedim(1, 0)[index].flatten(1)
+        return tensor.movedim(self.dimension, 0)[index].reshape(len(index), -1)
+
+    @property
+    def weight(self) -> nn.Parameter | None:
+        """The parameter that the slices are cut from, if the layer has one."""
+        value = self.layer if isinstance(self.layer, nn.Parameter) else getattr(self.layer, "weight", None)
+        return value if isinstance(value, nn.Parameter) else None
+
+
+@dataclass(frozen=True)
+class ChannelGroup:
+    """Channels that are ranked together because each of them ties the same layers."""
+
+    name: str
+    """Name of the layer that produces the channels (the first one, where several do)."""
+    layers: tuple[str, ...]
+    """Names of all convolutions and linear layers that produce them."""
+    units: Tensor
+    """Channels of each unit, (units, channels of a unit); one channel a unit unless grouped convolutions or norms tie several."""
+    parts: tuple[Part, ...]
+    heads: bool = False
+    """The units are heads of an attention."""
+
+    @property
+    def channels_count(self) -> int:
+        """Number of channels in the group."""
+        return self.units.numel()
+
+    @property
+    def mixes(self) -> bool:
+        """A layer computes with all channels of an example at once, so that a channel that carries zero still counts in it."""
+        return any(isinstance(part.layer, _MIXES_CHANNELS) for part in self.parts)
+
+    def unit_sums(self, values: Tensor) -> Tensor:
+        """Sum per unit of one value per channel."""
+        return values[self.units.to(values.device)].sum(dim=1)
+
+    def per_channel(self, parts: Iterable[tuple[Part, Tensor]]) -> Tensor:
+        """Sum per channel over parts that each have one value per slice."""
+        total: Tensor | None = None
+        for part, values in parts:
+            if total is None:
+                total = torch.zeros(self.channels_count, dtype=values.dtype, device=values.device)
+            total.index_add_(0, part.channels.to(values.device), values)
+        return torch.zeros(self.channels_count) if total is None else total
+
+
+def is_depthwise(layer: nn.Module) -> bool:
+    """A convolution that gives every input channel one filter of its own."""
+    return isinstance(layer, CONVOLUTIONS) and layer.groups == layer.out_channels == layer.in_channels and layer.groups > 1
+
+
+def own_parameters(module: nn.Module, layers: Iterable[nn.Module]) -> None:
+    """Give each of the module's `layers` parameters of its own, as cutting does: what is tied to others changes with them otherwise."""
+    chosen = set(layers)
+    uses = [(layer, name, value) for layer in module.modules() for name, value in layer.named_parameters(recurse=False)]
+    left = Counter(id(value) for _, _, value in uses)
+    for layer, name, value in uses:
+        if layer in chosen and left[id(value)] > 1:
+            left[id(value)] -= 1
+            setattr(layer, name, nn.Parameter(value.detach().clone(), requires_grad=value.requires_grad))
+
+
+@torch.no_grad()
+def mask_channels(group: ChannelGroup, channels: Tensor) -> None:
+    """Zero everything that goes with the channels, in place: without layers that mix channels, the same as cutting them."""
+    for part in group.parts:
+        zero_slices(part, part.indices[torch.isin(part.channels, channels)])
+
+
+@torch.no_grad()
+def zero_slices(part: Part, indices: Tensor) -> None:
+    """Mask slices of a part in place, so that the channel carries zero and nobody reads it."""
+    if part.weight is None:
+        return
+    chosen = Part(part.layer, part.outgoing, indices, indices, part.dimension)
+    marks = torch.zeros_like(part.weight, dtype=torch.bool)
+    # Mark entries through the same view that `rows` takes: positions are told apart by their number.
+    numbers = torch.arange(part.weight.numel(), device=part.weight.device).reshape(part.weight.shape)
+    marks.view(-1)[chosen.rows(numbers).reshape(-1)] = True
+    part.weight[marks] = 0
+    bias = getattr(part.layer, "bias", None)
+    if part.outgoing and isinstance(bias, nn.Parameter):
+        bias[indices] = 0
+    if isinstance(part.layer, _BatchNorm) and part.layer.running_mean is not None:
+        part.layer.running_mean[indices] = 0
+
+
+@torch.no_grad()
+def cut_slices(part: Part, gone: Tensor) -> None:
+    """Cut slices out of a plain layer by hand, for what torch-pruning does not see or would keep."""
+    layer = part.layer
+    dimension = 0 if part.outgoing else 1
+    kept = torch.ones(layer.weight.shape[dimension], dtype=torch.bool)
+    kept[gone] = False
+    index = kept.nonzero().flatten().to(layer.weight.device)
+    layer.weight = nn.Parameter(layer.weight.index_select(dimension, index))
+    if part.outgoing and layer.bias is not None:
+        layer.bias = nn.Parameter(layer.bias.index_select(0, index))
+    if isinstance(layer, _BatchNorm):
+        layer.num_features = len(index)
+        for name in ("running_mean", "running_var"):
+            value = getattr(layer, name)
+            if value is not None:
+                setattr(layer, name, value.index_select(0, index))
+    elif isinstance(layer, CONVOLUTIONS):
+        setattr(layer, "out_channels" if part.outgoing else "in_channels", len(index))
+    else:
+        setattr(layer, "out_features" if part.outgoing else "in_features", len(index))

@@ -1,0 +1,215 @@
+"""How many channels go, and which: one order of removal for the whole network, cut where the target is met.
+
+Both scopes are an order of blocks (the fewest units that may go at once). Layer scope orders by rank within the layer, so that every
+layer loses the same share; global scope orders by score. A ratio or a budget then is a place in this order, found exactly.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+
+import torch
+from torch import Tensor, nn
+
+from engine.methods.pruning.structure.channels import ChannelGroup, Inputs, Part, is_depthwise
+from engine.networks.layers import CONVOLUTIONS, PRUNABLE
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a layer keeps whatever the target says."""
+
+    min_channels: int = 1
+    round_to: int = 1
+
+
+@dataclass(frozen=True)
+class Block:
+    """Removing group `group`'s worst units up to number `end`, after the blocks before it."""
+
+    key: float
+    group: int
+    end: int
+    channels_count: int
+    allowed: bool = True
+    """False where the layer would fall below the limits."""
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """A group with its units from worst to best."""
+
+    group: ChannelGroup
+    order: Tensor
+    scores: Tensor
+    """Scores in that order."""
+    removed_before: int
+    """Units that earlier rounds removed, which count in the share of the original."""
+
+
+Plan = list[int]
+"""Number of units that each group loses, its worst ones."""
+
+
+def rank(group: ChannelGroup, scores: Tensor, original_units: int) -> Ranked:
+    """Sort the units of a group by score."""
+    ordered = torch.sort(scores, stable=True)
+    return Ranked(group, ordered.indices, ordered.values, original_units - len(group.units))
+
+
+def blocks(ranked: Sequence[Ranked], *, together: bool, limits: Limits) -> list[Block]:
+    """The order of removal: all scores `together` (global scope), or by rank within each group (layer scope).
+
+    Blocks that the limits forbid are in it, marked; nothing removes them.
+    """
+    found = []
+    for index, item in enumerate(ranked):
+        width = item.group.units.shape[1]
+        count = len(item.order)
+        step = limits.round_to // math.gcd(limits.round_to, width)
+        start = 0
+        # The first block brings the layer to a multiple, each further one keeps it there.
+        for end in range(count % step or step, count + 1, step):
+            original = count + item.removed_before
+            key = float(item.scores[start:end].mean()) if together else (item.removed_before + (start + end) / 2) / original
+            allowed = end < count and (count - end) * width >= limits.min_channels
+            found.append(Block(key, index, end, (end - start) * width, allowed))
+            start = end
+    return sorted(found, key=lambda block: block.key)
+
+
+def plan_of(order: Sequence[Block], length: int, groups_count: int) -> Plan:
+    """What the first `length` blocks remove."""
+    plan = [0] * groups_count
+    for block in order[:length]:
+        plan[block.group] = max(plan[block.group], block.end)
+    return plan
+
+
+def for_share(order: Sequence[Block], ranked: Sequence[Ranked], share: float, original_channels: int, *, together: bool) -> int:
+    """Length of the order that removes `share` of the original channels: of every layer, or of all `together`."""
+    if not together:
+        return sum(block.key < share for block in order)
+    present = sum(item.group.channels_count for item in ranked)
+    missing = share * original_channels - (original_channels - present)
+    totals = list(accumulate((block.channels_count for block in order), initial=0))
+    return min(range(len(totals)), key=lambda length: abs(totals[length] - missing))
+
+
+def held_back(every: Sequence[Block], ranked: Sequence[Ranked], key: float) -> list[str]:
+    """Layers that the limits keep from losing a block that comes before `key` in the order."""
+    return list(dict.fromkeys(ranked[block.group].group.name for block in every if not block.allowed and block.key < key))
+
+
+def for_budget(order: Sequence[Block], groups_count: int, cost: Callable[[Plan], float], budget: float) -> int:
+    """The shortest length whose cost is within the budget; the whole order where none is. Cost falls along the order."""
+    low, high = 0, len(order)
+    while low < high:
+        middle = (low + high) // 2
+        if cost(plan_of(order, middle, groups_count)) <= budget:
+            high = middle
+        else:
+            low = middle + 1
+    return low
+
+
+class Costs:
+    """Parameters and multiply-accumulate operations of a module, and what a plan would leave of them, without carrying it out."""
+
+    def __init__(self, module: nn.Module, inputs: Inputs) -> None:
+        self._module = module
+        self._positions = _positions(module, inputs)
+        self._layers = {layer: name for name, layer in module.named_modules()}
+
+    def params_count(self, ranked: Sequence[Ranked] = (), plan: Plan = ()) -> int:  # type: ignore[assignment]
+        """Number of parameters."""
+        gone = _slices_gone(ranked, plan)
+        return sum(p.numel() for p in self._module.parameters()) - sum(
+            parameters - self._left(layer, *counts, parameters=True) for layer, counts, parameters in self._touched(gone)
+        )
+
+    def macs_count(self, ranked: Sequence[Ranked] = (), plan: Plan = ()) -> int:  # type: ignore[assignment]
+        """Multiply-accumulate operations of all convolutions and linear layers for one example."""
+        gone = _slices_gone(ranked, plan)
+        return sum(
+            self._left(layer, *gone.get(layer, (0, 0)), parameters=False) * positions for layer, positions in self._positions.items()
+        )
+
+    def _touched(self, gone: dict[object, tuple[int, int]]) -> list[tuple[object, tuple[int, int], int]]:
+        found = []
+        parameters = set(self._module.parameters())
+        for layer, counts in gone.items():
+            if isinstance(layer, nn.Parameter) and layer not in parameters:
+                continue  # a constant is none of them
+            own = [layer] if isinstance(layer, nn.Parameter) else list(layer.parameters(recurse=False))  # type: ignore[attr-defined]
+            found.append((layer, counts, sum(p.numel() for p in own)))
+        return found
+
+    @staticmethod
+    def _left(layer: object, out_gone: int, in_gone: int, *, parameters: bool) -> int:
+        """Parameters of a layer, or its operations at one position, after slices are gone."""
+        if isinstance(layer, CONVOLUTIONS):
+            kernel = math.prod(layer.kernel_size)
+            if is_depthwise(layer):
+                outputs, inputs = layer.out_channels - max(out_gone, in_gone), 1
+            else:
+                outputs, inputs = layer.out_channels - out_gone, (layer.in_channels - in_gone) // layer.groups
+            return outputs * inputs * kernel + (outputs if parameters and layer.bias is not None else 0)
+        if isinstance(layer, nn.Linear):
+            outputs = layer.out_features - out_gone
+            return outputs * (layer.in_features - in_gone) + (outputs if parameters and layer.bias is not None else 0)
+        own = [layer] if isinstance(layer, nn.Parameter) else list(layer.parameters(recurse=False))  # type: ignore[attr-defined]
+        gone = max(out_gone, in_gone)
+        return sum(_parameter_left(p, gone) for p in own)
+
+
+def _parameter_left(parameter: nn.Parameter, gone: int) -> int:
+    # The pruned dimension of a bare parameter or a normalization is its last one that is longer than one.
+    width = next((size for size in reversed(parameter.shape) if size > 1), 1)
+    return parameter.numel() // width * (width - gone) if width > gone else parameter.numel()
+
+
+def _slices_gone(ranked: Sequence[Ranked], plan: Plan) -> dict[object, tuple[int, int]]:
+    """Layer → number of output and of input slices that the plan cuts."""
+    gone: dict[object, tuple[int, int]] = {}
+    for item, removed in zip(ranked, plan, strict=False):
+        if not removed:
+            continue
+        marked = torch.zeros(item.group.channels_count, dtype=torch.bool)
+        marked[item.group.units[item.order[:removed].cpu()].reshape(-1)] = True
+        for part in item.group.parts:
+            count = _count(part, marked)
+            outs, ins = gone.get(part.layer, (0, 0))
+            gone[part.layer] = (outs + count, ins) if part.outgoing else (outs, ins + count)
+    return gone
+
+
+def _count(part: Part, marked: Tensor) -> int:
+    return int(marked[part.channels].sum())
+
+
+def _positions(module: nn.Module, inputs: Inputs) -> dict[nn.Module, int]:
+    """How often each layer's kernel is applied for one example."""
+    found: dict[nn.Module, int] = {}
+    batch = len(inputs[0])
+
+    def count(layer: nn.Module, received: tuple[Tensor, ...], output: Tensor) -> None:
+        if isinstance(layer, nn.Linear):
+            positions = output.numel() // layer.out_features
+        elif isinstance(layer, CONVOLUTIONS) and layer.transposed:
+            positions = received[0].numel() // layer.in_channels
+        else:
+            positions = output.numel() // output.shape[1]
+        found[layer] = found.get(layer, 0) + positions // batch
+
+    hooks = [layer.register_forward_hook(count) for layer in module.modules() if isinstance(layer, PRUNABLE)]
+    try:
+        with torch.no_grad():
+            module(*inputs)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return found

@@ -1,0 +1,221 @@
+"""An ONNX file made ready for quantization: names, operator set, fused normalizations, known types, and what stays in floating point."""
+
+import contextlib
+import io
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import onnx
+from onnxruntime.quantization.quant_utils import add_infer_metadata, add_pre_process_metadata
+
+from engine.contract.errors import EngineError
+from engine.contract.patterns import matches
+from engine.formats.onnx import runtime
+from engine.formats.onnx.checks import inferred, skeleton_of
+from engine.formats.onnx.importer.names import module_path
+from engine.networks.network import Network
+
+if TYPE_CHECKING:
+    from engine.methods.step import StepContext
+
+_QUANTIZED_OPS = frozenset({"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "ConvInteger", "MatMulInteger", "QLinearConv"})
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A float graph on disk and the nodes of it that `ignore` keeps in floating point."""
+
+    path: Path
+    excluded: tuple[str, ...]
+    unmatched: tuple[str, ...]
+    """Patterns of `ignore` that named nothing."""
+
+
+def prepare(source: Path, work: Path, *, ignore: Sequence[str], minimum_opset: int) -> Prepared:
+    """Write a copy of `source` that the quantizer understands.
+
+    Every node gets a name, batch normalizations are folded into convolutions, constants are computed and tensor types inferred.
+    Where ONNX Runtime cannot optimize the graph, only the types are inferred. `ignore` is matched against node names, the names of
+    the layers that weights belong to (`fc.weight` → `fc`) and operator types, before and after nodes are fused.
+
+    Raises:
+        EngineError: `already_quantized`, `unsupported_operator` where the operator set is too old and cannot be raised.
+    """
+    model = onnx.load(source)
+    if any(node.op_type in _QUANTIZED_OPS for node in all_nodes(model.graph)):
+        raise EngineError(
+            "already_quantized", "The network holds quantized operators already.", hint="Upload the floating-point network instead."
+        )
+    _name_nodes(model.graph)
+    _drop_weights_from_inputs(model)
+    unmatched = tuple(p for p in ignore if not any(_named_by(p, node) for node in all_nodes(model.graph)))
+    kept_names, kept_tensors = _kept(model.graph, ignore)
+    metadata = {item.key: item.value for item in model.metadata_props}
+    opsets = {item.domain: item.version for item in model.opset_import}
+    named = work / "named.onnx"
+    onnx.save(_with_opset(model, minimum_opset), named)
+    del model
+    path = work / "prepared.onnx"
+    prepared = _optimized(named, path)
+    named.unlink()
+    _name_nodes(prepared.graph)
+    _drop_unused_domains(prepared, opsets)
+    onnx.helper.set_model_props(prepared, metadata)
+    add_pre_process_metadata(prepared)
+    _add_types(prepared)
+    onnx.save(prepared, path)
+    excluded = tuple(
+        node.name
+        for node in all_nodes(prepared.graph)
+        if node.name in kept_names or kept_tensors & {*node.output, *node.input[1:]} or any(_named_by(p, node) for p in ignore)
+    )
+    return Prepared(path, excluded, unmatched)
+
+
+def finish(path: Path) -> None:
+    """Strip what exporters leave in a file and no runtime reads: documentation, stack traces, scratch metadata of the quantizer."""
+    model = onnx.load(path)
+    for node in all_nodes(model.graph):
+        node.ClearField("doc_string")
+        node.ClearField("metadata_props")
+    for item in (*model.graph.value_info, *model.graph.initializer):
+        item.ClearField("doc_string")
+        item.ClearField("metadata_props")
+    del model.graph.value_info[:]
+    kept = [item for item in model.metadata_props if item.key not in ("onnx.infer", "onnx.quant.pre_process")]
+    onnx.helper.set_model_props(model, {item.key: item.value for item in kept})
+    onnx.save(model, path)
+
+
+def all_nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    """Every node of the graph and of the subgraphs of If, Loop and Scan."""
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            for inner in graph_attributes(attribute):
+                yield from all_nodes(inner)
+
+
+def graph_attributes(attribute: onnx.AttributeProto) -> Sequence[onnx.GraphProto]:
+    """The subgraphs that an attribute holds."""
+    if attribute.type == onnx.AttributeProto.GRAPH:
+        return (attribute.g,)
+    return tuple(attribute.graphs) if attribute.type == onnx.AttributeProto.GRAPHS else ()
+
+
+def layer_name(node: onnx.NodeProto, suffix: str = ".weight") -> str | None:
+    """Name of the layer whose weight the node reads, as frameworks name parameters (`block.conv.weight`)."""
+    return next((name.removesuffix(suffix) for name in node.input[1:] if name.endswith(suffix)), None)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep ONNX Runtime's quantizer from printing and logging advice that users of this service cannot follow."""
+    before = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        logging.disable(before)
+
+
+def _named_by(pattern: str, node: onnx.NodeProto) -> bool:
+    layer = layer_name(node) or module_path(node, [])
+    return matches(pattern, node.name, (node.op_type,)) or (layer is not None and matches(pattern, layer))
+
+
+def _optimized(source: Path, target: Path) -> onnx.ModelProto:
+    """The graph after the runtime's basic optimizations, or as it is where the runtime cannot load it alone."""
+    try:
+        runtime.optimize(source, target)
+        if _sums_matrices(model := onnx.load(target)):
+            # A Gemm that adds a computed matrix has no integer form; MatMul and Add have one each.
+            runtime.optimize(source, target, without=("MatMulAddFusion",))
+            model = onnx.load(target)
+    except EngineError:
+        return onnx.load(source)
+    return model
+
+
+def _add_types(model: onnx.ModelProto) -> None:
+    """Types and shapes of all values; inferred without the weights, which need not be copied for it."""
+    known = {item.name for item in (*model.graph.input, *model.graph.output, *model.graph.initializer)}
+    found = [item for item in inferred(skeleton_of(model)).graph.value_info if item.name not in known]
+    del model.graph.value_info[:]
+    model.graph.value_info.extend(found)
+    add_infer_metadata(model)
+
+
+def _sums_matrices(model: onnx.ModelProto) -> bool:
+    constants = {item.name for item in model.graph.initializer}
+    return any(node.op_type == "Gemm" and len(node.input) > 2 and node.input[2] not in constants for node in model.graph.node)
+
+
+def _kept(graph: onnx.GraphProto, ignore: Sequence[str]) -> tuple[set[str], set[str]]:
+    """Names of the ignored nodes, and tensors that only they write or read: what a node fused out of them is recognized by."""
+    ignored = {node.name for node in all_nodes(graph) if any(_named_by(pattern, node) for pattern in ignore)}
+    others = {name for node in all_nodes(graph) if node.name not in ignored for name in node.input}
+    weights = {item.name for item in graph.initializer} - others
+    tensors = {name for node in all_nodes(graph) if node.name in ignored for name in (*node.output, *(weights & set(node.input)))}
+    return ignored, tensors - {""}
+
+
+def _name_nodes(graph: onnx.GraphProto) -> None:
+    taken: set[str] = set()
+    for index, node in enumerate(all_nodes(graph)):
+        if not node.name or node.name in taken:
+            node.name = f"{node.name or node.op_type}__{index}"
+        taken.add(node.name)
+
+
+def _drop_weights_from_inputs(model: onnx.ModelProto) -> None:
+    """Weights that are listed as inputs may be overridden by a caller, so that nothing could be folded or quantized."""
+    weights = {item.name for item in model.graph.initializer}
+    inputs = [item for item in model.graph.input if item.name not in weights]
+    del model.graph.input[:]
+    model.graph.input.extend(inputs)
+    model.ir_version = max(model.ir_version, 4)
+
+
+def _with_opset(model: onnx.ModelProto, minimum: int) -> onnx.ModelProto:
+    version = next((item.version for item in model.opset_import if item.domain in ("", "ai.onnx")), minimum)
+    if version >= minimum:
+        return model
+    try:
+        return onnx.version_converter.convert_version(model, minimum)
+    except Exception as error:
+        raise EngineError(
+            "unsupported_operator",
+            f"Quantization needs ONNX operator set {minimum}; the file has {version} and cannot be raised: {str(error)[:300]}",
+            hint=f"Export the network with opset {minimum} or newer.",
+        ) from error
+
+
+def _drop_unused_domains(model: onnx.ModelProto, original: dict[str, int]) -> None:
+    """ONNX Runtime declares every domain that it knows in the files that it writes."""
+    used = {node.domain for node in all_nodes(model.graph)}
+    keep = [item for item in model.opset_import if item.domain in used | {""} | set(original)]
+    imports = [onnx.helper.make_opsetid(item.domain, item.version) for item in keep]
+    del model.opset_import[:]
+    model.opset_import.extend(imports)
+
+
+def onnx_file(network: Network, work: Path) -> Path:
+    """The network as an ONNX file: the one that it came in, or a fresh export."""
+    if network.onnx_path is not None:
+        return network.onnx_path
+    from engine.formats import export_onnx
+
+    path = work / "float.onnx"
+    export_onnx(network, path)
+    return path
+
+
+def warn_unmatched(prepared: Prepared, context: "StepContext") -> None:
+    """Tell the user that a pattern of `ignore` named nothing."""
+    for pattern in prepared.unmatched:
+        context.warn("pattern_unmatched", f"ignore: {pattern!r} names no node or layer of this network.", pattern=pattern)

@@ -1,0 +1,79 @@
+"""Parameters of the quantization family: weights and activations in few bits."""
+
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from engine.contract.method import Effect, MethodParams, Reference, Requires
+from engine.contract.params import LayerPattern, Params
+
+_LAST = {"*": "a quantized graph cannot be trained or pruned further: put quantization last"}
+_REFERENCES = (
+    Reference(
+        title="Jacob et al., Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference, CVPR 2018",
+        url="https://arxiv.org/abs/1712.05877",
+    ),
+    Reference(
+        title="ONNX Runtime: Quantize ONNX models", url="https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html"
+    ),
+)
+
+
+class Calibration(Params):
+    """Which examples show the range of the activations; never the test split."""
+
+    samples: int = Field(300, ge=1, le=1_000_000)
+    """Number of training examples, drawn with the job's seed."""
+    observer: Literal["minmax", "entropy", "percentile"] = "minmax"
+    """How a range is read off the observed values."""
+    percentile: float = Field(99.999, gt=50, le=100)
+    """Share, in percent, of the values that `percentile` keeps inside the range."""
+    batch_size: int = Field(32, ge=1, le=4096)
+    """Examples in one calibration run; a bound on memory, without effect on the result."""
+
+
+class StaticQuantization(MethodParams):
+    """Weights and activations in 8-bit integers, with activation ranges measured on calibration examples.
+
+    The published ONNX file carries QuantizeLinear/DequantizeLinear pairs that ONNX Runtime turns into integer kernels.
+    """
+
+    title: ClassVar[str] = "Static int8 quantization"
+    requires: ClassVar[Requires] = Requires(dataset=True, trainable=False)
+    effect: ClassVar[Effect] = Effect(file_size="smaller", dense_latency="depends_on_hardware")
+    references: ClassVar[tuple[Reference, ...]] = _REFERENCES
+    examples: ClassVar = ({"method": "static_quantization", "calibration": {"samples": 300}},)
+    forbids_next: ClassVar = _LAST
+
+    method: Literal["static_quantization"] = "static_quantization"
+    scheme: Literal["W8A8"] = "W8A8"
+    """Bits of weights and activations."""
+    granularity: Literal["channel", "tensor"] = "channel"
+    """One weight scale for every output channel, or one for the whole tensor."""
+    symmetric: bool = False
+    """Signed activations around zero instead of an unsigned range with a zero point."""
+    reduce_range: bool | None = None
+    """Seven-bit weights, which avoid saturation in 8-bit kernels without VNNI; by default on where the measuring CPU lacks VNNI."""
+    calibration: Calibration = Calibration()
+    """The examples that show the activation ranges."""
+    ignore: tuple[LayerPattern, ...] = ()
+    """Nodes that stay in floating point, by name, glob, `re:` pattern or operator type."""
+
+
+class DynamicQuantization(MethodParams):
+    """Weights in 8-bit integers; activation ranges are found while the network runs. Needs no data."""
+
+    title: ClassVar[str] = "Dynamic int8 quantization"
+    requires: ClassVar[Requires] = Requires(trainable=False)
+    effect: ClassVar[Effect] = Effect(file_size="smaller", dense_latency="depends_on_hardware")
+    references: ClassVar[tuple[Reference, ...]] = _REFERENCES
+    examples: ClassVar = ({"method": "dynamic_quantization"},)
+    forbids_next: ClassVar = _LAST
+
+    method: Literal["dynamic_quantization"] = "dynamic_quantization"
+    granularity: Literal["channel", "tensor"] = "channel"
+    """One weight scale for every output channel, or one for the whole tensor."""
+    reduce_range: bool | None = None
+    """Seven-bit weights, which avoid saturation in 8-bit kernels without VNNI; by default on where the measuring CPU lacks VNNI."""
+    ignore: tuple[LayerPattern, ...] = ()
+    """Nodes that stay in floating point, by name, glob, `re:` pattern or operator type."""

@@ -1,0 +1,186 @@
+"""What every step of a job is given: data, randomness and a voice. Imports no torch; `engine.methods.context` adds training."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, Self
+
+import numpy as np
+
+from engine.contract import events
+from engine.contract.errors import EngineError
+from engine.networks.network import Network, Signature
+
+if TYPE_CHECKING:
+    from engine.training.batches import Examples
+
+
+class Splits(Protocol):
+    """The part of a dataset that methods reach: its splits by name."""
+
+    @property
+    def splits(self) -> Mapping[str, Examples]:
+        """`train`, `validation` and `test`, as far as they are there."""
+
+    def train(self, *, seed: int) -> Examples:
+        """What may be trained on when `validation` examples are held out."""
+
+    def validation(self, *, seed: int) -> Examples:
+        """The validation split, or examples carved from `train` by `seed`."""
+
+
+@dataclass(frozen=True)
+class StepFile:
+    """A file that a step publishes besides the network: a mask, a ticket, a sparse form of the weights."""
+
+    path: Path
+    kind: str
+    format: str
+    metrics: dict[str, Any]
+    """Figures that were measured on this file."""
+
+
+@dataclass(kw_only=True)
+class StepContext:
+    """Data, randomness and a voice for one step of one job.
+
+    The job builds one and calls `for_step` for each step; methods see only the step's own.
+    """
+
+    seed: int
+    """The job's seed."""
+    work: Path
+    """Scratch folder that ends with the job."""
+    emit: Callable[[events.Event], None]
+    baseline: Network
+    """The uploaded model."""
+    data: Splits | None = None
+    threads: int = 1
+    evaluation_split: str = "test"
+    """The split on which stages are measured."""
+    step_index: int | None = None
+    reported: dict[str, Any] = field(default_factory=dict)
+    """What the method put into the step's report."""
+    metrics: dict[str, float] = field(default_factory=dict)
+    """The last value of every metric of the step."""
+    files: list[StepFile] = field(default_factory=list)
+    """What the step publishes besides the network; the job moves them to its outputs when the step ends."""
+    _span: tuple[float, float] = (0.0, 1.0)
+    _draws: int = 0
+    _started: float = field(default_factory=time.monotonic)
+
+    def for_step(self, index: int, span: tuple[float, float]) -> Self:
+        """The context of step `index`, whose work is the given share of the whole job."""
+        return replace(self, step_index=index, reported={}, metrics={}, files=[], _span=span, _draws=0)
+
+    @property
+    def signature(self) -> Signature:
+        """Inputs and outputs of the network; no step changes them."""
+        return self.baseline.signature
+
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        """Names of the inputs, in the order in which the module takes them."""
+        return tuple(tensor.name for tensor in self.signature.inputs)
+
+    # Randomness
+
+    def new_seed(self) -> int:
+        """A seed of its own for one random choice; the same in every run of the same job."""
+        self._draws += 1
+        sequence = np.random.SeedSequence([self.seed, 0 if self.step_index is None else self.step_index + 1, self._draws])
+        return int(sequence.generate_state(1)[0])
+
+    def rng(self) -> np.random.Generator:
+        """A fresh, seeded NumPy generator."""
+        return np.random.default_rng(self.new_seed())
+
+    # Data
+
+    def split(self, name: str) -> Examples:
+        """A split of the dataset. Raises `dataset_invalid` where it is missing."""
+        splits = {} if self.data is None else self.data.splits
+        if name not in splits:
+            raise EngineError(
+                "dataset_invalid",
+                f"This step needs the {name!r} split, but the dataset has {', '.join(sorted(splits)) or 'no splits'}.",
+                hint=f"Upload a dataset with x_{name} and y_{name}.",
+            )
+        return splits[name]
+
+    def labelled(self, name: str) -> Examples:
+        """A split that has labels. Raises `dataset_invalid` where it has none."""
+        examples = self.split(name)
+        if examples.labels is None:
+            raise EngineError("dataset_invalid", f"This step needs labels, but the {name!r} split has none.", hint=f"Upload y_{name}.")
+        return examples
+
+    def held_out(self) -> tuple[Examples, Examples]:
+        """Training and validation examples that have none in common. Raises `dataset_invalid` without labelled training examples."""
+        self.labelled("train")
+        assert self.data is not None
+        return self.data.train(seed=self.seed), self.data.validation(seed=self.seed)
+
+    # Voice
+
+    def phase(self, name: str) -> None:
+        """Enter a phase: pruning, training, calibrating …"""
+        self.emit(events.Phase(phase=name, step_index=self.step_index))
+
+    def progress(self, fraction: float, message: str = "") -> None:
+        """Share of the current part of the step that is done."""
+        start, end = self._span
+        done = start + (end - start) * min(1.0, max(0.0, fraction))
+        elapsed = time.monotonic() - self._started
+        eta = elapsed * (1 - done) / done if done > 0.01 else None
+        self.emit(events.Progress(fraction=done, message=message, eta_seconds=eta, step_index=self.step_index))
+
+    @contextmanager
+    def part(self, start: float, end: float) -> Iterator[None]:
+        """Progress inside of the block counts as the share from `start` to `end` of the step."""
+        outer = self._span
+        width = outer[1] - outer[0]
+        self._span = (outer[0] + width * start, outer[0] + width * end)
+        try:
+            yield
+        finally:
+            self._span = outer
+
+    def rounds(self, count: int) -> Iterator[int]:
+        """1 … `count`, each of them an equal part of the step's progress."""
+        for number in range(1, count + 1):
+            with self.part((number - 1) / count, number / count):
+                yield number
+
+    def metric(self, name: str, value: float, *, step: int = 0, unit: str | None = None) -> None:
+        """One point of a series."""
+        self.metrics[name] = value
+        self.emit(events.MetricPoint(name=name, value=value, step=step, unit=unit, step_index=self.step_index))
+
+    def log(self, message: str) -> None:
+        """A line for the job's log."""
+        self.emit(events.Log(message=message, step_index=self.step_index))
+
+    def warn(self, code: str, message: str, **details: Any) -> None:
+        """Something that the user should know about the result."""
+        self.emit(events.Warned(code=code, message=message, details=details, step_index=self.step_index))
+
+    def unmatched(self, patterns: tuple[str, ...]) -> None:
+        """Tell the user that some `ignore` patterns name no layer."""
+        for pattern in patterns:
+            self.warn("pattern_unmatched", f"ignore: {pattern!r} names no layer of this network.", pattern=pattern)
+
+    def report(self, key: str, value: Any) -> None:
+        """Put JSON into the step's report."""
+        self.reported[key] = value
+
+    def finished(self) -> None:
+        """Called when the step is done and measured."""
+
+    def artifact(self, path: Path, *, kind: str, format: str, **metrics: Any) -> None:
+        """Publish a finished file of the scratch folder (`context.work`) when the step ends."""
+        self.files.append(StepFile(path, kind, format, metrics))

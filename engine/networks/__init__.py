@@ -1,0 +1,1 @@
+"""A network in memory: its module or graph, masks, layers, initial weights."""

@@ -1,0 +1,81 @@
+"""A network in memory: a trainable module, an ONNX graph, or both of them saying the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from engine.contract.errors import EngineError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """Name, shape and type of one input or output; `None` in the shape is a dimension left open, the first one the batch."""
+
+    name: str
+    shape: tuple[int | None, ...]
+    dtype: str = "float32"
+
+
+@dataclass(frozen=True)
+class Signature:
+    """What goes in and what comes out."""
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+    def to_json(self) -> dict[str, list[dict[str, Any]]]:
+        """The signature as JSON types, as it stands in an inspection."""
+        return {side: [asdict(tensor) for tensor in getattr(self, side)] for side in ("inputs", "outputs")}
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, list[dict[str, Any]]]) -> Signature:
+        """The signature that `to_json` wrote."""
+        sides = (tuple(TensorSpec(t["name"], tuple(t["shape"]), t["dtype"]) for t in document[side]) for side in ("inputs", "outputs"))
+        return cls(*sides)
+
+
+class Network:
+    """One state of the network on its way through the steps; immutable from the outside.
+
+    It is born from a file: an ONNX graph whose module is built on first use (so that post-training quantization works on graphs
+    with operators that cannot be trained), or a module made of a builtin architecture. A step returns a new `Network`.
+    """
+
+    def __init__(
+        self,
+        signature: Signature,
+        *,
+        module: nn.Module | None = None,
+        build_module: Callable[[], nn.Module] | None = None,
+        onnx_path: Path | None = None,
+        quantized: bool = False,
+    ) -> None:
+        self.signature = signature
+        self.onnx_path = onnx_path
+        """A file that says exactly what this network computes, or None where it has to be exported first."""
+        self.quantized = quantized
+        self._module = module
+        self._build_module = build_module
+
+    @property
+    def module(self) -> nn.Module:
+        """The trainable module. Raises `unsupported_operator` where the graph cannot be turned into one."""
+        if self._module is None:
+            if self._build_module is None:
+                raise EngineError("not_trainable", "A quantized graph has no trainable weights.", hint="Put quantization last.")
+            self._module = self._build_module()
+        return self._module
+
+    def with_module(self, module: nn.Module) -> Network:
+        """The same signature around a changed module; any ONNX file of the old state is void."""
+        return Network(self.signature, module=module)
+
+    def with_onnx(self, path: Path, *, quantized: bool) -> Network:
+        """The same signature around a new ONNX file that has no trainable form."""
+        return Network(self.signature, onnx_path=path, quantized=quantized)

@@ -1,0 +1,58 @@
+"""What a supervisor asks of the parent of job children."""
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Bounds on one child; the wall clock and the group's memory are the supervisor's to watch."""
+
+    memory_bytes: int | None = None
+    """Private memory that the job may take on top of interpreter and libraries (RLIMIT_DATA)."""
+    cpu_seconds: int | None = None
+    """CPU time of one process; SIGXCPU at the limit, SIGKILL five seconds later."""
+    file_bytes: int = 64 << 30
+    """Largest file that may be written."""
+    processes: int = 512
+    """Processes and threads that may be started on top of those that the user has. The kernel does not hold root to it."""
+    open_files: int = 4096
+
+
+@dataclass(frozen=True)
+class Request:
+    """One child: where it lives, what it runs, and what confines it."""
+
+    directory: Path
+    """Its private directory, mode 0700; becomes its working directory, HOME, and the only place that it can write."""
+    entry: str = "engine.jobs.run:run_job"
+    """`module:function`, called with the directory and a function that emits events; returns the exit status."""
+    layers: tuple[str, ...] = ()
+    """Of `engine.process.sandbox.isolation.LAYERS`; the rest of the confinement is not optional."""
+    limits: Limits = field(default_factory=Limits)
+    environment: dict[str, str] = field(default_factory=dict)
+    """Variables for this child beside those of the allow-list, such as CUDA_VISIBLE_DEVICES."""
+    gpu: bool = False
+    """Whether NVIDIA's device files are reachable."""
+    sockets: Literal["none", "private", "shared"] = "none"
+    """Whether the processes of a job may speak by TCP: not at all; on the loopback device of a network namespace of their own; or,
+    where there are no such namespaces, on the machine's."""
+
+    def to_json(self) -> bytes:
+        """One message for the parent."""
+        return json.dumps({**asdict(self), "directory": str(self.directory)}).encode()
+
+    @classmethod
+    def from_json(cls, data: bytes) -> "Request":
+        """The request in a message of the supervisor."""
+        fields: dict[str, Any] = json.loads(data)
+        return cls(
+            **{
+                **fields,
+                "directory": Path(fields["directory"]),
+                "layers": tuple(fields["layers"]),
+                "limits": Limits(**fields["limits"]),
+            }
+        )

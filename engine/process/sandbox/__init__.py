@@ -1,0 +1,1 @@
+"""What confines the process of a job, and the probe that tries it."""

@@ -1,0 +1,117 @@
+"""What confines a job child. T0 always: own session, limits, scrubbed environment, private directory. T1: Landlock and seccomp."""
+
+import os
+import resource
+import sys
+import sysconfig
+from pathlib import Path
+
+import engine
+from engine.process.linux import PR_SET_NO_NEW_PRIVS, drop_capabilities, prctl, private_network, thread_count
+from engine.process.request import Limits, Request
+from engine.process.sandbox import landlock, seccomp
+
+LAYERS = ("landlock", "seccomp")
+"""Layers that a kernel may lack; both together make tier 1."""
+
+_SYSTEM = ("/usr", "/lib", "/lib64", "/bin", "/opt/nvidia", "/etc/ld.so.cache", "/etc/localtime", "/etc/timezone")
+_FACTS = (
+    "/proc/self",
+    "/proc/cpuinfo",
+    "/proc/meminfo",
+    "/proc/stat",
+    "/proc/sys/vm",
+    "/proc/sys/kernel/cap_last_cap",
+    "/sys/devices",
+    "/sys/bus/pci",
+    "/sys/class/drm",
+    "/sys/kernel/mm/transparent_hugepage",
+)
+_DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
+_GPU_FACTS = ("/proc/driver/nvidia", "/proc/devices", "/proc/modules", "/sys/module/nvidia")
+
+
+class IsolationUnavailable(Exception):
+    """A layer that was asked for could not be put on; nothing of the job has run."""
+
+
+def confine(request: Request) -> None:
+    """Put `request`'s limits and layers on this process, for good.
+
+    Raises:
+        IsolationUnavailable: A layer failed, or the process has threads, which the layers would not hold.
+    """
+    try:
+        if request.layers and thread_count() != 1:
+            raise IsolationUnavailable("the process already has several threads")
+        if request.sockets == "private":
+            private_network()
+        set_limits(request.limits)
+        prctl(PR_SET_NO_NEW_PRIVS, 1)
+        if "landlock" in request.layers:
+            landlock.restrict(rules(request), tcp=request.sockets != "none")
+        drop_capabilities()
+        if "seccomp" in request.layers:
+            seccomp.restrict(hold_signals=landlock.abi() < 6, inet=request.sockets != "none")
+    except OSError as error:
+        raise IsolationUnavailable(f"the kernel refused: {error}") from error
+
+
+def set_limits(limits: Limits) -> None:
+    """Set resource limits; never raises one above what the process already has."""
+    if limits.memory_bytes is not None:
+        _lower(resource.RLIMIT_DATA, _data_bytes() + limits.memory_bytes)
+    if limits.cpu_seconds is not None:
+        _lower(resource.RLIMIT_CPU, limits.cpu_seconds, limits.cpu_seconds + 5)
+    _lower(resource.RLIMIT_FSIZE, limits.file_bytes)
+    _lower(resource.RLIMIT_NPROC, _threads_of_user() + limits.processes)
+    _lower(resource.RLIMIT_NOFILE, limits.open_files)
+    _lower(resource.RLIMIT_CORE, 0)
+
+
+def _lower(which: int, soft: int, hard: int | None = None) -> None:
+    ceiling = resource.getrlimit(which)[1]
+    bounds = [value if ceiling == resource.RLIM_INFINITY else min(value, ceiling) for value in (soft, hard if hard is not None else soft)]
+    resource.setrlimit(which, (bounds[0], bounds[1]))
+
+
+def _data_bytes() -> int:
+    """Private memory of this process, as RLIMIT_DATA counts it."""
+    return int(Path("/proc/self/statm").read_text().split()[5]) * resource.getpagesize()
+
+
+def _threads_of_user() -> int:
+    """Threads of this process's user, as RLIMIT_NPROC counts them."""
+    count, user = 0, os.getuid()
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                if entry.stat().st_uid == user:
+                    count += len(os.listdir(entry / "task"))
+            except OSError:  # it ended while we looked
+                continue
+    return count
+
+
+def rules(request: Request) -> dict[int, list[Path]]:
+    """Landlock rules of a child: the interpreter, its libraries and the engine to read, a few facts and devices, its own directory."""
+    facts = [Path(path) for path in (*_FACTS, *(_GPU_FACTS if request.gpu else ()))]
+    devices = [Path(path) for path in _DEVICES]
+    if request.gpu:
+        devices += [Path("/dev/shm"), *Path("/dev").glob("nvidia*"), *Path("/proc/self/task").glob("*/comm")]  # noqa: S108
+    packages = Path(engine.__file__).parent
+    return {
+        landlock.READ_EXECUTE: [*(Path(path) for path in _SYSTEM), *_libraries()],
+        landlock.READ: [packages, *facts],
+        landlock.READ_DIR: [packages.parent],
+        landlock.DEVICE: devices,
+        landlock.OWN: [request.directory],
+    }
+
+
+def _libraries() -> set[Path]:
+    """Where the interpreter and the installed packages live. The folder of a source checkout is not among them: data may lie there."""
+    places = {sys.prefix, sys.base_prefix, sys.exec_prefix, *sysconfig.get_paths().values()}
+    places |= {path for path in sys.path if path.endswith(("site-packages", "dist-packages"))}
+    places |= set(filter(None, os.environ.get("LD_LIBRARY_PATH", "").split(":")))
+    return {Path(path).resolve() for path in places}

@@ -1,0 +1,165 @@
+"""The parent of job children: `python -m engine.process.warm SOCKET_FD SUPERVISOR_PID [--cold]`.
+
+It imports torch and the engine once (about five seconds) and then forks a child for each request, which takes milliseconds.
+It never runs a torch operator: after one forward and backward pass in the parent, a forked child that does the same hangs on
+the thread pools that did not survive the fork. It has exactly one thread when it forks, and ends at once if an import started
+another.
+
+Messages on the socket (SOCK_SEQPACKET, JSON): the supervisor sends a `Request` with two descriptors, events and log; the
+parent answers `{"started": pid}` or `{"refused": why}`, and later `{"exited": pid, "status": wait status, …}`.
+`--cold` imports nothing beforehand: a fallback for when the preload itself fails.
+"""
+
+import gc
+import importlib
+import json
+import os
+import pkgutil
+import select
+import signal
+import socket
+import sys
+import traceback
+from types import FrameType
+
+import engine
+from engine.process import process
+from engine.process.linux import die_with_parent, thread_count
+from engine.process.request import Request
+
+MAX_MESSAGE_BYTES = 1 << 16
+_LIBRARIES = (
+    "numpy",
+    "safetensors.torch",
+    "onnx.reference",
+    "onnxruntime.quantization",
+    "onnxscript.optimizer",
+    "torch_pruning",
+    # What torch imports on the way: at an optimizer's first step (a second), at an export (five).
+    "torch._dynamo",
+    "torch.export._trace",
+    "torch.onnx._internal.exporter._compat",
+    "torch.onnx._internal.exporter._torchlib.ops",
+    "onnxscript.function_libs.torch_lib.ops",
+)
+
+
+def preload() -> None:
+    """Import what a job needs. What cannot be imported here fails the job that uses it, and not all jobs."""
+    modules = pkgutil.walk_packages(engine.__path__, "engine.")
+    for name in (*_LIBRARIES, *(module.name for module in modules if not module.name.endswith("__main__"))):
+        try:
+            importlib.import_module(name)
+        except Exception as error:
+            print(f"not preloaded: {name}: {error!r}", file=sys.stderr)  # noqa: T201
+
+
+class Parent:
+    """Forks children, and reports and cleans up after each of them."""
+
+    def __init__(self, control: socket.socket) -> None:
+        self._control = control
+        self._children: set[int] = set()
+
+    def serve(self) -> None:
+        """Answer requests until the supervisor closes its end; then take every child along."""
+        wake_read, wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
+        signal.signal(signal.SIGTERM, self._end)
+        self._send(ready=os.getpid())
+        while True:
+            readable, _, _ = select.select([self._control.fileno(), wake_read], [], [])
+            if wake_read in readable:
+                os.read(wake_read, 4096)
+            self._reap()
+            if self._control.fileno() in readable and not self._answer():
+                break
+        self._kill_all()
+
+    def _answer(self) -> bool:
+        try:
+            message, descriptors, _, _ = socket.recv_fds(self._control, MAX_MESSAGE_BYTES, 2)
+        except ConnectionError:
+            return False
+        if not message:
+            return False
+        try:
+            self._send(started=self._fork(Request.from_json(message), *descriptors))
+        except Exception as error:
+            traceback.print_exc()
+            self._send(refused=f"{type(error).__name__}: {error}")
+        finally:
+            for descriptor in descriptors:
+                os.close(descriptor)
+        return True
+
+    def _fork(self, request: Request, events: int, log: int) -> int:
+        parent = os.getpid()
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())  # until the child has dropped these handlers
+        child = os.fork()
+        if child:
+            self._children.add(child)
+            signal.pthread_sigmask(signal.SIG_SETMASK, ())
+            return child
+        status = 70
+        try:
+            status = process.run(request, parent, events, log)
+        except BaseException:  # whatever it is, this copy of the parent must not go on serving
+            traceback.print_exc()
+        finally:
+            os._exit(status)
+
+    def _reap(self) -> None:
+        """Kill what a dead child left in its group, while its process id still names that group; then collect and report it."""
+        while self._children:
+            dead = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            if dead is None:
+                return
+            _kill_group(dead.si_pid)
+            _, status, usage = os.wait4(dead.si_pid, 0)
+            if dead.si_pid in self._children:
+                self._children.remove(dead.si_pid)
+                peak = usage.ru_maxrss * 1024
+                self._send(exited=dead.si_pid, status=status, peak_memory_bytes=peak, cpu_seconds=usage.ru_utime + usage.ru_stime)
+
+    def _send(self, **message: object) -> None:
+        try:
+            self._control.send(json.dumps(message).encode())
+        except OSError:  # the supervisor is gone
+            self._end()
+
+    def _end(self, _number: int = 0, _frame: FrameType | None = None) -> None:
+        self._kill_all()
+        os._exit(0)
+
+    def _kill_all(self) -> None:
+        for child in self._children:
+            _kill_group(child)
+
+
+def _kill_group(leader: int) -> None:
+    try:
+        os.killpg(leader, signal.SIGKILL)
+    except ProcessLookupError:  # it has not made its session yet
+        os.kill(leader, signal.SIGKILL)
+
+
+def main(arguments: list[str]) -> None:
+    """Preload, then serve."""
+    descriptor, supervisor = int(arguments[0]), int(arguments[1])
+    die_with_parent(supervisor, signal.SIGTERM)
+    os.setsid()  # a Ctrl-C in the terminal is for the supervisor to act on
+    control = socket.socket(fileno=descriptor)
+    control.set_inheritable(False)
+    if "--cold" not in arguments:
+        preload()
+        if thread_count() != 1:
+            sys.exit(f"an imported library started {thread_count() - 1} threads, which would not survive a fork")
+    gc.collect()
+    gc.freeze()
+    Parent(control).serve()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

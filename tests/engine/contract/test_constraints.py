@@ -1,0 +1,78 @@
+from typing import Any
+
+import pytest
+
+from engine.contract import constraints
+from engine.contract.spec import AccuracyConstraint, Constraints
+
+
+def figures(top1: float = 0.99, loss: float = 0.1, file_bytes: int = 1000, p50: float = 2.0, **more: Any) -> dict[str, Any]:
+    metrics = {"test.top1": top1, "test.cross_entropy": loss, "test.agreement": 0.97}
+    counted = {"params_count": 100, "macs_count": 1000}
+    return {"metrics": metrics, "file_bytes": file_bytes, "latency_ms": {"p50": p50}, **counted, **more}
+
+
+def check(result: dict[str, Any], **targets: Any) -> dict[str, bool]:
+    accuracy = targets.pop("accuracy", None)
+    spec = Constraints(accuracy=accuracy and AccuracyConstraint(**accuracy), **targets)
+    return {item["name"]: item["met"] for item in constraints.check(spec, figures(), result, "test")}
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "result", "met"),
+    [
+        ({"max_drop": 0.01}, figures(top1=0.98), True),  # 0.99 - 0.98 is a little more than 0.01 in binary
+        ({"max_drop": 0.01}, figures(top1=0.9799), False),
+        ({"max_drop": 0.01}, figures(top1=1.0), True),
+        ({"max_drop": 0.02, "drop_type": "relative"}, figures(top1=0.9703), True),
+        ({"max_drop": 0.02, "drop_type": "relative"}, figures(top1=0.9701), False),
+        ({"metric": "cross_entropy", "max_drop": 0.05}, figures(loss=0.15), True),
+        ({"metric": "cross_entropy", "max_drop": 0.05}, figures(loss=0.16), False),
+        ({"metric": "cross_entropy", "max_drop": 0.5, "drop_type": "relative"}, figures(loss=0.16), False),
+    ],
+)
+def test_a_drop_counts_against_the_baseline(accuracy: dict[str, Any], result: dict[str, Any], met: bool) -> None:
+    assert check(result, accuracy=accuracy) == {"accuracy.max_drop": met}
+
+
+def test_a_minimum_is_a_maximum_for_losses() -> None:
+    assert check(figures(top1=0.9), accuracy={"min": 0.9}) == {"accuracy.min": True}
+    assert check(figures(top1=0.89), accuracy={"min": 0.9}) == {"accuracy.min": False}
+    assert check(figures(loss=0.1), accuracy={"metric": "cross_entropy", "min": 0.1}) == {"accuracy.min": True}
+    assert check(figures(loss=0.2), accuracy={"metric": "cross_entropy", "min": 0.1}) == {"accuracy.min": False}
+    assert check(figures(), accuracy={"metric": "agreement", "min": 0.98}) == {"accuracy.min": False}
+
+
+def test_sizes_counts_and_speed() -> None:
+    result = figures(file_bytes=500, p50=1.0)
+    assert check(result, max_file_bytes=500, max_params_count=99, max_macs_count=1000) == {
+        "max_file_bytes": True,
+        "max_params_count": False,
+        "max_macs_count": True,
+    }
+    assert check(result, min_speedup=2.0, max_latency_ms=0.9) == {"min_speedup": True, "max_latency_ms": False}
+
+
+def test_the_outcome_says_whether_all_were_met() -> None:
+    met, missed = {"name": "a", "met": True}, {"name": "b", "met": False}
+    assert constraints.outcome([]) == "no_constraints"
+    assert constraints.outcome([met]) == "constraints_met"
+    assert constraints.outcome([met, missed]) == "constraints_not_met"
+
+
+def test_kept_accuracy_outranks_any_number_of_other_targets() -> None:
+    def entries(accuracy: bool, *others: bool) -> list[dict[str, Any]]:
+        return [{"name": "accuracy.max_drop", "met": accuracy}, *({"name": "max_file_bytes", "met": met} for met in others)]
+
+    assert constraints.rank(entries(True, False, False)) > constraints.rank(entries(False, True, True))
+    assert constraints.rank(entries(True, True)) > constraints.rank(entries(True, False))
+
+
+def test_each_target_carries_limit_and_value() -> None:
+    spec = Constraints(accuracy=AccuracyConstraint(max_drop=0.01), max_file_bytes=10)
+    accuracy, size = constraints.check(spec, figures(), figures(top1=0.95), "test")
+    assert accuracy["limit"] == 0.01
+    assert accuracy["value"] == pytest.approx(0.04)
+    assert accuracy["metric"] == "test.top1"
+    assert size == {"name": "max_file_bytes", "limit": 10, "value": 1000, "met": False}
+    assert constraints.sentence(size) == "max_file_bytes is 1000, the limit is 10"

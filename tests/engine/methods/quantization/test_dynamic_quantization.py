@@ -1,0 +1,125 @@
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from engine.contract.errors import EngineError
+from engine.methods.quantization.dynamic_quantization import apply, quantize_channels
+from engine.methods.quantization.spec import DynamicQuantization
+from tests.engine.conftest import make_split
+from tests.engine.small import save
+
+
+def quantize(bench: Any, **params: Any) -> Path:
+    path = apply(bench.network, DynamicQuantization(**params), bench.context).onnx_path
+    assert path is not None
+    return path
+
+
+def run(path: Path, **feed: np.ndarray) -> np.ndarray:
+    return ort.InferenceSession(path, providers=["CPUExecutionProvider"]).run(None, feed)[0]
+
+
+def test_convolutions_and_products_run_in_integers(bench: Callable[..., Any], cnn_onnx: Path) -> None:
+    world = bench()
+    path = quantize(world)
+    assert world.context.reported["operators"]["Conv"] == {"int8": 2, "float": 0}
+    assert world.context.reported["operators"]["MatMul"] == {"int8": 1, "float": 0}
+    test = make_split(500, 9)
+    before, after = ((run(p, x=test.images).argmax(1) == test.labels).mean() for p in (cnn_onnx, path))
+    assert abs(after - before) < 0.02
+    stored = world.context.reported["weights_bytes"]
+    assert sum(stored["after"].values()) < 0.35 * sum(stored["before"].values())
+
+
+def test_channels_are_the_nearest_multiples_of_their_scales() -> None:
+    weight = np.random.default_rng(0).standard_normal((4, 3, 3, 3)).astype(np.float32) * np.float32([1, 10, 0.1, 0]).reshape(4, 1, 1, 1)
+    values, scales = quantize_channels(weight, 127)
+    errors = np.abs(values * scales.reshape(4, 1, 1, 1) - weight).reshape(4, -1).max(axis=1)
+    assert (errors <= scales / 2 * 1.0001).all()
+    assert np.abs(values).reshape(4, -1).max(axis=1).tolist() == [127, 127, 127, 0]
+
+
+@pytest.mark.parametrize("dimensions", [1, 2])
+def test_a_scale_a_channel_keeps_small_channels(bench: Callable[..., Any], tmp_path: Path, dimensions: int) -> None:
+    rng = np.random.default_rng(0)
+    kernel = (3,) * dimensions
+    sizes = np.float32([1, 1e-3]).reshape(2, *(1,) * (dimensions + 1))
+    weights = {"c.weight": rng.standard_normal((2, 3, *kernel)).astype(np.float32) * sizes, "c.bias": np.float32([0.5, -0.5])}
+    nodes = [helper.make_node("Conv", ["x", "c.weight", "c.bias"], ["y"], "conv", kernel_shape=list(kernel))]
+    shape, out = ["batch", 3, *(8,) * dimensions], ["batch", 2, *(6,) * dimensions]
+    path = save(tmp_path / "conv.onnx", nodes, weights, {"x": shape}, {"y": out})
+    x = rng.uniform(-1, 1, (4, 3, *(8,) * dimensions)).astype(np.float32)
+    exact = run(path, x=x)
+
+    def error(granularity: str) -> float:
+        found = run(quantize(bench(path), granularity=granularity, reduce_range=False), x=x)
+        small = exact[:, 1] + 0.5
+        return float(np.abs(found[:, 1] - exact[:, 1]).max() / np.abs(small).max())
+
+    assert error("channel") < 0.05
+    assert error("tensor") > 0.3
+
+
+def test_reduced_range(bench: Callable[..., Any]) -> None:
+    for reduced, largest in ((True, 64), (False, 127)):
+        stored = onnx.load(quantize(bench(), reduce_range=reduced)).graph.initializer
+        peaks = [
+            np.abs(numpy_helper.to_array(item).astype(int)).max() for item in stored if item.data_type == TensorProto.INT8 and item.dims
+        ]
+        assert max(peaks) == largest
+
+
+def test_layers_inside_of_branches_are_quantized(bench: Callable[..., Any], tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+
+    def branch(name: str) -> onnx.GraphProto:
+        weight = numpy_helper.from_array(rng.standard_normal((64, 64)).astype(np.float32), f"{name}.weight")
+        nodes = [helper.make_node("MatMul", ["x", f"{name}.weight"], [f"{name}_y"], f"{name}_matmul")]
+        return helper.make_graph(nodes, name, [], [helper.make_tensor_value_info(f"{name}_y", TensorProto.FLOAT, ["batch", 64])], [weight])
+
+    nodes = [helper.make_node("If", ["flag"], ["y"], "choice", then_branch=branch("yes"), else_branch=branch("no"))]
+    path = save(tmp_path / "if.onnx", nodes, {}, {"x": ["batch", 64], "flag": (TensorProto.BOOL, [])}, {"y": ["batch", 64]})
+    world = bench(path)
+    result = quantize(world)
+    assert world.context.reported["operators"]["MatMul"] == {"int8": 2, "float": 0}
+    assert world.context.reported["weights_bytes"]["after"]["int8"] >= 2 * 64 * 64
+    x = rng.standard_normal((3, 64)).astype(np.float32)
+    for flag in (True, False):
+        before, after = (run(p, x=x, flag=np.array(flag)) for p in (path, result))
+        assert np.abs(before - after).max() < 0.05 * np.abs(before).max()
+
+
+def test_a_recurrent_network(bench: Callable[..., Any], tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    weights = {
+        "w": rng.standard_normal((1, 64, 8)).astype(np.float32) * 0.3,
+        "r": rng.standard_normal((1, 64, 16)).astype(np.float32) * 0.3,
+    }
+    nodes = [helper.make_node("LSTM", ["x", "w", "r"], ["y"], "lstm", hidden_size=16)]
+    path = save(tmp_path / "lstm.onnx", nodes, weights, {"x": [5, "batch", 8]}, {"y": [5, 1, "batch", 16]})
+    world = bench(path)
+    result = quantize(world)
+    assert world.context.reported["operators"]["LSTM"] == {"int8": 1, "float": 0}
+    x = rng.standard_normal((5, 2, 8)).astype(np.float32)
+    assert np.abs(run(path, x=x) - run(result, x=x)).max() < 0.05
+
+
+def test_ignored_nodes_stay_in_float(bench: Callable[..., Any]) -> None:
+    world = bench()
+    quantize(world, ignore=["7", "conv0"])
+    assert world.context.reported["operators"]["Conv"] == {"int8": 1, "float": 1}
+    assert world.context.reported["operators"]["Gemm"] == {"int8": 0, "float": 1}
+    assert "MatMul" not in world.context.reported["operators"]
+
+
+def test_a_network_without_weights_is_refused(bench: Callable[..., Any], tmp_path: Path) -> None:
+    path = save(tmp_path / "relu.onnx", [helper.make_node("Relu", ["x"], ["y"], "relu")], {}, {"x": ["batch", 4]}, {"y": ["batch", 4]})
+    with pytest.raises(EngineError) as caught:
+        quantize(bench(path))
+    assert caught.value.code == "nothing_quantized"

@@ -1,0 +1,130 @@
+"""Starting children through a parent, and what happens when either dies."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from engine.contract.events import parse_event
+from engine.process.launcher import Launcher
+from engine.process.request import Request
+from engine.process.sandbox.isolation import LAYERS
+from tests.engine.process.conftest import CHILDREN, Ended, run_to_end
+from tests.processes import alive, gone
+
+Run = Callable[..., Ended]
+
+
+def company(launcher: Launcher, directory: Path) -> list[int]:
+    """Process ids of a child that stays, and of the one that it started."""
+    child = launcher.start(Request(directory, entry=f"{CHILDREN}:wait_with_company", layers=LAYERS))
+    with open(child.events, "rb", closefd=False) as events:
+        pids: list[int] = parse_event(events.readline()).result["pids"]  # type: ignore[union-attr]
+    child.close()
+    assert all(alive(pid) for pid in pids)
+    return pids
+
+
+def test_a_warm_child_trains_infers_and_starts_an_interpreter_inside_the_sandbox(tmp_path: Path) -> None:
+    launcher = Launcher()
+    try:
+        launcher.warm_up()
+        assert launcher.parent_pid is not None
+        for attempt in range(2):  # a second child finds the parent as the first one did
+            assert len(os.listdir(f"/proc/{launcher.parent_pid}/task")) == 1
+            directory = tmp_path / str(attempt)
+            directory.mkdir()
+            ended = run_to_end(launcher, Request(directory, entry=f"{CHILDREN}:train", layers=LAYERS))
+            assert ended.exit.returncode == 0, ended.log
+            assert ended.result["losses"][-1] < ended.result["losses"][0]
+            assert ended.result["relu"] == [[0.0] * 4]
+            assert ended.result["fresh"] == "fine"
+            assert ended.exit.cpu_seconds > 0
+            assert ended.exit.peak_memory_bytes > 50 << 20
+    finally:
+        launcher.close()
+
+
+def test_the_supervisors_side_loads_no_torch() -> None:
+    code = "import sys, engine.process.launcher, engine.process.sandbox.probe; print(sorted({'torch', 'numpy', 'onnx', 'onnxruntime'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+
+
+def test_a_parent_that_dies_of_its_preload_is_replaced_by_a_cold_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "onnx.py").write_text("import os; os._exit(139)")
+    root = str(Path(__file__).parents[3])
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path / "broken"), root]))
+    launcher = Launcher()
+    try:
+        ended = run_to_end(launcher, Request(tmp_path, entry=f"{CHILDREN}:surroundings", layers=LAYERS))
+        assert ended.exit.returncode == 0
+    finally:
+        launcher.close()
+
+
+def test_how_a_child_ended_is_told(run: Run) -> None:
+    ended = run("crash")
+    assert ended.exit.returncode == -signal.SIGSEGV
+    assert "Fatal Python error: Segmentation fault" in ended.log
+
+
+def test_what_a_child_leaves_behind_is_killed(run: Run) -> None:
+    assert gone(run("leave_one_behind", *LAYERS).result["pid"], seconds=1)
+
+
+def test_a_signal_reaches_the_whole_group(cold: Launcher, tmp_path: Path) -> None:
+    child = cold.start(Request(tmp_path, entry=f"{CHILDREN}:wait_with_company", layers=LAYERS))
+    with open(child.events, "rb", closefd=False) as events:
+        pids = parse_event(events.readline()).result["pids"]  # type: ignore[union-attr]
+    child.signal(signal.SIGKILL)
+    exit_ = child.wait(5)
+    child.close()
+    assert exit_ is not None
+    assert exit_.returncode == -signal.SIGKILL
+    assert gone(*pids)
+
+
+def test_a_killed_parent_takes_its_children_along_and_is_replaced(cold: Launcher, run: Run, tmp_path: Path) -> None:
+    run("crash")
+    parent = cold.parent_pid
+    assert parent is not None
+    child = cold.start(Request(tmp_path, entry=f"{CHILDREN}:wait_with_company", layers=LAYERS))
+    with open(child.events, "rb", closefd=False) as events:
+        pids = parse_event(events.readline()).result["pids"]  # type: ignore[union-attr]
+    os.kill(parent, signal.SIGKILL)
+    exit_ = child.wait(5)
+    child.close()
+    assert exit_ is not None
+    assert exit_.parent_lost
+    assert gone(*pids)
+    assert run("crash").exit.returncode == -signal.SIGSEGV
+    assert cold.parent_pid not in (None, parent)
+
+
+@pytest.mark.parametrize("stopped", [False, True], ids=["parent running", "parent stopped"])
+def test_a_killed_supervisor_leaves_no_process(tmp_path: Path, stopped: bool) -> None:
+    code = (
+        "import sys, time\n"
+        "from pathlib import Path\n"
+        "from engine.process.launcher import Launcher\n"
+        "from tests.engine.process.test_launcher import company\n"
+        "launcher = Launcher(warm=False)\n"
+        "print(*company(launcher, Path(sys.argv[1])), launcher.parent_pid, flush=True)\n"
+        "time.sleep(60)\n"
+    )
+    supervisor = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    assert supervisor.stdout is not None
+    child, grandchild, parent = map(int, supervisor.stdout.readline().split())
+    if stopped:
+        os.kill(parent, signal.SIGSTOP)
+    supervisor.kill()
+    supervisor.wait()
+    supervisor.stdout.close()
+    if stopped:
+        os.kill(parent, signal.SIGCONT)
+    assert gone(parent, child, grandchild)
