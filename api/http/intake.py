@@ -104,7 +104,7 @@ async def take(request: Request, service: Service, project_id: str, kind: Kind, 
     """Bring the request's file into the blob store, whether the body carries it, names a finished upload or names an architecture.
 
     Nothing is left behind when anything is wrong, or when the client goes away. Raises `upload_too_large`, `storage_full`,
-    `digest_mismatch`, `unsupported_media_type`, `not_found`, `upload_incomplete`, and what `engine.formats.magic` finds.
+    `digest_mismatch`, `unsupported_media_type`, `not_found`, `upload_incomplete`, and what `engine.files.magic` finds.
     """
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type in documents.JSON_TYPES:

@@ -169,7 +169,7 @@ def test_schema_lists_every_method() -> None:
 
 
 def test_spec_and_catalogue_load_no_torch() -> None:
-    code = "import sys, engine.spec; sys.exit(any(name in sys.modules for name in ('torch', 'onnx', 'numpy')))"
+    code = "import sys, engine.contract.spec; sys.exit(any(name in sys.modules for name in ('torch', 'onnx', 'numpy')))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
