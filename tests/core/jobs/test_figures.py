@@ -101,7 +101,7 @@ def test_health_is_that_of_the_worst_part(service: Service) -> None:
 
 def _verdict(world: World, **more: Any) -> dict[str, Any]:
     with world.service.database.reader() as session:
-        return planning.validate(session, world.service.settings, world.project_id, world.spec(**more))
+        return planning.validate(session, world.service.settings, world.project_id, jobs.Submission.read(world.spec(**more)))
 
 
 def _inspections(world: World, model: dict[str, Any], dataset: dict[str, Any]) -> None:
