@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 import pytest
-from engine.measuring.examiner.client import Examiner
 from onnx import TensorProto, helper
 from safetensors.numpy import save_file
 
 from engine.contract.errors import EngineError
 from engine.formats.onnx import runtime
+from engine.measuring.examiner.client import Examiner
 from engine.measuring.examples import Batch, RandomExamples
 from engine.measuring.outputs import OutputStore, stored_outputs
 from engine.networks.network import Signature, TensorSpec
