@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from engine.contract.errors import EngineError
 from engine.files.description import FORMAT, Description, read_description
 from engine.files.magic import MODEL_FORMATS
-from engine.formats.onnx.file import is_quantized, narrowed, read_model, signature_of
+from engine.formats.onnx.file import is_quantized, narrowed, read_model, signature_of, stored_type
 from engine.networks.network import Network
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def load_network(path: Path, format: str, metadata: dict[str, Any], work: Path) 
         model = narrowed(read_model(path), stated)
         quantized = is_quantized(model)
         build = None if quantized else lambda: _build(path, stated)
-        return Network(signature_of(model), build_module=build, onnx_path=path, quantized=quantized)
+        return Network(signature_of(model), build_module=build, onnx_path=path, quantized=quantized, weights_type=stored_type(model))
     if format in ("safetensors", "pt"):
         from engine.formats.state_dict.read import load_weights
 
