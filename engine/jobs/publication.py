@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from engine.contract.errors import EngineError
 from engine.formats import export_onnx, export_safetensors
 from engine.formats.onnx import runtime
+from engine.formats.onnx.notes import has_notes, remove_notes
 from engine.formats.onnx.runtime import Feed
 from engine.jobs.inputs import Subject
 from engine.jobs.recorder import sha256_of
@@ -89,7 +90,7 @@ def publish(
     runnable = directory / "model.onnx" if "onnx" in formats else subject.work / f"measured_{step_index}.onnx"
     plain = _plain(network)
     if network.onnx_path is not None:
-        shutil.copyfile(network.onnx_path, runnable)
+        _copy(network.onnx_path, runnable)
     else:
         export_onnx(plain, runnable)
     if "safetensors" in formats:
@@ -109,6 +110,15 @@ def publish(
     # The exporter folds normalizations into the layers before them: what is counted is what is in the file.
     counts = asdict(count_onnx(runnable, score["shapes"])) if "onnx" in formats else subject.count(plain, score["shapes"])
     return Publication(step_index, runnable, files, score, latencies, counts)
+
+
+def _copy(source: Path, target: Path) -> None:
+    """A file that is published as it stands, but for the notes that its exporter made on the graph."""
+    model = onnx.load(source)
+    if has_notes(model):
+        onnx.save_model(remove_notes(model), str(target))
+    else:
+        shutil.copyfile(source, target)
 
 
 def _file(path: Path, format: str, metrics: dict[str, Any]) -> PublishedFile:

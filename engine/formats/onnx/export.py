@@ -18,6 +18,7 @@ import engine
 from engine.contract.errors import EngineError
 from engine.formats.onnx.element_types import cast_outputs, round_weights, store_in_half
 from engine.formats.onnx.importer.names import is_readable, module_path
+from engine.formats.onnx.notes import remove_notes
 from engine.networks import masks
 from engine.networks.network import Network, Signature, TensorSpec
 from engine.process.memory import present_objects_kept
@@ -81,10 +82,9 @@ def plain(model: onnx.ModelProto) -> onnx.ModelProto:
             name = f"{base}_{len(taken)}"
         taken.add(name)
         node.name = name
-    graph = model.graph
-    for item in (model, graph, *graph.node, *graph.initializer, *graph.input, *graph.output, *graph.value_info):
-        item.ClearField("metadata_props")
-        item.ClearField("doc_string")
+    remove_notes(model)
+    model.ClearField("doc_string")
+    model.ClearField("metadata_props")
     model.producer_name, model.producer_version = "modelpress", engine.__version__
     return model
 
