@@ -177,7 +177,23 @@ def test_a_killed_process_is_a_sentence() -> None:
         process._process.wait(10)
         with pytest.raises(EngineError) as caught:
             process.ask("tensors", file="x")()
-        assert (caught.value.code, caught.value.category) == ("out_of_memory", "resource")
+        assert (caught.value.code, caught.value.category, caught.value.retryable) == ("child_killed", "transient", True)
+
+
+def test_a_crashed_process_tells_by_which_signal() -> None:
+    with Examiner() as process:
+        process._process.send_signal(signal.SIGBUS)
+        process._process.wait(10)
+        with pytest.raises(EngineError) as caught:
+            process.ask("score", file="x")()
+        assert (caught.value.code, caught.value.details) == ("runtime_crashed", {"signal": signal.SIGBUS})
+
+
+def test_an_answer_that_fails_is_an_error_and_the_process_goes_on(examiner: Examiner, tmp_path: Path) -> None:
+    with pytest.raises(EngineError) as caught:
+        examiner.ask("tensors", file=str(tmp_path / "nothing"))()
+    assert (caught.value.code, caught.value.category) == ("internal_error", "internal")
+    test_tensors_are_told_by_their_bytes(examiner, tmp_path)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="PR_SET_PDEATHSIG is Linux's; elsewhere the closed input ends the process")
