@@ -8,7 +8,7 @@ from pathlib import Path
 import onnx
 
 from engine.formats.onnx import runtime
-from engine.formats.onnx.macs import value_shapes
+from engine.formats.onnx.checks import inferred, skeleton_of
 from engine.formats.onnx.runtime import Feed
 
 ACTIVATION_BYTES = 128 << 20
@@ -45,11 +45,15 @@ def choose(graph: Path, example: Feed, batch_size: int | None, *, threads: int) 
 
 
 def activation_bytes(graph: Path, example: Feed) -> int:
-    """Bytes of all values that one example makes; what is alive at one time is less."""
-    model = onnx.load(graph)
-    known, batch = value_shapes(model, {name: value.shape[1:] for name, value in example.items()})
-    made = {name for node in model.graph.node for name in node.output}
-    return 4 * sum(prod(shape) for name, shape in known.items() if shape is not None and name in made) // batch
+    """Bytes of all values that one example makes; what is alive at one time is less. Values of unknown shape are left out."""
+    skeleton = skeleton_of(onnx.load(graph))
+    for item in skeleton.graph.input:
+        for dim, size in zip(item.type.tensor_type.shape.dim, example[item.name].shape if item.name in example else (), strict=False):
+            dim.dim_value = size
+    found = inferred(skeleton).graph
+    made = {name for node in found.node for name in node.output}
+    shapes = [item.type.tensor_type.shape.dim for item in (*found.value_info, *found.output) if item.name in made]
+    return 4 * sum(prod(dim.dim_value for dim in shape) for shape in shapes)
 
 
 def _growth(graph: Path, example: Feed, *, by_priority: bool, threads: int) -> int:

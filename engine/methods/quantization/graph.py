@@ -161,11 +161,11 @@ def _split_sums(model: onnx.ModelProto) -> None:
         result, product = node.output[0], fresh.claim(f"{node.output[0]}_product")
         node.input.pop()
         node.output[0] = product
-        beta = next((item for item in node.attribute if item.name == "beta"), None)
-        if beta is not None:
-            node.attribute.remove(beta)
-        if beta is not None and beta.f != 1:
-            factor = onnx.numpy_helper.from_array(np.asarray(beta.f, np.float32), fresh.claim(f"{result}_beta"))
+        betas = [(position, float(item.f)) for position, item in enumerate(node.attribute) if item.name == "beta"]
+        for position, _ in betas:
+            del node.attribute[position]
+        if betas and betas[0][1] != 1:
+            factor = onnx.numpy_helper.from_array(np.asarray(betas[0][1], np.float32), fresh.claim(f"{result}_beta"))
             graph.initializer.append(factor)
             scaled = fresh.claim(f"{added}_scaled")
             nodes.append(onnx.helper.make_node("Mul", [added, factor.name], [scaled], fresh.claim(f"{node.name}_beta")))
