@@ -5,9 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from engine.contract.plugins import extended
+
 if TYPE_CHECKING:
     from engine.data.dataset import Data
     from engine.networks.network import Signature
+
+__path__ = extended(__path__, __name__)
 
 
 def load_dataset(path: Path, format: str, metadata: dict[str, Any], signature: Signature, work: Path) -> Data:

@@ -5,8 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from engine.contract.plugins import extended
+
 if TYPE_CHECKING:
     from engine.networks.network import Network
+
+__path__ = extended(__path__, __name__)
 
 
 def load_network(path: Path, format: str, metadata: dict[str, Any], work: Path) -> Network:

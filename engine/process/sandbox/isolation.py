@@ -7,6 +7,7 @@ import sysconfig
 from pathlib import Path
 
 import engine
+from engine.contract import plugins
 from engine.process.linux import PR_SET_NO_NEW_PRIVS, drop_capabilities, prctl, private_network, thread_count
 from engine.process.request import Limits, Request
 from engine.process.sandbox import landlock, seccomp
@@ -94,7 +95,7 @@ def _threads_of_user() -> int:
 
 
 def rules(request: Request) -> dict[int, list[Path]]:
-    """Landlock rules of a child: the interpreter, its libraries and the engine to read, a few facts and devices, its own directory."""
+    """Landlock rules of a child: the interpreter, its libraries, the engine and its plug-ins to read, a few facts and devices, its own directory."""
     facts = [Path(path) for path in (*_FACTS, *(_GPU_FACTS if request.gpu else ()))]
     devices = [Path(path) for path in _DEVICES]
     if request.gpu:
@@ -102,7 +103,7 @@ def rules(request: Request) -> dict[int, list[Path]]:
     packages = Path(engine.__file__).parent
     return {
         landlock.READ_EXECUTE: [*(Path(path) for path in _SYSTEM), *_libraries()],
-        landlock.READ: [packages, *facts],
+        landlock.READ: [packages, *plugins.folders(), *facts],
         landlock.READ_DIR: [packages.parent],
         landlock.DEVICE: devices,
         landlock.OWN: [request.directory],
