@@ -29,9 +29,7 @@ class Examiner:
 
     def __init__(self) -> None:
         """Start the process; it imports its libraries while the caller goes on."""
-        self._process = start_python(
-            "engine.measuring.examiner.server", str(os.getpid()), stdin=subprocess.PIPE, stdout=subprocess.PIPE
-        )
+        self._process = start_python("engine.measuring.examiner.server", str(os.getpid()), stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         self._waiting: deque[_Asked[object]] = deque()
 
     def score(self, request: messages.ScoreRequest) -> Waiting[Score]:

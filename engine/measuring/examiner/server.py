@@ -236,7 +236,7 @@ def main() -> None:
         except MemoryError:
             memory = EngineError("out_of_memory", "Measuring the file needs more memory.", category="resource")
             answer = Answer(error=memory.described())
-        print(answer.model_dump_json(serialize_as_any=True), file=answers, flush=True)
+        print(answer.model_dump_json(), file=answers, flush=True)
 
 
 if __name__ == "__main__":

@@ -177,7 +177,10 @@ def test_the_tensors_of_a_quantized_network_are_those_of_the_graph(pipeline: Ran
 def test_the_report_can_be_read_back(pipeline: Ran, files: Path) -> None:
     report = pipeline.report
     assert report["report_version"] == 1
-    assert {key: report[key] for key in ("baseline", "result", "verdict", "comparison")} == pipeline.last.result
+    (measured,) = report["settings"]
+    assert measured["setting"] == {"name": "", "values": {}}
+    assert (measured["figures"], measured["verdict"]["constraints"]) == (report["result"], report["constraints"])
+    assert {key: report[key] for key in ("baseline", "result", "verdict", "comparison", "settings")} == pipeline.last.result
     assert report["inputs"]["dataset"]["sha256"] == hashlib.sha256((files / "data.npz").read_bytes()).hexdigest()
     assert report["artifacts"][0]["filename"] == "model.onnx"
     low, high = report["intervals"]["result"]["test.top1"]
