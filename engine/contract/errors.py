@@ -1,5 +1,7 @@
 """The one error of a job, from where it happens to the client: raised as `EngineError`, passed on and stored as `JobError`."""
 
+import errno
+import os
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict
@@ -65,3 +67,27 @@ class EngineError(Exception):
             retryable=error.retryable,
             details=error.details,
         )
+
+
+def translate(error: Exception) -> EngineError:
+    """Any exception as an error of the engine: memory, disk, or a defect of ours."""
+    if isinstance(error, EngineError):
+        return error
+    text = str(error)
+    # torch reports exhausted memory as a RuntimeError, CUDA's as a subclass of it.
+    if isinstance(error, MemoryError) or "DefaultCPUAllocator" in text or "out of memory" in text.lower() or "bad_alloc" in text:
+        return EngineError(
+            "out_of_memory",
+            "The job needed more memory than it may use.",
+            hint="Lower batch_size, or raise limits.memory_bytes.",
+            category="resource",
+        )
+    # Libraries in C++ and Rust, such as safetensors, have errors of their own for it, with the system's sentence in them.
+    numbers = (errno.ENOSPC, errno.EDQUOT)
+    if (isinstance(error, OSError) and error.errno in numbers) or any(os.strerror(number) in text for number in numbers):
+        return EngineError(
+            "out_of_disk", "The disk is full.", hint="Free space on the worker, then retry.", category="resource", retryable=True
+        )
+    return EngineError(
+        "internal_error", f"{type(error).__name__}: {text[:500]}", hint="The job's log has the details.", category="internal"
+    )

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from engine.contract import events
 from engine.contract.errors import EngineError
 from engine.contract.job import InputFile, Job
-from engine.contract.spec import LABEL_METRICS, Spec
+from engine.contract.metric import catalogue
+from engine.contract.spec import Spec
 from engine.data import load_dataset
 from engine.files.description import FORMAT as DESCRIPTION
 from engine.formats import export_onnx, load_network
@@ -95,7 +96,7 @@ class Subject:
             outputs=self.outputs,
             source=self.source(),
             metrics=self.metrics,
-            required=bool(set(_asked(self.spec)) & LABEL_METRICS),
+            required=any(catalogue()[name].needs == "targets" for name in _asked(self.spec)),
             batch_size=self.spec.evaluation.batch_size,
             threads=self.job.threads,
         )
@@ -144,7 +145,7 @@ def _asked(spec: Spec) -> tuple[str, ...]:
 
 
 def _label_metrics(spec: Spec, data: Data | None, split: str) -> tuple[str, ...]:
-    asked = tuple(name for name in _asked(spec) if name in LABEL_METRICS)
+    asked = tuple(name for name in _asked(spec) if catalogue()[name].needs == "targets")
     if data is not None and data.splits[split].labels is not None:
         return tuple(dict.fromkeys((*(DEFAULT_METRICS if not spec.evaluation.metrics else ()), *asked)))
     if asked:

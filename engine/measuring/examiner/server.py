@@ -9,6 +9,7 @@ import math
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,7 +18,7 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from engine.contract.errors import EngineError
+from engine.contract.errors import EngineError, translate
 from engine.data import load_dataset
 from engine.formats.onnx import runtime
 from engine.measuring.examiner.messages import (
@@ -231,11 +232,11 @@ def main() -> None:
     for line in sys.stdin:
         try:
             answer = Answer(found=desk.answer(REQUEST.validate_json(line)))
-        except EngineError as error:
-            answer = Answer(error=error.described())
-        except MemoryError:
-            memory = EngineError("out_of_memory", "Measuring the file needs more memory.", category="resource")
-            answer = Answer(error=memory.described())
+        except Exception as error:
+            translated = translate(error)
+            if translated.category == "internal":
+                traceback.print_exc()
+            answer = Answer(error=translated.described())
         print(answer.model_dump_json(), file=answers, flush=True)
 
 

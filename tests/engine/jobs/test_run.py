@@ -19,7 +19,8 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from engine.contract import events
-from engine.jobs.run import run_job, translate
+from engine.contract.errors import translate
+from engine.jobs.run import run_job
 from tests.engine.conftest import make_split
 from tests.engine.small import cnn_file, dataset_file, save, trained_cnn, write_job
 

@@ -179,14 +179,30 @@ def test_a_killed_process_is_a_sentence() -> None:
         process._process.wait(10)
         with pytest.raises(EngineError) as caught:
             process.digest(DigestRequest(file=Path("x")))()
-        assert (caught.value.code, caught.value.category) == ("out_of_memory", "resource")
+        assert (caught.value.code, caught.value.category, caught.value.retryable) == ("child_killed", "transient", True)
+
+
+def test_a_crashed_process_tells_by_which_signal() -> None:
+    with Examiner() as process:
+        process._process.send_signal(signal.SIGBUS)
+        process._process.wait(10)
+        with pytest.raises(EngineError) as caught:
+            process.digest(DigestRequest(file=Path("x")))()
+        assert (caught.value.code, caught.value.details) == ("runtime_crashed", {"signal": signal.SIGBUS})
+
+
+def test_an_answer_that_fails_is_an_error_and_the_process_goes_on(examiner: Examiner, tmp_path: Path) -> None:
+    with pytest.raises(EngineError) as caught:
+        examiner.digest(DigestRequest(file=tmp_path / "nothing"))()
+    assert (caught.value.code, caught.value.category) == ("internal_error", "internal")
+    test_tensors_are_told_by_their_bytes(examiner, tmp_path)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="PR_SET_PDEATHSIG is Linux's; elsewhere the closed input ends the process")
 def test_it_dies_with_its_parent(tmp_path: Path) -> None:
     code = (
-        "import sys, time; from engine.measuring.examiner.client import Examiner; e = Examiner()\n"
-        "try: e.ask('tensors', file='x')()\n"
+        "import sys, time; from engine.measuring.examiner.client import Examiner; from engine.measuring.examiner.messages import DigestRequest; e = Examiner()\n"
+        "try: e.digest(DigestRequest(file='x'))()\n"
         "except Exception: pass\n"
         "print(e._process.pid, flush=True); time.sleep(60)"
     )
