@@ -201,7 +201,10 @@ def test_an_answer_that_fails_is_an_error_and_the_process_goes_on(examiner: Exam
 @pytest.mark.skipif(sys.platform != "linux", reason="PR_SET_PDEATHSIG is Linux's; elsewhere the closed input ends the process")
 def test_it_dies_with_its_parent(tmp_path: Path) -> None:
     code = (
-        "import sys, time; from engine.measuring.examiner.client import Examiner; from engine.measuring.examiner.messages import DigestRequest; e = Examiner()\n"
+        "import sys, time\n"
+        "from engine.measuring.examiner.client import Examiner\n"
+        "from engine.measuring.examiner.messages import DigestRequest\n"
+        "e = Examiner()\n"
         "try: e.digest(DigestRequest(file='x'))()\n"
         "except Exception: pass\n"
         "print(e._process.pid, flush=True); time.sleep(60)"
