@@ -53,7 +53,7 @@ def activation_bytes(graph: Path, example: Feed) -> int:
     found = inferred(skeleton).graph
     made = {name for node in found.node for name in node.output}
     shapes = [item.type.tensor_type.shape.dim for item in (*found.value_info, *found.output) if item.name in made]
-    return 4 * sum(prod(dim.dim_value for dim in shape) for shape in shapes)
+    return 4 * sum(int(prod(dim.dim_value for dim in shape)) for shape in shapes)
 
 
 def _growth(graph: Path, example: Feed, *, by_priority: bool, threads: int) -> int:
