@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
+from engine.contract.file_format import writable_names
 from engine.contract.method import MethodParams, catalogue
 from engine.contract.params import Params
 
@@ -19,7 +20,9 @@ LABEL_METRICS = frozenset({"top1", "top5", "cross_entropy"})
 
 if TYPE_CHECKING:
     Step = MethodParams
+    ExportFormat = str
 else:
+    ExportFormat = Literal[writable_names()]
     Step = Annotated[functools.reduce(lambda left, right: left | right, catalogue().values()), Field(discriminator="method")]
 
 
@@ -108,7 +111,7 @@ class Spec(Params):
     steps: tuple[Step, ...] = Field((), max_length=32)
     constraints: Constraints | None = None
     evaluation: Evaluation = Evaluation()
-    export: tuple[Literal["onnx", "safetensors"], ...] = Field(("onnx",), min_length=1)
+    export: tuple[ExportFormat, ...] = Field(("onnx",), min_length=1)
     """Formats of the published files; figures are measured on the first."""
     limits: Limits = Limits()
     device: Literal["auto", "cpu", "gpu"] = "auto"

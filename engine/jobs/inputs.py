@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from engine.contract import events
 from engine.contract.errors import EngineError
-from engine.contract.job import InputFile, Job
+from engine.contract.file_format import format_of
+from engine.contract.job import Job, ModelFile
 from engine.contract.spec import LABEL_METRICS, Spec
 from engine.data import load_dataset
-from engine.files.description import FORMAT as DESCRIPTION
 from engine.formats import export_onnx, load_network
 from engine.measuring.counting import count_module, count_onnx
 from engine.measuring.examples import RANDOM, with_evaluation_split
@@ -62,13 +62,13 @@ class Subject:
         if onnx is None:
             onnx = work / "baseline.onnx"
             export_onnx(network, onnx)
-        upload = onnx if job.model.format == DESCRIPTION else job.model.path
+        upload = job.model.path if format_of(job.model.format, "model").has_weights else onnx
         return cls(job, spec, work, network, upload, onnx, data, split, metrics)
 
     @property
     def untrained(self) -> bool:
         """Whether the baseline's weights are mere random ones, which a result need not resemble."""
-        return self.job.model is not None and self.job.model.format == DESCRIPTION
+        return self.job.model is not None and not format_of(self.job.model.format, "model").has_weights
 
     @property
     def outputs(self) -> Path:
@@ -82,7 +82,9 @@ class Subject:
             "file": str(file),
             "baseline": str(self.onnx),
             "outputs": str(self.outputs),
-            "dataset": None if dataset is None else {"path": str(dataset.path), "format": dataset.format, "metadata": dataset.metadata},
+            "dataset": None
+            if dataset is None
+            else {"path": str(dataset.path), "format": dataset.format, "metadata": dataset.metadata.model_dump(mode="json")},
             "work": str(self.work / "examined_data"),
             "signature": self.baseline.signature.to_json(),
             "split": self.split,
@@ -113,7 +115,7 @@ class Subject:
                 )
 
 
-def read(file: InputFile, work: Path) -> Network:
+def read(file: ModelFile, work: Path) -> Network:
     """An uploaded model as a network."""
     return load_network(file.path, file.format, file.metadata, work)
 

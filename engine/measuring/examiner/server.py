@@ -19,6 +19,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from engine.contract.errors import EngineError
+from engine.contract.metadata import DatasetMetadata
 from engine.data import load_dataset
 from engine.formats.onnx import runtime
 from engine.measuring.examples import Batch, Examples, RandomExamples, SplitExamples, with_evaluation_split
@@ -208,7 +209,8 @@ class Desk:
         if described is None:
             return RandomExamples(session, seed=request["seed"], signature=signature)
         if self._data is None:
-            data = load_dataset(Path(described["path"]), described["format"], described["metadata"], signature, Path(request["work"]))
+            metadata = DatasetMetadata.model_validate(described["metadata"])
+            data = load_dataset(Path(described["path"]), described["format"], metadata, signature, Path(request["work"]))
             self._data = with_evaluation_split(data, request["split"], request["seed"])
         return SplitExamples(request["split"], self._data.splits[request["split"]], session)
 
