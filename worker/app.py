@@ -48,7 +48,9 @@ class Worker:
         isolation = _choose_isolation(launcher, workplace)
         own = {queue: devices.assigned_gpus() if queue == settings.gpu_queue else devices.cpu() for queue in queues}
         capacities = {queue: device.capacity for queue, device in own.items()}
-        self._roll_call = RollCall(service, capacities, f"{socket.gethostname()}:{os.getpid()}")
+        self._roll_call = RollCall(
+            service, capacities, f"{socket.gethostname()}:{os.getpid()}", lambda queue: self._runners[queue].trouble()
+        )
         isolation.add_done_callback(lambda chosen: None if chosen.cancelled() or chosen.exception() else self._roll_call.start())
         self._runners = {
             queue: Runner(

@@ -1,11 +1,12 @@
 """One attempt at one job, from the claim to the last transaction."""
 
+import errno
 import math
 import os
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from sqlalchemy.exc import SQLAlchemyError
@@ -66,6 +67,7 @@ class Attempt:
         self._stop = Stop()
         self._draining = threading.Event()
         self._directory: Path | None = None
+        self._starting_since: float | None = None
         state = claim.checkpoint_state or {}
         self._transcript = Transcript(claim.steps, claim.warnings, state.get("step_index") if claim.checkpoint else None)
 
@@ -80,6 +82,12 @@ class Attempt:
             timer.daemon = True
             timer.start()
 
+    @property
+    def waits_for_child_seconds(self) -> float | None:
+        """How long the start of the child has taken so far; None before and after."""
+        since = self._starting_since
+        return None if since is None else time.monotonic() - since
+
     def _ask_for_checkpoint(self) -> None:
         if self._directory is not None:
             with suppress(OSError):  # gone with the attempt, or there already: never through a link that the child laid
@@ -89,8 +97,9 @@ class Attempt:
         """Do it. Raises nothing that belongs to the job; its directory is gone afterwards."""
         self._pulse.start()
         try:
-            with self._workplace.directory(f"{self._claim.job_id}-{self._claim.fence}") as directory:
+            with ExitStack() as stack:
                 try:
+                    directory = stack.enter_context(self._workplace.directory(f"{self._claim.job_id}-{self._claim.fence}"))
                     end = self._work(directory)
                 except Stopped:
                     end = self._stopped()
@@ -126,7 +135,10 @@ class Attempt:
             self._stop.reason,
             timeout_seconds=self._claim.timeout_seconds,
             starved=endings.out_of_memory_kills() > kills,
+            full=endings.is_full(directory),
         )
+        if error is not None and not (directory / "job.json").exists() and self._stop.reason is None:
+            return self._failed(_swept())
         if error is not None and self._stop.reason is Reason.DRAINED:
             return self._stopped()
         artifacts = publish(self._transcript.artifacts, directory, self._service.blobs, self._stop) if self._may_publish(error) else []
@@ -164,7 +176,11 @@ class Attempt:
         self._directory = directory
         if self._draining.is_set():
             self._ask_for_checkpoint()
-        child = self._launcher.start(request)
+        self._starting_since = time.monotonic()
+        try:
+            child = self._launcher.start(request)
+        finally:
+            self._starting_since = None
         failpoints.hit("worker.child_started")
         bounds = Bounds(self._claim.timeout_seconds, memory + count * _SHARED_BYTES)
         return watch(child, self._transcript, self._stop, bounds, lambda event: self._hear(event, directory))
@@ -249,6 +265,9 @@ def _error_of(error: Exception) -> JobError:
             return job_error("checksum_mismatch", "internal", error.message, hint=error.hint)
         case StorageFull():
             return job_error("out_of_disk", "resource", f"The service's disk is full: {error.message}.", hint=error.hint, retryable=True)
+        case OSError(errno=errno.ENOSPC | errno.EDQUOT):
+            message = "The disk of the job's directory is full."
+            return job_error("out_of_disk", "resource", message, hint="Free space on the worker, then retry.", retryable=True)
         case ServiceError() | OSError() | SQLAlchemyError():
             return job_error("storage_unavailable", "transient", f"A file of the job could not be read or stored: {error}.", retryable=True)
         case ManifestError():
@@ -257,6 +276,12 @@ def _error_of(error: Exception) -> JobError:
             return job_error("child_killed", "transient", f"The job's process could not be started: {error}.", retryable=True)
         case _:
             return job_error("internal_error", "internal", f"The worker failed: {type(error).__name__}.", hint="Its log says more.")
+
+
+def _swept() -> JobError:
+    message = "The job's directory was removed from outside while it ran."
+    hint = "Keep cleaners of temporary files away from the service's data folder."
+    return job_error("storage_unavailable", "transient", message, hint=hint, retryable=True)
 
 
 def _isolation_unavailable(isolation: Isolation, minimum: int) -> JobError:

@@ -3,6 +3,7 @@
 import signal
 from pathlib import Path
 
+from core.blobs.ingest import free_bytes
 from core.jobs import JobError, job_error
 from engine.contract.events import Done, Failed
 from engine.process.launcher import Exit
@@ -10,10 +11,13 @@ from worker.stop import Reason
 from worker.supervision import Watched
 from worker.transcript import Transcript
 
+_NO_ROOM_BYTES = 1 << 20
 _CRASHES = frozenset({signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGABRT, signal.SIGSYS, signal.SIGTRAP})
 
 
-def error_of(watched: Watched, transcript: Transcript, reason: Reason | None, *, timeout_seconds: float, starved: bool) -> JobError | None:
+def error_of(
+    watched: Watched, transcript: Transcript, reason: Reason | None, *, timeout_seconds: float, starved: bool, full: bool = False
+) -> JobError | None:
     """Why the attempt failed; None if the child did its job. For reasons that are no failure (cancelled, drained) do not ask.
 
     Args:
@@ -22,6 +26,7 @@ def error_of(watched: Watched, transcript: Transcript, reason: Reason | None, *,
         reason: What stopped it, if anything did.
         timeout_seconds: Wall-clock limit of the attempt.
         starved: Whether the kernel's out-of-memory killer was at work meanwhile.
+        full: Whether the disk of the job's directory has no room left.
     """
     ending = transcript.ending
     where = f"in phase {transcript.phase!r}"
@@ -39,6 +44,10 @@ def error_of(watched: Watched, transcript: Transcript, reason: Reason | None, *,
     if watched.protocol_error is not None:
         return _protocol(f"The job's process broke the protocol {where}: {watched.protocol_error}.")
     if isinstance(ending, Failed):
+        if ending.code == "child_killed" and starved:
+            return _out_of_memory(f"The kernel ran out of memory and ended a process of the job {where}.")
+        if full and ending.details.get("signal") == signal.SIGBUS:
+            return _out_of_disk(where)
         return job_error(
             ending.code,
             ending.category,
@@ -49,6 +58,8 @@ def error_of(watched: Watched, transcript: Transcript, reason: Reason | None, *,
             details=ending.details,
         )
     if watched.exit.returncode < 0:
+        if full and watched.exit.returncode == -signal.SIGBUS:
+            return _out_of_disk(where)
         return _killed(watched.exit, where, starved=starved)
     if isinstance(ending, Done) and watched.exit.returncode == 0:
         return None
@@ -75,8 +86,22 @@ def _out_of_memory(message: str) -> JobError:
     return job_error("out_of_memory", "resource", message, hint=hint)
 
 
+def _out_of_disk(where: str) -> JobError:
+    """Writing to the memory of a file for which there is no room ends a process with SIGBUS."""
+    message = f"The disk of the job's directory was full {where}."
+    return job_error("out_of_disk", "resource", message, hint="Free space on the worker, then retry.", retryable=True)
+
+
 def _protocol(message: str) -> JobError:
     return job_error("child_protocol", "internal", message)
+
+
+def is_full(directory: Path) -> bool:
+    """Whether the disk of a directory has no room."""
+    try:
+        return free_bytes(directory) < _NO_ROOM_BYTES
+    except OSError:  # it is gone, which is told elsewhere
+        return False
 
 
 def out_of_memory_kills() -> int:

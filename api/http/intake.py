@@ -12,6 +12,7 @@ from starlette.concurrency import run_in_threadpool
 
 from api.deps import EXAMPLES
 from api.http import documents, problems
+from api.http.beside import beside
 from api.http.conditional import Digests
 from api.http.content import BlobFile
 from api.http.errors import InvalidBody, InvalidMetadata, Refused, UnsupportedMediaType
@@ -111,10 +112,10 @@ async def take(request: Request, service: Service, project_id: str, kind: Kind, 
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type in documents.JSON_TYPES:
         body = await documents.read_body(request, service.settings.max_spec_bytes)
-        document = documents.parse(body, media_type)
-        if kind is MODELS and isinstance(document, dict) and "architecture" in document:
-            return await _from_architecture(service, declared, document)
-        return await run_in_threadpool(_from_upload, service, project_id, kind, declared, document)
+        named = await beside(_named, body, media_type, kind, declared)
+        if isinstance(named, Drawn):
+            return await _from_architecture(service, named)
+        return await run_in_threadpool(_from_upload, service, project_id, kind, named)
     if media_type.startswith("multipart/"):
         raise UnsupportedMediaType("an upload is the file itself, not a form", hint="curl --data-binary @file instead of -F")
     coding = request.headers.get("content-encoding", "identity").strip().lower()
@@ -151,28 +152,51 @@ def _keep(service: Service, staged: Staged, digests: Digests, kind: Kind, declar
     return Taken(declared.name or blob.sha256[:12], found, metadata, blob)
 
 
-async def _from_architecture(service: Service, declared: Declared, document: Any) -> Taken:
-    named = checked(NamedModel, document, InvalidBody)
-    with _refusing():
-        data = Description.of(named.architecture).to_bytes()
-    metadata = check_metadata(named.metadata, MODELS) if named.metadata else declared.metadata
+@dataclass(frozen=True)
+class Drawn:
+    """A body that names an architecture, as the file that describes it."""
 
+    declared: Declared
+    data: bytes
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A body that names a finished upload."""
+
+    declared: Declared
+    upload_id: str
+
+
+def _named(body: bytes, media_type: str, kind: Kind, declared: Declared) -> Drawn | Finished:
+    """What a JSON body names instead of carrying a file; what it says goes before what the query says."""
+    document = documents.parse(body, media_type, most_values=documents.MAX_METADATA_VALUES)
+    if kind is MODELS and isinstance(document, dict) and "architecture" in document:
+        model = checked(NamedModel, document, InvalidBody)
+        with _refusing():
+            data = Description.of(model.architecture).to_bytes()
+        metadata = check_metadata(model.metadata, MODELS) if model.metadata else declared.metadata
+        return Drawn(Declared(model.name or declared.name, declared.format, metadata), data)
+    upload = checked(FinishedUpload, document, InvalidBody)
+    metadata = check_metadata(upload.metadata, kind) if upload.metadata else declared.metadata
+    return Finished(Declared(upload.name or declared.name, upload.format or declared.format, metadata), upload.upload_id)
+
+
+async def _from_architecture(service: Service, drawn: Drawn) -> Taken:
     async def body() -> AsyncIterator[bytes]:
-        yield data
+        yield drawn.data
 
-    staged = await service.blobs.receive(body(), limit_bytes=service.settings.max_upload_bytes, size_bytes=len(data))
-    said = Declared(named.name or declared.name, declared.format, metadata)
-    return await run_in_threadpool(_keep, service, staged, Digests({}), MODELS, said)
+    staged = await service.blobs.receive(body(), limit_bytes=service.settings.max_upload_bytes, size_bytes=len(drawn.data))
+    return await run_in_threadpool(_keep, service, staged, Digests({}), MODELS, drawn.declared)
 
 
-def _from_upload(service: Service, project_id: str, kind: Kind, declared: Declared, document: Any) -> Taken:
-    named = checked(FinishedUpload, document, InvalidBody)
+def _from_upload(service: Service, project_id: str, kind: Kind, named: Finished) -> Taken:
     with service.database.reader() as session:
         blob = uploads.blob_of(session, project_id, named.upload_id)
-    metadata = check_metadata(named.metadata, kind) if named.metadata else declared.metadata
+    declared = named.declared
     with io.BufferedReader(BlobFile(service.blobs, blob)) as file:
-        found, metadata = _look(file, named.format or declared.format, metadata, kind)
-    return Taken(named.name or declared.name or blob.sha256[:12], found, metadata, blob)
+        found, metadata = _look(file, declared.format, declared.metadata, kind)
+    return Taken(declared.name or blob.sha256[:12], found, metadata, blob)
 
 
 def _sniff(head: bytes, declared: str | None, kind: Kind) -> str:

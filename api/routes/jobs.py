@@ -12,6 +12,7 @@ from starlette.concurrency import run_in_threadpool
 from api.deps import JobId, Live, Reading, ReadsJobs, TheLive, TheService, WritesJobs
 from api.documentation.examples import SPEC_YAML, SPECS
 from api.http import conditional, documents, headers, problems
+from api.http.beside import beside
 from api.http.errors import InvalidBody
 from api.http.routing import ClosedRoute
 from api.live.hot import Rendered, render
@@ -19,7 +20,7 @@ from api.schemas.common import After, Limit, Page, Word, page_of
 from api.schemas.jobs import Job, Status, Verdict
 from core import jobs
 from core.access.keys import Principal
-from core.jobs import TERMINAL, idempotency, planning
+from core.jobs import TERMINAL, Submission, idempotency, planning
 from core.service import Service
 
 router = APIRouter(route_class=ClosedRoute, tags=["jobs"])
@@ -54,12 +55,16 @@ def _in_utc(moment: datetime) -> datetime:
 Moment = Annotated[AwareDatetime, AfterValidator(_in_utc)]
 
 
-async def _document(request: Request, service: TheService) -> Any:
+async def _submission(request: Request, service: TheService) -> Submission:
     body = await documents.read_body(request, service.settings.max_spec_bytes)
-    return await run_in_threadpool(documents.parse, body, request.headers.get("content-type"))
+    return await beside(_submitted, body, request.headers.get("content-type"))
 
 
-Document = Annotated[Any, Depends(_document)]
+def _submitted(body: bytes, content_type: str | None) -> Submission:
+    return Submission.read(documents.parse(body, content_type))
+
+
+Submitted = Annotated[Submission, Depends(_submission)]
 
 
 async def _nothing(request: Request) -> None:
@@ -84,7 +89,7 @@ async def create_job(
     *,
     request: Request,
     principal: WritesJobs,
-    document: Document,
+    submission: Submitted,
     live: TheLive,
     idempotency_key: IdempotencyKey = None,
     prefer: Prefer = None,
@@ -93,14 +98,14 @@ async def create_job(
 
     With `Prefer: wait=N` the answer comes when the job has ended, or after N seconds as it then is.
     """
-    asked = _idempotent(live.service, idempotency_key, "create", document)
-    job_id = await run_in_threadpool(_create, live.service, principal.project_id, document, asked)
+    job_id = await run_in_threadpool(_create, live.service, principal.project_id, submission, idempotency_key)
     return await _accepted(request, live, principal, job_id)
 
 
-def _create(service: Service, project_id: str, document: Any, asked: idempotency.Request | None) -> str:
+def _create(service: Service, project_id: str, submission: Submission, key: str | None) -> str:
+    asked = _idempotent(service, key, "create", submission.document)
     with service.database.unit_of_work() as session:
-        return jobs.create(session, service.settings, project_id, document, idempotent=asked).job.id
+        return jobs.create(session, service.settings, project_id, submission, idempotent=asked).job.id
 
 
 def _idempotent(service: Service, key: str | None, *parts: Any) -> idempotency.Request | None:
@@ -117,9 +122,9 @@ def _idempotent(service: Service, key: str | None, *parts: Any) -> idempotency.R
     openapi_extra=_SPEC_BODY,
     responses=problems.responses(400, 404, 413, 415),
 )
-def validate_spec(principal: WritesJobs, document: Document, session: Reading, service: TheService) -> Response:
+def validate_spec(principal: WritesJobs, submission: Submitted, session: Reading, service: TheService) -> Response:
     """What `POST /v1/jobs` would say and do, without doing it: the spec with every default, the plan, warnings, a rough estimate."""
-    return JSONResponse(planning.validate(session, service.settings, principal.project_id, document))
+    return JSONResponse(planning.validate(session, service.settings, principal.project_id, submission))
 
 
 @router.get("/v1/jobs", operation_id="list_jobs", response_model=Page[Job], responses=problems.responses(400, 422))
@@ -222,12 +227,12 @@ async def retry_job(
     prefer: Prefer = None,
 ) -> Response:
     """Run the spec of an ended job again, as a new job (`retry_of`)."""
-    asked = _idempotent(live.service, idempotency_key, "retry", job_id)
-    new_id = await run_in_threadpool(_retry, live.service, principal.project_id, job_id, asked)
+    new_id = await run_in_threadpool(_retry, live.service, principal.project_id, job_id, idempotency_key)
     return await _accepted(request, live, principal, new_id)
 
 
-def _retry(service: Service, project_id: str, job_id: str, asked: idempotency.Request | None) -> str:
+def _retry(service: Service, project_id: str, job_id: str, key: str | None) -> str:
+    asked = _idempotent(service, key, "retry", job_id)
     with service.database.unit_of_work() as session:
         return jobs.retry(session, service.settings, project_id, job_id, idempotent=asked).job.id
 

@@ -1,7 +1,7 @@
 """The life of a job. Status changes here and nowhere else."""
 
 from core.jobs.body import artifact_body, body, event_body, metric_body, timestamp
-from core.jobs.check import Checked, check
+from core.jobs.check import Checked, Submission, check
 from core.jobs.claim import SPEC_VERSION, UNBOUNDED_MEMORY, Claim, Input, claim, confined
 from core.jobs.control import cancel, cancel_queued, delete
 from core.jobs.create import Created, create, create_inspection, retry
@@ -29,6 +29,7 @@ __all__ = [
     "Point",
     "Report",
     "Status",
+    "Submission",
     "artifact_body",
     "artifacts",
     "body",

@@ -1,5 +1,6 @@
 """Is a spec meaningful for the models and datasets of a project?"""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +10,21 @@ from sqlalchemy.orm import Session, undefer
 from core.database.tables import Dataset, Model
 from core.errors import DatasetInvalid, DatasetRequired, FieldError, MethodUnavailable, ModelInvalid, NotFound, SpecInvalid
 from core.jobs.fit import misfit
-from engine.contract.spec import LABEL_METRICS, Spec, parse
+from engine.contract.spec import LABEL_METRICS, Problem, Spec, parse
+
+
+@dataclass(frozen=True)
+class Submission:
+    """A spec as it was sent (JSON types), and what reading it gave: the spec, or every problem with it."""
+
+    document: Any
+    spec: Spec | None
+    problems: Sequence[Problem]
+
+    @classmethod
+    def read(cls, document: Any) -> "Submission":
+        """Read a document once, before any transaction begins: that may take processor time."""
+        return cls(document, *parse(document))
 
 
 @dataclass(frozen=True)
@@ -22,15 +37,15 @@ class Checked:
     teachers: list[Model]
 
 
-def check(session: Session, project_id: str, document: Any) -> Checked:
-    """Validate a spec given as JSON types, also against what is known of its model and dataset.
+def check(session: Session, project_id: str, submission: Submission) -> Checked:
+    """Validate a spec, also against what is known of its model and dataset.
 
     Raises `spec_invalid` or `dataset_required` with every problem, `not_found` for an id that the project does not have,
     `model_invalid` and `dataset_invalid` for an upload that cannot be used, `shape_mismatch` for two that do not fit.
     """
-    spec, problems = parse(document)
+    spec = submission.spec
     if spec is None:
-        errors = [FieldError(problem.pointer, problem.code, problem.detail, problem.hint) for problem in problems]
+        errors = [FieldError(problem.pointer, problem.code, problem.detail, problem.hint) for problem in submission.problems]
         raise _refusal(errors)
     model = _find(session, Model, project_id, spec.model, "/model")
     dataset = _find(session, Dataset, project_id, spec.dataset, "/dataset") if spec.dataset else None

@@ -12,11 +12,11 @@ from sqlalchemy.orm import Session
 
 from core.errors import FieldError, NotFound, ServiceError
 from core.jobs import placement
-from core.jobs.check import Checked, check
+from core.jobs.check import Checked, Submission, check
 from core.settings import Settings
 from engine.contract.method import MethodParams
 from engine.contract.params import Params, TrainingFields
-from engine.contract.spec import Spec, parse
+from engine.contract.spec import Spec
 
 MACS_PER_SECOND = 1.5e10
 START_SECONDS = 3.0
@@ -31,12 +31,12 @@ PROCESS_BYTES = 450 * 2**20
 """A process that has loaded torch and ONNX Runtime."""
 
 
-def validate(session: Session, settings: Settings, project_id: str, document: Any) -> dict[str, Any]:
+def validate(session: Session, settings: Settings, project_id: str, submission: Submission) -> dict[str, Any]:
     """The answer of `POST /v1/jobs/validate`. Raises `not_found` for an id that the project does not have."""
-    spec, _ = parse(document)
+    spec = submission.spec
     checked, errors = None, []
     try:
-        checked = check(session, project_id, document)
+        checked = check(session, project_id, submission)
     except NotFound:
         raise
     except ServiceError as error:

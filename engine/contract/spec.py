@@ -16,6 +16,10 @@ from engine.contract.params import Params
 Metric = Literal["top1", "top5", "cross_entropy", "agreement", "sqnr_db", "cosine"]
 MOST_DEVICES = 16
 """Devices of one job."""
+MOST_PROBLEMS = 100
+"""Problems of a document that are told; more of them are counted."""
+_SHOWN_CHARACTERS = 80
+"""How much of a name that a stranger chose is said in a sentence."""
 LABEL_METRICS = frozenset({"top1", "top5", "cross_entropy"})
 
 if TYPE_CHECKING:
@@ -203,11 +207,25 @@ class Problem(Params):
 
 
 def parse(document: Any) -> tuple[Spec | None, list[Problem]]:
-    """Validate a spec given as JSON types; returns the spec, or every problem found."""
+    """Validate a spec given as JSON types; returns the spec, or every problem found.
+
+    Of more than `MOST_PROBLEMS` the first ones are listed, and the last entry counts the others.
+    """
     try:
         return Spec.model_validate(document), []
     except ValidationError as error:
-        return None, [problem for item in error.errors() for problem in _problems_of(item, document)]
+        found = error.errors(include_url=False)
+        problems = [problem for item in found[:MOST_PROBLEMS] for problem in _problems_of(item, document)]
+        return None, bounded(problems, more=len(found[MOST_PROBLEMS:]))
+
+
+def bounded(problems: list[Problem], *, more: int = 0) -> list[Problem]:
+    """The first `MOST_PROBLEMS` problems, the last of them the number of those that are left out, `more` included."""
+    if len(problems) + more <= MOST_PROBLEMS:
+        return problems
+    listed = problems[: MOST_PROBLEMS - 1]
+    detail = f"{len(problems) + more - len(listed)} further problems are not listed"
+    return [*listed, Problem(pointer="", code="more_problems", detail=detail)]
 
 
 def _problems_of(error: ErrorDetails, document: Any) -> list[Problem]:
@@ -220,10 +238,11 @@ def _problems_of(error: ErrorDetails, document: Any) -> list[Problem]:
     hint: str | None = advice or None
     if error["type"] == "extra_forbidden":
         hint = _did_you_mean(error["loc"], document)
-        detail = f"unknown field {location[-1]!r}"
+        detail = f"unknown field {str(location[-1])[:_SHOWN_CHARACTERS]!r}"
     elif error["type"].startswith("union_tag"):
         sent = error.get("input")
-        close = difflib.get_close_matches(str(sent.get("method") if isinstance(sent, dict) else sent), catalogue(), n=1)
+        said = str(sent.get("method") if isinstance(sent, dict) else sent)[:_SHOWN_CHARACTERS]
+        close = difflib.get_close_matches(said, catalogue(), n=1)
         location.append("method")
         hint = f"did you mean {close[0]!r}?" if close else f"methods: {', '.join(catalogue())}"
     return [Problem(pointer="".join(f"/{part}" for part in location), code=error["type"], detail=detail, hint=hint)]
@@ -238,7 +257,7 @@ def _did_you_mean(location: tuple[int | str, ...], document: Any) -> str | None:
         elif isinstance(part, str) and model is not None and part in getattr(model, "model_fields", {}):
             model = _model_in(model.model_fields[part].annotation)
     fields = list(getattr(model, "model_fields", {}))
-    close = difflib.get_close_matches(str(location[-1]), fields, n=1, cutoff=0.6)
+    close = difflib.get_close_matches(str(location[-1])[:_SHOWN_CHARACTERS], fields, n=1, cutoff=0.6)
     return f"did you mean {close[0]!r}?" if close else (f"known fields: {', '.join(fields)}" if fields else None)
 
 

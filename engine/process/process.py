@@ -4,6 +4,7 @@ import faulthandler
 import gc
 import importlib
 import os
+import select
 import signal
 import sys
 import tempfile
@@ -38,6 +39,8 @@ def run(request: Request, parent: int, events: int, log: int) -> int:
     """
     os.setsid()
     die_with_parent(parent, signal.SIGKILL)
+    if _unheard(events):  # the parent was stopped, and the supervisor has long asked another one
+        return 0
     _reset_signals()
     _descriptors(events, log)
     try:
@@ -55,6 +58,13 @@ def run(request: Request, parent: int, events: int, log: int) -> int:
     sys.stdout.flush()
     sys.stderr.flush()
     return status
+
+
+def _unheard(events: int) -> bool:
+    """Whether nobody reads the events any more."""
+    poll = select.poll()
+    poll.register(events, 0)
+    return bool(poll.poll(0))
 
 
 def _reset_signals() -> None:

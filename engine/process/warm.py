@@ -5,8 +5,9 @@ It never runs a torch operator: after one forward and backward pass in the paren
 the thread pools that did not survive the fork. It has exactly one thread when it forks, and ends at once if an import started
 another.
 
-Messages on the socket (SOCK_SEQPACKET, JSON): the supervisor sends a `Request` with two descriptors, events and log; the
-parent answers `{"started": pid}` or `{"refused": why}`, and later `{"exited": pid, "status": wait status, …}`.
+Messages on the socket (SOCK_SEQPACKET, JSON): the supervisor sends a numbered `Request` with two descriptors, events and log; the
+parent answers `{"number": n, "started": pid}` or `{"number": n, "refused": why}`, and later `{"number": n, "exited": pid, "status":
+wait status, …}`.
 `--cold` imports nothing beforehand: a fallback for when the preload itself fails.
 """
 
@@ -59,7 +60,8 @@ class Parent:
 
     def __init__(self, control: socket.socket) -> None:
         self._control = control
-        self._children: set[int] = set()
+        self._children: dict[int, int] = {}
+        """Process id → number of the request."""
 
     def serve(self) -> None:
         """Answer requests until the supervisor closes its end; then take every child along."""
@@ -84,22 +86,26 @@ class Parent:
             return False
         if not message:
             return False
+        content = json.loads(message)
+        number = content["number"]
+        answer: dict[str, object]
         try:
-            self._send(started=self._fork(Request.from_json(message), *descriptors))
+            answer = {"started": self._fork(number, Request.from_json(content["request"]), *descriptors)}
         except Exception as error:
             traceback.print_exc()
-            self._send(refused=f"{type(error).__name__}: {error}")
-        finally:
+            answer = {"refused": f"{type(error).__name__}: {error}"}
+        finally:  # before the answer: should this process be stopped from then on, the streams end with the child all the same
             for descriptor in descriptors:
                 os.close(descriptor)
+        self._send(number=number, **answer)
         return True
 
-    def _fork(self, request: Request, events: int, log: int) -> int:
+    def _fork(self, number: int, request: Request, events: int, log: int) -> int:
         parent = os.getpid()
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())  # until the child has dropped these handlers
         child = os.fork()
         if child:
-            self._children.add(child)
+            self._children[child] = number
             signal.pthread_sigmask(signal.SIG_SETMASK, ())
             return child
         status = 70
@@ -118,10 +124,10 @@ class Parent:
                 return
             _kill_group(dead.si_pid)
             _, status, usage = os.wait4(dead.si_pid, 0)
-            if dead.si_pid in self._children:
-                self._children.remove(dead.si_pid)
-                peak = usage.ru_maxrss * 1024
-                self._send(exited=dead.si_pid, status=status, peak_memory_bytes=peak, cpu_seconds=usage.ru_utime + usage.ru_stime)
+            number = self._children.pop(dead.si_pid, None)
+            if number is not None:
+                peak, seconds = usage.ru_maxrss * 1024, usage.ru_utime + usage.ru_stime
+                self._send(number=number, exited=dead.si_pid, status=status, peak_memory_bytes=peak, cpu_seconds=seconds)
 
     def _send(self, **message: object) -> None:
         try:

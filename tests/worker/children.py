@@ -78,6 +78,12 @@ def wait_long(directory: Path, emit: Emit) -> int:
     return 0
 
 
+def wait_long_the_first_time(directory: Path, emit: Emit) -> int:
+    """A job of one step stays in its first attempt; any other succeeds."""
+    steps = json.loads((directory / "job.json").read_text())["spec"]["steps"]
+    return wait_long(directory, emit) if len(steps) == 1 and directory.name.endswith("-1") else succeed(directory, emit)
+
+
 def fail_well(directory: Path, emit: Emit) -> int:
     """A failure that the user reads."""
     emit(StepStarted(method="magnitude_pruning", step_index=0))
@@ -109,6 +115,24 @@ def crash(directory: Path, emit: Emit) -> int:
 def be_killed(directory: Path, emit: Emit) -> int:
     """Killed from outside, or so it looks."""
     os.kill(os.getpid(), signal.SIGKILL)
+    return 0
+
+
+def lose_the_measuring_process(directory: Path, emit: Emit) -> int:
+    """What the engine says when its measuring process was killed."""
+    emit(Failed(code="child_killed", category="transient", message="the process that measures was killed", retryable=True))
+    return 1
+
+
+def lose_the_measuring_process_on_the_bus(directory: Path, emit: Emit) -> int:
+    """The same, of a bus error."""
+    emit(Failed(code="runtime_crashed", category="internal", message="it crashed", details={"signal": signal.SIGBUS}))
+    return 1
+
+
+def crash_on_the_bus(directory: Path, emit: Emit) -> int:
+    """A bus error."""
+    os.kill(os.getpid(), signal.SIGBUS)
     return 0
 
 

@@ -3,6 +3,8 @@
 import hashlib
 import os
 import re
+import shutil
+import signal
 import threading
 import time
 from contextlib import ExitStack
@@ -147,6 +149,68 @@ def test_a_killed_child_gets_another_attempt_while_there_are_some(bench: Bench) 
     assert job.error is not None
     assert (job.status, job.error["code"], job.attempt) == ("failed", "child_killed", 2)
     assert bench.events(job.id).count("requeued") == 1
+
+
+@pytest.mark.parametrize(("kills", "code", "attempts"), [([0, 0, 0, 0], "child_killed", 2), ([0, 1], "out_of_memory", 1)])
+def test_a_killed_measuring_process_is_transient_unless_the_kernel_did_it(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, kills: list[int], code: str, attempts: int
+) -> None:
+    counter = iter(kills)
+    monkeypatch.setattr("worker.endings.out_of_memory_kills", lambda: next(counter))
+    job = bench.run("lose_the_measuring_process", max_attempts=2)
+    assert job.error is not None
+    assert (job.status, job.error["code"], job.attempt) == ("failed", code, attempts)
+
+
+def test_a_bus_error_on_a_full_disk_is_a_full_disk(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("worker.endings.is_full", lambda _: True)
+    for entry in ("crash_on_the_bus", "lose_the_measuring_process_on_the_bus"):
+        job = bench.run(entry)
+        assert job.error is not None
+        assert (job.error["code"], job.error["retryable"]) == ("out_of_disk", True)
+
+
+def sweep(bench: Bench) -> None:
+    """Remove the folder of all work, though the worker may be removing a part of it as well."""
+    deadline = time.monotonic() + 5
+    while bench.work_dir.exists() and time.monotonic() < deadline:
+        shutil.rmtree(bench.work_dir, ignore_errors=True)
+
+
+def test_a_swept_work_folder_costs_an_attempt_at_most(bench: Bench) -> None:
+    job_id = bench.submit()
+    with bench.runner("wait_long_the_first_time"):
+        bench.wait(job_id, lambda job: "pids" in bench.log(job_id))
+        sweep(bench)
+        os.kill(pids(bench, job_id)[0], signal.SIGTERM)
+        job = bench.wait(job_id, lambda job: job.status in jobs.TERMINAL)
+        assert (job.status, job.attempt) == ("succeeded", 2)
+        with bench.service.database.reader() as session:
+            (requeued,) = [event for event in jobs.events(session, job_id, limit=100) if event.type == "requeued"]
+        assert requeued.data["error"]["code"] == "storage_unavailable"
+        sweep(bench)
+        another = bench.submit(steps=2)
+        assert bench.wait(another, lambda job: job.status in jobs.TERMINAL).status == "succeeded"
+
+
+def test_a_runner_that_cannot_work_takes_no_job_and_says_why(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    job_id = bench.submit()
+    with bench.runner("succeed") as runner:
+        bench.wait(job_id, lambda job: job.status == "succeeded")
+        assert runner.trouble() is None
+        sweep(bench)
+        bench.work_dir.write_text("a file")
+        waiting = bench.submit()
+        time.sleep(0.5)
+        assert (bench.job(waiting).status, bench.job(waiting).attempt) == ("queued", 0)
+        assert runner.trouble() == "there is no work folder: File exists"
+        bench.work_dir.unlink()
+        assert bench.wait(waiting, lambda job: job.status in jobs.TERMINAL).status == "succeeded"
+        monkeypatch.setattr("worker.runner._PATIENCE_SECONDS", -1.0)
+        deadline = time.monotonic() + 5
+        while (trouble := runner.trouble()) is None and time.monotonic() < deadline:  # it clears up after its job
+            time.sleep(0.02)
+        assert trouble == "the claim loop stands still"
 
 
 def test_every_attempt_is_charged_once(bench: Bench) -> None:

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections import deque
@@ -59,15 +60,21 @@ class Examiner:
 
     def _death(self, do: str) -> EngineError:
         status = self._process.wait()
-        if status == -9:
+        if status == -signal.SIGKILL:
             return EngineError(
-                "out_of_memory",
-                f"The process that checks published files was killed ({do}), most likely for its memory.",
-                hint="Lower evaluation.batch_size, or raise limits.memory_bytes.",
-                category="resource",
+                "child_killed",
+                f"The process that checks published files was ended from outside with SIGKILL ({do}).",
+                hint="Where the machine ran out of memory: lower evaluation.batch_size, or raise limits.memory_bytes.",
+                category="transient",
+                retryable=True,
             )
         how = f"signal {-status}" if status < 0 else f"status {status}"
-        return EngineError("runtime_crashed", f"ONNX Runtime crashed on a file of this job ({do}, {how}).", category="internal")
+        return EngineError(
+            "runtime_crashed",
+            f"ONNX Runtime crashed on a file of this job ({do}, {how}).",
+            category="internal",
+            details={"signal": -status} if status < 0 else {},
+        )
 
     def __enter__(self) -> Self:
         return self

@@ -10,6 +10,7 @@ import math
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,7 @@ from engine.contract.errors import EngineError
 from engine.contract.metadata import DatasetMetadata
 from engine.data import load_dataset
 from engine.formats.onnx import runtime
+from engine.jobs.run import translate
 from engine.measuring.examples import Batch, Examples, RandomExamples, SplitExamples, with_evaluation_split
 from engine.measuring.measurement import latencies
 from engine.measuring.outputs import Arrays, OutputStore
@@ -225,10 +227,11 @@ def main() -> None:
     for line in sys.stdin:
         try:
             answer: dict[str, Any] = {"result": desk.answer(json.loads(line))}
-        except EngineError as error:
-            answer = {"error": {key: getattr(error, key) for key in ("code", "message", "hint", "category", "retryable", "details")}}
-        except MemoryError:
-            answer = {"error": {"code": "out_of_memory", "message": "Measuring the file needs more memory.", "category": "resource"}}
+        except Exception as error:
+            told = translate(error)
+            if told.category == "internal":
+                traceback.print_exc()
+            answer = {"error": {key: getattr(told, key) for key in ("code", "message", "hint", "category", "retryable", "details")}}
         print(json.dumps(answer), file=answers, flush=True)
 
 

@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import tempfile
+import threading
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -28,6 +29,8 @@ from engine.process.sandbox.isolation import LAYERS
 
 Answer = Literal["denied", "open"]
 PTRACE_ATTACH, CLONE_NEWUSER = 16, 0x10000000
+PROBE_SECONDS = 60.0
+"""Longest time that a probe may take; a child that was stopped would hold its worker up for ever."""
 _CALLS = {"x86_64": {"ptrace": 101, "unshare": 272, "mount": 165}, "aarch64": {"ptrace": 117, "unshare": 97, "mount": 40}}
 
 
@@ -104,12 +107,15 @@ def probe(
         }
         (directory / "targets.json").write_text(json.dumps(targets))
         child = launcher.start(Request(directory, entry="engine.process.sandbox.probe:attempt_all", layers=layers, sockets=sockets))
+        bound = threading.Timer(PROBE_SECONDS, child.signal, [signal.SIGKILL])
+        bound.start()
         try:
             with open(child.events, "rb", closefd=False) as events:
                 reported = [_parse(line) for line in events]
         finally:
+            bound.cancel()
             child.signal(signal.SIGKILL)
-            child.wait(10)
+            child.collect(10)
             child.close()
             shutil.rmtree(directory, ignore_errors=True)
     last = reported[-1] if reported else None

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.contract.method import catalogue
-from engine.contract.spec import Spec, json_schema, parse
+from engine.contract.spec import MOST_PROBLEMS, Spec, json_schema, parse
 
 SPEC: dict[str, Any] = {
     "name": "digits, four times smaller",
@@ -171,3 +171,13 @@ def test_schema_lists_every_method() -> None:
 def test_spec_and_catalogue_load_no_torch() -> None:
     code = "import sys, engine.contract.spec; sys.exit(any(name in sys.modules for name in ('torch', 'onnx', 'numpy')))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_of_many_problems_a_hundred_are_told_and_the_rest_counted() -> None:
+    spec, problems = parse({**SPEC, **{f"field_{number}": 1 for number in range(5000)}})
+    assert spec is None
+    assert len(problems) == MOST_PROBLEMS
+    assert problems[0].detail == "unknown field 'field_0'"
+    assert (problems[-1].code, problems[-1].detail) == ("more_problems", "4901 further problems are not listed")
+    _, problems = parse({**SPEC, **{f"field_{number}": 1 for number in range(MOST_PROBLEMS)}})
+    assert [problem.code for problem in problems] == ["extra_forbidden"] * MOST_PROBLEMS

@@ -129,6 +129,22 @@ def wait_with_company(directory: Path, emit: Emit) -> int:
     return 0
 
 
+def sign_in(directory: Path, emit: Emit) -> int:
+    """Leave a mark for each time that it ran."""
+    with (directory / "signatures").open("a") as file:
+        file.write("x")
+    emit(Done())
+    return 0
+
+
+def wait_for_file(directory: Path, emit: Emit) -> int:
+    """End with status 7 as soon as there is a file `go`."""
+    while not (directory / "go").exists():
+        time.sleep(0.02)
+    emit(Done(result={"pid": os.getpid()}))
+    return 7
+
+
 def crash(directory: Path, emit: Emit) -> int:
     """Die of a segmentation fault."""
     emit(Phase(phase="crashing"))

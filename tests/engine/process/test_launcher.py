@@ -4,13 +4,13 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from engine.contract.events import parse_event
-from engine.process.launcher import Launcher
+from engine.process.launcher import Launcher, LaunchError
 from engine.process.request import Request
 from engine.process.sandbox.isolation import LAYERS
 from tests.engine.process.conftest import CHILDREN, Ended, run_to_end
@@ -104,6 +104,85 @@ def test_a_killed_parent_takes_its_children_along_and_is_replaced(cold: Launcher
     assert gone(*pids)
     assert run("crash").exit.returncode == -signal.SIGSEGV
     assert cold.parent_pid not in (None, parent)
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> Iterator[Launcher]:
+    """A launcher of its own that waits half a second for an answer."""
+    monkeypatch.setattr("engine.process.parent.ANSWER_TIMEOUT_SECONDS", 0.5)
+    launcher = Launcher(warm=False)
+    launcher.warm_up()
+    try:
+        yield launcher
+    finally:
+        launcher.close()
+
+
+def test_a_parent_that_does_not_answer_is_replaced_and_what_it_forks_later_does_nothing(impatient: Launcher, tmp_path: Path) -> None:
+    stopped = impatient.parent_pid
+    assert stopped is not None
+    os.kill(stopped, signal.SIGSTOP)
+    for number in range(2):  # the first one finds out, the second one knows
+        ended = run_to_end(impatient, Request(tmp_path, entry=f"{CHILDREN}:sign_in", layers=LAYERS))
+        assert ended.exit.returncode == 0
+        assert (tmp_path / "signatures").read_text().count("x") == number + 1
+        assert impatient.parent_pid not in (None, stopped)
+    assert gone(stopped, seconds=5)  # nothing of it ran any more
+    assert (tmp_path / "signatures").read_text() == "xx"
+
+
+def test_a_request_that_was_given_up_is_not_run_when_the_parent_wakes(impatient: Launcher, tmp_path: Path) -> None:
+    """It may not be killed at once: it has a child that goes on."""
+    kept = impatient.start(Request(tmp_path, entry=f"{CHILDREN}:wait_with_company", layers=LAYERS))
+    stopped = impatient.parent_pid
+    assert stopped is not None
+    os.kill(stopped, signal.SIGSTOP)
+    directory = tmp_path / "second"
+    directory.mkdir()
+    assert run_to_end(impatient, Request(directory, entry=f"{CHILDREN}:sign_in", layers=LAYERS)).exit.returncode == 0
+    assert alive(stopped)
+    assert kept.exit is None
+    os.kill(stopped, signal.SIGCONT)
+    assert kept.wait(1) is None  # it has forked the child that nobody waits for, meanwhile
+    assert (directory / "signatures").read_text() == "x"
+    kept.signal(signal.SIGKILL)
+    assert kept.wait(5) is not None
+    kept.close()
+    assert gone(stopped, seconds=5)
+
+
+def test_the_end_of_a_child_is_known_though_its_parent_is_stopped(impatient: Launcher, tmp_path: Path) -> None:
+    child = impatient.start(Request(tmp_path, entry=f"{CHILDREN}:wait_for_file", layers=LAYERS))
+    stopped = impatient.parent_pid
+    assert stopped is not None
+    os.kill(stopped, signal.SIGSTOP)
+    (tmp_path / "go").touch()
+    with open(child.events, "rb", closefd=False) as events:
+        assert parse_event(events.readlines()[-1]).result == {"pid": child.pid}  # type: ignore[union-attr]
+    exit_ = child.collect(10)
+    child.close()
+    assert exit_ is not None
+    assert (exit_.returncode, exit_.parent_lost) == (7, False)
+    assert gone(stopped, seconds=5)
+    assert run_to_end(impatient, Request(tmp_path, entry=f"{CHILDREN}:sign_in", layers=LAYERS)).exit.returncode == 0
+
+
+def test_a_listener_that_fails_takes_its_parent_along(
+    impatient: Launcher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    child = impatient.start(Request(tmp_path, entry=f"{CHILDREN}:wait_with_company", layers=LAYERS))
+    with monkeypatch.context() as broken:
+        broken.setattr("engine.process.parent.json.loads", lambda _: {})
+        other = tmp_path / "other"
+        other.mkdir()
+        with pytest.raises(LaunchError):
+            impatient.start(Request(other, entry=f"{CHILDREN}:sign_in", layers=LAYERS))
+    exit_ = child.wait(5)
+    child.close()
+    assert exit_ is not None
+    assert exit_.parent_lost
+    assert "KeyError" in capfd.readouterr().err
+    assert run_to_end(impatient, Request(other, entry=f"{CHILDREN}:sign_in", layers=LAYERS)).exit.returncode == 0
 
 
 @pytest.mark.parametrize("stopped", [False, True], ids=["parent running", "parent stopped"])

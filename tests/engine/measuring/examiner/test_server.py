@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 import pytest
+from engine.measuring.examiner.client.client import Examiner
 from onnx import TensorProto, helper
 from safetensors.numpy import save_file
 
 from engine.contract.errors import EngineError
 from engine.formats.onnx import runtime
-from engine.measuring.examiner.client import Examiner
 from engine.measuring.examples import Batch, RandomExamples
 from engine.measuring.outputs import OutputStore, stored_outputs
 from engine.networks.network import Signature, TensorSpec
@@ -177,13 +177,29 @@ def test_a_killed_process_is_a_sentence() -> None:
         process._process.wait(10)
         with pytest.raises(EngineError) as caught:
             process.ask("tensors", file="x")()
-        assert (caught.value.code, caught.value.category) == ("out_of_memory", "resource")
+        assert (caught.value.code, caught.value.category, caught.value.retryable) == ("child_killed", "transient", True)
+
+
+def test_a_crashed_process_tells_by_which_signal() -> None:
+    with Examiner() as process:
+        process._process.send_signal(signal.SIGBUS)
+        process._process.wait(10)
+        with pytest.raises(EngineError) as caught:
+            process.ask("score", file="x")()
+        assert (caught.value.code, caught.value.details) == ("runtime_crashed", {"signal": signal.SIGBUS})
+
+
+def test_an_answer_that_fails_is_an_error_and_the_process_goes_on(examiner: Examiner, tmp_path: Path) -> None:
+    with pytest.raises(EngineError) as caught:
+        examiner.ask("tensors", file=str(tmp_path / "nothing"))()
+    assert (caught.value.code, caught.value.category) == ("internal_error", "internal")
+    test_tensors_are_told_by_their_bytes(examiner, tmp_path)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="PR_SET_PDEATHSIG is Linux's; elsewhere the closed input ends the process")
 def test_it_dies_with_its_parent(tmp_path: Path) -> None:
     code = (
-        "import sys, time; from engine.measuring.examiner.client import Examiner; e = Examiner()\n"
+        "import sys, time; from engine.measuring.examiner.client.client import Examiner; e = Examiner()\n"
         "try: e.ask('tensors', file='x')()\n"
         "except Exception: pass\n"
         "print(e._process.pid, flush=True); time.sleep(60)"
