@@ -11,7 +11,8 @@ from engine.contract import events
 from engine.contract.errors import EngineError
 from engine.contract.file_format import format_of
 from engine.contract.job import Job, ModelFile
-from engine.contract.spec import LABEL_METRICS, Spec
+from engine.contract.metric import catalogue
+from engine.contract.spec import Spec
 from engine.data import load_dataset
 from engine.formats import export_onnx, load_network
 from engine.measuring.counting import count_module, count_onnx
@@ -90,7 +91,7 @@ class Subject:
             "split": self.split,
             "seed": spec.seed,
             "metrics": self.metrics,
-            "required": bool(set(_asked(spec)) & LABEL_METRICS),
+            "required": any(catalogue()[name].needs == "targets" for name in _asked(spec)),
             "batch_size": spec.evaluation.batch_size,
             "threads": self.job.threads,
         }
@@ -127,7 +128,7 @@ def _asked(spec: Spec) -> tuple[str, ...]:
 
 
 def _label_metrics(spec: Spec, data: Data | None, split: str) -> tuple[str, ...]:
-    asked = tuple(name for name in _asked(spec) if name in LABEL_METRICS)
+    asked = tuple(name for name in _asked(spec) if catalogue()[name].needs == "targets")
     if data is not None and data.splits[split].labels is not None:
         return tuple(dict.fromkeys((*(DEFAULT_METRICS if not spec.evaluation.metrics else ()), *asked)))
     if asked:
