@@ -20,13 +20,14 @@ from engine.formats.onnx import runtime
 from engine.formats.onnx.checks import inferred, skeleton_of
 from engine.formats.onnx.file import is_quantized, narrowed, read_model, signature_of
 from engine.formats.onnx.importer.names import module_path
-from engine.formats.onnx.macs import node_macs
+from engine.formats.onnx.macs import node_macs, total
 from engine.formats.onnx.weights import weight_tensors
-from engine.measuring.counting import Counts, count_graph, count_module
+from engine.measuring.counting import Counts, count_graph, count_module, multiplications
 from engine.networks.network import Network, Signature
 
 if TYPE_CHECKING:
     from torch import nn
+    from torch.utils.flop_counter import FlopCounterMode
 
     from engine.data.stored import Array
 
@@ -62,36 +63,32 @@ def inspect_model(path: Path, format: str, metadata: ModelMetadata, work: Path) 
 
 def module_layers(network: Network) -> list[dict[str, Any]]:
     """Every leaf module that runs, in the order in which it first does: name, type, shapes, parameters, MACs, and what can be done to it."""
-    import torch
-    from torch.utils.flop_counter import FlopCounterMode
-
     from engine.formats.onnx.export import example_inputs
     from engine.networks.layers import PRUNABLE
 
     module = network.module
     rows: dict[str, dict[str, Any]] = {}
-    counter = FlopCounterMode(display=False)
     hooks = []
 
-    def before(name: str) -> Any:
+    def before(name: str, counter: FlopCounterMode) -> Any:
         def hook(layer: nn.Module, inputs: tuple[Any, ...]) -> None:
             row = rows.setdefault(name, _row(name, layer, inputs, prunable=isinstance(layer, PRUNABLE)))
             row["macs_count"] -= counter.get_total_flops() // 2
 
         return hook
 
-    def after(name: str) -> Any:
+    def after(name: str, counter: FlopCounterMode) -> Any:
         def hook(layer: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
             rows[name]["macs_count"] += counter.get_total_flops() // 2
             rows[name]["output_shape"] = _shape_of(output)
 
         return hook
 
-    for name, layer in module.named_modules():
-        if name and not list(layer.children()):
-            hooks += [layer.register_forward_pre_hook(before(name)), layer.register_forward_hook(after(name))]
     try:
-        with torch.no_grad(), counter:
+        with multiplications(module) as counter:
+            for name, layer in module.named_modules():
+                if name and not list(layer.children()):
+                    hooks += [layer.register_forward_pre_hook(before(name, counter)), layer.register_forward_hook(after(name, counter))]
             module.eval()(*example_inputs(network.signature, batch=1))
     except RuntimeError as error:
         raise EngineError("model_invalid", f"The network does not run on one example: {str(error).splitlines()[0]}.") from error
@@ -110,9 +107,9 @@ def graph_layers(model: onnx.ModelProto) -> list[dict[str, Any]]:
     shapes = {item.name: _declared(item) for item in (*graph.input, *graph.value_info, *graph.output)}
     macs = node_macs(model)
     weights = weight_tensors(model)
-    read_by: dict[str, int] = Counter()
+    read_by: dict[str, int | None] = {}
     for weight in weights.values():
-        read_by[weight.readers[0]] += weight.size
+        read_by[weight.readers[0]] = total([read_by.get(weight.readers[0], 0), weight.size])
     rows = []
     for index, node in enumerate(model.graph.node):
         if not node.output or (node.output[0] not in read_by and node.output[0] not in macs):

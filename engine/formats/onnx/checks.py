@@ -250,9 +250,14 @@ def _check_shapes(model: onnx.ModelProto) -> None:
 
 
 def constant_tensors(model: onnx.ModelProto) -> dict[str, onnx.TensorProto]:
-    """Initializers and the tensors of Constant nodes, by name."""
-    found = {item.name: item for item in model.graph.initializer}
-    for node in model.graph.node:
+    """Initializers and the tensors of Constant nodes of the main graph, by name."""
+    return own_constants(model.graph)
+
+
+def own_constants(graph: onnx.GraphProto) -> dict[str, onnx.TensorProto]:
+    """The same for one graph, without what its subgraphs hold."""
+    found = {item.name: item for item in graph.initializer}
+    for node in graph.node:
         if node.op_type == "Constant":
             found.update((node.output[0], item.t) for item in node.attribute if item.HasField("t"))
     return found

@@ -21,7 +21,7 @@ def write(tmp_path: Path, data: bytes) -> Path:
 
 
 def test_a_trainable_onnx_model(tmp_path: Path) -> None:
-    path = export(CASES["simple_cnn"].network(), CASES["simple_cnn"], tmp_path / "m.onnx", exporter="legacy", training=True)
+    path = export(CASES["simple_cnn"].network(), CASES["simple_cnn"], tmp_path / "m.onnx", exporter="legacy", keep_norms=True)
     found = json.loads(json.dumps(inspect_model(path, "onnx", ModelMetadata(), tmp_path)))
     assert found["signature"]["inputs"] == [{"name": "in0", "shape": [None, 3, 16, 16], "dtype": "float32"}]
     assert (found["trainable"], found["untrainable_reason"]) == (True, None)

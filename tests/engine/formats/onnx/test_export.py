@@ -63,7 +63,7 @@ def test_the_batch_of_a_file_that_fixes_it_is_open_in_the_result(tmp_path: Path)
 
 
 def test_a_trained_network_is_written_in_eval_mode_with_its_masks_folded_in(tmp_path: Path) -> None:
-    source = imported("simple_cnn", tmp_path, training=True)
+    source = imported("simple_cnn", tmp_path, keep_norms=True)
     module = copy.deepcopy(source.module).train()
     keep = torch.rand(module.get_parameter("features.4.weight").shape) > 0.7
     masks.hold(module, {"features.4.weight": masks.Mask(keep)})
