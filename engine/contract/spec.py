@@ -23,7 +23,8 @@ _SHOWN_CHARACTERS = 80
 
 if TYPE_CHECKING:
     Step = MethodParams
-    MetricName = ExportFormat = str
+    MetricName = str
+    ExportFormat = str
 else:
     MetricName = Literal[tuple(metrics.catalogue())]
     ExportFormat = Literal[writable_names()]
