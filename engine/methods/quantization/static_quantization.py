@@ -188,11 +188,14 @@ def _calibration_feeds(network: Network, params: StaticQuantization, context: St
     chosen = np.sort(context.rng().choice(split.count, count, replace=False))
     fixed = network.signature.inputs[0].shape[0] if network.signature.inputs[0].shape else None
 
+    expected = (1 if params.calibration.observer == "minmax" else 2) * count
+    read = 0
+
     def feeds(batch_size: int) -> Iterator[Feed]:
-        done = 0
+        nonlocal read
         for indices in batches(chosen, batch_size, fixed):
             yield split.batch(indices)[0]
-            done += len(indices)
-            context.progress(0.9 * min(1.0, done / count), f"calibrating, {min(done, count)}/{count} examples")
+            read = min(expected, read + len(indices))
+            context.progress(0.9 * read / expected, f"calibrating, {read}/{expected} examples")
 
     return names[0], feeds, count
