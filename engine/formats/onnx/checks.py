@@ -11,7 +11,7 @@ import onnx.inliner
 
 from engine.contract import limits
 from engine.contract.errors import EngineError
-from engine.files.onnx_wire import external_data_forbidden
+from engine.files.onnx import external_data_forbidden
 
 Nodes = Iterator[onnx.NodeProto]
 _WEIGHTED = frozenset(

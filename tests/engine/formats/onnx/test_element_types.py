@@ -8,6 +8,7 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
+from engine.contract.metadata import ModelMetadata
 from engine.formats import export_onnx, load_network
 from engine.measuring.counting import count_onnx
 from tests.engine.formats.onnx.graphs import BATCH, node, normal, run_reference
@@ -53,7 +54,7 @@ def network(folder: Path, *, given: int, stored: int, computed: int, returned: i
 )
 def test_types_stay(given: int, stored: int, computed: int, returned: int, tmp_path: Path) -> None:
     path = network(tmp_path, given=given, stored=stored, computed=computed, returned=returned)
-    original = load_network(path, "onnx", {}, tmp_path)
+    original = load_network(path, "onnx", ModelMetadata(), tmp_path)
     export_onnx(original.with_module(original.module), tmp_path / "out.onnx")
     before, after = onnx.load(path), onnx.load(tmp_path / "out.onnx")
     for side in ("input", "output"):
@@ -69,7 +70,7 @@ def test_types_stay(given: int, stored: int, computed: int, returned: int, tmp_p
 
 def test_half_precision_weights_are_stored_in_half_again_and_count_the_same(tmp_path: Path) -> None:
     path = network(tmp_path, given=F16, stored=F16, computed=F16, returned=F16)
-    original = load_network(path, "onnx", {}, tmp_path)
+    original = load_network(path, "onnx", ModelMetadata(), tmp_path)
     module = original.module
     with torch.no_grad():
         module.get_parameter("fc1.weight").mul_(1.0001)
@@ -81,7 +82,7 @@ def test_half_precision_weights_are_stored_in_half_again_and_count_the_same(tmp_
 
 def test_weights_beyond_half_precision_stay_single(tmp_path: Path) -> None:
     path = network(tmp_path, given=F16, stored=F16, computed=F16, returned=F16)
-    original = load_network(path, "onnx", {}, tmp_path)
+    original = load_network(path, "onnx", ModelMetadata(), tmp_path)
     module = original.module
     with torch.no_grad():
         module.get_parameter("fc2.bias")[0] = 1e6
