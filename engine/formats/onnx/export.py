@@ -18,6 +18,7 @@ import engine
 from engine.contract.errors import EngineError
 from engine.formats.onnx.element_types import cast_outputs, round_weights, store_in_half
 from engine.formats.onnx.importer.names import is_readable, module_path
+from engine.formats.onnx.naming import name_ends, provisional
 from engine.formats.onnx.notes import remove_notes
 from engine.networks import masks
 from engine.networks.network import Network, Signature, TensorSpec
@@ -50,8 +51,8 @@ def export_onnx(network: Network, path: Path) -> None:
                 arguments,
                 dynamo=True,
                 dynamic_shapes=shapes,
-                input_names=[spec.name for spec in network.signature.inputs],
-                output_names=[spec.name for spec in network.signature.outputs],
+                input_names=provisional("input", len(network.signature.inputs)),
+                output_names=provisional("output", len(network.signature.outputs)),
                 opset_version=OPSET,
                 verbose=False,
             )
@@ -62,7 +63,10 @@ def export_onnx(network: Network, path: Path) -> None:
             "export_failed", f"The network could not be written as ONNX: {_first_line(error)}.", category="internal"
         ) from error
     assert program is not None
-    model = cast_outputs(plain(program.model_proto), network.signature.outputs)
+    model = name_ends(
+        program.model_proto, *([spec.name for spec in side] for side in (network.signature.inputs, network.signature.outputs))
+    )
+    model = cast_outputs(plain(model), network.signature.outputs)
     onnx.save_model(store_in_half(model) if network.weights_type == "float16" else model, str(path))
 
 
