@@ -44,19 +44,12 @@ def error_of(
     if watched.protocol_error is not None:
         return _protocol(f"The job's process broke the protocol {where}: {watched.protocol_error}.")
     if isinstance(ending, Failed):
-        if ending.code == "child_killed" and starved:
+        error = ending.error
+        if error.code == "child_killed" and starved:
             return _out_of_memory(f"The kernel ran out of memory and ended a process of the job {where}.")
-        if full and ending.details.get("signal") == signal.SIGBUS:
+        if full and error.details.get("signal") == signal.SIGBUS:
             return _out_of_disk(where)
-        return job_error(
-            ending.code,
-            ending.category,
-            ending.message,
-            hint=ending.hint,
-            retryable=ending.retryable,
-            step_index=ending.step_index,
-            details=ending.details,
-        )
+        return error
     if watched.exit.returncode < 0:
         if full and watched.exit.returncode == -signal.SIGBUS:
             return _out_of_disk(where)

@@ -30,7 +30,7 @@ def body(job: Job) -> dict[str, Any]:
         "spec_hash": job.spec_hash,
         "engine_version": job.engine_version,
         "steps": job.steps,
-        "summary": job.summary,
+        "summary": job.summary and {"settings": [], **job.summary},
         "warnings": job.warnings,
         "error": job.error,
         "attempt": job.attempt,
@@ -111,6 +111,7 @@ def artifact_body(artifact: Artifact) -> dict[str, Any]:
         "gzip_bytes": artifact.gzip_bytes,
         "sha256": artifact.blob_sha256,
         "metrics": artifact.metrics,
+        "settings": artifact.settings,
         "created_at": timestamp(artifact.created_at),
         "urls": {"self": f"/v1/artifacts/{artifact.id}", "content": f"/v1/artifacts/{artifact.id}/content"},
     }

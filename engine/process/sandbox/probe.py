@@ -21,6 +21,7 @@ from typing import Literal
 from pydantic import BaseModel, ValidationError
 
 from engine.contract.events import Done, parse_event
+from engine.contract.files import FileRef
 from engine.process import linux
 from engine.process.launcher import Launcher, LaunchError
 from engine.process.request import Request
@@ -29,6 +30,7 @@ from engine.process.sandbox.isolation import LAYERS
 
 Answer = Literal["denied", "open"]
 PTRACE_ATTACH, CLONE_NEWUSER = 16, 0x10000000
+ANSWERS = "answers.json"
 PROBE_SECONDS = 60.0
 """Longest time that a probe may take; a child that was stopped would hold its worker up for ever."""
 _CALLS = {"x86_64": {"ptrace": 101, "unshare": 272, "mount": 165}, "aarch64": {"ptrace": 117, "unshare": 97, "mount": 40}}
@@ -112,14 +114,21 @@ def probe(
         try:
             with open(child.events, "rb", closefd=False) as events:
                 reported = [_parse(line) for line in events]
+            answers = _answers(reported[-1] if reported else None, directory)
         finally:
             bound.cancel()
             child.signal(signal.SIGKILL)
             child.collect(10)
             child.close()
             shutil.rmtree(directory, ignore_errors=True)
-    last = reported[-1] if reported else None
-    return dict(last.result) if isinstance(last, Done) else None
+    return answers
+
+
+def _answers(last: BaseModel | None, directory: Path) -> dict[str, Answer] | None:
+    if not isinstance(last, Done) or last.result is None:
+        return None
+    answers: dict[str, Answer] = json.loads(last.result.read(directory))
+    return answers
 
 
 def _parse(line: bytes) -> BaseModel | None:
@@ -155,7 +164,10 @@ def attempt_all(directory: Path, emit: Callable[[BaseModel], None]) -> int:
     }
     if targets["own_network"] and _try(_speak_to_self) == "denied":
         return 1
-    emit(Done(result={name: _try(attempt) for name, attempt in attempts.items()}))
+    with (directory / ANSWERS).open("wb") as file:  # opened before an attempt changes the root
+        content = json.dumps({name: _try(attempt) for name, attempt in attempts.items()}).encode()
+        file.write(content)
+    emit(Done(result=FileRef.of(ANSWERS, content)))
     return 0
 
 

@@ -7,7 +7,7 @@ from core import jobs
 from core.database.clock import db_now
 from core.database.tables import Artifact, Job, JobEvent, JobMetric, LedgerEntry
 from core.errors import JobAlreadyTerminal, JobNotTerminal, LeaseLost, NotFound, ServiceError
-from core.jobs import NewArtifact, NewEvent, Point, Report, job_error
+from core.jobs import JobError, NewArtifact, NewEvent, Point, Report, job_error
 from tests.core.conftest import LEASE_SECONDS, World
 
 
@@ -38,7 +38,7 @@ def test_a_job_succeeds_with_everything_in_one_transaction(world: World) -> None
     body = jobs.body(world.job(claim.job_id))
     assert body["status"] == "succeeded"
     assert body["outcome"] == "constraints_met"
-    assert body["summary"] == summary
+    assert body["summary"] == {**summary, "settings": []}
     assert body["steps"] == report.steps
     assert body["progress"]["fraction"] == 1.0
     assert body["finished_at"] >= body["started_at"] >= body["created_at"]
@@ -228,7 +228,9 @@ def test_transient_failures_are_retried_later_and_others_end_the_job(world: Worl
 
     other = world.running()
     with world.service.database.unit_of_work() as session:
-        job = jobs.fail(session, other.job_id, other.fence, job_error("training_diverged", "user", "the loss is NaN", step_index=0))
+        job = jobs.fail(
+            session, other.job_id, other.fence, JobError(code="training_diverged", category="user", message="the loss is NaN", step_index=0)
+        )
     assert (job.status, job.error["code"]) == ("failed", "training_diverged")
 
 
