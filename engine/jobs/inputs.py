@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 
 from engine.contract import events
 from engine.contract.errors import EngineError
-from engine.contract.job import InputFile, Job
+from engine.contract.file_format import format_of
+from engine.contract.job import Job, ModelFile
 from engine.contract.metric import catalogue
 from engine.contract.spec import Spec
 from engine.data import load_dataset
-from engine.files.description import FORMAT as DESCRIPTION
 from engine.formats import export_onnx, load_network
 from engine.measuring.counting import Counts, count_module, count_onnx
 from engine.measuring.examiner.messages import ExaminedDataset, ExampleSource, Score, ScoreRequest, TimingRequest
@@ -64,13 +64,13 @@ class Subject:
         if onnx is None:
             onnx = work / "baseline.onnx"
             export_onnx(network, onnx)
-        upload = onnx if job.model.format == DESCRIPTION else job.model.path
+        upload = job.model.path if format_of(job.model.format, "model").has_weights else onnx
         return cls(job, spec, work, network, upload, onnx, data, split, metrics)
 
     @property
     def untrained(self) -> bool:
         """Whether the baseline's weights are mere random ones, which a result need not resemble."""
-        return self.job.model is not None and self.job.model.format == DESCRIPTION
+        return self.job.model is not None and not format_of(self.job.model.format, "model").has_weights
 
     @property
     def outputs(self) -> Path:
@@ -133,7 +133,7 @@ class Subject:
                 )
 
 
-def read(file: InputFile, work: Path) -> Network:
+def read(file: ModelFile, work: Path) -> Network:
     """An uploaded model as a network."""
     return load_network(file.path, file.format, file.metadata, work)
 

@@ -65,10 +65,12 @@ def _do(job: Job, directory: Path, emit: Emit, replicas: Replicas | None) -> Non
         return
     from engine.jobs import inspection
 
-    file = job.model if job.kind == "inspect_model" else job.dataset
-    if file is None:
-        raise EngineError("job_invalid", f"{FILE_NAME} names no file to inspect.", category="internal")
     emit(events.Phase(phase="inspecting"))
-    inspect = inspection.inspect_model if job.kind == "inspect_model" else inspection.inspect_dataset
-    found = inspect(file.path, file.format, file.metadata, directory / "tmp")
+    work = directory / "tmp"
+    if job.kind == "inspect_model" and job.model is not None:
+        found = inspection.inspect_model(job.model.path, job.model.format, job.model.metadata, work)
+    elif job.kind == "inspect_dataset" and job.dataset is not None:
+        found = inspection.inspect_dataset(job.dataset.path, job.dataset.format, job.dataset.metadata, work)
+    else:
+        raise EngineError("job_invalid", f"{FILE_NAME} names no file to inspect.", category="internal")
     emit(events.Done(result=FileRef.write(directory, RESULT, json.dumps(found, allow_nan=False).encode())))

@@ -56,6 +56,7 @@ class Network:
         build_module: Callable[[], nn.Module] | None = None,
         onnx_path: Path | None = None,
         quantized: bool = False,
+        weights_type: str = "float32",
         settings: tuple[Setting, ...] = (Setting(),),
     ) -> None:
         self.signature = signature
@@ -64,6 +65,8 @@ class Network:
         self.onnx_path = onnx_path
         """A file that says exactly what this network computes, or None where it has to be exported first."""
         self.quantized = quantized
+        self.weights_type = weights_type
+        """Type in which a file stores the weights, `float32` or `float16`; a module trains in float32 all the same."""
         self._module = module
         self._build_module = build_module
 
@@ -83,7 +86,7 @@ class Network:
 
     def with_module(self, module: nn.Module) -> Network:
         """The same signature around a changed module; any ONNX file of the old state is void."""
-        return Network(self.signature, module=module)
+        return Network(self.signature, module=module, weights_type=self.weights_type)
 
     def with_onnx(self, path: Path, *, quantized: bool) -> Network:
         """The same signature around a new ONNX file that has no trainable form."""

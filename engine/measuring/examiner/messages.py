@@ -7,6 +7,7 @@ from pydantic import Field, TypeAdapter
 
 from engine.contract.errors import JobError
 from engine.contract.figures import Record, Timing
+from engine.contract.metadata import DatasetMetadata
 from engine.networks.network import Signature
 
 
@@ -15,7 +16,7 @@ class ExaminedDataset(Record):
 
     path: Path
     format: str
-    metadata: dict[str, Any] = {}
+    metadata: DatasetMetadata = DatasetMetadata()
 
 
 class ExampleSource(Record):

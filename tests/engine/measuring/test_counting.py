@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from engine.contract.metadata import ModelMetadata
 from engine.formats import load_network
 from engine.measuring.counting import Counts, count_graph, count_module, count_onnx
 from engine.networks import masks
@@ -69,7 +70,7 @@ def test_shared_weights_count_once_and_zeros_do_not_count_as_nonzero() -> None:
 @pytest.mark.parametrize("name", [name for name in CASES if name != "tied_lm"])
 def test_a_file_and_its_module_count_the_same(name: str, tmp_path: Path) -> None:
     path = export(CASES[name].network(), CASES[name], tmp_path / "m.onnx", exporter="legacy")
-    network = load_network(path, "onnx", {}, tmp_path)
+    network = load_network(path, "onnx", ModelMetadata(), tmp_path)
     assert count_onnx(path) == count_module(network.module, network.signature)
 
 
