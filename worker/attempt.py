@@ -16,7 +16,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from core import failpoints, jobs
 from core.database.db import Session
 from core.errors import ChecksumMismatch, LeaseLost, ServiceError, StorageFull, Unavailable
-from core.jobs import JobError, job_error
+from core.jobs import JobError
 from core.logging import logger
 from core.service import Service
 from engine.contract import events
@@ -284,31 +284,33 @@ def _error_of(error: Exception) -> JobError:
     """What an exception of the supervisor means for the job."""
     match error:
         case ChecksumMismatch():
-            return job_error("checksum_mismatch", "internal", error.message, hint=error.hint)
+            return JobError.of("checksum_mismatch", "internal", error.message, hint=error.hint)
         case StorageFull():
-            return job_error("out_of_disk", "resource", f"The service's disk is full: {error.message}.", hint=error.hint, retryable=True)
+            return JobError.of("out_of_disk", "resource", f"The service's disk is full: {error.message}.", hint=error.hint, retryable=True)
         case OSError(errno=errno.ENOSPC | errno.EDQUOT):
             message = "The disk of the job's directory is full."
-            return job_error("out_of_disk", "resource", message, hint="Free space on the worker, then retry.", retryable=True)
+            return JobError.of("out_of_disk", "resource", message, hint="Free space on the worker, then retry.", retryable=True)
         case ServiceError() | OSError() | SQLAlchemyError():
-            return job_error("storage_unavailable", "transient", f"A file of the job could not be read or stored: {error}.", retryable=True)
+            return JobError.of(
+                "storage_unavailable", "transient", f"A file of the job could not be read or stored: {error}.", retryable=True
+            )
         case ManifestError():
-            return job_error("child_protocol", "internal", f"The job's process announced a file that is not there: {error}.")
+            return JobError.of("child_protocol", "internal", f"The job's process announced a file that is not there: {error}.")
         case LaunchError():
-            return job_error("child_killed", "transient", f"The job's process could not be started: {error}.", retryable=True)
+            return JobError.of("child_killed", "transient", f"The job's process could not be started: {error}.", retryable=True)
         case _:
-            return job_error("internal_error", "internal", f"The worker failed: {type(error).__name__}.", hint="Its log says more.")
+            return JobError.of("internal_error", "internal", f"The worker failed: {type(error).__name__}.", hint="Its log says more.")
 
 
 def _swept() -> JobError:
     message = "The job's directory was removed from outside while it ran."
     hint = "Keep cleaners of temporary files away from the service's data folder."
-    return job_error("storage_unavailable", "transient", message, hint=hint, retryable=True)
+    return JobError.of("storage_unavailable", "transient", message, hint=hint, retryable=True)
 
 
 def _isolation_unavailable(isolation: Isolation, minimum: int) -> JobError:
     opened = [name for name, answer in isolation.probe.items() if answer == "open"]
-    return job_error(
+    return JobError.of(
         "isolation_unavailable",
         "resource",
         f"The operator asks for isolation tier {minimum} and this worker reaches tier {isolation.tier}.",

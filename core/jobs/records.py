@@ -6,14 +6,6 @@ from typing import Any
 
 from core.blobs.digest import Blob
 from core.database.serialization import storable
-from engine.contract.errors import Category, JobError
-
-
-def job_error(
-    code: str, category: Category, message: str, *, hint: str | None = None, retryable: bool = False, details: dict[str, Any] | None = None
-) -> JobError:
-    """An error of the service's own."""
-    return JobError(code=code, category=category, message=message, hint=hint, retryable=retryable, details=details or {})
 
 
 @dataclass(frozen=True)

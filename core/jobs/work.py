@@ -14,7 +14,7 @@ from core.database.serialization import storable
 from core.database.tables import Artifact, Job
 from core.errors import LeaseLost
 from core.jobs.history import add_events, add_log, add_metrics
-from core.jobs.records import Heartbeat, NewArtifact, NewEvent, Report, job_error
+from core.jobs.records import Heartbeat, NewArtifact, NewEvent, Report
 from core.jobs.settle import charge, settle_inspection
 from core.jobs.states import Status, transition
 from engine.contract.errors import JobError
@@ -141,7 +141,7 @@ def lose(session: Session, job_id: str, fence: int) -> Job | None:
     For the reconciler, which found the lease expired; asks again in the same statement.
     """
     expired = Job.lease_expires_at < db_now()
-    error = job_error(
+    error = JobError.of(
         "worker_lost", "transient", "the worker that ran the job is not heard of any more", hint="run the job again", retryable=True
     )
     job = _requeue(session, job_id, fence, error, 0, expired)

@@ -316,10 +316,10 @@ class _Compression:
         target, checks = self._spec.constraints, result.first.verdict.constraints
         if result.outcome != "constraints_not_met" or target is None or target.on_violation != "fail":
             return None
-        return JobError(
-            code="constraints_not_met",
-            category="user",
-            message="Missed: " + "; ".join(constraints.sentence(item) for item in checks if not item.met) + ".",
+        return JobError.of(
+            "constraints_not_met",
+            "user",
+            "Missed: " + "; ".join(constraints.sentence(item) for item in checks if not item.met) + ".",
             hint="Loosen the constraint, or set on_violation: keep_best. The files of this job are kept.",
             details={"constraints": [item.model_dump() for item in checks]},
         )

@@ -107,5 +107,5 @@ def _settle(request: Request) -> Entry:
 
 
 def _fail(code: str, category: Category, message: str) -> int:
-    write_event(EVENTS_FD, Failed(error=JobError(code=code, category=category, message=message)))
+    write_event(EVENTS_FD, Failed(error=JobError.of(code, category, message)))
     return 1

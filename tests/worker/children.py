@@ -98,23 +98,21 @@ def wait_long_the_first_time(directory: Path, emit: Emit) -> int:
 def fail_well(directory: Path, emit: Emit) -> int:
     """A failure that the user reads."""
     emit(StepStarted(method="magnitude_pruning", step_index=0))
-    emit(
-        Failed(error=JobError(code="pruning_impossible", category="user", message="a layer would be empty", hint="lower it", step_index=0))
-    )
+    emit(Failed(error=JobError.of("pruning_impossible", "user", "a layer would be empty", hint="lower it", step_index=0)))
     return 1
 
 
 def miss_constraints(directory: Path, emit: Emit) -> int:
     """`on_violation: fail`: the job fails and keeps what it made."""
     announce(directory, emit, "model.onnx", b"too large")
-    error = JobError(code="constraints_not_met", category="user", message="too large")
+    error = JobError.of("constraints_not_met", "user", "too large")
     emit(done(directory, summary(9), outcome="constraints_not_met", error=error))
     return 0
 
 
 def fail_once(directory: Path, emit: Emit) -> int:
     """A transient failure each time."""
-    emit(Failed(error=JobError(code="device_busy", category="transient", message="try again")))
+    emit(Failed(error=JobError.of("device_busy", "transient", "try again")))
     return 1
 
 
@@ -133,13 +131,13 @@ def be_killed(directory: Path, emit: Emit) -> int:
 
 def lose_the_measuring_process(directory: Path, emit: Emit) -> int:
     """What the engine says when its measuring process was killed."""
-    emit(Failed(error=JobError(code="child_killed", category="transient", message="the process that measures was killed", retryable=True)))
+    emit(Failed(error=JobError.of("child_killed", "transient", "the process that measures was killed", retryable=True)))
     return 1
 
 
 def lose_the_measuring_process_on_the_bus(directory: Path, emit: Emit) -> int:
     """The same, of a bus error."""
-    emit(Failed(error=JobError(code="runtime_crashed", category="internal", message="it crashed", details={"signal": signal.SIGBUS})))
+    emit(Failed(error=JobError.of("runtime_crashed", "internal", "it crashed", details={"signal": signal.SIGBUS})))
     return 1
 
 
@@ -330,7 +328,7 @@ def lay_a_link_for_the_drain(directory: Path, emit: Emit) -> int:
     return 0
 
 
-def compress(directory: Path, emit: Emit) -> int:
+def run_the_engine(directory: Path, emit: Emit) -> int:
     """The real job, in as many processes as it asks for."""
     from engine.jobs.run import run_job
 
@@ -375,4 +373,18 @@ def change_the_result(directory: Path, emit: Emit) -> int:
 def name_a_result_elsewhere(directory: Path, emit: Emit) -> int:
     """A result outside of the directory."""
     emit(done(directory, result=FileRef(path="../../other", size_bytes=1, sha256="0" * 64)))
+    return 0
+
+
+def describe_six_thousand_layers(directory: Path, emit: Emit) -> int:
+    """What an inspection finds in a very deep network."""
+    row = {
+        "type": "Conv2d",
+        "input_shape": [None, 64, 8, 8],
+        "output_shape": [None, 64, 8, 8],
+        "params_count": 36_928,
+        "macs_count": 2_359_296,
+    }
+    layers = [{"name": f"stages.{n // 100}.blocks.{n % 100}.conv", **row, "prunable": True, "quantizable": True} for n in range(6_000)]
+    emit(Done(result=FileRef.write(directory, RESULT, json.dumps({"layers": layers}).encode())))
     return 0
