@@ -5,15 +5,13 @@ import json
 import os
 import signal
 import subprocess
-import sys
 from collections import deque
 from collections.abc import Callable
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-import engine
 from engine.contract.errors import EngineError
+from engine.process import boot
 
 
 class Examiner:
@@ -24,14 +22,8 @@ class Examiner:
 
     def __init__(self) -> None:
         """Start the process; it imports its libraries while the caller goes on."""
-        home = str(Path(engine.__file__).parents[1])
-        paths = os.pathsep.join(dict.fromkeys([home, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]))
-        # -P: the working directory holds strangers' files and must not be searched for modules.
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "engine.measuring.examiner.server", str(os.getpid())],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env={**os.environ, "PYTHONPATH": paths},
+            boot.command("engine.measuring.examiner.server", str(os.getpid())), stdin=subprocess.PIPE, stdout=subprocess.PIPE
         )
         self._waiting: deque[_Answer] = deque()
 

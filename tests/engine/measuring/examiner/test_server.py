@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 import pytest
-from engine.measuring.examiner.client.client import Examiner
 from onnx import TensorProto, helper
 from safetensors.numpy import save_file
 
 from engine.contract.errors import EngineError
 from engine.formats.onnx import runtime
+from engine.measuring.examiner.client import Examiner
 from engine.measuring.examples import Batch, RandomExamples
 from engine.measuring.outputs import OutputStore, stored_outputs
 from engine.networks.network import Signature, TensorSpec
@@ -199,7 +199,7 @@ def test_an_answer_that_fails_is_an_error_and_the_process_goes_on(examiner: Exam
 @pytest.mark.skipif(sys.platform != "linux", reason="PR_SET_PDEATHSIG is Linux's; elsewhere the closed input ends the process")
 def test_it_dies_with_its_parent(tmp_path: Path) -> None:
     code = (
-        "import sys, time; from engine.measuring.examiner.client.client import Examiner; e = Examiner()\n"
+        "import sys, time; from engine.measuring.examiner.client import Examiner; e = Examiner()\n"
         "try: e.ask('tensors', file='x')()\n"
         "except Exception: pass\n"
         "print(e._process.pid, flush=True); time.sleep(60)"
