@@ -10,7 +10,8 @@ from sqlalchemy.orm import Session, undefer
 from core.database.tables import Dataset, Model
 from core.errors import DatasetInvalid, DatasetRequired, FieldError, MethodUnavailable, ModelInvalid, NotFound, SpecInvalid
 from core.jobs.fit import misfit
-from engine.contract.spec import LABEL_METRICS, Problem, Spec, parse
+from engine.contract.metric import catalogue
+from engine.contract.spec import Problem, Spec, parse
 
 
 @dataclass(frozen=True)
@@ -110,14 +111,15 @@ def _label_errors(spec: Spec, dataset: Dataset | None) -> list[FieldError]:
         for index, step in enumerate(spec.steps)
         if step.needs.labels
     ]
-    hint = "agreement, sqnr_db and cosine need no labels"
+    known = catalogue()
+    hint = f"{', '.join(name for name, metric in known.items() if metric.needs == 'baseline')} need no labels"
     errors += [
         FieldError(f"/evaluation/metrics/{index}", "labels_required", f"{metric} needs labels, and {dataset.id} has none", hint)
         for index, metric in enumerate(spec.evaluation.metrics)
-        if metric in LABEL_METRICS
+        if known[metric].needs == "targets"
     ]
     accuracy = spec.constraints.accuracy if spec.constraints else None
-    if accuracy is not None and accuracy.metric in LABEL_METRICS:
+    if accuracy is not None and known[accuracy.metric].needs == "targets":
         detail = f"{accuracy.metric} needs labels, and {dataset.id} has none"
         errors.append(FieldError("/constraints/accuracy/metric", "labels_required", detail, hint))
     return errors

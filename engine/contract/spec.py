@@ -9,43 +9,50 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
+from engine.contract import metric as metrics
+from engine.contract.file_format import writable_names
 from engine.contract.method import MethodParams, catalogue
 from engine.contract.params import Params
 
-Metric = Literal["top1", "top5", "cross_entropy", "agreement", "sqnr_db", "cosine"]
 MOST_DEVICES = 16
 """Devices of one job."""
 MOST_PROBLEMS = 100
 """Problems of a document that are told; more of them are counted."""
 _SHOWN_CHARACTERS = 80
 """How much of a name that a stranger chose is said in a sentence."""
-LABEL_METRICS = frozenset({"top1", "top5", "cross_entropy"})
 
 if TYPE_CHECKING:
     Step = MethodParams
+    MetricName = str
+    ExportFormat = str
 else:
+    MetricName = Literal[tuple(metrics.catalogue())]
+    ExportFormat = Literal[writable_names()]
     Step = Annotated[functools.reduce(lambda left, right: left | right, catalogue().values()), Field(discriminator="method")]
 
 
 class AccuracyConstraint(Params):
     """How much quality the result may lose, or must have."""
 
-    metric: Metric = "top1"
-    """`top1`, `top5`, `cross_entropy` need labels; `agreement`, `sqnr_db`, `cosine` compare with the original's outputs."""
+    metric: MetricName = "top1"
+    """Some need targets; `agreement`, `sqnr_db` and `cosine` compare with the original's outputs. See `docs/tasks.md`."""
+    output: str | None = Field(None, min_length=1, max_length=256)
+    """Name of the output that counts; without it, of several outputs the worst."""
     max_drop: float | None = Field(None, ge=0)
-    """Largest loss against the baseline (for `cross_entropy`: largest rise)."""
+    """Largest loss against the baseline (of a metric whose smallest value is the best: largest rise)."""
     drop_type: Literal["absolute", "relative"] = "absolute"
     """`max_drop` in the metric's own unit, or as a share of the baseline's value."""
     min: float | None = None
-    """Smallest acceptable value (for `cross_entropy`: largest)."""
+    """Least acceptable value (of a metric whose smallest value is the best: the largest)."""
 
     @model_validator(mode="after")
     def _says_something(self) -> "AccuracyConstraint":
         if self.max_drop is None and self.min is None:
             raise ValueError("give max_drop or min")
-        if self.metric in ("agreement", "sqnr_db", "cosine") and self.max_drop is not None:
+        chosen = metrics.catalogue()[self.metric]
+        if chosen.needs == "baseline" and self.max_drop is not None:
             raise ValueError(f"{self.metric} already compares with the baseline: give min")
-        if self.metric in ("top1", "top5") and self.max_drop is not None and self.max_drop > 1:
+        if chosen.unit == "share" and self.max_drop is not None and self.max_drop > 1:
             raise ValueError(f"ratios are 0..1, got {self.max_drop:g}; did you mean {self.max_drop / 100:g}?")
         return self
 
@@ -79,8 +86,8 @@ class Latency(Params):
 class Evaluation(Params):
     """What is measured, and on which examples."""
 
-    metrics: tuple[Metric, ...] = ()
-    """Empty: `top1` and `cross_entropy` with labels; fidelity to the original is measured in any case."""
+    metrics: tuple[MetricName, ...] = ()
+    """Empty: those of the outputs' tasks, where there are targets; fidelity to the original is measured in any case."""
     split: Literal["test", "validation"] = "test"
     batch_size: int = Field(256, ge=1, le=65_536)
     latency: Latency = Latency()
@@ -112,7 +119,7 @@ class Spec(Params):
     steps: tuple[Step, ...] = Field((), max_length=32)
     constraints: Constraints | None = None
     evaluation: Evaluation = Evaluation()
-    export: tuple[Literal["onnx", "safetensors"], ...] = Field(("onnx",), min_length=1)
+    export: tuple[ExportFormat, ...] = Field(("onnx",), min_length=1)
     """Formats of the published files; figures are measured on the first."""
     limits: Limits = Limits()
     device: Literal["auto", "cpu", "gpu"] = "auto"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from engine.contract import events
 from engine.contract.job import Job, devices
-from engine.process import boot
+from engine.process.python import start_python
 from engine.training.parallel.lost import LOST, process_lost
 
 _TICK_SECONDS = 0.1
@@ -32,11 +32,14 @@ def run_processes(job: Job, directory: Path, emit: Callable[[events.Event], None
     """
     count = devices(job.spec)
     reader, writer = os.pipe()
-    process = subprocess.Popen(
-        boot.command("engine.jobs.parallel.agent", str(os.getpid()), str(count), str(directory)),
+    process = start_python(
+        "engine.jobs.parallel.agent",
+        str(os.getpid()),
+        str(count),
+        str(directory),
+        environment={"ORT_DISABLE_TELEMETRY": "1"},
         stdin=writer,
         stdout=2,  # standard output may be for the program that reads our events
-        env={**os.environ, "PYTHONSAFEPATH": "1", "ORT_DISABLE_TELEMETRY": "1"},
     )
     os.close(writer)
     try:
