@@ -1,6 +1,6 @@
 """The life of a job. Status changes here and nowhere else."""
 
-from core.jobs.body import artifact_body, body, event_body, metric_body, timestamp
+from core.jobs.body import EXPANDABLE, artifact_body, body, event_body, listed, metric_body, timestamp
 from core.jobs.check import Checked, Submission, check
 from core.jobs.claim import SPEC_VERSION, UNBOUNDED_MEMORY, Claim, Input, claim, confined
 from core.jobs.control import cancel, cancel_queued, delete
@@ -15,6 +15,7 @@ from engine.contract.figures import Outcome
 
 __all__ = [
     "EDGES",
+    "EXPANDABLE",
     "SPEC_VERSION",
     "TERMINAL",
     "UNBOUNDED_MEMORY",
@@ -51,6 +52,7 @@ __all__ = [
     "finish",
     "get",
     "heartbeat",
+    "listed",
     "log",
     "lose",
     "marks",

@@ -135,7 +135,10 @@ def publish(
             _compare(plain[name], path, subject, examiner)
     if "safetensors" in formats:
         _compare_tensors(whole, tensors, examiner)
-    scores = {setting.name: examiner.score(subject.to_score(runnable[setting.name])) for setting in settings[score is not None :]}
+    scores = {
+        setting.name: examiner.score(subject.to_score(runnable[setting.name], as_timed=network.batch_dependent))
+        for setting in settings[score is not None :]
+    }
     found = ({} if score is None else {settings[0].name: score}) | {name: waiting() for name, waiting in scores.items()}
     enter("measuring")
     files = [PublishedFile(tensors, "safetensors", file_sizes(tensors))] if "safetensors" in formats else []
