@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import logging
-import shutil
 import warnings
 from collections import Counter
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,28 +16,22 @@ import engine
 from engine.contract.errors import EngineError
 from engine.formats.onnx.importer.names import is_readable, module_path
 from engine.networks import masks
-from engine.networks.network import Network, Signature, TensorSpec
+from engine.networks.example_inputs import example_inputs
+from engine.networks.network import Signature, TensorSpec
 from engine.process.memory import present_objects_kept
 
 OPSET = 18
 _EXAMPLE_BATCH = 2
-_OPEN_SIZE = 64
 
 
-def export_onnx(network: Network, path: Path) -> None:
-    """Write the network to `path`: same input and output names as its signature, first dimension open, no external data.
+def export_onnx(module: nn.Module, signature: Signature, path: Path) -> None:
+    """Write a plain module on the CPU to `path`: names of the signature, first dimension open, no external data.
 
-    Masks and parametrizations become plain weights first. A network that still is an ONNX file is copied as it stands.
     Raises `export_failed` where the module cannot be written as ONNX.
     """
-    if network.onnx_path is not None:
-        if network.onnx_path.resolve() != path.resolve():
-            shutil.copyfile(network.onnx_path, path)
-        return
-    module = folded(network.module)
-    arguments = example_inputs(network.signature, _EXAMPLE_BATCH)
-    batched = len({spec.shape[:1] for spec in network.signature.inputs}) == 1
-    shapes = tuple(_open_dimensions(spec, batched=batched) for spec in network.signature.inputs)
+    arguments = example_inputs(signature, _EXAMPLE_BATCH)
+    batched = len({spec.shape[:1] for spec in signature.inputs}) == 1
+    shapes = tuple(_open_dimensions(spec, batched=batched) for spec in signature.inputs)
     try:
         with warnings.catch_warnings(), _Quiet(), present_objects_kept():
             warnings.simplefilter("ignore")
@@ -48,8 +40,8 @@ def export_onnx(network: Network, path: Path) -> None:
                 arguments,
                 dynamo=True,
                 dynamic_shapes=shapes,
-                input_names=[spec.name for spec in network.signature.inputs],
-                output_names=[spec.name for spec in network.signature.outputs],
+                input_names=[spec.name for spec in signature.inputs],
+                output_names=[spec.name for spec in signature.outputs],
                 opset_version=OPSET,
                 verbose=False,
             )
@@ -90,18 +82,6 @@ def plain(model: onnx.ModelProto) -> onnx.ModelProto:
 def folded(module: nn.Module) -> nn.Module:
     """A copy in eval mode on the CPU in which masks and parametrizations have become plain weights."""
     return masks.fold(module).cpu().eval()
-
-
-def example_inputs(signature: Signature, batch: int, shapes: Mapping[str, Sequence[int]] | None = None) -> tuple[torch.Tensor, ...]:
-    """Zeros for every input; dimensions that the signature leaves open are those of `shapes` (without the batch), else 64."""
-    examples = []
-    for spec in signature.inputs:
-        given = (shapes or {}).get(spec.name, ())
-        sizes = [
-            batch if dim == 0 else size or (given[dim - 1] if dim <= len(given) else _OPEN_SIZE) for dim, size in enumerate(spec.shape)
-        ]
-        examples.append(torch.zeros(sizes, dtype=getattr(torch, spec.dtype)))
-    return tuple(examples)
 
 
 def _open_dimensions(spec: TensorSpec, *, batched: bool) -> dict[int, Any]:

@@ -53,7 +53,7 @@ def apply(network: Network, params: DynamicQuantization, context: "StepContext")
     context.report("reduce_range", reduce_range)
     precision.report(source, target, context)
     prepared.path.unlink()
-    return network.with_onnx(target, quantized=True)
+    return network.with_onnx(target)
 
 
 def _rescale_convolutions(source: Path, target: Path, *, levels: int) -> None:

@@ -65,7 +65,7 @@ def apply(network: Network, params: StaticQuantization, context: "StepContext") 
     context.report("reduce_range", reduce_range)
     precision.report(source, target, context)
     prepared.path.unlink()
-    return network.with_onnx(target, quantized=True)
+    return network.with_onnx(target)
 
 
 def _calibration_feeds(network: Network, params: StaticQuantization, context: "StepContext") -> tuple[str, calibration.Feeds, int]:
