@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
 
 from engine.contract.errors import EngineError
@@ -19,9 +20,9 @@ from engine.contract.file_format import ending_of
 from engine.formats.loading import write_network
 from engine.formats.onnx import runtime
 from engine.formats.onnx.counting import count_onnx
+from engine.formats.onnx.notes import remove_notes
 from engine.formats.onnx.runtime import Feed
 from engine.jobs.inputs import Subject
-from engine.jobs.recorder import sha256_of
 from engine.measuring.examiner.client import Examiner
 from engine.measuring.examiner.messages import CompareRequest, DigestRequest, Score, TensorDigest
 from engine.measuring.examples import RandomExamples, SplitExamples
@@ -37,6 +38,9 @@ COMPARED_EXAMPLES = 16
 ABSOLUTE_TOLERANCE, RELATIVE_TOLERANCE = 1e-4, 1e-3
 """An exported float network may differ from the one in memory by 1e-4 plus a thousandth of its largest output: other kernels
 add up in another order, which costs some 1e-6; a wrong operator costs far more."""
+
+HALF_TOLERANCE = 1e-2
+"""The same for weights stored in half precision: what the exporter folds into a weight is rounded once more."""
 
 
 @dataclass(frozen=True)
@@ -132,9 +136,7 @@ def publish(
     others = {name: write_network(plain, name, directory / f"model{ending_of(name)}") for name in formats if name != RUNNABLE}
     enter("verifying")
     for name, path in runnable.items():
-        networks[name].measure(
-            on_file=partial(_check_copy, path), on_module=partial(_compare, path, networks[name].signature, subject, examiner)
-        )
+        networks[name].measure(on_file=partial(_check_copy, path), on_module=partial(_compare, path, networks[name], subject, examiner))
     for name, paths in others.items():
         _compare_tensors(plain, name, paths[0], examiner)
     scores = {setting.name: examiner.score(subject.to_score(runnable[setting.name])) for setting in settings[score is not None :]}
@@ -178,21 +180,22 @@ def _checked(settings: tuple[Setting, ...]) -> tuple[Setting, ...]:
 
 
 def _check_copy(file: Path, source: Path) -> None:
-    """The published file against the network's own, byte for byte."""
-    if sha256_of(file) != sha256_of(source):
-        raise EngineError("export_mismatch", "The published file is not the network's own file.", category="internal")
+    """The published file against the network's own, which may hold notes besides."""
+    if onnx.load(file) != remove_notes(onnx.load(source)):
+        raise EngineError("export_mismatch", "The published file is not the network's own graph.", category="internal")
 
 
-def _compare(file: Path, signature: Signature, subject: Subject, examiner: Examiner, module: nn.Module) -> None:
+def _compare(file: Path, network: Network, subject: Subject, examiner: Examiner, module: nn.Module) -> None:
     """The exported file against the module in memory, on the same inputs."""
     feed = _some_inputs(subject, file)
     inputs, expected = subject.work / "compared_inputs.npz", subject.work / "compared_outputs.npz"
     np.savez(inputs, *feed.values())
-    np.savez(expected, *_module_outputs(module, signature, feed))
+    np.savez(expected, *_module_outputs(module, network.signature, feed))
     request = CompareRequest(file=file, names=tuple(feed), inputs=inputs, expected=expected, threads=subject.job.threads)
     found = examiner.compare(request)()
     difference, scale = found.max_abs_difference, found.max_abs_value
-    if difference is None or difference > ABSOLUTE_TOLERANCE + RELATIVE_TOLERANCE * scale:
+    relative = HALF_TOLERANCE if network.weights_type == "float16" else RELATIVE_TOLERANCE
+    if difference is None or difference > ABSOLUTE_TOLERANCE + relative * scale:
         raise EngineError(
             "export_mismatch",
             f"The exported file differs from the network by {difference} where outputs are up to {scale:.4g}; it is not published.",

@@ -74,6 +74,10 @@ class Network(Protocol):
         """The ways in which it runs, each of which is published and measured; one without a name in the ordinary case."""
 
     @property
+    def weights_type(self) -> str:
+        """Type in which a file stores the weights, `float32` or `float16`; a module trains in float32 all the same."""
+
+    @property
     def module(self) -> nn.Module:
         """The trainable module. Raises `not_trainable` or `unsupported_operator` where there is none."""
 
@@ -101,7 +105,7 @@ class Network(Protocol):
         """The same signature around an ONNX file that says what the network computes from now on; `module` is its trainable form."""
 
     def plain(self) -> Network:
-        """The network without the masks and parametrizations that hold it during training, on the CPU; what is published."""
+        """The network without the masks and parametrizations that hold it during training, on the CPU, and rounded to `weights_type`; what is published."""
 
     def measure(self, *, on_file: Callable[[Path], T], on_module: Callable[[nn.Module], T]) -> T:
         """What is found on the thing that this network really is: on its ONNX file, or else on its module in memory."""

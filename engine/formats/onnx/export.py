@@ -14,7 +14,9 @@ from torch import nn
 
 import engine
 from engine.contract.errors import EngineError
+from engine.formats.onnx.element_types import cast_outputs, store_in_half
 from engine.formats.onnx.importer.names import is_readable, module_path
+from engine.formats.onnx.notes import remove_notes
 from engine.networks import masks
 from engine.networks.example_inputs import example_inputs
 from engine.networks.network import Signature, TensorSpec
@@ -24,8 +26,10 @@ OPSET = 18
 _EXAMPLE_BATCH = 2
 
 
-def export_onnx(module: nn.Module, signature: Signature, path: Path) -> None:
+def export_onnx(module: nn.Module, signature: Signature, path: Path, *, half: bool = False) -> None:
     """Write a plain module on the CPU to `path`: names of the signature, first dimension open, no external data.
+
+    `half` stores the weights, which have been rounded to it, as float16.
 
     Raises `export_failed` where the module cannot be written as ONNX.
     """
@@ -52,7 +56,8 @@ def export_onnx(module: nn.Module, signature: Signature, path: Path) -> None:
             "export_failed", f"The network could not be written as ONNX: {_first_line(error)}.", category="internal"
         ) from error
     assert program is not None
-    onnx.save_model(plain(program.model_proto), str(path))
+    model = cast_outputs(plain(program.model_proto), signature.outputs)
+    onnx.save_model(store_in_half(model) if half else model, str(path))
 
 
 def plain(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -71,10 +76,9 @@ def plain(model: onnx.ModelProto) -> onnx.ModelProto:
             name = f"{base}_{len(taken)}"
         taken.add(name)
         node.name = name
-    graph = model.graph
-    for item in (model, graph, *graph.node, *graph.initializer, *graph.input, *graph.output, *graph.value_info):
-        item.ClearField("metadata_props")
-        item.ClearField("doc_string")
+    remove_notes(model)
+    model.ClearField("doc_string")
+    model.ClearField("metadata_props")
     model.producer_name, model.producer_version = "modelpress", engine.__version__
     return model
 

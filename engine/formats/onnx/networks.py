@@ -15,6 +15,7 @@ from onnx import TensorProto, numpy_helper
 from engine.contract.errors import EngineError
 from engine.contract.figures import Setting
 from engine.formats.onnx.counting import count_module, count_onnx
+from engine.formats.onnx.notes import has_notes, remove_notes
 from engine.networks.network import UNNAMED, Counts, Network, Shapes, Signature, T
 
 if TYPE_CHECKING:
@@ -36,10 +37,11 @@ class ModuleNetwork:
         *,
         settings: tuple[Setting, ...] = UNNAMED,
         select: Select | None = None,
-        folded: bool = False,
+        weights_type: str = "float32",
+        plain: bool = False,
     ) -> None:
-        self.signature, self.settings, self.module = signature, settings, module
-        self._select, self._folded = select, folded
+        self.signature, self.settings, self.module, self.weights_type = signature, settings, module, weights_type
+        self._select, self._plain = select, plain
 
     @property
     def architecture(self) -> Any:
@@ -51,7 +53,7 @@ class ModuleNetwork:
         assert setting in self.settings
         if self._select is None or len(self.settings) == 1:
             return self
-        return ModuleNetwork(self.signature, self._select(self.module, setting), settings=(setting,), folded=self._folded)
+        return self._around(self._select(self.module, setting), settings=(setting,), plain=self._plain)
 
     def with_module(
         self,
@@ -62,7 +64,9 @@ class ModuleNetwork:
         select: Select | None = None,
     ) -> Network:
         """Another module in the place of this one."""
-        return ModuleNetwork(signature or self.signature, module, settings=settings or self.settings, select=select or self._select)
+        return self._around(
+            module, signature=signature or self.signature, settings=settings or self.settings, select=select or self._select
+        )
 
     def with_onnx(self, path: Path, *, module: nn.Module | None = None) -> Network:
         """A graph in the place of the module."""
@@ -70,11 +74,15 @@ class ModuleNetwork:
 
     def plain(self) -> Network:
         """A folded copy; the network itself where it is one already."""
-        if self._folded:
+        if self._plain:
             return self
+        from engine.formats.onnx.element_types import round_weights
         from engine.formats.onnx.export import folded
 
-        return ModuleNetwork(self.signature, folded(self.module), settings=self.settings, select=self._select, folded=True)
+        module = folded(self.module)
+        if self.weights_type == "float16":
+            module = round_weights(module)
+        return self._around(module, settings=self.settings, select=self._select, plain=True)
 
     def measure(self, *, on_file: Callable[[Path], T], on_module: Callable[[nn.Module], T]) -> T:
         """What is found on the module."""
@@ -89,7 +97,7 @@ class ModuleNetwork:
         """Export the module: same names of inputs and outputs as the signature, first dimension open, no external data."""
         from engine.formats.onnx.export import export_onnx
 
-        export_onnx(self.plain().module, self.signature, path)
+        export_onnx(self.plain().module, self.signature, path, half=self.weights_type == "float16")
 
     def count(self, shapes: Shapes | None = None) -> Counts:
         """Counted on the module, which runs once without computing anything."""
@@ -99,6 +107,9 @@ class ModuleNetwork:
         """The state dict of the folded module."""
         for name, tensor in self.plain().module.state_dict().items():
             yield name, array_of(tensor)
+
+    def _around(self, module: nn.Module, **changes: Any) -> Network:
+        return ModuleNetwork(**{"signature": self.signature, "weights_type": self.weights_type, "module": module, **changes})
 
 
 class GraphNetwork:
@@ -112,8 +123,9 @@ class GraphNetwork:
         build_module: Callable[[], nn.Module] | None = None,
         module: nn.Module | None = None,
         settings: tuple[Setting, ...] = UNNAMED,
+        weights_type: str = "float32",
     ) -> None:
-        self.signature, self.settings, self._path = signature, settings, path
+        self.signature, self.settings, self.weights_type, self._path = signature, settings, weights_type, path
         self._build_module, self._module = build_module, module
 
     @property
@@ -143,7 +155,9 @@ class GraphNetwork:
         select: Select | None = None,
     ) -> Network:
         """A module in the place of the graph, which is void."""
-        return ModuleNetwork(signature or self.signature, module, settings=settings or self.settings, select=select)
+        return ModuleNetwork(
+            signature or self.signature, module, settings=settings or self.settings, select=select, weights_type=self.weights_type
+        )
 
     def with_onnx(self, path: Path, *, module: nn.Module | None = None) -> Network:
         """Another graph in the place of this one."""
@@ -162,8 +176,11 @@ class GraphNetwork:
         return self._path
 
     def write_onnx(self, path: Path) -> None:
-        """Copy the file."""
-        if self._path.resolve() != path.resolve():
+        """Copy the file, but for the notes that its exporter made on the graph."""
+        model = onnx.load(self._path)
+        if has_notes(model):
+            onnx.save_model(remove_notes(model), str(path))
+        elif self._path.resolve() != path.resolve():
             shutil.copyfile(self._path, path)
 
     def count(self, shapes: Shapes | None = None) -> Counts:

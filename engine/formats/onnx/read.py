@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engine.contract.metadata import InputSpec, ModelMetadata
-from engine.formats.onnx.file import is_quantized, narrowed, read_model, signature_of
+from engine.formats.onnx.file import is_quantized, narrowed, read_model, signature_of, stored_type
 from engine.formats.onnx.networks import GraphNetwork
 from engine.networks.network import Network
 
@@ -22,7 +22,7 @@ def read(path: Path, metadata: ModelMetadata, work: Path) -> Network:
     """
     model = narrowed(read_model(path), metadata.input_specs)
     build = None if is_quantized(model) else lambda: _build(path, metadata.input_specs)
-    return GraphNetwork(signature_of(model), path, build_module=build)
+    return GraphNetwork(signature_of(model), path, build_module=build, weights_type=stored_type(model))
 
 
 def _build(path: Path, stated: Sequence[InputSpec]) -> nn.Module:

@@ -28,8 +28,8 @@ class Calibration(Params):
     """How a range is read off the observed values."""
     percentile: float = Field(99.999, gt=50, le=100)
     """Share, in percent, of the values that `percentile` keeps inside the range."""
-    batch_size: int = Field(32, ge=1, le=4096)
-    """Examples in one calibration run; a bound on memory, without effect on the result."""
+    batch_size: int | None = Field(None, ge=1, le=4096)
+    """Examples in one calibration run, without effect on the result; by default as many as keep the activations within 128 MiB."""
 
 
 class StaticQuantization(MethodParams):
@@ -50,6 +50,9 @@ class StaticQuantization(MethodParams):
     """Bits of weights and activations."""
     granularity: Literal["channel", "tensor"] = "channel"
     """One weight scale for every output channel, or one for the whole tensor."""
+    operators: Literal["weighted", "all"] = "weighted"
+    """`weighted`: convolutions and matrix products with stored weights, and what stands between two of them without harm. `all`: whatever
+    the runtime has an integer kernel for, attention scores and softmax too."""
     symmetric: bool = False
     """Signed activations around zero instead of an unsigned range with a zero point."""
     reduce_range: bool | None = None

@@ -280,8 +280,8 @@ def test_a_missed_target_is_an_outcome_by_default(ran: Callable[..., Ran]) -> No
 def test_an_export_that_says_something_else_is_never_published(ran: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch) -> None:
     export = export_module.export_onnx
 
-    def damaged(module: Any, signature: Any, path: Path) -> None:
-        export(module, signature, path)
+    def damaged(module: Any, signature: Any, path: Path, **how: Any) -> None:
+        export(module, signature, path, **how)
         model = onnx.load(path)
         bias = next(item for item in model.graph.initializer if item.dims == [5])
         bias.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(bias) + np.float32(0.05), bias.name))
