@@ -6,11 +6,11 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from engine.measuring.counting import count_onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from engine.contract.metadata import ModelMetadata
 from engine.formats import load_network
+from engine.formats.onnx.counting import count_onnx
 from tests.engine.formats.onnx.graphs import BATCH, node, normal, run_reference
 
 F16, F32, F64, I32 = TensorProto.FLOAT16, TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.INT32
