@@ -181,7 +181,7 @@ def _checked(settings: tuple[Setting, ...]) -> tuple[Setting, ...]:
 
 def _check_copy(file: Path, source: Path) -> None:
     """The published file against the network's own, which may hold notes besides."""
-    if onnx.load(file) != remove_notes(onnx.load(source)):
+    if remove_notes(onnx.load(file)) != remove_notes(onnx.load(source)):
         raise EngineError("export_mismatch", "The published file is not the network's own graph.", category="internal")
 
 
