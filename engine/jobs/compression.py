@@ -23,6 +23,7 @@ from engine.contract.method import MethodParams
 from engine.contract.spec import Spec, parse
 from engine.jobs import warnings
 from engine.jobs.inputs import Subject, read
+from engine.jobs.judging import FileJudge
 from engine.jobs.publication import MeasuredFile, Publication, figures_of, publish
 from engine.jobs.recorder import Voice
 from engine.jobs.report import build
@@ -105,6 +106,7 @@ class _Compression:
                 context = self._context()
             self._score = scored()
             self._subject.check(self._score)
+            context.judge = FileJudge(self._subject, examiner, self._score)
             self._counts = self._subject.baseline.count(self._score.shapes)
             warnings.about_examples(self._voice, self._subject, self._score)
             # Compressing the upload takes seconds where it is large; it runs beside the steps.
@@ -138,7 +140,10 @@ class _Compression:
         self._voice.emit(events.StepStarted(method=method, step_index=index))
         network = type(step).implementation()(network, step, context)
         first = network.at(network.settings[0])
-        score = first.measure(on_file=lambda path: examiner.score(self._subject.to_score(path))(), on_module=lambda module: None)
+        to_score = partial(self._subject.to_score, as_timed=first.batch_dependent)
+        score = first.measure(on_file=lambda path: examiner.score(to_score(path))(), on_module=lambda module: None)
+        if first.batch_dependent:
+            context.report("scored_at_batch_size", self._spec.evaluation.latency.batch_sizes[0])
         metrics = self._measured_in_memory(context, first.module) if score is None else score.metrics
         metrics = {**metrics, **asdict(first.count(self._score.shapes))}
         for file in context.files:

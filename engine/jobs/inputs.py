@@ -84,8 +84,8 @@ class Subject:
             work=self.work / "examined_data",
         )
 
-    def to_score(self, file: Path) -> ScoreRequest:
-        """The request to score `file` beside the baseline."""
+    def to_score(self, file: Path, *, as_timed: bool = False) -> ScoreRequest:
+        """The request to score `file` beside the baseline; `as_timed` in batches of the first size that it is timed with."""
         return ScoreRequest(
             file=file,
             baseline=self.onnx,
@@ -93,7 +93,7 @@ class Subject:
             source=self.source(),
             metrics=self.metrics,
             required=any(catalogue()[name].needs == "targets" for name in _asked(self.spec)),
-            batch_size=self.spec.evaluation.batch_size,
+            batch_size=self.spec.evaluation.latency.batch_sizes[0] if as_timed else self.spec.evaluation.batch_size,
             threads=self.job.threads,
         )
 

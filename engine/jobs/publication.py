@@ -139,7 +139,10 @@ def publish(
         networks[name].measure(on_file=partial(_check_copy, path), on_module=partial(_compare, path, networks[name], subject, examiner))
     for name, paths in others.items():
         _compare_tensors(plain, name, paths[0], examiner)
-    scores = {setting.name: examiner.score(subject.to_score(runnable[setting.name])) for setting in settings[score is not None :]}
+    scores = {
+        setting.name: examiner.score(subject.to_score(runnable[setting.name], as_timed=network.batch_dependent))
+        for setting in settings[score is not None :]
+    }
     found = ({} if score is None else {settings[0].name: score}) | {name: waiting() for name, waiting in scores.items()}
     enter("measuring")
     files = [PublishedFile(path, name, file_sizes(path)) for name, paths in others.items() for path in paths]

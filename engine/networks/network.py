@@ -78,6 +78,10 @@ class Network(Protocol):
         """Type in which a file stores the weights, `float32` or `float16`; a module trains in float32 all the same."""
 
     @property
+    def batch_dependent(self) -> bool:
+        """Whether what it says about an example depends on the others in its batch, so that it is scored in the batches it is timed with."""
+
+    @property
     def module(self) -> nn.Module:
         """The trainable module. Raises `not_trainable` or `unsupported_operator` where there is none."""
 
@@ -101,7 +105,7 @@ class Network(Protocol):
         `select` makes of the module, and one of several settings, a module of its own that runs so.
         """
 
-    def with_onnx(self, path: Path, *, module: nn.Module | None = None) -> Network:
+    def with_onnx(self, path: Path, *, module: nn.Module | None = None, batch_dependent: bool = False) -> Network:
         """The same signature around an ONNX file that says what the network computes from now on; `module` is its trainable form."""
 
     def plain(self) -> Network:

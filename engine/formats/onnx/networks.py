@@ -30,6 +30,8 @@ _WIDER = {"int4": np.int8, "int2": np.int8, "uint4": np.uint8, "uint2": np.uint8
 class ModuleNetwork:
     """A network that is a module in memory."""
 
+    batch_dependent = False
+
     def __init__(
         self,
         signature: Signature,
@@ -68,9 +70,9 @@ class ModuleNetwork:
             module, signature=signature or self.signature, settings=settings or self.settings, select=select or self._select
         )
 
-    def with_onnx(self, path: Path, *, module: nn.Module | None = None) -> Network:
+    def with_onnx(self, path: Path, *, module: nn.Module | None = None, batch_dependent: bool = False) -> Network:
         """A graph in the place of the module."""
-        return _graph(self, path, module)
+        return _graph(self, path, module, batch_dependent=batch_dependent)
 
     def plain(self) -> Network:
         """A folded copy; the network itself where it is one already."""
@@ -124,8 +126,10 @@ class GraphNetwork:
         module: nn.Module | None = None,
         settings: tuple[Setting, ...] = UNNAMED,
         weights_type: str = "float32",
+        batch_dependent: bool = False,
     ) -> None:
         self.signature, self.settings, self.weights_type, self._path = signature, settings, weights_type, path
+        self.batch_dependent = batch_dependent
         self._build_module, self._module = build_module, module
 
     @property
@@ -159,9 +163,9 @@ class GraphNetwork:
             signature or self.signature, module, settings=settings or self.settings, select=select, weights_type=self.weights_type
         )
 
-    def with_onnx(self, path: Path, *, module: nn.Module | None = None) -> Network:
+    def with_onnx(self, path: Path, *, module: nn.Module | None = None, batch_dependent: bool = False) -> Network:
         """Another graph in the place of this one."""
-        return _graph(self, path, module)
+        return _graph(self, path, module, batch_dependent=batch_dependent)
 
     def plain(self) -> Network:
         """The graph has no masks."""
@@ -194,14 +198,14 @@ class GraphNetwork:
             yield item.name, array.astype(_WIDER[array.dtype.name]) if array.dtype.name in _WIDER else array
 
 
-def _graph(network: Network, path: Path, module: nn.Module | None) -> Network:
+def _graph(network: Network, path: Path, module: nn.Module | None, *, batch_dependent: bool) -> Network:
     if len(network.settings) > 1:
         raise EngineError(
             "not_trainable",
             f"This step makes one graph of a network with {len(network.settings)} settings ({', '.join(s.name for s in network.settings)}).",
             hint="Put the step that adds settings last.",
         )
-    return GraphNetwork(network.signature, path, module=module, settings=network.settings)
+    return GraphNetwork(network.signature, path, module=module, settings=network.settings, batch_dependent=batch_dependent)
 
 
 def array_of(tensor: Tensor) -> NDArray[Any]:

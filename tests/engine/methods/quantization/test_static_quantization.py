@@ -118,6 +118,15 @@ def test_test_examples_are_never_calibrated_on(bench: Callable[..., Any]) -> Non
     assert caught.value.code == "dataset_invalid"
 
 
+def test_what_is_evaluated_is_never_calibrated_on_whatever_its_name(bench: Callable[..., Any]) -> None:
+    world = bench(splits={"validation": make_split(60, 3), "test": make_split(60, 2)})
+    world.context.evaluation_split = "validation"
+    with pytest.raises(EngineError, match="validation is kept for the evaluation") as caught:
+        quantize(world)
+    assert caught.value.code == "dataset_invalid"
+    assert world.data.splits["validation"].reads == world.data.splits["test"].reads == 0
+
+
 def test_the_seed_decides_the_examples_and_nothing_else_varies(bench: Callable[..., Any]) -> None:
     files = [quantize(bench(seed=seed), calibration={"samples": 20}).read_bytes() for seed in (0, 0, 1)]
     assert files[0] == files[1] != files[2]
