@@ -33,6 +33,30 @@ class Splits(Protocol):
         """The validation split, or examples carved from `train` by `seed`."""
 
 
+class Judge(Protocol):
+    """Measures files of a step as the job measures what it publishes, for methods that choose between several."""
+
+    @property
+    def baseline(self) -> Mapping[str, float | None]:
+        """Metrics of the uploaded model."""
+
+    @property
+    def has_target(self) -> bool:
+        """Whether the spec sets an accuracy target."""
+
+    def score(self, network: Network) -> Mapping[str, float | None]:
+        """Metrics of a network's ONNX file on the evaluated examples."""
+
+    def meets_target(self, metrics: Mapping[str, float | None]) -> bool:
+        """Whether metrics satisfy the accuracy target."""
+
+    def quality(self, metrics: Mapping[str, float | None]) -> tuple[float, ...]:
+        """What to compare by where no metrics satisfy it; greater is better."""
+
+    def speedup(self, network: Network) -> float:
+        """How many times faster a network's file is than the uploaded model, at the first batch size."""
+
+
 @dataclass(frozen=True)
 class StepFile:
     """A file that a step publishes besides the network: a mask, a ticket, a sparse form of the weights."""
@@ -62,6 +86,8 @@ class StepContext:
     threads: int = 1
     evaluation_split: str = "test"
     """The split on which stages are measured."""
+    judge: Judge | None = None
+    """Absent where a method runs outside of a job."""
     step_index: int | None = None
     reported: dict[str, Any] = field(default_factory=dict)
     """What the method put into the step's report."""

@@ -10,16 +10,16 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
+from engine.measuring.counting import count_onnx
+from tests.engine.measuring.elements import elements
 
 from engine.contract.errors import EngineError
 from engine.contract.metadata import ModelMetadata
 from engine.formats import export_onnx, load_network
-from engine.measuring.counting import count_onnx
 from engine.methods.context import Context
 from engine.networks.network import Network
 from tests.engine.drawn.graphs import Drawn
 from tests.engine.drawn.sketch import Array, run
-from tests.engine.measuring.elements import elements
 
 ROUNDING_DB = 8.0
 """Least agreement of an 8-bit network with its original: random networks of a few weights amplify rounding as no trained one does."""
@@ -93,7 +93,9 @@ def file_computes_the_same(bench: Bench, file: Path) -> None:
     """A float file that was written anew: same outputs by name, type and value, same parameters."""
     written = onnx.load(file)
     for side in ("input", "output"):
-        kinds = [[(item.name, item.type.tensor_type.elem_type) for item in getattr(proto.graph, side)] for proto in (bench.drawn.model, written)]
+        kinds = [
+            [(item.name, item.type.tensor_type.elem_type) for item in getattr(proto.graph, side)] for proto in (bench.drawn.model, written)
+        ]
         assert kinds[0] == kinds[1]
     feed = bench.drawn.feed(4, 4) if bench.drawn.batch is None else bench.drawn.feed(bench.drawn.batch, 4)
     assert_close(run(written, feed), run(bench.drawn.model, feed))
@@ -117,7 +119,9 @@ def quantized_computes_nearly_the_same(bench: Bench, apply: Callable[..., Networ
     try:
         result = apply(bench.network, params, bench.context)
     except EngineError as error:
-        assert error.code in ("nothing_quantized", "calibration_failed", "quantization_mismatch", "unsupported_operator"), f"{error.code}: {error.message}"
+        assert error.code in ("nothing_quantized", "calibration_failed", "quantization_mismatch", "unsupported_operator"), (
+            f"{error.code}: {error.message}"
+        )
         return None
     assert result.onnx_path is not None
     written = onnx.load(result.onnx_path)
@@ -126,7 +130,7 @@ def quantized_computes_nearly_the_same(bench: Bench, apply: Callable[..., Networ
     assert [item.name for item in written.graph.output] == [item.name for item in bench.drawn.model.graph.output]
     for want, got in zip(before, after, strict=True):
         assert (want.shape, want.dtype) == (got.shape, got.dtype)
-        assert bench.drawn.is_rough or sqnr_db(want, got) >= ROUNDING_DB
+        assert bench.drawn.is_rough or sqnr_db(want, got) >= ROUNDING_DB, f"{sqnr_db(want, got):.1f} dB"
     return result.onnx_path
 
 

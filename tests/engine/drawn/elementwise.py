@@ -8,7 +8,27 @@ from onnx import TensorProto, helper, numpy_helper
 
 from tests.engine.drawn.sketch import Sketch, Unfit
 
-_SMOOTH = ("Relu", "Relu", "Relu", "Sigmoid", "Tanh", "LeakyRelu", "Elu", "Selu", "Celu", "HardSigmoid", "Softplus", "Softsign", "Abs", "Neg", "Erf", "Sin", "Cos", "Atan", "Identity")
+_SMOOTH = (
+    "Relu",
+    "Relu",
+    "Relu",
+    "Sigmoid",
+    "Tanh",
+    "LeakyRelu",
+    "Elu",
+    "Selu",
+    "Celu",
+    "HardSigmoid",
+    "Softplus",
+    "Softsign",
+    "Abs",
+    "Neg",
+    "Erf",
+    "Sin",
+    "Cos",
+    "Atan",
+    "Identity",
+)
 _ROUGH = ("Round", "Floor", "Ceil", "Sign", "ThresholdedRelu", "Shrink")
 _SINCE = {"HardSwish": 14, "Mish": 18, "Gelu": 20}
 

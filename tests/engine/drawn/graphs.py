@@ -14,11 +14,26 @@ from tests.engine.drawn.sketch import BATCH, Array, Sketch, Unfit, assemble, run
 
 OPSETS = (11, 12, 13, 14, 15, 17, 18, 20, 21)
 Operator = Callable[[Sketch, str], None]
-ANY: tuple[Operator, ...] = (elementwise.activation, elementwise.activation, elementwise.arithmetic, moving.reshape, moving.join, moving.cut)
+ANY: tuple[Operator, ...] = (
+    elementwise.activation,
+    elementwise.activation,
+    elementwise.arithmetic,
+    moving.reshape,
+    moving.join,
+    moving.cut,
+)
 ANY += (moving.stretch, moving.transpose, moving.reduce, moving.choose, moving.pad, elementwise.selected)
 BY_RANK: dict[int, tuple[Operator, ...]] = {
     2: (layers.gemm, layers.gemm, layers.gemm, layers.product, layers.batch_norm, elementwise.branch, layers.normalization),
-    3: (layers.product, layers.product, layers.product_from_the_left, layers.convolution, layers.recurrent, layers.recurrent, layers.attention)
+    3: (
+        layers.product,
+        layers.product,
+        layers.product_from_the_left,
+        layers.convolution,
+        layers.recurrent,
+        layers.recurrent,
+        layers.attention,
+    )
     + (layers.normalization, layers.batch_norm, moving.pool, moving.flatten, elementwise.branch, layers.transposed_convolution),
     4: (layers.convolution,) * 4
     + (layers.transposed_convolution, layers.transposed_convolution, layers.batch_norm, layers.normalization, moving.pool, moving.pool)
@@ -105,7 +120,13 @@ def _finished(sketch: Sketch, rng: Random) -> Drawn | None:
         shape = [None if index == 0 else size for index, size in enumerate(sketch.arrays[name].shape)]
         item.CopyFrom(onnx.helper.make_tensor_value_info(name, kind, shape))
     assert len(typed.graph.node) == len(model.graph.node)
-    drawn = Drawn(model, {name: (array.shape[1:], array.dtype.type) for name, array in inputs.items()}, sketch.is_rough, sketch.is_fixed, BATCH if fixed else None)
+    drawn = Drawn(
+        model,
+        {name: (array.shape[1:], array.dtype.type) for name, array in inputs.items()},
+        sketch.is_rough,
+        sketch.is_fixed,
+        BATCH if fixed else None,
+    )
     return drawn if _examples_stay_apart(drawn) else None
 
 

@@ -83,11 +83,27 @@ def cut(s: Sketch, x: str) -> None:
     kind = rng.choice(["Slice", "Slice", "Split", "Gather", "one"])
     named = axis if rng.random() < 0.5 else axis - len(shape)
     if kind == "Slice":
-        start, end, step = rng.choice([(0, size, 1), (1, 2**31, 1), (-2, 2**62, 1), (0, -1, 1), (0, size, 2), (-1, -(2**31), -1), (size, 0, -1), (-1, -size - 1, -1), (size - 1, 0, -2)])
+        start, end, step = rng.choice(
+            [
+                (0, size, 1),
+                (1, 2**31, 1),
+                (-2, 2**62, 1),
+                (0, -1, 1),
+                (0, size, 2),
+                (-1, -(2**31), -1),
+                (size, 0, -1),
+                (-1, -size - 1, -1),
+                (size - 1, 0, -2),
+            ]
+        )
         s.flows(*s.node("Slice", [x, s.ints(start), s.ints(end), s.ints(named), s.ints(step)]))
     elif kind == "Split" and size > 1:
         sizes = rng.choice([[1, size - 1], [size - 1, 1], [size // 2] * 2 if size % 2 == 0 else [size // 2, size - size // 2]])
-        given = s.node("Split", [x, s.ints(*sizes)], len(sizes), axis=named) if s.opset >= 13 else s.node("Split", [x], len(sizes), axis=named, split=sizes)
+        given = (
+            s.node("Split", [x, s.ints(*sizes)], len(sizes), axis=named)
+            if s.opset >= 13
+            else s.node("Split", [x], len(sizes), axis=named, split=sizes)
+        )
         s.flows(*given)
     elif kind == "Gather":
         places = [rng.randrange(-size, size) for _ in range(rng.choice([1, 2, 3]))]
@@ -100,8 +116,16 @@ def join(s: Sketch, x: str) -> None:
     """Concat with another value, with itself, or with a constant row that is spread over the batch."""
     rng, shape = s.rng, s.shape(x)
     axis = rng.randrange(1, len(shape))
-    others = [name for name in s.pool if len(s.shape(name)) == len(shape) and all(a == b for i, (a, b) in enumerate(zip(s.shape(name), shape, strict=True)) if i != axis) and s.arrays[name].dtype == s.arrays[x].dtype]
-    s.flows(*s.node("Concat", rng.choice([[x, rng.choice(others)], [rng.choice(others), x, x]]), axis=rng.choice([axis, axis - len(shape)])))
+    others = [
+        name
+        for name in s.pool
+        if len(s.shape(name)) == len(shape)
+        and all(a == b for i, (a, b) in enumerate(zip(s.shape(name), shape, strict=True)) if i != axis)
+        and s.arrays[name].dtype == s.arrays[x].dtype
+    ]
+    s.flows(
+        *s.node("Concat", rng.choice([[x, rng.choice(others)], [rng.choice(others), x, x]]), axis=rng.choice([axis, axis - len(shape)]))
+    )
 
 
 def pad(s: Sketch, x: str) -> None:
@@ -118,7 +142,9 @@ def pad(s: Sketch, x: str) -> None:
 def resize(s: Sketch, x: str) -> None:
     """Resize by factors or to sizes, where images are."""
     rng, (_, channels, *sizes) = s.rng, s.shape(x)
-    mode, coordinates = rng.choice([("nearest", "asymmetric"), ("linear", "half_pixel"), ("linear", "align_corners"), ("nearest", "half_pixel")])
+    mode, coordinates = rng.choice(
+        [("nearest", "asymmetric"), ("linear", "half_pixel"), ("linear", "align_corners"), ("nearest", "half_pixel")]
+    )
     attributes: dict[str, object] = {"mode": mode, "coordinate_transformation_mode": coordinates}
     if mode == "nearest":
         attributes["nearest_mode"] = rng.choice(["floor", "round_prefer_floor"])
@@ -137,7 +163,20 @@ def shuffle(s: Sketch, x: str) -> None:
 def reduce(s: Sketch, x: str) -> None:
     """A reduction over some dimensions, kept or not."""
     rng, shape = s.rng, s.shape(x)
-    kind = rng.choice(["ReduceMean", "ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceL2", "ReduceL1", "ReduceLogSumExp", "ReduceSumSquare", "ReduceProd"])
+    kind = rng.choice(
+        [
+            "ReduceMean",
+            "ReduceMean",
+            "ReduceSum",
+            "ReduceMax",
+            "ReduceMin",
+            "ReduceL2",
+            "ReduceL1",
+            "ReduceLogSumExp",
+            "ReduceSumSquare",
+            "ReduceProd",
+        ]
+    )
     axes = rng.sample(range(1, len(shape)), rng.randrange(1, len(shape)))
     axes = [axis - len(shape) if rng.random() < 0.4 else axis for axis in axes]
     s.flows(*with_axes(s, kind, x, axes, keepdims=rng.choice([0, 1]) if len(axes) < len(shape) - 1 or rng.random() < 0.5 else 1))

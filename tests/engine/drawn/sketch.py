@@ -96,6 +96,8 @@ class Sketch:
         for name, array in zip(outputs, results, strict=True):
             if array.size == 0 or not np.isfinite(array).all() or np.abs(array.astype(np.float64)).max() > _LARGEST:
                 raise Unfit(f"{kind} gives {array.shape}")
+            if array.dtype == np.float32 and array.size > 1 and float(np.ptp(array)) < 1e-3:
+                raise Unfit(f"{kind} gives one number only")
             self.arrays[name] = array
         self.nodes.append(proto)
         return outputs
@@ -127,12 +129,19 @@ class Sketch:
 
 
 def assemble(
-    nodes: Sequence[onnx.NodeProto], feed: dict[str, Array], outputs: Sequence[str], constants: dict[str, Array], opset: int, batch: Any = None
+    nodes: Sequence[onnx.NodeProto],
+    feed: dict[str, Array],
+    outputs: Sequence[str],
+    constants: dict[str, Array],
+    opset: int,
+    batch: Any = None,
 ) -> onnx.ModelProto:
     """A model whose inputs have the shapes of `feed`, with `batch` in the first place where it is given."""
     infos = [
         helper.make_tensor_value_info(
-            name, helper.np_dtype_to_tensor_dtype(array.dtype), [batch if batch is not None and i == 0 else s for i, s in enumerate(array.shape)]
+            name,
+            helper.np_dtype_to_tensor_dtype(array.dtype),
+            [batch if batch is not None and i == 0 else s for i, s in enumerate(array.shape)],
         )
         for name, array in feed.items()
     ]
