@@ -5,22 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import onnx
 import torch
-from engine.measuring.counting import count_onnx
-from tests.engine.measuring.elements import elements
 
 from engine.contract.errors import EngineError
 from engine.contract.metadata import ModelMetadata
-from engine.formats import export_onnx, load_network
+from engine.formats import load_network
+from engine.formats.onnx.counting import count_onnx
 from engine.methods.context import Context
 from engine.networks.network import Network
 from tests.engine.drawn.graphs import Drawn
 from tests.engine.drawn.sketch import Array, run
+from tests.engine.formats.onnx.elements import elements
 
+T = TypeVar("T")
 ROUNDING_DB = 8.0
 """Least agreement of an 8-bit network with its original: random networks of a few weights amplify rounding as no trained one does."""
 
@@ -74,11 +75,8 @@ class Bench:
 
 def module_computes_the_same(bench: Bench) -> torch.nn.Module | None:
     """The imported module beside the original; None where the graph has no trainable form, which must be for a reason that is given."""
-    try:
-        module = bench.network.module
-    except EngineError as error:
-        assert error.code == "unsupported_operator", f"{error.code}: {error.message}"
-        assert error.hint
+    module = _or_refused(lambda: bench.network.module, {"unsupported_operator"})
+    if module is None:
         return None
     for batch in (bench.drawn.batch or 2, bench.drawn.batch or 5):
         feed = bench.drawn.feed(batch, batch)
@@ -110,28 +108,35 @@ def figures_are_those_of_the_file(file: Path) -> None:
 
 def exported(bench: Bench, module: torch.nn.Module) -> Path:
     target = bench.path.with_name("exported.onnx")
-    export_onnx(bench.network.with_module(module), target)
+    bench.network.with_module(module).write_onnx(target)
     return target
 
 
 def quantized_computes_nearly_the_same(bench: Bench, apply: Callable[..., Network], params: Any) -> Path | None:
     """An 8-bit file, run without the runtime's optimizations; None where it was refused with a reason."""
-    try:
-        result = apply(bench.network, params, bench.context)
-    except EngineError as error:
-        assert error.code in ("nothing_quantized", "calibration_failed", "quantization_mismatch", "unsupported_operator"), (
-            f"{error.code}: {error.message}"
-        )
+    codes = {"nothing_quantized", "calibration_failed", "quantization_mismatch"}
+    result = _or_refused(lambda: apply(bench.network, params, bench.context), codes)
+    if result is None:
         return None
-    assert result.onnx_path is not None
-    written = onnx.load(result.onnx_path)
+    file = result.file(bench.path.with_name("quantized.onnx"))
+    written = onnx.load(file)
     feed = bench.drawn.feed(bench.drawn.batch or 8, 21)
     before, after = run(bench.drawn.model, feed), run(written, feed, optimize=False)
     assert [item.name for item in written.graph.output] == [item.name for item in bench.drawn.model.graph.output]
     for want, got in zip(before, after, strict=True):
         assert (want.shape, want.dtype) == (got.shape, got.dtype)
         assert bench.drawn.is_rough or sqnr_db(want, got) >= ROUNDING_DB, f"{sqnr_db(want, got):.1f} dB"
-    return result.onnx_path
+    return file
+
+
+def _or_refused(make: Callable[[], T], codes: set[str]) -> T | None:
+    """What is made, or None where it was refused with a reason and a way out, by one of these codes."""
+    try:
+        return make()
+    except EngineError as error:
+        if error.code not in codes or not error.hint:
+            raise
+        return None
 
 
 def sqnr_db(want: Array, got: Array) -> float:

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 
 from tests.engine.drawn import elementwise, layers, moving
-from tests.engine.drawn.sketch import BATCH, Array, Sketch, Unfit, assemble, run
+from tests.engine.drawn.sketch import BATCH, Array, Sketch, Unfit, assemble, outer_names, run
 
 OPSETS = (11, 12, 13, 14, 15, 17, 18, 20, 21)
 Operator = Callable[[Sketch, str], None]
@@ -23,21 +23,12 @@ ANY: tuple[Operator, ...] = (
     moving.cut,
 )
 ANY += (moving.stretch, moving.transpose, moving.reduce, moving.choose, moving.pad, elementwise.selected)
+_IN_SEQUENCE = (layers.normalization, layers.batch_norm, moving.pool, moving.flatten, elementwise.branch, layers.transposed_convolution)
+_IN_IMAGES = (layers.transposed_convolution, layers.batch_norm, layers.normalization, moving.pool, moving.flatten, moving.resize)
 BY_RANK: dict[int, tuple[Operator, ...]] = {
-    2: (layers.gemm, layers.gemm, layers.gemm, layers.product, layers.batch_norm, elementwise.branch, layers.normalization),
-    3: (
-        layers.product,
-        layers.product,
-        layers.product_from_the_left,
-        layers.convolution,
-        layers.recurrent,
-        layers.recurrent,
-        layers.attention,
-    )
-    + (layers.normalization, layers.batch_norm, moving.pool, moving.flatten, elementwise.branch, layers.transposed_convolution),
-    4: (layers.convolution,) * 4
-    + (layers.transposed_convolution, layers.transposed_convolution, layers.batch_norm, layers.normalization, moving.pool, moving.pool)
-    + (moving.flatten, moving.resize, moving.shuffle, elementwise.scaled_by_channel, layers.product),
+    2: (*[layers.gemm] * 4, layers.product, layers.batch_norm, layers.normalization, elementwise.branch),
+    3: (*[layers.product, layers.recurrent, layers.convolution] * 2, layers.product_from_the_left, layers.attention, *_IN_SEQUENCE),
+    4: (*[layers.convolution] * 5, layers.product, moving.shuffle, moving.pool, elementwise.scaled_by_channel, *_IN_IMAGES),
     5: (layers.convolution, layers.batch_norm, moving.pool, moving.flatten, moving.flatten),
 }
 _SHAPES = [(3,), (5,), (8,), (1,), (4, 6), (2, 3), (5, 1), (3, 8, 8), (1, 7, 5), (4, 6, 6), (2, 1, 9), (2, 3, 4, 3)]
@@ -114,12 +105,10 @@ def _finished(sketch: Sketch, rng: Random) -> Drawn | None:
     fixed = rng.random() < 0.2
     constants = {name: array for name, array in sketch.constants.items() if name in used}
     model = assemble(nodes, inputs, outputs, constants, sketch.opset, batch=BATCH if fixed else "batch")
-    typed = onnx.shape_inference.infer_shapes(model)
     for item, name in zip(model.graph.output, outputs, strict=True):
         kind = onnx.helper.np_dtype_to_tensor_dtype(sketch.arrays[name].dtype)
         shape = [None if index == 0 else size for index, size in enumerate(sketch.arrays[name].shape)]
         item.CopyFrom(onnx.helper.make_tensor_value_info(name, kind, shape))
-    assert len(typed.graph.node) == len(model.graph.node)
     drawn = Drawn(
         model,
         {name: (array.shape[1:], array.dtype.type) for name, array in inputs.items()},
@@ -132,13 +121,11 @@ def _finished(sketch: Sketch, rng: Random) -> Drawn | None:
 
 def _needed(sketch: Sketch, outputs: list[str]) -> tuple[list[onnx.NodeProto], set[str]]:
     """The nodes that lead to the outputs, and every name that they read."""
-    from tests.engine.drawn.sketch import _outer_names
-
     used, kept = set(outputs), []
     for node in reversed(sketch.nodes):
         if used & set(node.output):
             kept.append(node)
-            used |= set(node.input) | _outer_names(node)
+            used |= set(node.input) | outer_names(node)
     return kept[::-1], used
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from onnx import helper
 
 from tests.engine.drawn.sketch import Sketch, Unfit
 
@@ -122,7 +123,7 @@ def normalization(s: Sketch, x: str) -> None:
 
 def recurrent(s: Sketch, x: str) -> None:
     """LSTM, GRU and RNN over (examples, time, features): directions, biases, initial states, the whole sequence or the last state."""
-    rng, (batch, _, features) = s.rng, s.shape(x)
+    rng, features = s.rng, s.shape(x)[2]
     kind = rng.choice(["LSTM", "GRU", "RNN"])
     gates, hidden = {"LSTM": 4, "GRU": 3, "RNN": 1}[kind], rng.choice([1, 2, 3, 4])
     direction = rng.choice(["forward", "reverse", "bidirectional"])
@@ -173,18 +174,14 @@ def attention(s: Sketch, x: str) -> None:
     if rng.random() < 0.6:
         blocked = rng.choice([-np.inf, -1e9, -1e4, float(np.finfo(np.float32).min)])
         mask = np.where(np.tri(steps, dtype=bool), 0.0, blocked).astype(np.float32)
-        kept = s.arrays
-        # Masked scores are beyond what a sketch allows of a value: the sum and its softmax are one attempt.
         scores = _masked(s, scores, s.constant(mask, "mask"))
-        assert kept is s.arrays
     weights = s.node("Softmax", [scores], axis=-1 if s.opset >= 13 else 3)[0]
     mixed = s.node("Transpose", [s.node("MatMul", [weights, parts[2]])[0]], perm=[0, 2, 1, 3])[0]
     s.flows(*s.node("Reshape", [mixed, s.ints(0, 0, width)]))
 
 
 def _masked(s: Sketch, scores: str, mask: str) -> str:
-    from onnx import helper
-
+    """Masked scores, which are beyond what a sketch allows of other values."""
     name = s.name("masked")
     with np.errstate(over="ignore"):
         s.arrays[name] = s.arrays[scores] + s.constants[mask]

@@ -141,7 +141,7 @@ def pad(s: Sketch, x: str) -> None:
 
 def resize(s: Sketch, x: str) -> None:
     """Resize by factors or to sizes, where images are."""
-    rng, (_, channels, *sizes) = s.rng, s.shape(x)
+    rng, sizes = s.rng, s.shape(x)[2:]
     mode, coordinates = rng.choice(
         [("nearest", "asymmetric"), ("linear", "half_pixel"), ("linear", "align_corners"), ("nearest", "half_pixel")]
     )

@@ -86,7 +86,7 @@ class Sketch:
             outputs.append(self.name(kind.lower()))
             self.arrays[outputs[-1]] = np.zeros(0)
         proto = helper.make_node(kind, list(inputs), outputs, name=self._node_name(kind), **attributes)
-        needed = {*inputs, *_outer_names(proto)} - {""}
+        needed = {*inputs, *outer_names(proto)} - {""}
         feed = {name: self.arrays[name] for name in needed if name in self.arrays}
         stored = {name: self.constants[name] for name in needed if name in self.constants}
         try:
@@ -174,13 +174,13 @@ def _options(optimize: bool) -> ort.SessionOptions:
     return options
 
 
-def _outer_names(node: onnx.NodeProto) -> set[str]:
+def outer_names(node: onnx.NodeProto) -> set[str]:
     """What the subgraphs of a node read from around it."""
     found: set[str] = set()
     for attribute in node.attribute:
         if attribute.HasField("g"):
             own = {item.name for item in (*attribute.g.input, *attribute.g.initializer)}
             for inner in attribute.g.node:
-                found |= {name for name in (*inner.input, *_outer_names(inner)) if name not in own}
+                found |= {name for name in (*inner.input, *outer_names(inner)) if name not in own}
                 own |= set(inner.output)
     return found
