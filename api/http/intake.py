@@ -23,10 +23,11 @@ from core.blobs import Blob, Staged
 from core.library import uploads
 from core.service import Service
 from engine.architectures.spec import read_architecture
+from engine.contract import file_format
 from engine.contract.errors import EngineError
 from engine.contract.metadata import DatasetMetadata, ModelMetadata
 from engine.files import magic
-from engine.files.description import FORMAT, Description, read_description
+from engine.files.architecture import Description
 
 Name = Annotated[
     str | None, Query(max_length=200, pattern=PRINTABLE, description="How lists show it; the file's hash where it is missing.")
@@ -66,19 +67,21 @@ class NamedModel(BaseModel):
 class Kind:
     """What models and datasets do not share."""
 
-    noun: str
-    formats: tuple[str, ...]
-    metadata: type[BaseModel]
+    noun: file_format.Kind
+    metadata: type[ModelMetadata | DatasetMetadata]
     bodies: tuple[tuple[type[FinishedUpload | NamedModel], dict[str, Any]], ...]
     """JSON bodies, each with an example."""
+
+    @property
+    def formats(self) -> tuple[str, ...]:
+        """The formats in which such a file may come."""
+        return file_format.names(self.noun)
 
 
 _UPLOADED = {"upload_id": EXAMPLES["upload"]}
 _DRAWN = {"name": "lenet", "architecture": {"name": "lenet_300_100", "params": {"num_classes": 10}, "seed": 0}}
-MODELS = Kind("model", magic.MODEL_FORMATS, ModelMetadata, ((FinishedUpload, _UPLOADED | {"name": "my model"}), (NamedModel, _DRAWN)))
-WEIGHTS_ONLY = ("safetensors", "pt")
-"""Formats whose files do not say what network their weights belong to."""
-DATASETS = Kind("dataset", magic.DATASET_FORMATS, DatasetMetadata, ((FinishedUpload, _UPLOADED | {"name": "my dataset"}),))
+MODELS = Kind("model", ModelMetadata, ((FinishedUpload, _UPLOADED | {"name": "my model"}), (NamedModel, _DRAWN)))
+DATASETS = Kind("dataset", DatasetMetadata, ((FinishedUpload, _UPLOADED | {"name": "my dataset"}),))
 
 
 @dataclass(frozen=True)
@@ -206,22 +209,17 @@ def _sniff(head: bytes, declared: str | None, kind: Kind) -> str:
 
 def _look(file: IO[bytes], declared: str | None, metadata: dict[str, Any], kind: Kind) -> tuple[str, dict[str, Any]]:
     """The format of a file that is whole and harmless as far as its bytes tell, and its metadata with the architecture that it names."""
-    found = _sniff(file.read(magic.SNIFF_BYTES), declared, kind)
+    found = file_format.catalogue()[_sniff(file.read(magic.SNIFF_BYTES), declared, kind)]
+    stated = kind.metadata.model_validate(metadata)
     with _refusing():
-        magic.check_file(file, found)
-        if found == FORMAT:
-            file.seek(0)
-            named = read_description(file).architecture
-            if metadata.get("architecture", named) != named:
-                raise EngineError(
-                    "architecture_invalid",
-                    "metadata.architecture is another one than the file names.",
-                    hint="Leave it out of the metadata.",
-                )
-            return found, metadata | {"architecture": named}
-        if found in WEIGHTS_ONLY or "architecture" in metadata:
-            read_architecture(metadata.get("architecture"))
-    return found, metadata
+        magic.check_file(file, found.name)
+        if isinstance(stated, ModelMetadata):
+            if found.metadata is not None:
+                file.seek(0)
+                stated = found.metadata(file, stated)
+            if stated.architecture is not None or not found.has_structure:
+                read_architecture(stated.architecture)
+    return found.name, stated.model_dump(mode="json", exclude_unset=True)
 
 
 @contextlib.contextmanager

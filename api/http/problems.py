@@ -2,6 +2,7 @@
 
 import difflib
 import math
+import secrets
 from collections.abc import Iterable
 from http import HTTPStatus
 from typing import Any
@@ -37,6 +38,11 @@ class Problem(BaseModel):
     request_id: str
     hint: str | None = None
     errors: list[ProblemDetail] = []
+
+
+def request_id() -> str:
+    """A fresh id of a request, which its answer and the log name."""
+    return f"req_{secrets.token_hex(10)}"
 
 
 def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:

@@ -74,7 +74,8 @@ class Layer(Resource):
     type: str
     input_shape: list[int | None] | None
     output_shape: list[int | None] | None
-    params_count: int
+    params_count: int | None
+    """Null where its weights are packed in a form that is not counted."""
     macs_count: int | None
     prunable: bool
     quantizable: bool

@@ -1,10 +1,11 @@
 """`job.json`: what a job child finds in its directory."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict
 
+from engine.contract.metadata import DatasetMetadata, ModelMetadata
 from engine.contract.spec import parse
 
 FILE_NAME = "job.json"
@@ -33,13 +34,24 @@ class InputFile(BaseModel):
     id: str | None = None
     path: Path
     format: str
-    metadata: dict[str, Any] = {}
     sha256: str | None = None
     name: str | None = None
 
-    def below(self, directory: Path) -> "InputFile":
+    def below(self, directory: Path) -> Self:
         """The same file with a path that does not depend on the working directory."""
         return self.model_copy(update={"path": (directory / self.path).absolute()})
+
+
+class ModelFile(InputFile):
+    """An uploaded model and what its owner declared about it."""
+
+    metadata: ModelMetadata = ModelMetadata()
+
+
+class DatasetFile(InputFile):
+    """An uploaded dataset and what its owner declared about it."""
+
+    metadata: DatasetMetadata = DatasetMetadata()
 
 
 class Job(BaseModel):
@@ -52,9 +64,9 @@ class Job(BaseModel):
     spec: dict[str, Any] | None = None
     device: str = "cpu"
     threads: int = 1
-    model: InputFile | None = None
-    dataset: InputFile | None = None
-    teachers: dict[str, InputFile] = {}
+    model: ModelFile | None = None
+    dataset: DatasetFile | None = None
+    teachers: dict[str, ModelFile] = {}
     resume: Path | None = None
     """The checkpoint of an earlier attempt."""
     checkpoint_seconds: float = 60.0

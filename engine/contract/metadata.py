@@ -8,6 +8,11 @@ from engine.contract.params import Params
 
 Dimension = Annotated[int, Field(ge=1, le=2**31)] | Annotated[str, Field(min_length=1, max_length=64)] | None
 Name = Annotated[str, Field(min_length=1, max_length=256)]
+SPLITS = ("train", "validation", "test")
+"""The parts of a dataset."""
+
+NamedArchitecture = str | dict[str, Any]
+"""A builtin architecture: its name, or `{"name": …, "params": {…}}`."""
 
 
 class InputSpec(Params):
@@ -41,7 +46,7 @@ class OutputMeaning(Params):
 class ModelMetadata(Params):
     """What an uploaded network is, as far as the file itself does not say it."""
 
-    architecture: str | dict[str, Any] | None = None
+    architecture: NamedArchitecture | None = None
     """Builtin architecture that the weights belong to: its name, or `{"name": …, "params": {…}}`. Needed by formats that hold weights
     only; see `GET /v1/architectures`."""
     input_specs: tuple[InputSpec, ...] = Field((), max_length=64)

@@ -10,6 +10,7 @@ from pydantic import Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
 from engine.contract import metric as metrics
+from engine.contract.file_format import writable_names
 from engine.contract.method import MethodParams, catalogue
 from engine.contract.params import Params
 
@@ -23,8 +24,10 @@ _SHOWN_CHARACTERS = 80
 if TYPE_CHECKING:
     Step = MethodParams
     MetricName = str
+    ExportFormat = str
 else:
     MetricName = Literal[tuple(metrics.catalogue())]
+    ExportFormat = Literal[writable_names()]
     Step = Annotated[functools.reduce(lambda left, right: left | right, catalogue().values()), Field(discriminator="method")]
 
 
@@ -116,7 +119,7 @@ class Spec(Params):
     steps: tuple[Step, ...] = Field((), max_length=32)
     constraints: Constraints | None = None
     evaluation: Evaluation = Evaluation()
-    export: tuple[Literal["onnx", "safetensors"], ...] = Field(("onnx",), min_length=1)
+    export: tuple[ExportFormat, ...] = Field(("onnx",), min_length=1)
     """Formats of the published files; figures are measured on the first."""
     limits: Limits = Limits()
     device: Literal["auto", "cpu", "gpu"] = "auto"

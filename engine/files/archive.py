@@ -54,6 +54,13 @@ def open_archive(stream: IO[bytes]) -> zipfile.ZipFile:
     return archive
 
 
+def first_member(head: bytes) -> str | None:
+    """The name of the first member of a zip archive that begins with these bytes; None where it is no archive."""
+    if not head.startswith(b"PK\x03\x04"):
+        return None
+    return head[30 : 30 + int.from_bytes(head[26:28], "little")].decode("utf-8", "replace")
+
+
 def printable(text: str) -> str:
     """A name from the archive as it may stand in a message."""
     return re.sub(r"[^\x20-\x7e]", "?", text)[:80]

@@ -1,19 +1,20 @@
-"""Networks in and out of files. Importing this package loads neither torch nor numpy: the API reads `engine.files.magic`."""
+"""Networks in and out of files. Importing this package loads neither torch nor numpy."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from engine.contract.plugins import extended
 
 if TYPE_CHECKING:
+    from engine.contract.metadata import ModelMetadata
     from engine.networks.network import Network
 
 __path__ = extended(__path__, __name__)
 
 
-def load_network(path: Path, format: str, metadata: dict[str, Any], work: Path) -> Network:
+def load_network(path: Path, format: str, metadata: ModelMetadata, work: Path) -> Network:
     """A network from an uploaded file; see `engine.formats.loading`."""
     from engine.formats.loading import load_network as load
 
@@ -28,7 +29,7 @@ def export_onnx(network: Network, path: Path) -> None:
 
 
 def export_safetensors(network: Network, path: Path) -> None:
-    """Write a network's weights; see `engine.formats.state_dict.write`."""
-    from engine.formats.state_dict.write import export_safetensors as export
+    """Write a network's weights; see `engine.formats.safetensors.write`."""
+    from engine.formats.safetensors.write import write
 
-    export(network, path)
+    write(network, path)

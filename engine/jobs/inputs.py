@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from engine.contract import events
 from engine.contract.errors import EngineError
-from engine.contract.job import InputFile, Job
+from engine.contract.file_format import format_of
+from engine.contract.job import Job, ModelFile
 from engine.contract.metric import catalogue
 from engine.contract.spec import Spec
 from engine.data import load_dataset
-from engine.files.description import FORMAT as DESCRIPTION
 from engine.formats import export_onnx, load_network
-from engine.measuring.counting import count_module, count_onnx
+from engine.measuring.counting import Counts, count_module, count_onnx
+from engine.measuring.examiner.messages import ExaminedDataset, ExampleSource, Score, ScoreRequest, TimingRequest
 from engine.measuring.examples import RANDOM, with_evaluation_split
 from engine.networks.network import Network
 
@@ -63,58 +64,76 @@ class Subject:
         if onnx is None:
             onnx = work / "baseline.onnx"
             export_onnx(network, onnx)
-        upload = onnx if job.model.format == DESCRIPTION else job.model.path
+        upload = job.model.path if format_of(job.model.format, "model").has_weights else onnx
         return cls(job, spec, work, network, upload, onnx, data, split, metrics)
 
     @property
     def untrained(self) -> bool:
         """Whether the baseline's weights are mere random ones, which a result need not resemble."""
-        return self.job.model is not None and self.job.model.format == DESCRIPTION
+        return self.job.model is not None and not format_of(self.job.model.format, "model").has_weights
 
     @property
     def outputs(self) -> Path:
         """Where the examiner keeps what the baseline said about the examples."""
         return self.work / "baseline_outputs"
 
-    def request(self, file: Path) -> dict[str, Any]:
-        """What the examiner has to know to score or time `file`."""
-        spec, dataset = self.spec, self.job.dataset
-        return {
-            "file": str(file),
-            "baseline": str(self.onnx),
-            "outputs": str(self.outputs),
-            "dataset": None if dataset is None else {"path": str(dataset.path), "format": dataset.format, "metadata": dataset.metadata},
-            "work": str(self.work / "examined_data"),
-            "signature": self.baseline.signature.to_json(),
-            "split": self.split,
-            "seed": spec.seed,
-            "metrics": self.metrics,
-            "required": any(catalogue()[name].needs == "targets" for name in _asked(spec)),
-            "batch_size": spec.evaluation.batch_size,
-            "threads": self.job.threads,
-        }
+    def source(self) -> ExampleSource:
+        """Where the examiner takes its inputs from."""
+        dataset = self.job.dataset
+        return ExampleSource(
+            dataset=dataset and ExaminedDataset(path=dataset.path, format=dataset.format, metadata=dataset.metadata),
+            signature=self.baseline.signature,
+            split=self.split,
+            seed=self.spec.seed,
+            work=self.work / "examined_data",
+        )
 
-    def count(self, network: Network, shapes: Mapping[str, Sequence[int]]) -> dict[str, int]:
-        """`params_count`, `nonzero_params_count` and `macs_count` of one state, masks folded in.
+    def to_score(self, file: Path) -> ScoreRequest:
+        """The request to score `file` beside the baseline."""
+        return ScoreRequest(
+            file=file,
+            baseline=self.onnx,
+            outputs=self.outputs,
+            source=self.source(),
+            metrics=self.metrics,
+            required=any(catalogue()[name].needs == "targets" for name in _asked(self.spec)),
+            batch_size=self.spec.evaluation.batch_size,
+            threads=self.job.threads,
+        )
+
+    def to_time(self, file: Path) -> TimingRequest:
+        """The request to time `file` in turns with the baseline."""
+        latency = self.spec.evaluation.latency
+        return TimingRequest(
+            baseline=self.onnx,
+            result=file,
+            source=self.source(),
+            batch_sizes=latency.batch_sizes,
+            repeats=latency.repeats,
+            threads=latency.threads,
+        )
+
+    def count(self, network: Network, shapes: Mapping[str, Sequence[int]]) -> Counts:
+        """Parameters and multiply-accumulates of one state, masks folded in.
 
         `shapes` are those of one example of each input, for dimensions that the network leaves open.
         """
         if network.onnx_path is not None:
-            return asdict(count_onnx(network.onnx_path, shapes))
-        return asdict(count_module(network.module, network.signature, shapes))
+            return count_onnx(network.onnx_path, shapes)
+        return count_module(network.module, network.signature, shapes)
 
-    def check(self, score: dict[str, Any]) -> None:
+    def check(self, score: Score) -> None:
         """Raise `shape_mismatch` where a metric that the spec asks for cannot be measured on this network."""
         for name in _asked(self.spec):
-            if f"{self.split}.{name}" not in score["metrics"]:
+            if f"{self.split}.{name}" not in score.metrics:
                 raise EngineError(
                     "shape_mismatch",
                     f"The metric {name} cannot be measured on outputs of this network.",
-                    hint=f"These can: {', '.join(key.partition('.')[2] for key in score['metrics'])}.",
+                    hint=f"These can: {', '.join(key.partition('.')[2] for key in score.metrics)}.",
                 )
 
 
-def read(file: InputFile, work: Path) -> Network:
+def read(file: ModelFile, work: Path) -> Network:
     """An uploaded model as a network."""
     return load_network(file.path, file.format, file.metadata, work)
 

@@ -12,41 +12,42 @@ import numpy as np
 import onnx
 
 from engine.contract.errors import EngineError
-from engine.data.npz import class_names, read_arrays, read_labels
-from engine.data.preprocessing import read_preprocessing
-from engine.files.npz_members import SPLITS
+from engine.contract.metadata import DatasetMetadata, ModelMetadata
+from engine.data.loading import class_names, read_labels, read_stored
+from engine.data.preprocessing import preprocessing_of
 from engine.formats.loading import load_network
 from engine.formats.onnx import runtime
 from engine.formats.onnx.checks import inferred, skeleton_of
 from engine.formats.onnx.file import is_quantized, narrowed, read_model, signature_of
 from engine.formats.onnx.importer.names import module_path
-from engine.formats.onnx.macs import node_macs
+from engine.formats.onnx.macs import node_macs, total
 from engine.formats.onnx.weights import weight_tensors
-from engine.measuring.counting import Counts, count_graph, count_module
+from engine.measuring.counting import Counts, count_graph, count_module, multiplications
 from engine.networks.network import Network, Signature
 
 if TYPE_CHECKING:
     from torch import nn
+    from torch.utils.flop_counter import FlopCounterMode
 
-    from engine.data.dataset import Array
+    from engine.data.stored import Array
 
 _QUANTIZABLE = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
 _PREVIEW_EXAMPLES = 8
 _PREVIEW_ELEMENTS = 1024
 
 
-def inspect_model(path: Path, format: str, metadata: dict[str, Any], work: Path) -> dict[str, Any]:
+def inspect_model(path: Path, format: str, metadata: ModelMetadata, work: Path) -> dict[str, Any]:
     """Signature, figures, operators and layers of a model.
 
     Layers of a trainable model are those of the module, by the names that a spec's `ignore` and `include` take; of any other they
     are the weighted nodes of the graph. Shapes have null for the batch. `work` is for scratch files. Raises the codes of `load_network`.
     """
     network = load_network(path, format, metadata, work)
-    if format != "onnx":
+    if network.onnx_path is None:
         counts = count_module(network.module, network.signature)
         return _document(network.signature, counts, layers=module_layers(network), reason=None)
-    model = narrowed(read_model(path), metadata.get("input_specs") or ())
-    runtime.open_session(path, threads=1)
+    model = narrowed(read_model(network.onnx_path), metadata.input_specs)
+    runtime.open_session(network.onnx_path, threads=1)
     counts = count_graph(model)
     reason = _untrainable(network, model)
     layers = module_layers(network) if reason is None else graph_layers(model)
@@ -62,36 +63,32 @@ def inspect_model(path: Path, format: str, metadata: dict[str, Any], work: Path)
 
 def module_layers(network: Network) -> list[dict[str, Any]]:
     """Every leaf module that runs, in the order in which it first does: name, type, shapes, parameters, MACs, and what can be done to it."""
-    import torch
-    from torch.utils.flop_counter import FlopCounterMode
-
     from engine.formats.onnx.export import example_inputs
     from engine.networks.layers import PRUNABLE
 
     module = network.module
     rows: dict[str, dict[str, Any]] = {}
-    counter = FlopCounterMode(display=False)
     hooks = []
 
-    def before(name: str) -> Any:
+    def before(name: str, counter: FlopCounterMode) -> Any:
         def hook(layer: nn.Module, inputs: tuple[Any, ...]) -> None:
             row = rows.setdefault(name, _row(name, layer, inputs, prunable=isinstance(layer, PRUNABLE)))
             row["macs_count"] -= counter.get_total_flops() // 2
 
         return hook
 
-    def after(name: str) -> Any:
+    def after(name: str, counter: FlopCounterMode) -> Any:
         def hook(layer: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
             rows[name]["macs_count"] += counter.get_total_flops() // 2
             rows[name]["output_shape"] = _shape_of(output)
 
         return hook
 
-    for name, layer in module.named_modules():
-        if name and not list(layer.children()):
-            hooks += [layer.register_forward_pre_hook(before(name)), layer.register_forward_hook(after(name))]
     try:
-        with torch.no_grad(), counter:
+        with multiplications(module) as counter:
+            for name, layer in module.named_modules():
+                if name and not list(layer.children()):
+                    hooks += [layer.register_forward_pre_hook(before(name, counter)), layer.register_forward_hook(after(name, counter))]
             module.eval()(*example_inputs(network.signature, batch=1))
     except RuntimeError as error:
         raise EngineError("model_invalid", f"The network does not run on one example: {str(error).splitlines()[0]}.") from error
@@ -110,9 +107,9 @@ def graph_layers(model: onnx.ModelProto) -> list[dict[str, Any]]:
     shapes = {item.name: _declared(item) for item in (*graph.input, *graph.value_info, *graph.output)}
     macs = node_macs(model)
     weights = weight_tensors(model)
-    read_by: dict[str, int] = Counter()
+    read_by: dict[str, int | None] = {}
     for weight in weights.values():
-        read_by[weight.readers[0]] += weight.size
+        read_by[weight.readers[0]] = total([read_by.get(weight.readers[0], 0), weight.size])
     rows = []
     for index, node in enumerate(model.graph.node):
         if not node.output or (node.output[0] not in read_by and node.output[0] not in macs):
@@ -132,26 +129,20 @@ def graph_layers(model: onnx.ModelProto) -> list[dict[str, Any]]:
     return rows
 
 
-def inspect_dataset(path: Path, format: str, metadata: dict[str, Any], work: Path) -> dict[str, Any]:
+def inspect_dataset(path: Path, format: str, metadata: DatasetMetadata, work: Path) -> dict[str, Any]:
     """Splits, columns, classes and a preview of a dataset. Raises the codes of `load_dataset` that need no model."""
-    if format != "npz":
-        raise EngineError("unsupported_format", f"Datasets of format {format!r} are not read.", hint="Upload an npz file.")
-    arrays = read_arrays(path, work)
-    first = next(iter(_inputs(arrays, next(split for split in SPLITS if _inputs(arrays, split)))))
-    read_preprocessing(metadata, [key.split(".", 1)[1] for key in arrays if key.startswith("x_") and "." in key] or [first])
+    stored = read_stored(path, format, metadata, None, work)
+    named = dict.fromkeys(name.partition(".")[2] for split in stored.splits for name in stored.inputs(split) if "." in name)
+    if named:
+        preprocessing_of(metadata, list(named))
     splits: dict[str, Any] = {}
     preview: dict[str, Any] = {}
     columns: dict[str, Any] = {}
     seen: set[int] = set()
-    for split in SPLITS:
-        inputs = _inputs(arrays, split)
-        if not inputs:
-            continue
-        counts = {len(array) for array in inputs.values()}
-        if len(counts) > 1:
-            raise EngineError("dataset_invalid", f"The inputs of split {split} differ in length: {sorted(counts)}.")
-        count = counts.pop()
-        labels = read_labels(arrays, split, count, None)
+    for split in stored.splits:
+        inputs = stored.inputs(split)
+        labels = read_labels(stored, split, None)
+        count = len(next(iter(inputs.values())))
         splits[split] = {"examples_count": count, "labelled": labels is not None}
         for name, array in inputs.items():
             column = {"name": name, "shape": list(array.shape[1:]), "dtype": array.dtype.name}
@@ -160,20 +151,13 @@ def inspect_dataset(path: Path, format: str, metadata: dict[str, Any], work: Pat
                     "dataset_invalid", f"{name} has examples of shape {column['shape']} in {split}, {columns[name]['shape']} before."
                 )
         if labels is not None:
-            columns.setdefault("y", {"name": "y", "shape": [], "dtype": arrays[f"y_{split}"].dtype.name})
+            columns.setdefault("y", {"name": "y", "shape": [], "dtype": stored.targets(split)["y"].dtype.name})
             seen.update(np.unique(labels).tolist())
         preview[split] = [_example(index, inputs, labels) for index in range(min(count, _PREVIEW_EXAMPLES))]
-    names = class_names(arrays, metadata)
+    names = class_names(stored, metadata)
     classes: list[Any] | None = (list(names) if names else sorted(seen)) if seen else None
     labelled = all(split["labelled"] for split in splits.values())
     return {"splits": splits, "columns": list(columns.values()), "classes": classes, "labels": labelled, "preview": preview}
-
-
-def _inputs(arrays: Mapping[str, Array], split: str) -> dict[str, Array]:
-    """The input arrays of a split by column name: `x`, or `x.<input>`."""
-    return {
-        key.replace(f"x_{split}", "x", 1): array for key, array in arrays.items() if key == f"x_{split}" or key.startswith(f"x_{split}.")
-    }
 
 
 def _example(index: int, inputs: Mapping[str, Array], labels: Any) -> dict[str, Any]:

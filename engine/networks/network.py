@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engine.contract.errors import EngineError
+from engine.contract.figures import Setting
 
 if TYPE_CHECKING:
     from torch import nn
@@ -55,8 +56,11 @@ class Network:
         build_module: Callable[[], nn.Module] | None = None,
         onnx_path: Path | None = None,
         quantized: bool = False,
+        settings: tuple[Setting, ...] = (Setting(),),
     ) -> None:
         self.signature = signature
+        self.settings = settings
+        """The ways in which it runs, each of which is published and measured; one without a name in the ordinary case."""
         self.onnx_path = onnx_path
         """A file that says exactly what this network computes, or None where it has to be exported first."""
         self.quantized = quantized
@@ -71,6 +75,11 @@ class Network:
                 raise EngineError("not_trainable", "A quantized graph has no trainable weights.", hint="Put quantization last.")
             self._module = self._build_module()
         return self._module
+
+    def at(self, setting: Setting) -> Network:
+        """This network with one of its settings, as a network that has no other."""
+        assert setting in self.settings
+        return self
 
     def with_module(self, module: nn.Module) -> Network:
         """The same signature around a changed module; any ONNX file of the old state is void."""

@@ -21,6 +21,8 @@ import uvicorn
 from onnx import TensorProto, helper, numpy_helper
 
 from api.app import create_app
+from api.front.connections import Bounds
+from api.server import config
 from core import jobs
 from core.access import keys, projects
 from core.access.keys import USER_SCOPES
@@ -121,13 +123,12 @@ class Client(httpx.Client):
 
 
 @contextlib.contextmanager
-def running(settings: Settings) -> Iterator[Server]:
+def running(settings: Settings, bounds: Bounds | None = None) -> Iterator[Server]:
     """A server of its own; its database must have been migrated."""
     app = create_app(settings)
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
-        config = uvicorn.Config(app, log_config=None, access_log=False, ws="none", timeout_graceful_shutdown=1)
-        server = uvicorn.Server(config)
+        server = uvicorn.Server(config(app, settings, bounds, log_config=None))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         while not server.started:
@@ -162,12 +163,12 @@ def start(_sqlite_template: Path, tmp_path: Path) -> Iterator[Callable[..., Serv
     """Starts further servers with other settings, each over an empty database."""
     with contextlib.ExitStack() as stack:
 
-        def begin(**options: Any) -> Server:
+        def begin(bounds: Bounds | None = None, **options: Any) -> Server:
             folder = tmp_path / f"server{next(_numbers)}"
             folder.mkdir()
             shutil.copy(_sqlite_template, folder / "modelpress.db")
             settings = Settings(**{"data_dir": folder, "min_free_bytes": 0, "max_upload_bytes": MAX_UPLOAD_BYTES, **options})
-            return stack.enter_context(running(settings))
+            return stack.enter_context(running(settings, bounds))
 
         yield begin
 

@@ -11,7 +11,7 @@ import onnx.inliner
 
 from engine.contract import limits
 from engine.contract.errors import EngineError
-from engine.files.onnx_wire import external_data_forbidden
+from engine.files.onnx import external_data_forbidden
 
 Nodes = Iterator[onnx.NodeProto]
 _WEIGHTED = frozenset(
@@ -250,9 +250,14 @@ def _check_shapes(model: onnx.ModelProto) -> None:
 
 
 def constant_tensors(model: onnx.ModelProto) -> dict[str, onnx.TensorProto]:
-    """Initializers and the tensors of Constant nodes, by name."""
-    found = {item.name: item for item in model.graph.initializer}
-    for node in model.graph.node:
+    """Initializers and the tensors of Constant nodes of the main graph, by name."""
+    return own_constants(model.graph)
+
+
+def own_constants(graph: onnx.GraphProto) -> dict[str, onnx.TensorProto]:
+    """The same for one graph, without what its subgraphs hold."""
+    found = {item.name: item for item in graph.initializer}
+    for node in graph.node:
         if node.op_type == "Constant":
             found.update((node.output[0], item.t) for item in node.attribute if item.HasField("t"))
     return found

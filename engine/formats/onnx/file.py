@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 import onnx
 
 from engine.contract.errors import EngineError
+from engine.contract.metadata import InputSpec
 from engine.files.magic import check_file
 from engine.formats.onnx.checks import check_graph, inlined
 from engine.networks.network import Signature, TensorSpec
@@ -61,14 +61,14 @@ def signature_of(model: onnx.ModelProto) -> Signature:
     )
 
 
-def narrowed(model: onnx.ModelProto, stated: Sequence[Mapping[str, Any]]) -> onnx.ModelProto:
+def narrowed(model: onnx.ModelProto, stated: Sequence[InputSpec]) -> onnx.ModelProto:
     """The model with dimensions that its file leaves open set to those of `metadata.input_specs`; inputs are matched by name.
 
     Raises `shape_mismatch` where a stated input is not in the file or contradicts what the file says.
     """
     inputs = {item.name: item for item in graph_inputs(model.graph)}
     for spec in stated:
-        name, shape = str(spec.get("name")), list(spec.get("shape") or ())
+        name, shape = spec.name, list(spec.shape)
         if name not in inputs:
             raise EngineError("shape_mismatch", f"input_specs names {name[:80]!r}, but the inputs are {', '.join(map(repr, inputs))}.")
         dims = inputs[name].type.tensor_type.shape.dim

@@ -6,13 +6,12 @@ import contextlib
 import os
 import selectors
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import engine
 from engine.contract import events
 from engine.contract.job import Job, devices
+from engine.process.python import start_python
 from engine.training.parallel.lost import LOST, process_lost
 
 _TICK_SECONDS = 0.1
@@ -33,14 +32,14 @@ def run_processes(job: Job, directory: Path, emit: Callable[[events.Event], None
     """
     count = devices(job.spec)
     reader, writer = os.pipe()
-    home = str(Path(engine.__file__).parents[1])
-    paths = os.pathsep.join(dict.fromkeys([home, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]))
-    # -P and PYTHONSAFEPATH: the working directory holds strangers' files and must not be searched for modules.
-    process = subprocess.Popen(
-        [sys.executable, "-P", "-m", "engine.jobs.parallel.agent", str(os.getpid()), str(count), str(directory)],
+    process = start_python(
+        "engine.jobs.parallel.agent",
+        str(os.getpid()),
+        str(count),
+        str(directory),
+        environment={"ORT_DISABLE_TELEMETRY": "1"},
         stdin=writer,
         stdout=2,  # standard output may be for the program that reads our events
-        env={**os.environ, "PYTHONPATH": paths, "PYTHONSAFEPATH": "1", "ORT_DISABLE_TELEMETRY": "1"},
     )
     os.close(writer)
     try:

@@ -5,7 +5,6 @@ disk with stock ONNX Runtime, and ends with its input or its parent. It imports 
 """
 
 import hashlib
-import json
 import math
 import os
 import signal
@@ -13,21 +12,32 @@ import sys
 import traceback
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from engine.contract.errors import EngineError
+from engine.contract.errors import EngineError, translate
 from engine.data import load_dataset
 from engine.formats.onnx import runtime
-from engine.jobs.run import translate
+from engine.measuring.examiner.messages import (
+    REQUEST,
+    Answer,
+    CompareRequest,
+    Difference,
+    DigestRequest,
+    ExampleSource,
+    Request,
+    Score,
+    ScoreRequest,
+    TensorDigest,
+    TimingRequest,
+)
 from engine.measuring.examples import Batch, Examples, RandomExamples, SplitExamples, with_evaluation_split
-from engine.measuring.measurement import latencies
+from engine.measuring.measurement import timings
 from engine.measuring.outputs import Arrays, OutputStore
 from engine.metrics import evaluation
-from engine.networks.network import Signature
 from engine.process.linux import die_with_parent
 
 if TYPE_CHECKING:
@@ -37,48 +47,48 @@ LABEL_ORDER = ("top1", "top5", "cross_entropy")
 """What people look for first stands first."""
 
 
-def score(request: dict[str, Any], own: ort.InferenceSession, examples: Examples) -> dict[str, Any]:
+def score(request: ScoreRequest, own: ort.InferenceSession, examples: Examples) -> Score:
     """Metrics of one file on all examples, in one pass.
 
     Label metrics need labels and class scores. Fidelity compares with the baseline: its stored outputs, or the file run beside.
 
     Args:
-        request: `file`, `baseline` (a file; the same one for the baseline itself), `outputs` (a directory for the baseline's
-            outputs), `metrics` (label metrics wanted), `required` (whether missing class scores are an error), `batch_size`, `threads`.
+        request: Which file to score beside which baseline.
         own: The file's session.
         examples: What to run on.
 
     Raises:
         EngineError: `export_mismatch` where an output is NaN, `non_finite_outputs` where the baseline's is, `shape_mismatch`.
     """
-    is_baseline = request["file"] == request["baseline"]
-    store = OutputStore(Path(request["outputs"]), examples.count)
+    is_baseline = request.file == request.baseline
+    store = OutputStore(request.outputs, examples.count)
     reference: Callable[[Batch, slice, Arrays], Arrays]
     if is_baseline:
         reference = store.keep
     elif store.complete:
         reference = store.read
     else:
-        baseline = runtime.open_session(Path(request["baseline"]), threads=request["threads"])
+        baseline = runtime.open_session(request.baseline, threads=request.threads)
         reference = lambda batch, place, _: _outputs(baseline, batch)  # noqa: E731
-    totals = Totals(request["metrics"] if examples.labelled else (), required=request["required"])
-    start, shapes = 0, {}
-    for batch in examples.batches(request["batch_size"]):
+    totals = Totals(request.metrics if examples.labelled else (), required=request.required)
+    start = 0
+    shapes: dict[str, tuple[int, ...]] = {}
+    for batch in examples.batches(request.batch_size):
         outputs = _outputs(own, batch)
         expected = reference(batch, slice(start, start + batch.count), outputs)
         _refuse_nan(outputs, is_baseline=is_baseline)
         totals.add(expected, outputs, batch)
-        shapes = {name: list(value.shape[1:]) for name, value in batch.feed.items()}
+        shapes = {name: value.shape[1:] for name, value in batch.feed.items()}
         start += batch.count
     store.close()
     figures = totals.figures()
-    return {
-        "metrics": {f"{examples.name}.{name}": value for name, value in figures.items()},
-        "examples_count": examples.count,
-        "labelled": examples.labelled,
-        "skipped": totals.skipped,
-        "shapes": shapes,
-    }
+    return Score(
+        metrics={f"{examples.name}.{name}": value for name, value in figures.items()},
+        examples_count=examples.count,
+        labelled=examples.labelled,
+        skipped=totals.skipped,
+        shapes=shapes,
+    )
 
 
 class Totals:
@@ -124,12 +134,12 @@ class Totals:
             return {}
 
 
-def compare(request: dict[str, Any]) -> dict[str, Any]:
+def compare(request: CompareRequest) -> Difference:
     """Largest differences between a file's outputs and the `expected` ones (npz files, inputs in the order of `names`)."""
-    session = runtime.open_session(Path(request["file"]), threads=request["threads"])
-    with np.load(request["inputs"], allow_pickle=False) as inputs, np.load(request["expected"], allow_pickle=False) as expected:
+    session = runtime.open_session(request.file, threads=request.threads)
+    with np.load(request.inputs, allow_pickle=False) as inputs, np.load(request.expected, allow_pickle=False) as expected:
         wanted = [expected[f"arr_{i}"] for i in range(len(expected.files))]
-        outputs = runtime.run(session, {name: inputs[f"arr_{i}"] for i, name in enumerate(request["names"])})
+        outputs = runtime.run(session, {name: inputs[f"arr_{i}"] for i, name in enumerate(request.names)})
     shapes = [[list(array.shape) for array in arrays] for arrays in (wanted, outputs)]
     if shapes[0] != shapes[1]:
         raise EngineError(
@@ -140,15 +150,15 @@ def compare(request: dict[str, Any]) -> dict[str, Any]:
         difference = np.abs(left.astype(np.float64) - right.astype(np.float64))
         worst = max(worst, float(np.max(np.where(left == right, 0.0, difference), initial=0.0)))
         scale = max(scale, float(np.max(np.abs(left.astype(np.float64)), initial=0.0)))
-    return {"max_abs_difference": worst if math.isfinite(worst) else None, "max_abs_value": scale}
+    return Difference(max_abs_difference=worst if math.isfinite(worst) else None, max_abs_value=scale)
 
 
-def tensor_digests(path: Path) -> dict[str, list[Any]]:
+def tensor_digests(path: Path) -> dict[str, TensorDigest]:
     """Shape and sha256 of the bytes of every tensor in a safetensors file."""
     from safetensors import deserialize
 
     return {
-        name: [list(item["shape"]), hashlib.sha256(item["data"]).hexdigest()]
+        name: TensorDigest(shape=tuple(item["shape"]), sha256=hashlib.sha256(item["data"]).hexdigest())
         for name, item in deserialize(path.read_bytes())  # type: ignore[no-untyped-call]
     }
 
@@ -187,32 +197,29 @@ class Desk:
     def __init__(self) -> None:
         self._data: Data | None = None
 
-    def answer(self, request: dict[str, Any]) -> Any:
-        """Do what `request["do"]` says."""
-        match request["do"]:
-            case "score":
-                session = runtime.open_session(Path(request["file"]), threads=request["threads"])
-                return score(request, session, self._examples(request, session))
-            case "latency":
-                sessions = [runtime.open_session(Path(request[name]), threads=request["threads"]) for name in ("baseline", "result")]
-                examples = self._examples(request, sessions[0])
-                return latencies(sessions, examples, request["batch_sizes"], threads=request["threads"], repeats=request["repeats"])
-            case "compare":
+    def answer(self, request: Request) -> object:
+        """Do what is asked."""
+        match request:
+            case ScoreRequest():
+                session = runtime.open_session(request.file, threads=request.threads)
+                return score(request, session, self._examples(request.source, session))
+            case TimingRequest():
+                sessions = [runtime.open_session(path, threads=request.threads) for path in (request.baseline, request.result)]
+                examples = self._examples(request.source, sessions[0])
+                return timings(sessions, examples, request.batch_sizes, threads=request.threads, repeats=request.repeats)
+            case CompareRequest():
                 return compare(request)
-            case "tensors":
-                return tensor_digests(Path(request["file"]))
-            case other:
-                raise EngineError("internal_error", f"unknown request {other!r}", category="internal")
+            case DigestRequest():
+                return tensor_digests(request.file)
 
-    def _examples(self, request: dict[str, Any], session: ort.InferenceSession) -> Examples:
-        described = request["dataset"]
-        signature = Signature.from_json(request["signature"])
+    def _examples(self, source: ExampleSource, session: ort.InferenceSession) -> Examples:
+        described = source.dataset
         if described is None:
-            return RandomExamples(session, seed=request["seed"], signature=signature)
+            return RandomExamples(session, seed=source.seed, signature=source.signature)
         if self._data is None:
-            data = load_dataset(Path(described["path"]), described["format"], described["metadata"], signature, Path(request["work"]))
-            self._data = with_evaluation_split(data, request["split"], request["seed"])
-        return SplitExamples(request["split"], self._data.splits[request["split"]], session)
+            data = load_dataset(described.path, described.format, described.metadata, source.signature, source.work)
+            self._data = with_evaluation_split(data, source.split, source.seed)
+        return SplitExamples(source.split, self._data.splits[source.split], session)
 
 
 def main() -> None:
@@ -224,13 +231,13 @@ def main() -> None:
     desk = Desk()
     for line in sys.stdin:
         try:
-            answer: dict[str, Any] = {"result": desk.answer(json.loads(line))}
+            answer = Answer(found=desk.answer(REQUEST.validate_json(line)))
         except Exception as error:
-            told = translate(error)
-            if told.category == "internal":
+            translated = translate(error)
+            if translated.category == "internal":
                 traceback.print_exc()
-            answer = {"error": {key: getattr(told, key) for key in ("code", "message", "hint", "category", "retryable", "details")}}
-        print(json.dumps(answer), file=answers, flush=True)
+            answer = Answer(error=translated.described())
+        print(answer.model_dump_json(), file=answers, flush=True)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import torch
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from engine.contract.events import Checkpointed, Event
+from engine.contract.metadata import DatasetMetadata, ModelMetadata
 from engine.contract.method import MethodParams, catalogue
 from engine.data.loading import load_dataset
 from engine.formats.loading import load_network
@@ -67,8 +68,8 @@ def run(uploads: Path, tmp_path: Path) -> Callable[..., Network]:
         resumed = [event.type for event in run.events]
         assert ("resumed" in resumed) == (resume is not None), "the checkpoint was used"
         run.events.clear()
-        network = load_network(uploads / "model.onnx", "onnx", {}, work)
-        data = load_dataset(uploads / "data.npz", "npz", {}, network.signature, work)
+        network = load_network(uploads / "model.onnx", "onnx", ModelMetadata(), work)
+        data = load_dataset(uploads / "data.npz", "npz", DatasetMetadata(), network.signature, work)
         context = Context(
             seed=seed,
             device=torch.device("cpu"),
@@ -149,7 +150,7 @@ def test_running_it(run: Any, name: str, example: dict[str, Any], uploads: Path,
     assert first.signature == run.network.signature
     assert (uploads / "model.onnx").read_bytes() == file
     if params.requires.trainable:
-        fresh = load_network(uploads / "model.onnx", "onnx", {}, tmp_path)
+        fresh = load_network(uploads / "model.onnx", "onnx", ModelMetadata(), tmp_path)
         assert fingerprint(run.network.module) == fingerprint(fresh.module)
     _check_events(run.events)
 

@@ -19,7 +19,8 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from engine.contract import events
-from engine.jobs.run import run_job, translate
+from engine.contract.errors import translate
+from engine.jobs.run import run_job
 from tests.engine.conftest import make_split
 from tests.engine.small import cnn_file, dataset_file, save, trained_cnn, write_job
 
@@ -177,7 +178,10 @@ def test_the_tensors_of_a_quantized_network_are_those_of_the_graph(pipeline: Ran
 def test_the_report_can_be_read_back(pipeline: Ran, files: Path) -> None:
     report = pipeline.report
     assert report["report_version"] == 1
-    assert {key: report[key] for key in ("baseline", "result", "verdict", "comparison")} == pipeline.last.result
+    (measured,) = report["settings"]
+    assert measured["setting"] == {"name": "", "values": {}}
+    assert (measured["figures"], measured["verdict"]["constraints"]) == (report["result"], report["constraints"])
+    assert {key: report[key] for key in ("baseline", "result", "verdict", "comparison", "settings")} == pipeline.last.result
     assert report["inputs"]["dataset"]["sha256"] == hashlib.sha256((files / "data.npz").read_bytes()).hexdigest()
     assert report["artifacts"][0]["filename"] == "model.onnx"
     low, high = report["intervals"]["result"]["test.top1"]

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from engine.contract.metadata import ModelMetadata
 from engine.formats import load_network
 from engine.measuring.counting import Counts, count_graph, count_module, count_onnx
 from engine.networks import masks
@@ -69,7 +70,7 @@ def test_shared_weights_count_once_and_zeros_do_not_count_as_nonzero() -> None:
 @pytest.mark.parametrize("name", [name for name in CASES if name != "tied_lm"])
 def test_a_file_and_its_module_count_the_same(name: str, tmp_path: Path) -> None:
     path = export(CASES[name].network(), CASES[name], tmp_path / "m.onnx", exporter="legacy")
-    network = load_network(path, "onnx", {}, tmp_path)
+    network = load_network(path, "onnx", ModelMetadata(), tmp_path)
     assert count_onnx(path) == count_module(network.module, network.signature)
 
 
@@ -104,3 +105,24 @@ def test_masks_and_parametrizations_are_folded_in() -> None:
     signature = Signature((TensorSpec("x", (None, 6)),), (TensorSpec("y", (None, 5)),))
     assert count_module(layer, signature) == Counts(35, 20, 30)
     assert masks.held(layer)
+
+
+class Remembering(nn.Module):
+    """A learned state and a learned token, spread over the batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.state, self.token, self.vector = (nn.Parameter(torch.randn(*shape)) for shape in ((1, 1, 6), (1, 1, 4), (6,)))
+        self.cell = nn.GRU(4, 6, batch_first=True)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        tokens = torch.cat([self.token.expand(x.shape[0], 1, 4), x], 1)
+        return self.cell(tokens, self.state.expand(1, x.shape[0], 6).contiguous())[0] @ self.vector
+
+
+def test_a_parameter_that_is_spread_over_the_batch_and_a_product_with_a_vector() -> None:
+    module = Remembering()
+    signature = Signature((TensorSpec("x", (None, 5, 4)),), (TensorSpec("y", (None, 6)),))
+    params = 6 + 4 + 6 + 18 * (4 + 6 + 2)
+    assert count_module(module, signature) == Counts(params, params, 6 * (18 * (4 + 6) + 6))
+    assert all(parameter.requires_grad for parameter in module.parameters())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import onnxruntime as ort
 from torch import nn
@@ -48,8 +48,8 @@ class Stopwatch:
 
     def _measured(self, module: nn.Module) -> float:
         sessions = [self._original, self._session(module)]
-        figures = measurement.latencies(sessions, cast(Examples, self._examples), [1], threads=self._context.threads, repeats=REPEATS)
-        return 1 / float(cast(Any, figures[0]["speedup"]))
+        (timing,) = measurement.timings(sessions, cast(Examples, self._examples), [1], threads=self._context.threads, repeats=REPEATS)
+        return 1 / timing.speed.speedup
 
     def _session(self, module: nn.Module) -> ort.InferenceSession:
         with tempfile.TemporaryDirectory(dir=self._context.work) as folder:

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from engine.contract.errors import EngineError
+from engine.contract.metadata import ModelMetadata
 from engine.formats import export_onnx, load_network
 from engine.methods.pruning.spec import StructuredPruning
 from engine.methods.pruning.structure.boundaries import RECURRENT, REGROUPED, Boundaries
@@ -95,7 +96,7 @@ def case(name):
 @pytest.mark.parametrize(("name", "exporter"), [("shuffle", "legacy"), ("gru", "dynamo")])
 def test_an_uploaded_network_is_cut_up_to_the_boundary_and_runs_elsewhere(world, tmp_path, case, exporter):
     path = export(case.module, Case(lambda: case.module, ((1, 8, 8),)), tmp_path / "x.onnx", exporter=exporter)
-    network = load_network(path, "onnx", {}, tmp_path)
+    network = load_network(path, "onnx", ModelMetadata(), tmp_path)
     setting = world(network.module)
     result = apply(network, StructuredPruning(pruning_ratio=0.5), setting.context)
     widths = {name: (row["channels_before"], row["channels_after"]) for name, row in setting.context.reported["layers"].items()}
@@ -157,7 +158,7 @@ def test_a_graph_that_fails_for_one_layer_still_has_the_others(monkeypatch):
 @pytest.mark.parametrize("exporter", ["dynamo", "legacy"])
 def test_layers_that_share_a_bias_are_cut_apart(exporter, tmp_path):
     case = Case(Encoder, ((7, 6),))
-    module = load_network(export(case.network(), case, tmp_path / "net.onnx", exporter=exporter), "onnx", {}, tmp_path).module
+    module = load_network(export(case.network(), case, tmp_path / "net.onnx", exporter=exporter), "onnx", ModelMetadata(), tmp_path).module
     first, second = (module.get_submodule(f"encoder.layers.{number}.linear1") for number in range(2))
     assert torch.equal(first.bias, second.bias)
     assert first.bias is not second.bias, "that they are equal is no tie"

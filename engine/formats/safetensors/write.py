@@ -22,7 +22,7 @@ from engine.formats.onnx.export import folded
 from engine.networks.network import Network
 
 
-def export_safetensors(network: Network, path: Path) -> None:
+def write(network: Network, path: Path) -> None:
     """Write the weights, masks and parametrizations folded in, with version, signature and architecture as metadata.
 
     Raises SafetensorError where the file cannot be written, and the errors of `Network.module` where there is none.

@@ -9,16 +9,22 @@ from typing import IO
 
 from engine.contract import limits
 from engine.contract.errors import EngineError
-from engine.files.archive import DAMAGED, open_archive, printable
+from engine.contract.file_format import FileFormat
+from engine.contract.metadata import SPLITS
+from engine.files.archive import DAMAGED, first_member, open_archive, printable
 from engine.files.npy_header import NpyHeader, read_npy_header
 
-SPLITS = ("train", "validation", "test")
 NAMING = "Name the arrays x_train, y_train, x_test, y_test (x_validation, y_validation); several inputs as x_train.<input>."
 _KEY = re.compile(rf"^(x|y)_({'|'.join(SPLITS)})(?:\.(.+))?$")
 _SHORT_NAMES = {"x_val": "x_validation", "y_val": "y_validation", "x_valid": "x_validation", "y_valid": "y_validation"}
 
 
-def check_npz(stream: IO[bytes]) -> None:
+def recognizes(head: bytes) -> bool:
+    """Whether a file that begins so is an archive of arrays."""
+    return (first_member(head) or "").endswith(".npy")
+
+
+def check(stream: IO[bytes], size: int) -> None:
     """Check names, sizes and headers of all arrays; only the first bytes of each are inflated.
 
     Raises `dataset_invalid`, `unsafe_format`, `archive_limit_exceeded`, `decompression_limit_exceeded`, and `archive.DAMAGED`.
@@ -99,3 +105,6 @@ def _refuse_near_miss(name: str) -> None:
     close = [_SHORT_NAMES[plain]] if plain in _SHORT_NAMES else difflib.get_close_matches(plain, known, n=1, cutoff=0.85)
     if close:
         raise EngineError("dataset_invalid", f"Array {printable(name)!r} is not read; did you mean {close[0]!r}?", hint=NAMING)
+
+
+FORMAT = FileFormat("npz", "dataset", (".npz",), recognizes, check)

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from engine.contract.errors import EngineError
-from engine.files.description import MAX_BYTES, Description, read_description
+from engine.contract.metadata import ModelMetadata
+from engine.files.architecture import MAX_BYTES, Description, read_description
 from engine.files.magic import check_file, sniff
 from engine.formats import load_network
 from engine.networks.initialization import initialize
@@ -18,7 +19,7 @@ from engine.networks.initialization import initialize
 def load(folder: Path, document: Any) -> dict[str, torch.Tensor]:
     path = folder / "network.json"
     path.write_text(json.dumps(document))
-    return load_network(path, "architecture", {}, folder).module.state_dict()
+    return load_network(path, "architecture", ModelMetadata(), folder).module.state_dict()
 
 
 def test_a_seed_draws_the_same_weights_every_time_and_leaves_the_generator_alone(tmp_path: Path) -> None:
@@ -70,5 +71,5 @@ def test_what_is_no_description_is_refused_with_what_is_wrong(data: bytes, word:
 
 def test_the_weights_can_be_drawn_anew_by_every_scheme(tmp_path: Path) -> None:
     (tmp_path / "network.json").write_text('{"name": "lenet_5"}')
-    module = load_network(tmp_path / "network.json", "architecture", {}, tmp_path).module
+    module = load_network(tmp_path / "network.json", "architecture", ModelMetadata(), tmp_path).module
     assert initialize(module, "kaiming_normal", 0) == []

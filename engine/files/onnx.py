@@ -7,6 +7,7 @@ from typing import IO
 
 from engine.contract import limits
 from engine.contract.errors import EngineError
+from engine.contract.file_format import FileFormat
 
 _MODEL_FIELDS = {1: 0, 2: 2, 3: 2, 4: 2, 5: 0, 6: 2, 7: 2, 8: 2, 14: 2, 20: 2, 25: 2, 26: 2}
 """Field number → wire type of onnx.ModelProto."""
@@ -115,3 +116,6 @@ def _varint(data: bytes, index: int) -> tuple[int, int]:
             return value, index
         shift += 7
     raise EngineError("truncated_upload", _TRUNCATED, hint="Upload the file again.")
+
+
+FORMAT = FileFormat("onnx", "model", (".onnx",), looks_like_model, check, vague=True)

@@ -12,8 +12,9 @@ from typing import IO, Any
 
 from engine.architectures.spec import read_architecture
 from engine.contract.errors import EngineError
+from engine.contract.file_format import FileFormat
+from engine.contract.metadata import ModelMetadata
 
-FORMAT = "architecture"
 MAX_BYTES = 64 * 1024
 MAX_SEED = 2**32
 
@@ -56,3 +57,28 @@ def read_description(stream: IO[bytes]) -> Description:
     except (ValueError, RecursionError) as error:
         raise EngineError("architecture_invalid", f"The description is not JSON: {str(error)[:200]}.") from error
     return Description.of(document)
+
+
+def _check(stream: IO[bytes], size: int) -> None:
+    read_description(stream)
+
+
+def _metadata(stream: IO[bytes], declared: ModelMetadata) -> ModelMetadata:
+    named = read_description(stream).architecture
+    if declared.architecture not in (None, named):
+        raise EngineError(
+            "architecture_invalid", "metadata.architecture is another one than the file names.", hint="Leave it out of the metadata."
+        )
+    return declared.model_copy(update={"architecture": named})
+
+
+FORMAT = FileFormat(
+    "architecture",
+    "model",
+    (".json",),
+    lambda head: head.lstrip().startswith(b"{"),
+    _check,
+    vague=True,
+    has_weights=False,
+    metadata=_metadata,
+)

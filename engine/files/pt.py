@@ -9,7 +9,8 @@ from typing import IO
 
 from engine.contract import limits
 from engine.contract.errors import EngineError
-from engine.files.archive import open_archive
+from engine.contract.file_format import FileFormat
+from engine.files.archive import first_member, open_archive
 
 SAVE_HINT = (
     "Save the weights alone: torch.save(model.state_dict(), 'weights.pt'), or safetensors.torch.save_file(model.state_dict(), "
@@ -25,12 +26,13 @@ _ALLOWED = re.compile(
 """What the program of a state dict names. torch's own weights_only loader is the guard; this only makes the message better."""
 
 
-def is_member(name: str) -> bool:
-    """Whether an archive that begins with this member is one of torch's."""
-    return _MEMBER.match(name) is not None
+def recognizes(head: bytes) -> bool:
+    """Whether a file that begins so is an archive of torch's."""
+    name = first_member(head)
+    return name is not None and _MEMBER.match(name) is not None
 
 
-def check(stream: IO[bytes]) -> None:
+def check(stream: IO[bytes], size: int) -> None:
     """Refuse everything but stored tensors and the program that names them.
 
     Raises `unsafe_format` for TorchScript, exported programs and pickled modules, `archive_limit_exceeded`, `tensor_limit_exceeded`,
@@ -81,3 +83,6 @@ def _check_program(program: bytes) -> None:
                 raise EngineError("unsafe_format", f"The file pickles {name}: it is a whole model or more than weights.", hint=SAVE_HINT)
     except (ValueError, IndexError, UnicodeDecodeError, EOFError) as error:
         raise EngineError("model_invalid", "The archive's data.pkl is damaged.", hint="Upload the file again.") from error
+
+
+FORMAT = FileFormat("pt", "model", (".pt", ".pth"), recognizes, check, has_structure=False)
