@@ -23,6 +23,10 @@ class InputSpec(Params):
     dtype: str = Field("float32", pattern=r"^[a-z]+[0-9]{0,2}$")
 
 
+SELF_SUPERVISED = frozenset({"causal_lm"})
+"""Tasks whose targets are made of the inputs, so that a dataset needs none."""
+
+
 class OutputMeaning(Params):
     """What one output is, where that is not seen from its shape, its values and its targets."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -128,11 +128,11 @@ class Column:
         counted = (inner_low, inner_high) if ignored is not None else (low, high)
         return cls(name, shape, str(arrays[0].dtype), low, high, whole, one_hot, ignored, counted)
 
-    def classes_up_to(self, count: int) -> int | None | str:
+    def classes_up_to(self, count: int) -> int | str | None:
         """Which number is to be ignored (None: none) where the values number `count` classes, or a sentence why they do not."""
         if not self.whole:
             return f"the {self.said} holds fractions, which number no classes; task regression?"
-        if 0 <= self.low and self.high < count:
+        if self.low >= 0 and self.high < count:
             return None
         if self.ignored is not None and self.counted[1] < count:
             return self.ignored
@@ -141,6 +141,20 @@ class Column:
         return (
             f"the dataset has the label {self.high:.0f}, but the model gives only {count} class scores; labels count from 0 to classes - 1"
         )
+
+
+class HasTargets(Protocol):
+    """The part of a split that is read here."""
+
+    @property
+    def targets(self) -> Mapping[str, Array]:
+        """Stored targets by name."""
+
+
+def columns_of(splits: Mapping[str, HasTargets]) -> dict[str, Column]:
+    """What the targets of a dataset are, in all its splits."""
+    names = dict.fromkeys(name for split in splits.values() for name in split.targets)
+    return {name: Column.of(name, [split.targets[name] for split in splits.values() if name in split.targets]) for name in names}
 
 
 def class_axis(output: Output) -> tuple[int, str] | str:

@@ -58,13 +58,13 @@ class _Search:
     def __init__(self, columns: Mapping[str, Column], task: Task | None) -> None:
         self._columns, self._task = columns, task
         self.used: set[str] = set()
-        self.reasons = {name: "no output of the network has this name" for name in columns}
+        self.reasons = dict.fromkeys(columns, "no output of the network has this name")
 
     def head(self, output: Output, meaning: OutputMeaning | None) -> Head:
         """How one output is read."""
         column = self._column(output, meaning)
-        if meaning is not None and meaning.task is not None:
-            head = _insist(_known(meaning.task), [output], column, meaning)
+        if meaning is not None and (meaning.task is not None or meaning.class_axis is not None):
+            head = _insist(_known(meaning.task or _by_rank(output)), [output], column, meaning)
         elif self._task is not None and (found := self._try(self._task, output, column, meaning or OutputMeaning(name=output.name))):
             head = found
         elif self._task is not None and output.alone:
@@ -101,16 +101,20 @@ class _Search:
 
 def _why_not(output: Output, column: Column, tasks: object) -> str:
     """The sentence that helps most: that of the task for which the output was made, as its shape shows."""
-    rank = output.sample.ndim
     if len(output.shape) == 1 and output.shape[0] > 1:
         if not column.whole and column.shape == ():
             return f"the {column.said} is for regression, and {output.said} gives {output.shape[0]} values an example, not one"
         likely = "multi_label" if len(column.shape) == 1 else "classification"
     else:
-        likely = "binary" if len(output.shape) <= 1 else "token_classification" if rank == 3 else "segmentation"
+        likely = "binary" if len(output.shape) <= 1 else _by_rank(output)
     sentence = catalogue()[likely].read([output], column, None)
     assert isinstance(sentence, str)
     return sentence
+
+
+def _by_rank(output: Output) -> str:
+    """The task of outputs that hold class scores, as far as the number of dimensions shows it."""
+    return {1: "classification", 2: "token_classification"}.get(len(output.shape), "segmentation")
 
 
 def _insist(task: Task, outputs: Sequence[Output], column: Column | None, declared: OutputMeaning) -> Head:
@@ -131,7 +135,7 @@ def _insist(task: Task, outputs: Sequence[Output], column: Column | None, declar
 def _as_declared(head: Head, meaning: OutputMeaning | None) -> Head:
     if meaning is None:
         return head
-    changes = {key: value for key in ("scale", "ignored", "class_axis") if (value := getattr(meaning, key)) is not None and head.decides}
+    changes = {key: value for key in ("scale", "ignored") if (value := getattr(meaning, key)) is not None and head.decides}
     if meaning.scale is not None and head.threshold is not None:
         changes["threshold"] = 0.5 if meaning.scale == "probabilities" else 0.0
     return head.model_copy(update={"weight": meaning.weight, **changes})

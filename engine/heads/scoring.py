@@ -18,24 +18,24 @@ from engine.tasks import task_of
 Array = NDArray[Any]
 
 
-def measurable(heads: Sequence[Head], wanted: Collection[str] | None) -> dict[str, list[Head]]:
-    """The metrics that need targets, each with the heads that it is measured on: those of the heads' tasks, or of them those wanted."""
+def measurable(heads: Sequence[Head], wanted: Collection[str] = (), *, usual: bool = True) -> dict[str, list[Head]]:
+    """The metrics against targets, each with the heads that it is measured on: those `usual` for the heads' tasks, and those wanted."""
     found: dict[str, list[Head]] = {}
     for head in heads:
         task = task_of(head)
-        for name in (*task.metrics, *(task.more if wanted is not None else ())):
-            if head.has_targets and (wanted is None or name in wanted):
-                found.setdefault(name, []).append(head)
+        chosen = (name for name in (*task.metrics, *task.more) if name in wanted or (usual and name in task.metrics))
+        for name in chosen if head.has_targets else ():
+            found.setdefault(name, []).append(head)
     return found
 
 
 class Scores:
     """Takes batches in and gives figures by `<metric>` and, of several outputs, `<metric>.<output>`."""
 
-    def __init__(self, heads: Sequence[Head], wanted: Collection[str] | None = None, *, fidelity: bool = True) -> None:
-        """Measure metrics of targets (all that are usual for the heads' tasks, or those `wanted`), and `fidelity` to a reference."""
+    def __init__(self, heads: Sequence[Head], wanted: Collection[str] = (), *, usual: bool = True, fidelity: bool = True) -> None:
+        """Measure metrics against targets (see `measurable`), and `fidelity` to a reference."""
         self._heads = heads
-        own = measurable(heads, wanted)
+        own = measurable(heads, wanted, usual=usual)
         baseline = {name: list(heads) for name, metric in catalogue().items() if metric.needs == "baseline"} if fidelity else {}
         self._against_targets = {name: [(head, _new(name, head)) for head in of] for name, of in own.items()}
         self._against_reference = {name: [(head, _new(name, head)) for head in of] for name, of in baseline.items()}

@@ -1,6 +1,6 @@
 """What a published file is tried on: a split of the dataset, or random inputs where there is none. Numpy only."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -24,10 +24,11 @@ _OPEN_SIZES = (64, 128, 224, 512, 1024, 256, 32, 16, 8, 4, 2, 1)
 
 @dataclass(frozen=True)
 class Batch:
-    """Inputs by name, labels where there are any, and how many of the examples count (the rest fills up a fixed batch)."""
+    """Inputs by name, targets by name, and how many of the examples count (the rest fills up a fixed batch)."""
 
     feed: Feed
-    labels: NDArray[np.int64] | None
+    targets: Mapping[str, NDArray[Any]]
+    """Of the examples that count."""
     count: int
 
 
@@ -36,7 +37,6 @@ class Examples(Protocol):
 
     name: str
     count: int
-    labelled: bool
 
     def batches(self, size: int) -> Iterator[Batch]:
         """All examples in order."""
@@ -51,7 +51,6 @@ class SplitExamples:
     def __init__(self, name: str, split: Any, session: ort.InferenceSession) -> None:
         self.name = name
         self.count = int(split.count)
-        self.labelled = split.labels is not None
         self._split = split
         self._fixed = fixed_batch(session)
 
@@ -60,8 +59,8 @@ class SplitExamples:
         remaining = self.count
         for indices in runtime.batches(np.arange(self.count), size, self._fixed):
             count = min(remaining, len(indices))
-            feed, labels = self._split.batch(indices)
-            yield Batch(feed, None if labels is None else labels[:count], count)
+            feed, targets = self._split.batch(indices)
+            yield Batch(feed, {name: array[:count] for name, array in targets.items()}, count)
             remaining -= count
 
     def feed(self, size: int) -> Feed:
@@ -82,7 +81,6 @@ class RandomExamples:
     """
 
     name = RANDOM
-    labelled = False
 
     def __init__(self, session: ort.InferenceSession, *, seed: int, count: int = 64, signature: Signature | None = None) -> None:
         self.count = count
@@ -99,7 +97,7 @@ class RandomExamples:
         step = self._fixed or min(size, self.count)
         for start in range(0, self.count, step):
             count = min(step, self.count - start)
-            yield Batch(self._draw(self._fixed or count, start, self._open_size), None, count)
+            yield Batch(self._draw(self._fixed or count, start, self._open_size), {}, count)
 
     def feed(self, size: int) -> Feed:
         """One batch of just `size` examples."""
