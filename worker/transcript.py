@@ -159,6 +159,6 @@ class Transcript:
     def _add_log(self, text: str) -> None:
         """Past a bound on what waits for a heartbeat the text is dropped: an endless log must not fill the memory."""
         room = MOST_PENDING_LOG - self._log_bytes
-        if room > 0:
+        if text and room >= 0:  # once nothing more fits, that is said, and the count is past the bound
             self._log.append(text if len(text) <= room else text[:room] + _CUT)
             self._log_bytes += len(text)

@@ -2,7 +2,8 @@
 
 import json
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from functools import partial
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Header, Query, Request
 from fastapi.responses import JSONResponse, Response
@@ -17,7 +18,7 @@ from api.http.errors import InvalidBody
 from api.http.routing import ClosedRoute
 from api.live.hot import Rendered, render
 from api.schemas.common import After, Limit, Page, Word, page_of
-from api.schemas.jobs import Job, Status, Verdict
+from api.schemas.jobs import Job, ListedJob, Status, Verdict
 from core import jobs
 from core.access.keys import Principal
 from core.jobs import TERMINAL, Submission, idempotency, planning
@@ -127,7 +128,7 @@ def validate_spec(principal: WritesJobs, submission: Submitted, session: Reading
     return JSONResponse(planning.validate(session, service.settings, principal.project_id, submission))
 
 
-@router.get("/v1/jobs", operation_id="list_jobs", response_model=Page[Job], responses=problems.responses(400, 422))
+@router.get("/v1/jobs", operation_id="list_jobs", response_model=Page[ListedJob], responses=problems.responses(400, 422))
 def list_jobs(
     *,
     request: Request,
@@ -137,10 +138,16 @@ def list_jobs(
     label: Annotated[list[Word], Query(max_length=16, description="`key:value` or `key`; all must hold.", examples=[["team:vision"]])] = [],  # noqa: B006 - FastAPI copies it
     model_id: Annotated[str | None, Query(pattern=r"^mdl_[A-Za-z0-9]{1,40}$")] = None,
     created_after: Annotated[Moment | None, Query(description="RFC 3339, with its offset from UTC.")] = None,
+    expand: Annotated[
+        list[Literal["spec", "normalized_spec", "warnings", "error.details"]],
+        Query(
+            max_length=4, description="What the list otherwise leaves out or shortens; a page then holds fewer jobs where they are long."
+        ),
+    ] = [],  # noqa: B006 - FastAPI copies it
     limit: Limit = 20,
     after: After = None,
 ) -> Response:
-    """The project's jobs, newest first."""
+    """The project's jobs, newest first, in short. A page may hold fewer than `limit` where they are long: `next_cursor` goes on."""
     rows = jobs.search(
         session,
         principal.project_id,
@@ -148,10 +155,11 @@ def list_jobs(
         label=label,
         model_id=model_id,
         created_after=created_after,
+        expand=expand,
         limit=limit,
         after=after,
     )
-    return page_of(request, rows, jobs.body)
+    return page_of(request, rows, partial(jobs.listed, expand=expand))
 
 
 @router.get(

@@ -86,6 +86,7 @@ class Job(Resource):
     summary: dict[str, Any] | None
     """`baseline` and `result`: the same keys, measured the same way."""
     warnings: list[Warned]
+    warnings_count: int
     error: JobError | None
     attempt: int
     max_attempts: int
@@ -101,6 +102,17 @@ class Job(Resource):
     started_at: datetime | None
     finished_at: datetime | None
     urls: dict[str, str]
+
+
+class ListedJob(Job):
+    """A job in a list: its specs, its warnings in full and the details of its error come only where `expand` names them."""
+
+    spec: dict[str, Any] = {}
+    """Only with `expand=spec`."""
+    normalized_spec: dict[str, Any] = {}
+    """Only with `expand=normalized_spec`."""
+    warnings: list[Warned]
+    """The first ten, in short, unless `expand=warnings`."""
 
 
 class Event(Resource):

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from sqlalchemy import JSON, BigInteger, CheckConstraint, Float, ForeignKey, Index, LargeBinary, MetaData, String, Text, false, text
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, query_expression
 
 from core.database.clock import UtcDateTime, db_now
 
@@ -106,6 +106,9 @@ class Model(Base):
     sha256: Mapped[str] = mapped_column(String(64))
     status: Mapped[str] = mapped_column(String(16))
     inspection: Mapped[JsonObject | None] = mapped_column(deferred=True)
+    """All that was found; may be long, and is loaded when it is asked for."""
+    findings: Mapped[JsonObject | None] = query_expression()
+    """What was found but for its long lists; loaded by `core.library.inputs`."""
     error: Mapped[JsonObject | None]
     source_artifact_id: Mapped[str | None] = mapped_column(Id)
     source_job_id: Mapped[str | None] = mapped_column(Id)
@@ -130,6 +133,9 @@ class Dataset(Base):
     sha256: Mapped[str] = mapped_column(String(64))
     status: Mapped[str] = mapped_column(String(16))
     inspection: Mapped[JsonObject | None] = mapped_column(deferred=True)
+    """All that was found; may be long, and is loaded when it is asked for."""
+    findings: Mapped[JsonObject | None] = query_expression()
+    """What was found but for its long lists; loaded by `core.library.inputs`."""
     error: Mapped[JsonObject | None]
     created_at: Mapped[datetime] = _created()
     deleted_at: Mapped[datetime | None]

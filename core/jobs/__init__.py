@@ -1,6 +1,6 @@
 """The life of a job. Status changes here and nowhere else."""
 
-from core.jobs.body import artifact_body, body, event_body, metric_body, timestamp
+from core.jobs.body import EXPANDABLE, artifact_body, body, event_body, listed, metric_body, timestamp
 from core.jobs.check import Checked, Submission, check
 from core.jobs.claim import SPEC_VERSION, UNBOUNDED_MEMORY, Claim, Input, claim, confined
 from core.jobs.control import cancel, cancel_queued, delete
@@ -13,6 +13,7 @@ from core.jobs.work import cancelled, checkpoint, fail, finish, heartbeat, lose,
 
 __all__ = [
     "EDGES",
+    "EXPANDABLE",
     "SPEC_VERSION",
     "TERMINAL",
     "UNBOUNDED_MEMORY",
@@ -50,6 +51,7 @@ __all__ = [
     "get",
     "heartbeat",
     "job_error",
+    "listed",
     "log",
     "lose",
     "marks",

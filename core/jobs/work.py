@@ -1,6 +1,7 @@
 """What a worker writes while it holds a job. Every write says its fence and finds no row once the job went to another attempt."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, NoReturn
 
 from sqlalchemy import ColumnElement, and_, select, update
@@ -13,6 +14,7 @@ from core.database.clock import db_now
 from core.database.serialization import clean, storable
 from core.database.tables import Artifact, Job
 from core.errors import LeaseLost
+from core.jobs.bounds import MAX_EVENTS, MAX_POINTS, bounded_error, bounded_event, bounded_warnings
 from core.jobs.history import add_events, add_log, add_metrics
 from core.jobs.records import Heartbeat, JobError, NewArtifact, NewEvent, Outcome, Report, job_error
 from core.jobs.settle import charge, settle_inspection
@@ -90,6 +92,7 @@ def fail(
 
     A job may fail and still publish (`constraints.on_violation: fail`). Raises `lease_lost`.
     """
+    error = bounded_error(error)
     error["message"] = clean(error["message"])
     _tell(session, job_id, fence, report)
     if error["category"] == "transient":
@@ -155,6 +158,7 @@ def _tell(session: Session, job_id: str, fence: int, report: Report, **values: A
     """Write what the worker reports, under its fence."""
     if report:
         values["version"] = Job.version + 1
+        report = _bounded(session, job_id, report)
     statement = (
         update(Job)
         .where(_mine(job_id, fence), Job.status == Status.RUNNING)
@@ -173,6 +177,18 @@ def _tell(session: Session, job_id: str, fence: int, report: Report, **values: A
     add_metrics(session, job_id, fence, row.metric_seq, report.metrics)
     add_log(session, job_id, fence, row.log_bytes, report.log)
     return Heartbeat(row.cancel_requested_at is not None)
+
+
+def _bounded(session: Session, job_id: str, report: Report) -> Report:
+    """The report within the bounds of a job's record. Only the holder of the fence adds to it, so that nothing is added in between."""
+    events, metrics = report.events, report.metrics
+    if events or metrics:
+        had = session.execute(select(Job.event_seq, Job.metric_seq).where(Job.id == job_id)).one_or_none()
+        if had is not None:
+            events = [bounded_event(event) for event in events[: max(0, MAX_EVENTS - had.event_seq)]]
+            metrics = metrics[: max(0, MAX_POINTS - had.metric_seq)]
+    warnings = None if report.warnings is None else bounded_warnings(report.warnings)
+    return replace(report, events=events, metrics=metrics, warnings=warnings)
 
 
 def _requeue(

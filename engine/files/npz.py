@@ -12,10 +12,12 @@ from engine.contract.errors import EngineError
 from engine.contract.file_format import FileFormat
 from engine.contract.metadata import SPLITS
 from engine.files.archive import DAMAGED, first_member, open_archive, printable
+from engine.files.effort import spend
 from engine.files.npy_header import NpyHeader, read_npy_header
 
 NAMING = "Name the arrays x_train, y_train, x_test, y_test (x_validation, y_validation); several inputs as x_train.<input>."
 _KEY = re.compile(rf"^(x|y)_({'|'.join(SPLITS)})(?:\.(.+))?$")
+_NEAR_MISS_EFFORT = 100
 _SHORT_NAMES = {"x_val": "x_validation", "y_val": "y_validation", "x_valid": "x_validation", "y_valid": "y_validation"}
 
 
@@ -100,6 +102,7 @@ def bomb(name: str, figures: str) -> EngineError:
 
 def _refuse_near_miss(name: str) -> None:
     """An array that is almost a split's, such as X_train or x_val, is a slip of the pen and not something to leave out silently."""
+    spend(_NEAR_MISS_EFFORT)
     known = [f"{side}_{split}" for side in "xy" for split in SPLITS]
     plain = name.split(".", maxsplit=1)[0].lower()[:64]
     close = [_SHORT_NAMES[plain]] if plain in _SHORT_NAMES else difflib.get_close_matches(plain, known, n=1, cutoff=0.85)

@@ -8,6 +8,7 @@ from typing import IO
 from engine.contract import limits
 from engine.contract.errors import EngineError
 from engine.contract.file_format import FileFormat
+from engine.files.effort import spend
 
 _MODEL_FIELDS = {1: 0, 2: 2, 3: 2, 4: 2, 5: 0, 6: 2, 7: 2, 8: 2, 14: 2, 20: 2, 25: 2, 26: 2}
 """Field number → wire type of onnx.ModelProto."""
@@ -85,6 +86,7 @@ def _fields(stream: IO[bytes], start: int, end: int) -> Iterator[tuple[int, int,
     """(field number, wire type, first byte, byte past the last) of each field between two offsets."""
     position = start
     while position < end:
+        spend()
         stream.seek(position)
         head = stream.read(min(20, end - position))
         tag, after = _varint(head, 0)

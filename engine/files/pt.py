@@ -11,6 +11,7 @@ from engine.contract import limits
 from engine.contract.errors import EngineError
 from engine.contract.file_format import FileFormat
 from engine.files.archive import first_member, open_archive
+from engine.files.effort import spend
 
 SAVE_HINT = (
     "Save the weights alone: torch.save(model.state_dict(), 'weights.pt'), or safetensors.torch.save_file(model.state_dict(), "
@@ -74,6 +75,7 @@ def _check_program(program: bytes) -> None:
     """Find the globals that the pickle program names, and refuse those that weights do not need."""
     try:
         for opcode, argument, _ in pickletools.genops(program):
+            spend()
             if opcode.name in ("STACK_GLOBAL", "INST", "OBJ", "EXT1", "EXT2", "EXT4"):
                 raise EngineError(
                     "unsafe_format", f"The file's pickle program uses {opcode.name}, which weights do not need.", hint=SAVE_HINT

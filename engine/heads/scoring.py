@@ -34,7 +34,7 @@ class Scores:
 
     def __init__(self, heads: Sequence[Head], wanted: Collection[str] = (), *, usual: bool = True, fidelity: bool = True) -> None:
         """Measure metrics against targets (see `measurable`), and `fidelity` to a reference."""
-        self._heads = heads
+        self.heads = heads
         own = measurable(heads, wanted, usual=usual)
         baseline = {name: list(heads) for name, metric in catalogue().items() if metric.needs == "baseline"} if fidelity else {}
         self._against_targets = {name: [(head, _new(name, head)) for head in of] for name, of in own.items()}
@@ -57,7 +57,7 @@ class Scores:
             for pairs in self._against_reference.values():
                 for head, found in pairs:
                     found.add([bounded[i] for i in head.indices], None, [expected[i] for i in head.indices])
-        prepared = {head.name: task_of(head).prepare(head, targets, inputs) for head in self._heads if head.has_targets}
+        prepared = {head.name: task_of(head).prepare(head, targets, inputs) for head in self.heads if head.has_targets}
         for pairs in self._against_targets.values():
             for head, found in pairs:
                 target = prepared[head.name]
@@ -73,7 +73,7 @@ class Scores:
             values = {head.name: value for head, found in every[name] if (value := found.value()) is not None and math.isfinite(value)}
             if values:
                 figures[name] = catalogue()[name].worst(values.values())
-            if len(self._heads) > 1:
+            if len(self.heads) > 1:
                 single |= {f"{name}.{output}": value for output, value in values.items()}
         return figures | single
 

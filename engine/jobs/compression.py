@@ -22,6 +22,7 @@ from engine.contract.method import MethodParams
 from engine.contract.spec import Spec, parse
 from engine.jobs import warnings
 from engine.jobs.inputs import Subject, read
+from engine.jobs.judging import FileJudge
 from engine.jobs.publication import MeasuredFile, Publication, figures_of, publish
 from engine.jobs.recorder import Voice
 from engine.jobs.report import build
@@ -104,6 +105,7 @@ class _Compression:
             self._subject.check(self._score)
             self._subject = replace(self._subject, heads=self._score.heads)
             context = replace(context, heads=self._score.heads, unused_targets=self._score.unused_targets)
+            context.judge = FileJudge(self._subject, examiner, self._score)
             self._counts = self._subject.count(self._subject.baseline, self._score.shapes)
             warnings.about_examples(self._voice, self._subject, self._score)
             # Compressing the upload takes seconds where it is large; it runs beside the steps.
@@ -140,7 +142,9 @@ class _Compression:
         score = None
         first = network.at(network.settings[0])
         if first.onnx_path is not None:
-            score = examiner.score(self._subject.to_score(first.onnx_path))()
+            score = examiner.score(self._subject.to_score(first.onnx_path, as_timed=first.batch_dependent))()
+        if first.batch_dependent:
+            context.report("scored_at_batch_size", self._spec.evaluation.latency.batch_sizes[0])
         metrics = self._measured_in_memory(context, first) if score is None else score.metrics
         metrics = {**metrics, **asdict(self._subject.count(first, self._score.shapes))}
         for file in context.files:

@@ -87,8 +87,8 @@ class Subject:
             work=self.work / "examined_data",
         )
 
-    def to_score(self, file: Path) -> ScoreRequest:
-        """The request to score `file` beside the baseline."""
+    def to_score(self, file: Path, *, as_timed: bool = False) -> ScoreRequest:
+        """The request to score `file` beside the baseline; `as_timed` in batches of the first size that it is timed with."""
         return ScoreRequest(
             file=file,
             baseline=self.onnx,
@@ -98,7 +98,7 @@ class Subject:
             declared=self.job.model.metadata if self.job.model is not None else ModelMetadata(),
             metrics=_asked(self.spec),
             usual=not self.spec.evaluation.metrics,
-            batch_size=self.spec.evaluation.batch_size,
+            batch_size=self.spec.evaluation.latency.batch_sizes[0] if as_timed else self.spec.evaluation.batch_size,
             threads=self.job.threads,
         )
 

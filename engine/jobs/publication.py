@@ -18,6 +18,7 @@ from engine.contract.errors import EngineError
 from engine.contract.figures import MOST_SETTINGS, Figures, Latency, Setting, Timing
 from engine.formats import export_onnx, export_safetensors
 from engine.formats.onnx import runtime
+from engine.formats.onnx.notes import has_notes, remove_notes
 from engine.formats.onnx.runtime import Feed
 from engine.jobs.inputs import Subject
 from engine.measuring.counting import Counts, count_onnx
@@ -31,6 +32,9 @@ COMPARED_EXAMPLES = 16
 ABSOLUTE_TOLERANCE, RELATIVE_TOLERANCE = 1e-4, 1e-3
 """An exported float network may differ from the one in memory by 1e-4 plus a thousandth of its largest output: other kernels
 add up in another order, which costs some 1e-6; a wrong operator costs far more."""
+
+HALF_TOLERANCE = 1e-2
+"""The same for weights stored in half precision: what the exporter folds into a weight is rounded once more."""
 
 
 @dataclass(frozen=True)
@@ -131,7 +135,10 @@ def publish(
             _compare(plain[name], path, subject, examiner)
     if "safetensors" in formats:
         _compare_tensors(whole, tensors, examiner)
-    scores = {setting.name: examiner.score(subject.to_score(runnable[setting.name])) for setting in settings[score is not None :]}
+    scores = {
+        setting.name: examiner.score(subject.to_score(runnable[setting.name], as_timed=network.batch_dependent))
+        for setting in settings[score is not None :]
+    }
     found = ({} if score is None else {settings[0].name: score}) | {name: waiting() for name, waiting in scores.items()}
     enter("measuring")
     files = [PublishedFile(tensors, "safetensors", file_sizes(tensors))] if "safetensors" in formats else []
@@ -172,19 +179,24 @@ def _checked(settings: tuple[Setting, ...]) -> tuple[Setting, ...]:
 
 
 def _write_onnx(network: Network, path: Path) -> None:
-    if network.onnx_path is not None:
-        shutil.copyfile(network.onnx_path, path)
-    else:
+    if network.onnx_path is None:
         export_onnx(network, path)
+        return
+    # As it stands, but for the notes that its exporter made on the graph.
+    model = onnx.load(network.onnx_path)
+    if has_notes(model):
+        onnx.save_model(remove_notes(model), str(path))
+    else:
+        shutil.copyfile(network.onnx_path, path)
 
 
 def _plain(network: Network) -> Network:
     """The network without the masks and parametrizations that held it during training, on the CPU."""
     if network.onnx_path is not None:
         return network
-    from engine.networks import masks
+    from engine.formats.onnx.export import as_stored
 
-    return network.with_module(masks.fold(network.module).cpu().eval())
+    return network.with_module(as_stored(network))
 
 
 def _compare(network: Network, file: Path, subject: Subject, examiner: Examiner) -> None:
@@ -196,7 +208,8 @@ def _compare(network: Network, file: Path, subject: Subject, examiner: Examiner)
     request = CompareRequest(file=file, names=tuple(feed), inputs=inputs, expected=expected, threads=subject.job.threads)
     found = examiner.compare(request)()
     difference, scale = found.max_abs_difference, found.max_abs_value
-    if difference is None or difference > ABSOLUTE_TOLERANCE + RELATIVE_TOLERANCE * scale:
+    relative = HALF_TOLERANCE if network.weights_type == "float16" else RELATIVE_TOLERANCE
+    if difference is None or difference > ABSOLUTE_TOLERANCE + relative * scale:
         raise EngineError(
             "export_mismatch",
             f"The exported file differs from the network by {difference} where outputs are up to {scale:.4g}; it is not published.",

@@ -93,11 +93,22 @@ class RandomExamples:
         self._open_size = self._running_size(session)
 
     def batches(self, size: int) -> Iterator[Batch]:
-        """All examples in order; the last batch is filled up to the fixed batch of the network, if it has one."""
-        step = self._fixed or min(size, self.count)
-        for start in range(0, self.count, step):
-            count = min(step, self.count - start)
-            yield Batch(self._draw(self._fixed or count, start, self._open_size), {}, count)
+        """All examples in order; the last batch is filled up to the fixed batch of the network, if it has one.
+
+        Without a fixed batch the examples are the same whatever `size` is: a file may be scored in other batches than its baseline.
+        """
+        if self._fixed:
+            for start in range(0, self.count, self._fixed):
+                yield Batch(self._draw(self._fixed, start, self._open_size), {}, min(self._fixed, self.count - start))
+            return
+        everything = self._draw(self.count, 0, self._open_size)
+        for start in range(0, self.count, size):
+            part = slice(start, min(start + size, self.count))
+            places = {
+                item.name: tuple(part if self._is_batch(position, dim) else slice(None) for position, dim in enumerate(item.shape))
+                for item in self._inputs
+            }
+            yield Batch({name: value[places[name]] for name, value in everything.items()}, {}, part.stop - part.start)
 
     def feed(self, size: int) -> Feed:
         """One batch of just `size` examples."""
@@ -122,13 +133,17 @@ class RandomExamples:
         rng = np.random.default_rng([self._seed, start])
         return {item.name: _random(rng, self._shape(item.name, item.shape, batch, open_size), item.type) for item in self._inputs}
 
+    def _is_batch(self, position: int, declared: Any) -> bool:
+        """Whether a dimension counts examples."""
+        return not isinstance(declared, int) and (position == 0 or (declared == self._batch_name and declared is not None))
+
     def _shape(self, name: str, declared: list[Any], batch: int, open_size: int) -> list[int]:
         stated = self._stated.get(name, ())
         return [
             size
             if isinstance(size, int)
             else batch
-            if (size == self._batch_name and size is not None) or position == 0
+            if self._is_batch(position, size)
             else (stated[position] if position < len(stated) else None) or open_size
             for position, size in enumerate(declared)
         ]

@@ -34,6 +34,30 @@ class Splits(Protocol):
         """The validation split, or examples carved from `train` by `seed`."""
 
 
+class Judge(Protocol):
+    """Measures files of a step as the job measures what it publishes, for methods that choose between several."""
+
+    @property
+    def baseline(self) -> Mapping[str, float | None]:
+        """Metrics of the uploaded model."""
+
+    @property
+    def has_target(self) -> bool:
+        """Whether the spec sets an accuracy target."""
+
+    def score(self, network: Network) -> Mapping[str, float | None]:
+        """Metrics of a network's ONNX file on the evaluated examples."""
+
+    def meets_target(self, metrics: Mapping[str, float | None]) -> bool:
+        """Whether metrics satisfy the accuracy target."""
+
+    def quality(self, metrics: Mapping[str, float | None]) -> tuple[float, ...]:
+        """What to compare by where no metrics satisfy it; greater is better."""
+
+    def speedup(self, network: Network) -> float:
+        """How many times faster a network's file is than the uploaded model, at the first batch size."""
+
+
 @dataclass(frozen=True)
 class StepFile:
     """A file that a step publishes besides the network: a mask, a ticket, a sparse form of the weights."""
@@ -67,6 +91,8 @@ class StepContext:
     """How the outputs are read, where that was found out already; methods ask `reading`."""
     unused_targets: dict[str, str] = field(default_factory=dict)
     """Targets of the dataset that no output is compared with, and why."""
+    judge: Judge | None = None
+    """Absent where a method runs outside of a job."""
     step_index: int | None = None
     reported: dict[str, Any] = field(default_factory=dict)
     """What the method put into the step's report."""

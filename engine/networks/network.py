@@ -56,6 +56,8 @@ class Network:
         build_module: Callable[[], nn.Module] | None = None,
         onnx_path: Path | None = None,
         quantized: bool = False,
+        batch_dependent: bool = False,
+        weights_type: str = "float32",
         settings: tuple[Setting, ...] = (Setting(),),
     ) -> None:
         self.signature = signature
@@ -64,6 +66,10 @@ class Network:
         self.onnx_path = onnx_path
         """A file that says exactly what this network computes, or None where it has to be exported first."""
         self.quantized = quantized
+        self.batch_dependent = batch_dependent
+        """Whether what it says about an example depends on the others in its batch, so that it is scored in the batches it is timed with."""
+        self.weights_type = weights_type
+        """Type in which a file stores the weights, `float32` or `float16`; a module trains in float32 all the same."""
         self._module = module
         self._build_module = build_module
 
@@ -83,8 +89,8 @@ class Network:
 
     def with_module(self, module: nn.Module) -> Network:
         """The same signature around a changed module; any ONNX file of the old state is void."""
-        return Network(self.signature, module=module)
+        return Network(self.signature, module=module, weights_type=self.weights_type)
 
-    def with_onnx(self, path: Path, *, quantized: bool) -> Network:
+    def with_onnx(self, path: Path, *, quantized: bool, batch_dependent: bool = False) -> Network:
         """The same signature around a new ONNX file that has no trainable form."""
-        return Network(self.signature, onnx_path=path, quantized=quantized)
+        return Network(self.signature, onnx_path=path, quantized=quantized, batch_dependent=batch_dependent)

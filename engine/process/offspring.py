@@ -8,6 +8,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from engine.process.sandbox.namespaces import returncode
+
 REPORT_SECONDS = 2.0
 """How long the parent may take to tell of a child whose streams have ended; then the kernel is asked."""
 
@@ -33,15 +35,23 @@ class Exit:
 
 
 class Child:
-    """One running job child. `forget` is called when the kernel, and not the parent, told how it ended."""
+    """One running job child.
 
-    def __init__(self, events: int, log: int, forget: Callable[[], None] = lambda: None) -> None:
+    Args:
+        events: Read end of the event stream.
+        log: Read end of standard output and error.
+        enclosed: Whether it has namespaces of its own.
+        forget: Called when the kernel, and not the parent, told how it ended.
+    """
+
+    def __init__(self, events: int, log: int, *, enclosed: bool = False, forget: Callable[[], None] = lambda: None) -> None:
         self.pid = 0
         self.events = events
         """Read end of the event stream; at its end the whole group is gone."""
         self.log = log
         """Read end of standard output and error."""
         self.exit: Exit | None = None
+        self._enclosed = enclosed
         self._forget = forget
         self._ended = threading.Event()
 
@@ -54,7 +64,7 @@ class Child:
         """The same, for a child whose streams have ended: the kernel is asked where the parent is stopped and tells nothing."""
         if self.wait(min(REPORT_SECONDS, timeout)) is None and (status := dead_status(self.pid)) is not None:
             self.signal(signal.SIGKILL)  # what it started: the dead child still names the group
-            self.end(Exit(os.waitstatus_to_exitcode(status)))
+            self.end(Exit(returncode(status, enclosed=self._enclosed)))
             self._forget()
         return self.wait(max(0.0, timeout - REPORT_SECONDS))
 

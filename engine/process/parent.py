@@ -14,6 +14,7 @@ from typing import Any
 from engine.process.environment import of_parent
 from engine.process.offspring import Child, Exit, LaunchError, NoAnswer
 from engine.process.request import Request
+from engine.process.sandbox.isolation import NAMESPACES
 from engine.process.warm import MAX_MESSAGE_BYTES
 
 START_TIMEOUT_SECONDS = 120.0
@@ -63,7 +64,7 @@ class Parent:
         log_read, log_write = os.pipe2(os.O_CLOEXEC)
         with self._news:
             self._number = number = self._number + 1
-            child = Child(events_read, log_read, lambda: self._forget(number))
+            child = Child(events_read, log_read, enclosed=NAMESPACES in request.layers, forget=lambda: self._forget(number))
             try:
                 self._starting[number] = child
                 try:
@@ -128,7 +129,7 @@ class Parent:
         number: int = message["number"]
         if "exited" in message:
             if (child := self._children.pop(number, None)) is not None:
-                child.end(Exit(os.waitstatus_to_exitcode(message["status"]), message["peak_memory_bytes"], message["cpu_seconds"]))
+                child.end(Exit(message["returncode"], message["peak_memory_bytes"], message["cpu_seconds"]))
             self._kill_if_done()
         elif (child := self._starting.pop(number, None)) is None:
             if "started" in message:  # nobody waited for it so long

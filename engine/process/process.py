@@ -18,7 +18,8 @@ from engine.contract.events import Failed, write_event
 from engine.process.environment import of_child
 from engine.process.linux import die_with_parent
 from engine.process.request import Request
-from engine.process.sandbox.isolation import IsolationUnavailable, confine
+from engine.process.sandbox import namespaces
+from engine.process.sandbox.isolation import NAMESPACES, IsolationUnavailable, confine, enclose, stay_oneself
 
 EVENTS_FD = 3
 """Where a child writes its events."""
@@ -28,12 +29,13 @@ _OOM_SCORE = "800"
 Entry = Callable[[Path, Callable[[BaseModel], None]], int]
 
 
-def run(request: Request, parent: int, events: int, log: int) -> int:
+def run(request: Request, parent: int, owner: tuple[int, int], events: int, log: int) -> int:
     """Become the job child that `request` describes and run its entry; returns the exit status. Call right after the fork.
 
     Args:
         request: What to run, and under what confinement.
         parent: Process id of the parent, whose end ends this process too.
+        owner: User and group of the parent.
         events: Descriptor for events; becomes `EVENTS_FD`.
         log: Descriptor for standard output and error.
     """
@@ -44,7 +46,15 @@ def run(request: Request, parent: int, events: int, log: int) -> int:
     _reset_signals()
     _descriptors(events, log)
     try:
+        enclosed = NAMESPACES in request.layers
+        if enclosed:
+            stay_oneself(owner)
         entry = _settle(request)
+        if enclosed:
+            enclose(request)
+            if job := os.fork():
+                return namespaces.keep(job)
+            parent = namespaces.FIRST
         confine(request)
         die_with_parent(parent, signal.SIGKILL)  # a change of namespaces may have forgotten it
     except IsolationUnavailable as error:

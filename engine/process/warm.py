@@ -6,8 +6,8 @@ the thread pools that did not survive the fork. It has exactly one thread when i
 another.
 
 Messages on the socket (SOCK_SEQPACKET, JSON): the supervisor sends a numbered `Request` with two descriptors, events and log; the
-parent answers `{"number": n, "started": pid}` or `{"number": n, "refused": why}`, and later `{"number": n, "exited": pid, "status":
-wait status, …}`.
+parent answers `{"number": n, "started": pid}` or `{"number": n, "refused": why}`, and later `{"number": n, "exited": pid,
+"returncode": exit status or minus a signal, …}`.
 `--cold` imports nothing beforehand: a fallback for when the preload itself fails.
 """
 
@@ -21,12 +21,15 @@ import signal
 import socket
 import sys
 import traceback
+from contextlib import suppress
 from types import FrameType
 
 import engine
 from engine.process import process
-from engine.process.linux import die_with_parent, thread_count
+from engine.process.linux import die_with_parent, fork_into, thread_count
 from engine.process.request import Request
+from engine.process.sandbox import namespaces
+from engine.process.sandbox.isolation import NAMESPACES
 
 MAX_MESSAGE_BYTES = 1 << 16
 _LIBRARIES = (
@@ -60,8 +63,8 @@ class Parent:
 
     def __init__(self, control: socket.socket) -> None:
         self._control = control
-        self._children: dict[int, int] = {}
-        """Process id → number of the request."""
+        self._children: dict[int, tuple[int, bool]] = {}
+        """Process id → number of the request, and whether the child has namespaces of its own."""
 
     def serve(self) -> None:
         """Answer requests until the supervisor closes its end; then take every child along."""
@@ -101,16 +104,16 @@ class Parent:
         return True
 
     def _fork(self, number: int, request: Request, events: int, log: int) -> int:
-        parent = os.getpid()
+        parent, owner, enclosed = os.getpid(), (os.getuid(), os.getgid()), NAMESPACES in request.layers
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())  # until the child has dropped these handlers
-        child = os.fork()
+        child = _fork(enclosed=enclosed)
         if child:
-            self._children[child] = number
+            self._children[child] = (number, enclosed)
             signal.pthread_sigmask(signal.SIG_SETMASK, ())
             return child
         status = 70
         try:
-            status = process.run(request, parent, events, log)
+            status = process.run(request, parent, owner, events, log)
         except BaseException:  # whatever it is, this copy of the parent must not go on serving
             traceback.print_exc()
         finally:
@@ -124,10 +127,11 @@ class Parent:
                 return
             _kill_group(dead.si_pid)
             _, status, usage = os.wait4(dead.si_pid, 0)
-            number = self._children.pop(dead.si_pid, None)
-            if number is not None:
+            if dead.si_pid in self._children:
+                number, enclosed = self._children.pop(dead.si_pid)
+                code = namespaces.returncode(status, enclosed=enclosed)
                 peak, seconds = usage.ru_maxrss * 1024, usage.ru_utime + usage.ru_stime
-                self._send(number=number, exited=dead.si_pid, status=status, peak_memory_bytes=peak, cpu_seconds=seconds)
+                self._send(number=number, exited=dead.si_pid, returncode=code, peak_memory_bytes=peak, cpu_seconds=seconds)
 
     def _send(self, **message: object) -> None:
         try:
@@ -142,6 +146,14 @@ class Parent:
     def _kill_all(self) -> None:
         for child in self._children:
             _kill_group(child)
+
+
+def _fork(*, enclosed: bool) -> int:
+    """Fork, into namespaces where the child is to have them and the kernel gives them: otherwise the child says that it does not."""
+    if enclosed:
+        with suppress(OSError):
+            return fork_into(namespaces.FLAGS)
+    return os.fork()
 
 
 def _kill_group(leader: int) -> None:

@@ -14,6 +14,8 @@ FIGURES = (
     ("nonzero_params_count", "Parameters that are not zero"),
     ("macs_count", "Multiply-accumulates an example"),
 )
+MOST_WARNINGS = 100
+"""Warnings that a page shows; the JSON document has all of them."""
 _UNITS = ("B", "kB", "MB", "GB", "TB")
 
 

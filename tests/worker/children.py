@@ -73,7 +73,7 @@ def wait_long(directory: Path, emit: Emit) -> int:
     code = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(60)"
     kept = subprocess.Popen([sys.executable, "-c", code])
     emit(StepStarted(method="magnitude_pruning", step_index=0))
-    emit(Log(message=f"pids {os.getpid()} {kept.pid}"))
+    emit(Log(message=f"pids {os.getpid()} {kept.pid} enclosed {os.getsid(0) == 1}"))
     time.sleep(60)
     return 0
 

@@ -20,7 +20,7 @@ from core.database.db import Session
 from core.database.tables import Artifact, Job, JobMetric, LedgerEntry
 from engine.process.sandbox.probe import Isolation
 from tests.clock import quickest
-from tests.processes import gone
+from tests.processes import gone, outside
 from tests.worker.conftest import Bench
 
 
@@ -59,7 +59,7 @@ def test_a_good_job_is_published_whole(bench: Bench) -> None:
 def test_what_confines_the_child_stands_in_the_job(bench: Bench) -> None:
     isolation = bench.run("succeed").isolation
     assert isolation is not None
-    assert isolation["tier"] == 1
+    assert isolation["tier"] >= 1
     assert "seccomp" in isolation["layers"]
     assert isolation["probe"]["tcp_connect"] == "denied"
 
@@ -222,9 +222,9 @@ def test_every_attempt_is_charged_once(bench: Bench) -> None:
 
 def pids(bench: Bench, job_id: str) -> list[int]:
     """What `wait_long` said about itself."""
-    match = re.search(r"pids (\d+) (\d+)", bench.log(job_id))
+    match = re.search(r"pids (\d+) (\d+) enclosed (\w+)", bench.log(job_id))
     assert match
-    return [int(match[1]), int(match[2])]
+    return [outside(int(pid)) if match[3] == "True" else int(pid) for pid in match.groups()[:2]]
 
 
 def test_cancel_ends_the_whole_group_within_a_second(bench: Bench) -> None:
@@ -251,7 +251,7 @@ def test_an_endless_log_is_cut_and_said_to_be(bench: Bench) -> None:
     assert job.status == "succeeded"
     log = bench.log(job.id)
     assert 1 << 20 < len(log) < 5 << 20
-    assert "[the " in log[-200:]
+    assert "[the " in log  # wherever a part is missing
 
 
 def test_a_running_job_shows_its_log_and_progress(bench: Bench) -> None:

@@ -48,7 +48,7 @@ def check_graph(model: onnx.ModelProto) -> None:
     _check_size(model, functions)
     for node in all_nodes(model):
         _check_node(node, functions)
-    for tensor in _all_tensors(model):
+    for tensor in all_tensors(model):
         _check_tensor(tensor)
     _check_finite(model)
     _check_shapes(model)
@@ -114,7 +114,7 @@ def _check_text(model: onnx.ModelProto) -> None:
     for node in all_nodes(model):
         texts += [node.name, node.op_type, node.domain, *node.input, *node.output, *(item.name for item in node.attribute)]
         texts += [text for item in node.metadata_props for text in (item.key, item.value)]
-    texts += [tensor.name for tensor in _all_tensors(model)]
+    texts += [tensor.name for tensor in all_tensors(model)]
     if not all(isinstance(text, str) for text in texts):
         raise EngineError("model_invalid", "The file holds names that are no text: it is damaged.")
 
@@ -280,7 +280,8 @@ def inner_nodes(node: onnx.NodeProto) -> Nodes:
                 yield from inner_nodes(inner)
 
 
-def _all_tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
+def all_tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
+    """Every stored tensor, those of subgraphs and attributes too."""
     yield from model.graph.initializer
     for node in all_nodes(model):
         for item in node.attribute:

@@ -16,7 +16,9 @@ from torch import nn
 
 import engine
 from engine.contract.errors import EngineError
+from engine.formats.onnx.element_types import cast_outputs, round_weights, store_in_half
 from engine.formats.onnx.importer.names import is_readable, module_path
+from engine.formats.onnx.notes import remove_notes
 from engine.networks import masks
 from engine.networks.network import Network, Signature, TensorSpec
 from engine.process.memory import present_objects_kept
@@ -36,7 +38,7 @@ def export_onnx(network: Network, path: Path) -> None:
         if network.onnx_path.resolve() != path.resolve():
             shutil.copyfile(network.onnx_path, path)
         return
-    module = folded(network.module)
+    module = as_stored(network)
     arguments = example_inputs(network.signature, _EXAMPLE_BATCH)
     batched = len({spec.shape[:1] for spec in network.signature.inputs}) == 1
     shapes = tuple(_open_dimensions(spec, batched=batched) for spec in network.signature.inputs)
@@ -60,7 +62,8 @@ def export_onnx(network: Network, path: Path) -> None:
             "export_failed", f"The network could not be written as ONNX: {_first_line(error)}.", category="internal"
         ) from error
     assert program is not None
-    onnx.save_model(plain(program.model_proto), str(path))
+    model = cast_outputs(plain(program.model_proto), network.signature.outputs)
+    onnx.save_model(store_in_half(model) if network.weights_type == "float16" else model, str(path))
 
 
 def plain(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -79,10 +82,9 @@ def plain(model: onnx.ModelProto) -> onnx.ModelProto:
             name = f"{base}_{len(taken)}"
         taken.add(name)
         node.name = name
-    graph = model.graph
-    for item in (model, graph, *graph.node, *graph.initializer, *graph.input, *graph.output, *graph.value_info):
-        item.ClearField("metadata_props")
-        item.ClearField("doc_string")
+    remove_notes(model)
+    model.ClearField("doc_string")
+    model.ClearField("metadata_props")
     model.producer_name, model.producer_version = "modelpress", engine.__version__
     return model
 
@@ -90,6 +92,12 @@ def plain(model: onnx.ModelProto) -> onnx.ModelProto:
 def folded(module: nn.Module) -> nn.Module:
     """A copy in eval mode on the CPU in which masks and parametrizations have become plain weights."""
     return masks.fold(module).cpu().eval()
+
+
+def as_stored(network: Network) -> nn.Module:
+    """The same, with the weights rounded to the type that the network's file stores them in."""
+    module = folded(network.module)
+    return round_weights(module) if network.weights_type == "float16" else module
 
 
 def example_inputs(signature: Signature, batch: int, shapes: Mapping[str, Sequence[int]] | None = None) -> tuple[torch.Tensor, ...]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -10,10 +12,10 @@ import onnx
 from engine.contract.errors import EngineError
 from engine.contract.metadata import InputSpec
 from engine.files.magic import check_file
-from engine.formats.onnx.checks import check_graph, inlined
+from engine.formats.onnx.checks import all_tensors, check_graph, inlined
 from engine.networks.network import Signature, TensorSpec
 
-_TYPES: dict[int, str] = {
+TYPES: dict[int, str] = {
     onnx.TensorProto.FLOAT: "float32",
     onnx.TensorProto.DOUBLE: "float64",
     onnx.TensorProto.FLOAT16: "float16",
@@ -52,6 +54,14 @@ def read_model(path: Path) -> onnx.ModelProto:
 def is_quantized(model: onnx.ModelProto) -> bool:
     """Whether the graph computes with integers already."""
     return any(node.op_type in QUANTIZED_OPERATORS for node in model.graph.node)
+
+
+def stored_type(model: onnx.ModelProto) -> str:
+    """`float16` where most of a file's floating-point constants are, else `float32`."""
+    sizes: Counter[int] = Counter()
+    for tensor in all_tensors(model):
+        sizes[tensor.data_type] += math.prod(tensor.dims)
+    return "float16" if sizes[onnx.TensorProto.FLOAT16] > sizes[onnx.TensorProto.FLOAT] + sizes[onnx.TensorProto.DOUBLE] else "float32"
 
 
 def signature_of(model: onnx.ModelProto) -> Signature:
@@ -100,5 +110,5 @@ def fixed_batch(inputs: Iterable[onnx.ValueInfoProto]) -> int | None:
 def _spec(item: onnx.ValueInfoProto) -> TensorSpec:
     kind = item.type.tensor_type
     return TensorSpec(
-        item.name, tuple(dim.dim_value if dim.dim_value > 0 else None for dim in kind.shape.dim), _TYPES.get(kind.elem_type, "unknown")
+        item.name, tuple(dim.dim_value if dim.dim_value > 0 else None for dim in kind.shape.dim), TYPES.get(kind.elem_type, "unknown")
     )

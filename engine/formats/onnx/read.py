@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engine.contract.metadata import InputSpec, ModelMetadata
-from engine.formats.onnx.file import is_quantized, narrowed, read_model, signature_of
+from engine.formats.onnx.file import is_quantized, narrowed, read_model, signature_of, stored_type
 from engine.networks.network import Network
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ def read(path: Path, metadata: ModelMetadata, work: Path) -> Network:
     model = narrowed(read_model(path), metadata.input_specs)
     quantized = is_quantized(model)
     build = None if quantized else lambda: _build(path, metadata.input_specs)
-    return Network(signature_of(model), build_module=build, onnx_path=path, quantized=quantized)
+    return Network(signature_of(model), build_module=build, onnx_path=path, quantized=quantized, weights_type=stored_type(model))
 
 
 def _build(path: Path, stated: Sequence[InputSpec]) -> nn.Module:

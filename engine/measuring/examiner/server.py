@@ -10,9 +10,10 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnxruntime as ort
@@ -46,6 +47,10 @@ if TYPE_CHECKING:
     from engine.data.dataset import Data
 
 
+SEEN_EXAMPLES = 64
+"""On so many it is seen what the baseline's outputs mean."""
+
+
 def score(request: ScoreRequest, own: ort.InferenceSession, examples: Examples, columns: Mapping[str, Column]) -> Score:
     """Metrics of one file on all examples, in one pass.
 
@@ -72,28 +77,31 @@ def score(request: ScoreRequest, own: ort.InferenceSession, examples: Examples, 
         baseline = runtime.open_session(request.baseline, threads=request.threads)
         reference = lambda batch, place, _: _outputs(baseline, batch)  # noqa: E731
     found = None if request.heads is None else Found(request.heads)
-    scores: Scores | None = None
-    chance = Chance(())
+    scores, chance = Scores(()), Chance(())
     start = 0
     shapes: dict[str, tuple[int, ...]] = {}
+    pending: list[_Answered] = []
     for batch in examples.batches(request.batch_size):
         outputs = _outputs(own, batch)
         expected = reference(batch, slice(start, start + batch.count), outputs)
         _refuse_nan(outputs, is_baseline=is_baseline)
         given = {name: array[: batch.count] if np.ndim(array) else array for name, array in batch.feed.items()}
-        if found is None:
-            names = [output.name for output in own.get_outputs()]
-            found = find_heads(outputs_of(names, expected, given), columns, request.declared)
-        if scores is None:
-            scores = Scores(found.heads, request.metrics, usual=request.usual)
-            chance = Chance(found.heads if is_baseline else ())
-        scores.add(outputs, batch.targets, given, expected)
-        chance.add(outputs, batch.targets, given)
+        pending.append(_Answered(outputs, expected, given, batch.targets))
         shapes = {name: value.shape[1:] for name, value in batch.feed.items()}
         start += batch.count
+        if found is None and start < min(SEEN_EXAMPLES, examples.count):
+            continue
+        if found is None:
+            names = [output.name for output in own.get_outputs()]
+            found = find_heads(outputs_of(names, *_together(pending)), columns, request.declared)
+        if not scores.heads:
+            scores, chance = Scores(found.heads, request.metrics, usual=request.usual), Chance(found.heads if is_baseline else ())
+        for item in pending:
+            scores.add(item.outputs, item.targets, item.given, item.expected)
+            chance.add(item.outputs, item.targets, item.given)
+        pending.clear()
     store.close()
     assert found is not None
-    assert scores is not None
     return Score(
         metrics={f"{examples.name}.{name}": value for name, value in scores.figures().items()},
         examples_count=examples.count,
@@ -103,6 +111,27 @@ def score(request: ScoreRequest, own: ort.InferenceSession, examples: Examples, 
         near_chance=chance.sentences(),
         shapes=shapes,
     )
+
+
+@dataclass(frozen=True)
+class _Answered:
+    """One batch: what a file and the baseline gave, what they were given, and the targets."""
+
+    outputs: Arrays
+    expected: Arrays
+    given: Mapping[str, NDArray[Any]]
+    targets: Mapping[str, NDArray[Any]]
+
+
+def _together(answered: Sequence[_Answered]) -> tuple[Arrays, dict[str, NDArray[Any]]]:
+    """The baseline's outputs and the inputs of several batches; of what has no batch in its first dimension, those of the first."""
+
+    def joined(parts: list[NDArray[Any]]) -> NDArray[Any]:
+        same = all(part.ndim and part.shape[1:] == parts[0].shape[1:] for part in parts)
+        return np.concatenate(parts) if same else parts[0]
+
+    outputs = [joined([item.expected[place] for item in answered]) for place in range(len(answered[0].expected))]
+    return outputs, {name: joined([item.given[name] for item in answered]) for name in answered[0].given}
 
 
 def compare(request: CompareRequest) -> Difference:

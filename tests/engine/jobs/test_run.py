@@ -242,7 +242,7 @@ def test_a_missing_test_split_is_replaced_by_held_out_training_examples(ran: Cal
 
 
 def test_test_examples_never_calibrate(ran: Callable[..., Ran]) -> None:
-    job = ran({"quantize": "int8"}, dataset="test_only.npz")
+    job = ran({"steps": [{"method": "static_quantization"}]}, dataset="test_only.npz")
     assert (job.last.code, job.last.step_index) == ("dataset_invalid", 0)
     assert job.last.hint
 

@@ -73,7 +73,7 @@ def surroundings(directory: Path, emit: Emit) -> int:
                 "descriptors": descriptors,
                 "stdin": sys.stdin.read(),
                 "directory": str(Path.cwd()),
-                "session": os.getsid(0) == os.getpid() == os.getpgid(0),
+                "session": os.getsid(0) == os.getpgid(0) and os.getpid() - os.getsid(0) in (0, 1),  # 1: beside the first of a namespace
                 "umask": os.umask(0),
                 "core": resource.getrlimit(resource.RLIMIT_CORE)[0],
                 "oom_score_adj": int(Path("/proc/self/oom_score_adj").read_text()),

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from engine.contract.events import parse_event
+from engine.contract.events import Done, parse_event
 from engine.process.launcher import Launcher, LaunchError
 from engine.process.request import Request
-from engine.process.sandbox.isolation import LAYERS
+from engine.process.sandbox.isolation import LAYERS, NAMESPACES
 from tests.engine.process.conftest import CHILDREN, Ended, run_to_end
-from tests.processes import alive, gone
+from tests.processes import alive, gone, outside
 
 Run = Callable[..., Ended]
 
@@ -34,11 +34,11 @@ def test_a_warm_child_trains_infers_and_starts_an_interpreter_inside_the_sandbox
     try:
         launcher.warm_up()
         assert launcher.parent_pid is not None
-        for attempt in range(2):  # a second child finds the parent as the first one did
+        for attempt, layers in enumerate([(NAMESPACES, *LAYERS), LAYERS, (NAMESPACES, *LAYERS)]):  # each finds the parent as the first did
             assert len(os.listdir(f"/proc/{launcher.parent_pid}/task")) == 1
             directory = tmp_path / str(attempt)
             directory.mkdir()
-            ended = run_to_end(launcher, Request(directory, entry=f"{CHILDREN}:train", layers=LAYERS))
+            ended = run_to_end(launcher, Request(directory, entry=f"{CHILDREN}:train", layers=layers))
             assert ended.exit.returncode == 0, ended.log
             assert ended.result["losses"][-1] < ended.result["losses"][0]
             assert ended.result["relu"] == [[0.0] * 4]
@@ -67,8 +67,9 @@ def test_a_parent_that_dies_of_its_preload_is_replaced_by_a_cold_one(tmp_path: P
         launcher.close()
 
 
-def test_how_a_child_ended_is_told(run: Run) -> None:
-    ended = run("crash")
+@pytest.mark.parametrize("layers", [(), (NAMESPACES, *LAYERS)], ids=["tier 0", "tier 2"])
+def test_how_a_child_ended_is_told(run: Run, layers: tuple[str, ...]) -> None:
+    ended = run("crash", *layers)
     assert ended.exit.returncode == -signal.SIGSEGV
     assert "Fatal Python error: Segmentation fault" in ended.log
 
@@ -77,10 +78,14 @@ def test_what_a_child_leaves_behind_is_killed(run: Run) -> None:
     assert gone(run("leave_one_behind", *LAYERS).result["pid"], seconds=1)
 
 
-def test_a_signal_reaches_the_whole_group(cold: Launcher, tmp_path: Path) -> None:
-    child = cold.start(Request(tmp_path, entry=f"{CHILDREN}:wait_with_company", layers=LAYERS))
+@pytest.mark.parametrize("layers", [LAYERS, (NAMESPACES, *LAYERS)], ids=["tier 1", "tier 2"])
+def test_a_signal_reaches_the_whole_group(cold: Launcher, tmp_path: Path, layers: tuple[str, ...]) -> None:
+    child = cold.start(Request(tmp_path, entry=f"{CHILDREN}:wait_with_company", layers=layers))
     with open(child.events, "rb", closefd=False) as events:
         pids = parse_event(events.readline()).result["pids"]  # type: ignore[union-attr]
+    if NAMESPACES in layers:
+        pids = [outside(pid) for pid in pids]
+    assert all(alive(pid) for pid in (child.pid, *pids))
     child.signal(signal.SIGKILL)
     exit_ = child.wait(5)
     child.close()
@@ -151,14 +156,15 @@ def test_a_request_that_was_given_up_is_not_run_when_the_parent_wakes(impatient:
     assert gone(stopped, seconds=5)
 
 
-def test_the_end_of_a_child_is_known_though_its_parent_is_stopped(impatient: Launcher, tmp_path: Path) -> None:
-    child = impatient.start(Request(tmp_path, entry=f"{CHILDREN}:wait_for_file", layers=LAYERS))
+@pytest.mark.parametrize("layers", [LAYERS, (NAMESPACES, *LAYERS)], ids=["tier 1", "tier 2"])
+def test_the_end_of_a_child_is_known_though_its_parent_is_stopped(impatient: Launcher, tmp_path: Path, layers: tuple[str, ...]) -> None:
+    child = impatient.start(Request(tmp_path, entry=f"{CHILDREN}:wait_for_file", layers=layers))
     stopped = impatient.parent_pid
     assert stopped is not None
     os.kill(stopped, signal.SIGSTOP)
     (tmp_path / "go").touch()
     with open(child.events, "rb", closefd=False) as events:
-        assert parse_event(events.readlines()[-1]).result == {"pid": child.pid}  # type: ignore[union-attr]
+        assert isinstance(parse_event(events.readlines()[-1]), Done)
     exit_ = child.collect(10)
     child.close()
     assert exit_ is not None

@@ -244,6 +244,9 @@ def test_random_inputs_fit_names_types_and_shared_dimensions(tmp_path: Path) -> 
     assert batches[0].feed["state"].shape == (2, 48, 3)
     assert batches[0].feed["rate"].dtype == np.int64
     assert all(np.array_equal(a.feed["x"], b.feed["x"]) for a, b in zip(batches, examples.batches(48), strict=True))
+    alone = list(examples.batches(1))
+    assert np.array_equal(np.concatenate([batch.feed["x"] for batch in alone]), np.concatenate([batch.feed["x"] for batch in batches]))
+    assert np.array_equal(np.concatenate([batch.feed["state"] for batch in alone[:48]], axis=1), batches[0].feed["state"])
     other = next(iter(RandomExamples(session, seed=1).batches(48)))
     assert not np.array_equal(batches[0].feed["x"], other.feed["x"])
 
