@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +37,8 @@ from engine.networks.network import Network
 from engine.process.memory import collector_paused, keep_freed_memory
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from engine.training.parallel.replicas import Replicas
 
 _LOADED, _SCORED, _WALKED, _EXPORTED, _VERIFIED = 0.02, 0.06, 0.92, 0.94, 0.97
@@ -104,7 +107,7 @@ class _Compression:
             self._score = scored()
             self._subject.check(self._score)
             context.judge = FileJudge(self._subject, examiner, self._score)
-            self._counts = self._subject.count(self._subject.baseline, self._score.shapes)
+            self._counts = self._subject.baseline.count(self._score.shapes)
             warnings.about_examples(self._voice, self._subject, self._score)
             # Compressing the upload takes seconds where it is large; it runs beside the steps.
             self._sizes = aside.submit(file_sizes, self._subject.upload)
@@ -121,8 +124,7 @@ class _Compression:
         for index, step in enumerate(self._spec.steps[: trained + 1]):
             own = context.for_step(index, (0.0, 1.0))
             network = type(step).implementation()(network, step, own)
-            if network.onnx_path is None:
-                self._measured_in_memory(own, network)
+            network.at(network.settings[0]).measure(on_file=lambda path: {}, on_module=partial(self._measured_in_memory, own))
 
     def _walk(self, context: StepContext, examiner: Examiner) -> list[State]:
         spans = shares([expected_work(step) for step in self._spec.steps], _SCORED, _WALKED)
@@ -137,14 +139,13 @@ class _Compression:
         begin, method = time.monotonic(), step.wire_name()
         self._voice.emit(events.StepStarted(method=method, step_index=index))
         network = type(step).implementation()(network, step, context)
-        score = None
         first = network.at(network.settings[0])
-        if first.onnx_path is not None:
-            score = examiner.score(self._subject.to_score(first.onnx_path, as_timed=first.batch_dependent))()
+        to_score = partial(self._subject.to_score, as_timed=first.batch_dependent)
+        score = first.measure(on_file=lambda path: examiner.score(to_score(path))(), on_module=lambda module: None)
         if first.batch_dependent:
             context.report("scored_at_batch_size", self._spec.evaluation.latency.batch_sizes[0])
-        metrics = self._measured_in_memory(context, first) if score is None else score.metrics
-        metrics = {**metrics, **asdict(self._subject.count(first, self._score.shapes))}
+        metrics = self._measured_in_memory(context, first.module) if score is None else score.metrics
+        metrics = {**metrics, **asdict(first.count(self._score.shapes))}
         for file in context.files:
             target = self._out / f"step{index}-{file.path.name}"
             shutil.move(file.path, target)
@@ -164,13 +165,13 @@ class _Compression:
         context.finished()
         return State(network, index, metrics, score)
 
-    def _measured_in_memory(self, context: StepContext, network: Network) -> dict[str, float]:
+    def _measured_in_memory(self, context: StepContext, module: nn.Module) -> dict[str, float]:
         """Metrics of the module; nothing without examples."""
         from engine.methods.context import Context
 
         if self._subject.data is None or not isinstance(context, Context):
             return {}
-        return context.evaluate(network, self._subject.split)
+        return context.evaluate(module, self._subject.split)
 
     def _context(self) -> StepContext:
         """What steps are given; torch is loaded only where a step trains.

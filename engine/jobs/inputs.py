@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,8 +14,7 @@ from engine.contract.job import Job, ModelFile
 from engine.contract.metric import catalogue
 from engine.contract.spec import Spec
 from engine.data import load_dataset
-from engine.formats import export_onnx, load_network
-from engine.measuring.counting import Counts, count_module, count_onnx
+from engine.formats import load_network
 from engine.measuring.examiner.messages import ExaminedDataset, ExampleSource, Score, ScoreRequest, TimingRequest
 from engine.measuring.examples import RANDOM, with_evaluation_split
 from engine.networks.network import Network
@@ -60,10 +59,7 @@ class Subject:
             split = _evaluated_split(stored, spec.evaluation.split, warn)
             data = with_evaluation_split(stored, split, spec.seed)
         metrics = _label_metrics(spec, data, split)
-        onnx = network.onnx_path
-        if onnx is None:
-            onnx = work / "baseline.onnx"
-            export_onnx(network, onnx)
+        onnx = network.file(work / "baseline.onnx")
         upload = job.model.path if format_of(job.model.format, "model").has_weights else onnx
         return cls(job, spec, work, network, upload, onnx, data, split, metrics)
 
@@ -112,15 +108,6 @@ class Subject:
             repeats=latency.repeats,
             threads=latency.threads,
         )
-
-    def count(self, network: Network, shapes: Mapping[str, Sequence[int]]) -> Counts:
-        """Parameters and multiply-accumulates of one state, masks folded in.
-
-        `shapes` are those of one example of each input, for dimensions that the network leaves open.
-        """
-        if network.onnx_path is not None:
-            return count_onnx(network.onnx_path, shapes)
-        return count_module(network.module, network.signature, shapes)
 
     def check(self, score: Score) -> None:
         """Raise `shape_mismatch` where a metric that the spec asks for cannot be measured on this network."""

@@ -18,12 +18,12 @@ from engine.data.preprocessing import preprocessing_of
 from engine.formats.loading import load_network
 from engine.formats.onnx import runtime
 from engine.formats.onnx.checks import inferred, skeleton_of
+from engine.formats.onnx.counting import count_graph, multiplications
 from engine.formats.onnx.file import is_quantized, narrowed, read_model, signature_of
 from engine.formats.onnx.importer.names import module_path
 from engine.formats.onnx.macs import node_macs, total
 from engine.formats.onnx.weights import weight_tensors
-from engine.measuring.counting import Counts, count_graph, count_module, multiplications
-from engine.networks.network import Network, Signature
+from engine.networks.network import Counts, Network, Signature
 
 if TYPE_CHECKING:
     from torch import nn
@@ -43,11 +43,15 @@ def inspect_model(path: Path, format: str, metadata: ModelMetadata, work: Path) 
     are the weighted nodes of the graph. Shapes have null for the batch. `work` is for scratch files. Raises the codes of `load_network`.
     """
     network = load_network(path, format, metadata, work)
-    if network.onnx_path is None:
-        counts = count_module(network.module, network.signature)
-        return _document(network.signature, counts, layers=module_layers(network), reason=None)
-    model = narrowed(read_model(network.onnx_path), metadata.input_specs)
-    runtime.open_session(network.onnx_path, threads=1)
+    return network.measure(
+        on_file=lambda file: _of_graph(network, file, metadata),
+        on_module=lambda module: _document(network.signature, network.count(), layers=module_layers(network), reason=None),
+    )
+
+
+def _of_graph(network: Network, path: Path, metadata: ModelMetadata) -> dict[str, Any]:
+    model = narrowed(read_model(path), metadata.input_specs)
+    runtime.open_session(path, threads=1)
     counts = count_graph(model)
     reason = _untrainable(network, model)
     layers = module_layers(network) if reason is None else graph_layers(model)
@@ -63,7 +67,7 @@ def inspect_model(path: Path, format: str, metadata: ModelMetadata, work: Path) 
 
 def module_layers(network: Network) -> list[dict[str, Any]]:
     """Every leaf module that runs, in the order in which it first does: name, type, shapes, parameters, MACs, and what can be done to it."""
-    from engine.formats.onnx.export import example_inputs
+    from engine.networks.example_inputs import example_inputs
     from engine.networks.layers import PRUNABLE
 
     module = network.module
@@ -89,7 +93,7 @@ def module_layers(network: Network) -> list[dict[str, Any]]:
             for name, layer in module.named_modules():
                 if name and not list(layer.children()):
                     hooks += [layer.register_forward_pre_hook(before(name, counter)), layer.register_forward_hook(after(name, counter))]
-            module.eval()(*example_inputs(network.signature, batch=1))
+            module.eval()(*example_inputs(network.signature, 1))
     except RuntimeError as error:
         raise EngineError("model_invalid", f"The network does not run on one example: {str(error).splitlines()[0]}.") from error
     finally:

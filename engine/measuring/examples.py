@@ -11,15 +11,13 @@ from numpy.typing import NDArray
 from engine.contract.errors import EngineError
 from engine.formats.onnx import runtime
 from engine.formats.onnx.runtime import Feed
-from engine.networks.network import Signature
+from engine.networks.network import OPEN_SIZES, Signature
 
 if TYPE_CHECKING:
     from engine.data.dataset import Data
 
 RANDOM = "random"
 """Stands in place of the split's name in metrics that were measured on random inputs."""
-_OPEN_SIZES = (64, 128, 224, 512, 1024, 256, 32, 16, 8, 4, 2, 1)
-"""Tried one after the other for dimensions that the file leaves open, until the network runs."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +116,7 @@ class RandomExamples:
 
     def _running_size(self, session: ort.InferenceSession) -> int:
         last: EngineError | None = None
-        for size in _OPEN_SIZES:
+        for size in OPEN_SIZES:
             try:
                 runtime.run(session, self._draw(self._fixed or 2, 0, size))
             except EngineError as error:

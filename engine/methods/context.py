@@ -98,7 +98,7 @@ class Context(StepContext):
         Two runs with the same explicit `seed` see the same examples in the same order. The run is saved in the job's checkpoints, and
         what another attempt did of it is not done again.
         """
-        module = network.module if isinstance(network, Network) else network
+        module = network if isinstance(network, nn.Module) else network.module
         if loss is None:
             loss = classification_loss(self.probe(module, self.labelled(split)), params.label_smoothing)
         examples = self.split(split)
@@ -155,7 +155,7 @@ class Context(StepContext):
 
     def evaluate(self, network: Network | nn.Module, split: str) -> dict[str, float]:
         """Metrics `<split>.<name>`: `top1` and `cross_entropy` with labels, fidelity to the baseline in any case."""
-        module = network.module if isinstance(network, Network) else network
+        module = network if isinstance(network, nn.Module) else network.module
         figures: dict[str, float] = self.replicas.once(lambda: self._evaluate(module, split))
         return figures
 

@@ -94,10 +94,11 @@ class Difference(Record):
 
 
 class DigestRequest(Record):
-    """Digest every tensor of a safetensors file; the answer is one `TensorDigest` by name."""
+    """Digest every tensor of a file of weights; the answer is one `TensorDigest` by name."""
 
     do: Literal["digest"] = "digest"
     file: Path
+    format: str
 
 
 class TensorDigest(Record):

@@ -5,6 +5,7 @@ disk with stock ONNX Runtime, and ends with its input or its parent. It imports 
 """
 
 import hashlib
+import importlib
 import math
 import os
 import signal
@@ -153,14 +154,10 @@ def compare(request: CompareRequest) -> Difference:
     return Difference(max_abs_difference=worst if math.isfinite(worst) else None, max_abs_value=scale)
 
 
-def tensor_digests(path: Path) -> dict[str, TensorDigest]:
-    """Shape and sha256 of the bytes of every tensor in a safetensors file."""
-    from safetensors import deserialize
-
-    return {
-        name: TensorDigest(shape=tuple(item["shape"]), sha256=hashlib.sha256(item["data"]).hexdigest())
-        for name, item in deserialize(path.read_bytes())  # type: ignore[no-untyped-call]
-    }
+def tensor_digests(path: Path, format: str) -> dict[str, TensorDigest]:
+    """Shape and sha256 of the bytes of every tensor in a file of weights."""
+    stored = importlib.import_module(f"engine.formats.{format}.stored")
+    return {name: TensorDigest(shape=shape, sha256=hashlib.sha256(data).hexdigest()) for name, shape, data in stored.tensors(path)}
 
 
 def _outputs(session: ort.InferenceSession, batch: Batch) -> Arrays:
@@ -210,7 +207,7 @@ class Desk:
             case CompareRequest():
                 return compare(request)
             case DigestRequest():
-                return tensor_digests(request.file)
+                return tensor_digests(request.file, request.format)
 
     def _examples(self, source: ExampleSource, session: ort.InferenceSession) -> Examples:
         described = source.dataset

@@ -256,13 +256,7 @@ def _drop_unused_domains(model: onnx.ModelProto, original: dict[str, int]) -> No
 
 def onnx_file(network: Network, work: Path) -> Path:
     """The network as an ONNX file: the one that it came in, or a fresh export."""
-    if network.onnx_path is not None:
-        return network.onnx_path
-    from engine.formats import export_onnx
-
-    path = work / "float.onnx"
-    export_onnx(network, path)
-    return path
+    return network.file(work / "float.onnx")
 
 
 def warn_prepared(prepared: Prepared, context: "StepContext") -> None:

@@ -93,7 +93,7 @@ class Calibrated:
         context.report("calibration", {**self.calibration, "constant_tensors": constant})
         context.report("reduce_range", self.reduce_range)
         precision.report(self.source, target, context)
-        return self.network.with_onnx(target, quantized=True)
+        return self.network.with_onnx(target)
 
     def lossy(self, context: StepContext) -> list[str]:
         """Products that lose most to rounding, which are the first to stay in float."""

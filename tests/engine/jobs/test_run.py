@@ -20,6 +20,7 @@ from safetensors.numpy import load_file
 
 from engine.contract import events
 from engine.contract.errors import translate
+from engine.formats.onnx import export as export_module
 from engine.jobs.run import run_job
 from tests.engine.conftest import make_split
 from tests.engine.small import cnn_file, dataset_file, save, trained_cnn, write_job
@@ -277,18 +278,16 @@ def test_a_missed_target_is_an_outcome_by_default(ran: Callable[..., Ran]) -> No
 
 
 def test_an_export_that_says_something_else_is_never_published(ran: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch) -> None:
-    from engine.jobs import publication
+    export = export_module.export_onnx
 
-    export = publication.export_onnx
-
-    def damaged(network: Any, path: Path) -> None:
-        export(network, path)
+    def damaged(module: Any, signature: Any, path: Path, **how: Any) -> None:
+        export(module, signature, path, **how)
         model = onnx.load(path)
         bias = next(item for item in model.graph.initializer if item.dims == [5])
         bias.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(bias) + np.float32(0.05), bias.name))
         onnx.save(model, path)
 
-    monkeypatch.setattr(publication, "export_onnx", damaged)
+    monkeypatch.setattr(export_module, "export_onnx", damaged)
     job = ran({"steps": [{"method": "magnitude_pruning", "sparsity": 0.1}]})
     assert (job.status, job.last.code) == (1, "export_mismatch")
     assert job.results() == []
