@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -105,6 +105,8 @@ class _Compression:
                 context = self._context()
             self._score = scored()
             self._subject.check(self._score)
+            self._subject = replace(self._subject, heads=self._score.heads)
+            context = replace(context, heads=self._score.heads, unused_targets=self._score.unused_targets)
             context.judge = FileJudge(self._subject, examiner, self._score)
             self._counts = self._subject.baseline.count(self._score.shapes)
             warnings.about_examples(self._voice, self._subject, self._score)

@@ -17,7 +17,7 @@ from engine.methods.pruning.structure.channels import Inputs
 from engine.methods.pruning.structure.graph import ChannelGraph
 from engine.methods.pruning.structure.plan import Costs
 from engine.networks.initialization import initialize
-from engine.training.loop import Hooks, Moment, classification_loss, iterations_of, train
+from engine.training.loop import Hooks, Moment, iterations_of, train
 
 Rounds = Sequence[Mapping[str, int]]
 """For each round, how many units every group lost, by the group's name."""
@@ -84,7 +84,7 @@ def _train(module: nn.Module, training: TrainingFields, macs: int, context: Cont
         module,
         examples,
         training,
-        loss=classification_loss(context.probe(module, examples), training.label_smoothing),
+        loss=context.loss(module, examples, training.label_smoothing),
         names=context.input_names,
         device=context.device,
         seed=context.new_seed(),
