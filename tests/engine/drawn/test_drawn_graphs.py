@@ -25,7 +25,7 @@ EVERY = 1 if ASKED else 5
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.timeout(60 + 20 * ASKED)
+@pytest.mark.timeout(300 + 20 * ASKED)
 def test_drawn_networks_compute_the_same_in_every_form() -> None:
     tally: Counter[str] = Counter()
 
