@@ -127,7 +127,7 @@ class _Compression:
             network.at(network.settings[0]).measure(on_file=lambda path: {}, on_module=partial(self._measured_in_memory, own))
 
     def _walk(self, context: StepContext, examiner: Examiner) -> list[State]:
-        spans = shares([expected_work(step) for step in self._spec.steps], _SCORED, _WALKED)
+        spans = shares([expected_work(step, self._subject.facts) for step in self._spec.steps], _SCORED, _WALKED)
         states: list[State] = []
         network = self._subject.baseline
         for index, step in enumerate(self._spec.steps):

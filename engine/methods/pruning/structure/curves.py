@@ -20,8 +20,6 @@ from engine.metrics.evaluation import label_metrics
 from engine.networks.masks import Mask
 from engine.training.batches import Examples, Indices, predict
 
-RATIOS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
-EXAMPLES_COUNT = 1000
 Score = Callable[[nn.Module], dict[str, float]]
 
 
