@@ -15,7 +15,7 @@ from engine.contract.params import Finetune
 from engine.methods.context import Context
 from engine.metrics.evaluation import label_metrics
 from engine.training.batches import Examples, predict
-from engine.training.loop import Hooks, Moment, classification_loss, iterations_of, train
+from engine.training.loop import Hooks, Moment, classification_loss, iterations_of
 
 State = dict[str, Tensor]
 CURVE_POINTS = 100
@@ -120,19 +120,17 @@ class Trainer:
             if seen["cross_entropy"] < min((loss for _, loss, _ in trial.curve), default=math.inf):
                 best, trial.early_stop_iteration = copy.deepcopy(moment.module.state_dict()), moment.iteration
             trial.curve.append((moment.iteration, seen["cross_entropy"], seen["top1"]))
-            context.progress((moment.iteration - start) / max(1, moment.iterations - start), f"step {moment.iteration}/{moment.iterations}")
 
-        train(
+        context.train(
             module,
-            self.examples,
             self._params,
+            examples=self.examples,
             loss=classification_loss(head, self._params.label_smoothing),
-            names=context.input_names,
-            device=context.device,
             seed=seed,
             hooks=Hooks(on_step=(look,)),
             start_iteration=start,
-            replicas=context.replicas,
+            report=False,
+            save=False,
         )
         trial.end = self._figures(module) | {"train.top1": self._score(module, self.examples)["top1"]}
         trial.early_stop = trial.end
