@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Any
 from numpy.typing import NDArray
 
 from engine.contract import constraints, events
-from engine.contract.errors import EngineError
+from engine.contract.errors import EngineError, JobError
 from engine.contract.figures import Comparison, Figures, Judgement, Measured, Result
-from engine.contract.job import Job
+from engine.contract.files import FileRef
+from engine.contract.job import RESULT, Job
 from engine.contract.method import MethodParams
-from engine.contract.spec import Spec, parse
+from engine.contract.spec import Spec
 from engine.jobs import warnings
 from engine.jobs.inputs import Subject, read
 from engine.jobs.judging import FileJudge
@@ -72,13 +73,11 @@ def compress(job: Job, directory: Path, emit: Callable[[events.Event], None], re
     Of several `replicas` the first does all this, and the others take part in its trainings.
 
     Raises:
-        EngineError: Whatever the user or the machine has to be told; `constraints_not_met` where a missed target fails the job,
-            whose files have been announced all the same.
+        EngineError: Whatever is wrong with the inputs, the network or the machine. A missed target is no error: it is an outcome.
     """
-    spec, problems = parse(job.spec)
-    if spec is None:
-        raise EngineError("spec_invalid", "; ".join(f"{p.pointer}: {p.detail}" for p in problems), hint=problems[0].hint)
-    compression = _Compression(job, spec, directory, Voice(emit), replicas)
+    if job.spec is None:
+        raise EngineError("job_invalid", "The job has no spec.", category="internal")
+    compression = _Compression(job, job.spec, directory, Voice(emit), replicas)
     if replicas is None or replicas.rank == 0:
         compression.run()
     else:
@@ -106,6 +105,8 @@ class _Compression:
                 context = self._context()
             self._score = scored()
             self._subject.check(self._score)
+            self._subject = replace(self._subject, heads=self._score.heads)
+            context = replace(context, heads=self._score.heads, unused_targets=self._score.unused_targets)
             context.judge = FileJudge(self._subject, examiner, self._score)
             self._counts = self._subject.baseline.count(self._score.shapes)
             warnings.about_examples(self._voice, self._subject, self._score)
@@ -161,7 +162,7 @@ class _Compression:
                 "report": context.reported,
             }
         )
-        self._voice.emit(events.StepFinished(method=method, metrics=metrics, report=context.reported, step_index=index))
+        self._voice.emit(events.StepFinished(method=method, metrics=metrics, step_index=index))
         context.finished()
         return State(network, index, metrics, score)
 
@@ -288,7 +289,14 @@ class _Compression:
         for file in best.publication.files:
             target = self._out / file.path.name
             shutil.copyfile(file.path, target)
-            self._voice.artifact(target, kind="model", format=file.format, metrics=file.metrics, gzip_bytes=file.sizes.gzip_bytes)
+            self._voice.artifact(
+                target,
+                kind="model",
+                format=file.format,
+                metrics=dict(file.metrics),
+                gzip_bytes=file.sizes.gzip_bytes,
+                settings=tuple(setting.name for setting in file.settings),
+            )
 
     def _finish(self, best: Candidate) -> None:
         result = best.result
@@ -306,14 +314,19 @@ class _Compression:
         target = self._out / "report.json"
         target.write_text(json.dumps(document, indent=1, allow_nan=False))
         self._voice.artifact(target, kind="report", format="json", metrics={})
-        summary = result.summary().model_dump(mode="json")
-        if result.outcome == "constraints_not_met" and self._spec.constraints and self._spec.constraints.on_violation == "fail":
-            checks = result.first.verdict.constraints
-            raise EngineError(
-                "constraints_not_met",
-                "Missed: " + "; ".join(constraints.sentence(item) for item in checks if not item.met) + ".",
-                hint="Loosen the constraint, or say on_violation: keep_best. The files of this job are kept.",
-                details={"constraints": [item.model_dump() for item in checks], "summary": summary},
-            )
+        summary = FileRef.write(self._directory, RESULT, result.summary().model_dump_json().encode())
         self._voice.progress(1.0, "done")
-        self._voice.emit(events.Done(outcome=result.outcome, result=summary))
+        self._voice.emit(events.Done(outcome=result.outcome, result=summary, error=self._missed(result)))
+
+    def _missed(self, result: Result) -> JobError | None:
+        """The error of a job that is to fail for a missed target."""
+        target, checks = self._spec.constraints, result.first.verdict.constraints
+        if result.outcome != "constraints_not_met" or target is None or target.on_violation != "fail":
+            return None
+        return JobError.of(
+            "constraints_not_met",
+            "user",
+            "Missed: " + "; ".join(constraints.sentence(item) for item in checks if not item.met) + ".",
+            hint="Loosen the constraint, or set on_violation: keep_best. The files of this job are kept.",
+            details={"constraints": [item.model_dump() for item in checks]},
+        )

@@ -13,6 +13,7 @@ import numpy as np
 
 from engine.contract import events
 from engine.contract.errors import EngineError
+from engine.contract.heads import Head
 from engine.contract.method import MethodParams
 from engine.networks.network import Network, Signature
 
@@ -99,6 +100,10 @@ class StepContext:
     threads: int = 1
     evaluation_split: str = "test"
     """The split on which stages are measured."""
+    heads: tuple[Head, ...] = ()
+    """How the outputs are read, where that was found out already; methods ask `reading`."""
+    unused_targets: dict[str, str] = field(default_factory=dict)
+    """Targets of the dataset that no output is compared with, and why."""
     judge: Judge | None = None
     """Absent where a method runs outside of a job."""
     step_index: int | None = None
@@ -151,15 +156,30 @@ class StepContext:
             )
         return splits[name]
 
+    def reading(self) -> tuple[Head, ...]:
+        """How the network's outputs are read, in their order."""
+        return self.heads
+
+    def trained_heads(self, examples: Examples) -> tuple[Head, ...]:
+        """The heads for which `examples` have targets."""
+        return tuple(head for head in self.reading() if head.from_input is not None or head.target in examples.targets)
+
     def labelled(self, name: str) -> Examples:
-        """A split that has labels. Raises `dataset_invalid` where it has none."""
+        """A split with targets that the network can be trained on. Raises `dataset_invalid` or `shape_mismatch` where it has none."""
         examples = self.split(name)
-        if examples.labels is None:
-            raise EngineError("dataset_invalid", f"This step needs labels, but the {name!r} split has none.", hint=f"Upload y_{name}.")
-        return examples
+        if self.trained_heads(examples):
+            return examples
+        if not examples.targets:
+            raise EngineError("dataset_invalid", f"This step needs targets, but the {name!r} split has none.", hint=f"Upload y_{name}.")
+        reasons = "; ".join(self.unused_targets.get(target, "no output is compared with it") for target in examples.targets)
+        raise EngineError(
+            "shape_mismatch",
+            f"This step needs targets that fit an output of the network, but {reasons}.",
+            hint="Say what the outputs are in the model's metadata (task, outputs), or use methods that need no targets.",
+        )
 
     def held_out(self) -> tuple[Examples, Examples]:
-        """Training and validation examples that have none in common. Raises `dataset_invalid` without labelled training examples."""
+        """Training and validation examples that have none in common. Raises `dataset_invalid` without training examples with targets."""
         self.labelled("train")
         assert self.data is not None
         return self.data.train(seed=self.seed), self.data.validation(seed=self.seed)
