@@ -51,7 +51,7 @@ def many_unknown_parameters(target: Target, random: Random) -> None:
 
 
 def lists_of_long_specs(target: Target, random: Random) -> None:
-    names = [f"layer_{random.random()}_{'x' * 900}" for _ in range(850)]
+    names = [f"layer_{random.random()}_{'x' * 70}" for _ in range(8500)]
     body = json.dumps(target.spec(steps=[{"method": "magnitude_pruning", "sparsity": 0.5, "ignore": names}])).encode()
     made = []
     for _ in range(60):
