@@ -1,6 +1,9 @@
 """Attacks that cost little time to run: nobody else notices them, and none of them leaves anything behind."""
 
+import signal
+import time
 from collections.abc import Iterator
+from random import Random
 
 import pytest
 
@@ -40,3 +43,15 @@ def test_nobody_else_notices(target: Target, attack: Attack) -> None:
         if not verdicts[-1].wrong:
             return
     pytest.fail("\n".join(map(str, verdicts)))
+
+
+def test_a_service_that_stalls_is_found_out(target: Target) -> None:
+    def stall(target: Target, _: Random) -> None:
+        target.process.send_signal(signal.SIGSTOP)
+        time.sleep(1)
+        target.process.send_signal(signal.SIGCONT)
+        target.answers.note(500, {}, "/v1/jobs")
+
+    verdict = attacked(target, stall, 0)
+    assert any("/livez took" in wrong for wrong in verdict.wrong)
+    assert "500 for /v1/jobs" in verdict.wrong

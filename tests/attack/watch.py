@@ -4,6 +4,7 @@ A process of its own, as the attacker's threads would delay it. Every look opens
 service or the watcher was ready to run and had no processor is not counted, so that a busy machine does not decide the verdict.
 """
 
+import contextlib
 import http.client
 import json
 import os
@@ -18,9 +19,19 @@ LOOK_SECONDS = 0.05
 GIVEN_UP_SECONDS = 10.0
 
 
-def _waiting_seconds(*pids: int) -> float:
-    """How long the main threads of these processes were ready to run and had no processor, since they began."""
-    return sum(int(Path(f"/proc/{pid}/schedstat").read_text().split()[1]) for pid in pids) / 1e9
+def _waiting(pid: int) -> dict[int, float]:
+    """How long each thread of a process was ready to run and had no processor, in seconds since it began."""
+    found = {}
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            found[int(task.name)] = int((task / "schedstat").read_text().split()[1]) / 1e9
+    return found
+
+
+def _waited(pid: int, before: dict[int, float]) -> float:
+    """How long the process was kept from its work since `before`: its event loop, and the thread that the loop may have waited for."""
+    since = {thread: seconds - before.get(thread, 0.0) for thread, seconds in _waiting(pid).items()}
+    return since.pop(pid, 0.0) + max(since.values(), default=0.0)
 
 
 def livez_seconds(port: int, path: str = "/livez") -> float:
@@ -86,10 +97,10 @@ def main() -> None:
     sys.stdout.flush()
     latencies, most_bytes = [], 0
     while True:
-        waited = _waiting_seconds(pid, os.getpid())
+        before, own_before = _waiting(pid), _waiting(os.getpid())
         took = livez_seconds(port)
         # Others use this machine as well, the attacker first of all: what they take is not the service's slowness.
-        latencies.append(max(0.0, took - (_waiting_seconds(pid, os.getpid()) - waited)))
+        latencies.append(max(0.0, took - _waited(pid, before) - _waited(os.getpid(), own_before)))
         most_bytes = max(most_bytes, anonymous_bytes(pid))
         if select.select([sys.stdin], [], [], LOOK_SECONDS)[0]:
             break
