@@ -18,7 +18,7 @@ _MOST_CLIENTS = 10_000
 """Clients that are remembered; who was not seen for longest starts afresh."""
 BURST_SECONDS = 2.0
 """How much of its rate a client may use at once."""
-FAILURES_PER_SECOND, FAILURES_BURST = 10.0, 100.0
+FAILURES_PER_SECOND, FAILURES_BURST = 10.0, 200.0
 """Keys that are not valid, from one address."""
 DOCUMENT_BYTES, PROJECT_DOCUMENT_BYTES = 32 * 2**20, 12 * 2**20
 """Bodies of requests that are being read into memory: of a process, and of one project."""
