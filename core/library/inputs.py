@@ -68,10 +68,10 @@ def remove(session: Session, row: Model | Dataset) -> None:
         Job.dataset_id == row.id,
         Job.id.in_(select(JobTeacher.job_id).where(JobTeacher.model_id == row.id)),
     )
-    waiting = list(session.execute(select(Job.id, Job.kind, Job.status).where(reads, Job.status.not_in(TERMINAL))))
+    waiting = list(session.execute(select(Job.id, Job.shown, Job.status).where(reads, Job.status.not_in(TERMINAL))))
     for job in waiting:
-        if job.kind == "compress" or job.status == Status.RUNNING or cancel_queued(session, job.id) is None:
-            reader = job.id if job.kind == "compress" else "its inspection"
+        if job.shown or job.status == Status.RUNNING or cancel_queued(session, job.id) is None:
+            reader = job.id if job.shown else "its inspection"
             raise ResourceInUse(f"{row.id} is read by {reader}, which has not ended", hint="cancel the job, or wait for its end")
     row.deleted_at = now(session)
     row.blob_sha256 = None

@@ -115,7 +115,7 @@ class Spec(Params):
     seed: int = Field(0, ge=0, lt=2**32)
     """Seed of every random choice: same seed, same result."""
     quantize: Literal["int8"] | None = None
-    """Shorthand for one quantization step: static with a dataset, dynamic without."""
+    """Shorthand for one step: `int8_quantization` with a dataset, `dynamic_quantization` without."""
     steps: tuple[Step, ...] = Field((), max_length=32)
     constraints: Constraints | None = None
     evaluation: Evaluation = Evaluation()
@@ -142,7 +142,7 @@ class Spec(Params):
             return data
         if data.get("steps"):
             raise ValueError("give either quantize or steps, not both")
-        method = "static_quantization" if data.get("dataset") else "dynamic_quantization"
+        method = "int8_quantization" if data.get("dataset") else "dynamic_quantization"
         return {**data, "quantize": None, "steps": [{"method": method}]}
 
     @model_validator(mode="after")
@@ -153,6 +153,11 @@ class Spec(Params):
         if problems:
             raise SpecProblems(problems)
         return self
+
+    @property
+    def processes(self) -> int:
+        """In how many processes the job runs, each with a device of its own: they divide trainings, and nothing else."""
+        return self.devices if any(step.needs.trainable for step in self.steps) else 1
 
     def normalized(self) -> dict[str, Any]:
         """The spec with every default written out, as JSON types."""

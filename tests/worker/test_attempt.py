@@ -21,6 +21,7 @@ from core.database.tables import Artifact, Job, JobMetric, LedgerEntry
 from engine.process.sandbox.probe import Isolation
 from tests.clock import quickest
 from tests.processes import gone, outside
+from tests.results import summary
 from tests.worker.conftest import Bench
 
 
@@ -37,7 +38,7 @@ def left_over(bench: Bench) -> list[Path]:
 def test_a_good_job_is_published_whole(bench: Bench) -> None:
     job = bench.run("succeed", steps=2)
     assert (job.status, job.outcome, job.error) == ("succeeded", "no_constraints", None)
-    assert job.summary == {"result": {"file_bytes": 7}}
+    assert job.summary == summary(7).model_dump(mode="json")
     assert [(step["status"], step["metrics"]) for step in job.steps] == [("succeeded", {"test.top1": 0.5})] * 2
     assert [(warning["code"], warning["step_index"]) for warning in job.warnings] == [("no_dense_speedup", 0), ("no_dense_speedup", 1)]
     assert job.progress is not None
@@ -93,6 +94,11 @@ def test_too_weak_a_confinement_fails_closed(bench: Bench) -> None:
         ("announce_other_size", "child_protocol", "internal", "has 5 bytes, not 4"),
         ("announce_a_link", "child_protocol", "internal", "no plain file"),
         ("announce_through_a_linked_folder", "child_protocol", "internal", "no plain file"),
+        ("announce_an_unknown_setting", "child_protocol", "internal", "no figures"),
+        ("end_without_figures", "child_protocol", "internal", "without figures"),
+        ("end_with_other_figures", "child_protocol", "internal", "another form"),
+        ("change_the_result", "child_protocol", "internal", "not the file"),
+        ("name_a_result_elsewhere", "child_protocol", "internal", "no name of a file"),
         ("announce_upwards", "child_protocol", "internal", "no name of a file"),
         ("multiply", "too_many_processes", "resource", "more processes"),
     ],
@@ -119,9 +125,19 @@ def test_the_step_that_failed_is_marked(bench: Bench) -> None:
 def test_a_job_that_fails_for_missed_constraints_keeps_what_it_made(bench: Bench) -> None:
     job = bench.run("miss_constraints")
     assert (job.status, job.outcome) == ("failed", "constraints_not_met")
-    assert job.summary == {"result": {"file_bytes": 9}}
+    assert job.summary == summary(9).model_dump(mode="json")
     with bench.service.database.reader() as session:
         assert [artifact.size_bytes for artifact in artifacts(session, job)] == [9]
+
+
+def test_each_file_shows_the_figures_of_its_settings(bench: Bench) -> None:
+    job = bench.run("publish_two_settings")
+    assert job.summary is not None
+    with bench.service.database.reader() as session:
+        found = {artifact.filename: artifact.settings for artifact in artifacts(session, job)}
+    wide, narrow = job.summary["settings"]
+    assert found == {"model.onnx": [wide], "model-narrow.onnx": [narrow]}
+    assert (wide["setting"]["name"], narrow["setting"]["name"]) == ("wide", "narrow")
 
 
 @pytest.mark.parametrize("entry", ["take_all_memory", "take_memory_in_company"])
@@ -297,7 +313,7 @@ def test_another_attempt_goes_on_from_the_checkpoint(bench: Bench) -> None:
     assert [step["status"] for step in job.steps] == ["succeeded", "pending"]
     with bench.runner("checkpoint_and_wait"):
         job = bench.wait(job_id, lambda job: job.status in jobs.TERMINAL)
-    assert (job.status, job.attempt, job.summary) == ("succeeded", 1, {"resumed": True})
+    assert (job.status, job.attempt) == ("succeeded", 1)
     assert "resumed from state after step 0" in bench.log(job_id)
     assert job.steps[0]["metrics"] == {"test.top1": 0.25}
     assert [event for event in bench.events(job_id) if event in ("released", "checkpoint", "started", "succeeded")] == [

@@ -20,7 +20,8 @@ DYNAMIC_OPSET = 11
 def apply(network: Network, params: DynamicQuantization, context: "StepContext") -> Network:
     """Store weights in 8 bits and compute convolutions, matrix products and LSTMs in integers; needs no data.
 
-    Layers inside of If and Loop are quantized too, and rows of embeddings are stored in 8 bits.
+    Layers inside of If and Loop are quantized too, and rows of embeddings are stored in 8 bits. The range of an activation is that of the
+    whole batch, so the file is scored in the batches that it is timed with.
 
     Raises:
         EngineError: `nothing_quantized`, `already_quantized`.
@@ -42,4 +43,4 @@ def apply(network: Network, params: DynamicQuantization, context: "StepContext")
     context.report("reduce_range", reduce_range)
     precision.report(source, target, context)
     prepared.path.unlink()
-    return network.with_onnx(target, quantized=True)
+    return network.with_onnx(target, batch_dependent=True)

@@ -4,6 +4,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
+from engine.contract.cost import NOTHING, Cost, Facts
 from engine.contract.method import Effect, MethodParams, Reference, Requires
 from engine.contract.params import LayerPattern, Params
 
@@ -62,6 +63,10 @@ class StaticQuantization(MethodParams):
     ignore: tuple[LayerPattern, ...] = ()
     """Nodes that stay in floating point, by name, glob, `re:` pattern or operator type."""
 
+    def cost(self, facts: Facts) -> Cost:
+        """The calibration."""
+        return Cost(calibration_samples=self.calibration.samples)
+
 
 class DynamicQuantization(MethodParams):
     """Weights in 8-bit integers; activation ranges are found while the network runs. Needs no data."""
@@ -80,3 +85,38 @@ class DynamicQuantization(MethodParams):
     """Seven-bit weights, which avoid saturation in 8-bit kernels without VNNI; by default on where the measuring CPU lacks VNNI."""
     ignore: tuple[LayerPattern, ...] = ()
     """Nodes that stay in floating point, by name, glob, `re:` pattern or operator type."""
+
+    def cost(self, facts: Facts) -> Cost:
+        """No pass of any example."""
+        return NOTHING
+
+
+class Int8Quantization(MethodParams):
+    """Weights in 8-bit integers, by whichever kind of quantization keeps the accuracy on this network.
+
+    Tries in turn: static quantization, static quantization that leaves the operators in float whose inputs lose most to rounding, and
+    dynamic quantization. With an accuracy target (`constraints.accuracy`) the smallest file that meets it is kept; without one the fastest
+    that stays within one point of the original's top-1 accuracy or agreement (without classes: a cosine of 0.99). Where none does,
+    the nearest is kept. The report holds every try.
+    """
+
+    title: ClassVar[str] = "Int8 quantization"
+    requires: ClassVar[Requires] = Requires(dataset=True, trainable=False)
+    effect: ClassVar[Effect] = Effect(file_size="smaller", dense_latency="depends_on_hardware")
+    references: ClassVar[tuple[Reference, ...]] = _REFERENCES
+    examples: ClassVar = ({"method": "int8_quantization"},)
+    forbids_next: ClassVar = _LAST
+
+    method: Literal["int8_quantization"] = "int8_quantization"
+    granularity: Literal["channel", "tensor"] = "channel"
+    """One weight scale for every output channel, or one for the whole tensor."""
+    reduce_range: bool | None = None
+    """Seven-bit weights, which avoid saturation in 8-bit kernels without VNNI; by default on where the measuring CPU lacks VNNI."""
+    calibration: Calibration = Calibration()
+    """The examples that show the activation ranges."""
+    ignore: tuple[LayerPattern, ...] = ()
+    """Nodes that stay in floating point, by name, glob, `re:` pattern or operator type."""
+
+    def cost(self, facts: Facts) -> Cost:
+        """The calibration; the tries are measured like the result."""
+        return Cost(calibration_samples=self.calibration.samples)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
@@ -13,7 +14,7 @@ import onnx
 from engine.contract.errors import EngineError
 from engine.formats.onnx.runtime import Feed, batches
 from engine.measuring.environment import has_safe_int8
-from engine.methods.quantization import agreement, calibration, graph, precision
+from engine.methods.quantization import agreement, calibration, graph, precision, sensitivity
 from engine.methods.quantization.index import Index
 from engine.methods.quantization.plan import PRODUCTS, Plan, plan
 from engine.methods.quantization.qdq import QdqWriter
@@ -42,42 +43,70 @@ def apply(network: Network, params: StaticQuantization, context: StepContext) ->
         EngineError: `dataset_invalid` without a split to calibrate on, `nothing_quantized`, `already_quantized`,
             `calibration_failed`, `quantization_mismatch`.
     """
-    split_name, feeds, count = _calibration_feeds(network, params, context)
-    reduce_range = not has_safe_int8() if params.reduce_range is None else params.reduce_range
-    source = graph.onnx_file(network, context.work)
-    context.phase("calibrating")
-    prepared = graph.prepare(source, context.work, ignore=params.ignore, minimum_opset=PER_CHANNEL_OPSET)
-    graph.warn_prepared(prepared, context)
-    ranges = calibration.observer(prepared.path, feeds, params.calibration, threads=context.threads, work=context.work)
-    quantizer = Quantizer(prepared.path, params, ranges, levels=64 if reduce_range else 127)
-    chosen = quantizer.plan(prepared.excluded)
-    context.phase("quantizing")
-    target = context.work / "quantized.onnx"
-    examples = agreement.examples(feeds(1))
-    blamed = agreement.settle(quantizer, chosen, prepared.excluded, target, examples, threads=context.threads, work=context.work)
-    graph.finish(target)
-    _report(quantizer, blamed, context)
-    context.report(
-        "calibration",
-        {
-            "split": split_name,
-            "examples_count": count,
-            "observer": params.calibration.observer,
-            "batch_size": ranges.batch_size,
-            "constant_tensors": quantizer.constant_tensors(chosen),
-        },
-    )
-    context.report("reduce_range", reduce_range)
-    precision.report(source, target, context)
-    prepared.path.unlink()
-    return network.with_onnx(target, quantized=True)
+    return Calibrated.of(network, params, context).write(context, context.work / "quantized.onnx")
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """A network whose ranges were observed, from which graphs with more or fewer quantized operators are written."""
+
+    network: Network
+    source: Path
+    prepared: graph.Prepared
+    quantizer: Quantizer
+    feeds: calibration.Feeds
+    calibration: dict[str, Any]
+    """What the report says about it."""
+    reduce_range: bool
+
+    @classmethod
+    def of(cls, network: Network, params: StaticQuantization, context: StepContext) -> Calibrated:
+        """Prepare the graph and observe its ranges."""
+        split_name, feeds, count = _calibration_feeds(network, params, context)
+        reduce_range = not has_safe_int8() if params.reduce_range is None else params.reduce_range
+        source = graph.onnx_file(network, context.work)
+        context.phase("calibrating")
+        prepared = graph.prepare(source, context.work, ignore=params.ignore, minimum_opset=PER_CHANNEL_OPSET)
+        ranges = calibration.observer(prepared.path, feeds, params.calibration, threads=context.threads, work=context.work)
+        quantizer = Quantizer(prepared.path, params, ranges, levels=64 if reduce_range else 127)
+        quantizer.plan(prepared.excluded)
+        said = {"split": split_name, "examples_count": count, "observer": params.calibration.observer, "batch_size": ranges.batch_size}
+        return cls(network, source, prepared, quantizer, feeds, said, reduce_range)
+
+    def write(self, context: StepContext, target: Path, also_in_float: Collection[str] = ()) -> Network:
+        """Write the graph, prove that it differs from the float network by rounding alone, and report what became of it.
+
+        Args:
+            context: Takes the report and the warnings.
+            target: The file.
+            also_in_float: Names of nodes of the prepared graph that stay in float besides those that `ignore` names.
+        """
+        graph.warn_prepared(self.prepared, context)
+        context.phase("quantizing")
+        excluded = {*self.prepared.excluded, *also_in_float}
+        chosen = self.quantizer.plan(excluded)
+        examples = agreement.examples(self.feeds(1))
+        blamed = agreement.settle(self.quantizer, chosen, excluded, target, examples, threads=context.threads, work=context.work)
+        graph.finish(target)
+        _report(self.quantizer, excluded, blamed, context)
+        constant = self.quantizer.constant_tensors(self.quantizer.plan({*excluded, *blamed}))
+        context.report("calibration", {**self.calibration, "constant_tensors": constant})
+        context.report("reduce_range", self.reduce_range)
+        precision.report(self.source, target, context)
+        return self.network.with_onnx(target)
+
+    def lossy(self, context: StepContext) -> list[str]:
+        """Products that lose most to rounding, which are the first to stay in float."""
+        chosen = self.quantizer.plan(self.prepared.excluded)
+        examples = agreement.examples(self.feeds(1))
+        return sensitivity.lossy(self.quantizer, chosen, examples, threads=context.threads, work=context.work)
 
 
 class Quantizer:
     """Plans and writes QDQ graphs of one float graph; ranges are observed when a plan first asks for them."""
 
     def __init__(self, path: Path, params: StaticQuantization, ranges: calibration.Observer, *, levels: int) -> None:
-        self.path, self.index = path, Index(onnx.load(path))
+        self.path, self.index = path, Index(graph.outline(path))
         self.infinite: dict[str, str] = {}
         """Nodes that stay in float because a tensor of theirs was not finite, with that tensor."""
         self._params, self._ranges, self._levels = params, ranges, levels
@@ -91,10 +120,11 @@ class Quantizer:
         while True:
             chosen = plan(self.index, self._params.operators, {*excluded, *self.infinite}, symmetric=self._params.symmetric)
             rounded = chosen.rounded(self.index)
-            self._ranges.observe([chosen.source(name) for name in rounded])
+            inputs = [name for name in sorted(self.index.inputs) if self.index.is_float(name)]
+            self._ranges.observe([*(chosen.source(name) for name in rounded), *inputs])
             broken = {name for name in rounded if math.isnan(self._ranges.ranges[chosen.source(name)][0])}
             if not broken:
-                self._refuse_one_number(chosen)
+                self._refuse_one_number(inputs)
                 return chosen
             found = {
                 node.name: next(name for name in (*node.input, *node.output) if name in broken)
@@ -134,21 +164,20 @@ class Quantizer:
         ranges = self._ranges.ranges
         return [name for name in chosen.rounded(self.index) if chosen.source(name) == name and ranges[name][0] == ranges[name][1]]
 
-    def _refuse_one_number(self, chosen: Plan) -> None:
+    def _refuse_one_number(self, inputs: list[str]) -> None:
         """Ranges of examples that are all alike say nothing about any other."""
-        ranges = self._ranges.ranges
-        inputs = [ranges[name] for name in chosen.rounded(self.index) if name in self.index.inputs and name in ranges]
-        if inputs and all(low == high for low, high in inputs):
+        found = [self._ranges.ranges[name] for name in inputs]
+        if found and all(low == high for low, high in found):
             raise EngineError(
                 "calibration_failed",
-                f"Every number of the calibration examples is {inputs[0][0]:g}: ranges of activations cannot be read off them.",
+                f"Every number of the calibration examples is {found[0][0]:g}: ranges of activations cannot be read off them.",
                 hint="Check the dataset and its metadata.preprocessing, or use dynamic_quantization, which needs no examples.",
             )
 
 
-def _report(quantizer: Quantizer, blamed: dict[str, float], context: StepContext) -> None:
+def _report(quantizer: Quantizer, excluded: set[str], blamed: dict[str, float], context: StepContext) -> None:
     """Tell which operators stayed in float, and why."""
-    constant = quantizer.constant_tensors(quantizer.plan(tuple(blamed)))
+    constant = quantizer.constant_tensors(quantizer.plan({*excluded, *blamed}))
     if constant:
         context.warn(
             "constant_activations",

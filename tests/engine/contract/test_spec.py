@@ -76,7 +76,7 @@ def test_hash_ignores_written_out_defaults_and_names_but_not_values() -> None:
     assert Spec.model_validate(swapped).spec_hash() != Spec.model_validate(dynamic).spec_hash()
 
 
-@pytest.mark.parametrize(("dataset", "method"), [("ds_1", "static_quantization"), (None, "dynamic_quantization")])
+@pytest.mark.parametrize(("dataset", "method"), [("ds_1", "int8_quantization"), (None, "dynamic_quantization")])
 def test_quantize_int8_stands_for_the_step_that_the_data_allows(dataset: str | None, method: str) -> None:
     spec, problems = parse({"model": "mdl_1", "dataset": dataset, "quantize": "int8"})
     assert spec is not None, problems

@@ -2,6 +2,7 @@ import gzip
 import math
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnxruntime as ort
@@ -43,6 +44,34 @@ def test_a_file_is_as_fast_as_itself(tmp_path: Path) -> None:
     session = product(tmp_path / "net.onnx", 256, depth=4)
     for entry in timings([session, session], RandomExamples(session, seed=0), [1, 8], threads=1, repeats=200):
         assert entry.speed.verdict == "same"
+
+
+class Machine:
+    """Two files on a machine where whoever runs second of a pair takes twice as long; its clock is the one that is read."""
+
+    def __init__(self) -> None:
+        self.now, self.runs = 0.0, 0
+
+    def perf_counter(self) -> float:
+        return self.now
+
+    def get_inputs(self) -> list[SimpleNamespace]:
+        return [SimpleNamespace(name="x", shape=["batch", 2], type="tensor(float)")]
+
+    def run(self, outputs: None, feed: object) -> list[np.ndarray]:
+        self.now += 0.002 if self.runs % 2 else 0.001
+        self.runs += 1
+        return [np.zeros((1, 2), np.float32)]
+
+
+@pytest.mark.parametrize("repeats", [6, 40])
+def test_neither_file_always_goes_first(monkeypatch: pytest.MonkeyPatch, repeats: int) -> None:
+    machine = Machine()
+    monkeypatch.setattr(measurement, "time", machine)
+    (entry,) = timings([machine, machine], RandomExamples(machine, seed=0), [1], threads=1, repeats=repeats)  # type: ignore[list-item,arg-type]
+    assert entry.speed.speedup == pytest.approx(1.0)
+    assert entry.speed.verdict == "same"
+    assert entry.baseline.p50 == pytest.approx(entry.result.p50)
 
 
 def test_time_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

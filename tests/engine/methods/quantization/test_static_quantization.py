@@ -26,10 +26,7 @@ def constants(path: Path) -> dict[str, np.ndarray]:
 
 
 def quantize(bench: Any, **params: Any) -> Path:
-    result = apply(bench.network, StaticQuantization(**params), bench.context)
-    assert result.quantized
-    assert result.onnx_path is not None
-    return result.onnx_path
+    return apply(bench.network, StaticQuantization(**params), bench.context).file(bench.context.work / "none.onnx")
 
 
 def test_everything_runs_in_int8_and_accuracy_stays(bench: Callable[..., Any], cnn_onnx: Path) -> None:
@@ -119,6 +116,15 @@ def test_test_examples_are_never_calibrated_on(bench: Callable[..., Any]) -> Non
     with pytest.raises(EngineError, match="training examples") as caught:
         quantize(bench(splits={"test": make_split(60, 2)}))
     assert caught.value.code == "dataset_invalid"
+
+
+def test_what_is_evaluated_is_never_calibrated_on_whatever_its_name(bench: Callable[..., Any]) -> None:
+    world = bench(splits={"validation": make_split(60, 3), "test": make_split(60, 2)})
+    world.context.evaluation_split = "validation"
+    with pytest.raises(EngineError, match="validation is kept for the evaluation") as caught:
+        quantize(world)
+    assert caught.value.code == "dataset_invalid"
+    assert world.data.splits["validation"].reads == world.data.splits["test"].reads == 0
 
 
 def test_the_seed_decides_the_examples_and_nothing_else_varies(bench: Callable[..., Any]) -> None:

@@ -10,7 +10,7 @@ from torch import nn
 
 from engine.contract.errors import EngineError
 from engine.contract.metadata import ModelMetadata
-from engine.formats import export_onnx, load_network
+from engine.formats import load_network
 from engine.methods.pruning.spec import StructuredPruning
 from engine.methods.pruning.structure.boundaries import RECURRENT, REGROUPED, Boundaries
 from engine.methods.pruning.structure.channels import mask_channels
@@ -104,7 +104,7 @@ def test_an_uploaded_network_is_cut_up_to_the_boundary_and_runs_elsewhere(world,
     assert all(after == before for name, (before, after) in widths.items() if name not in case.cut)
     told = {event.code: event.details for event in setting.of("warning")}
     assert told["layers_not_removable"]["reasons"] == case.fixed
-    export_onnx(result, tmp_path / "pruned.onnx")
+    result.write_onnx(tmp_path / "pruned.onnx")
     x = torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(1))
     (outside,) = ort.InferenceSession(tmp_path / "pruned.onnx").run(None, {"in0": x.numpy()})
     with torch.no_grad():
