@@ -1,4 +1,4 @@
-"""The HTTP front door: `uvicorn api.app:app`, or `create_app(settings)`. Loads neither torch nor onnx."""
+"""The HTTP front door: `python -m api.server`, or `create_app(settings)`. Loads neither torch nor onnx."""
 
 import asyncio
 import contextlib

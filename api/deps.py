@@ -69,14 +69,14 @@ TheUploads = Annotated[Uploads, Depends(_uploads)]
 
 
 def _holder_of(*scopes: Scope) -> Callable[[Request], Awaitable[Principal]]:
-    """A dependency that wants one of the scopes; `api.documentation.openapi` and the test that walks every route read them from it."""
+    """A dependency that wants one of the scopes; the route class and `api.documentation.openapi` read them from it."""
 
     async def principal(request: Request) -> Principal:
         asking: Principal = request.state.principal
-        asking.require(next((scope for scope in scopes if scope in asking.scopes), scopes[0]))
+        asking.require_one(scopes)
         return asking
 
-    principal.scopes = scopes  # type: ignore[attr-defined]  # read by the API's document
+    principal.scopes = scopes  # type: ignore[attr-defined]  # read by `api.http.routing.scopes_of`
     return principal
 
 

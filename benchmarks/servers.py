@@ -37,7 +37,7 @@ def api_server(settings: Settings) -> Iterator[tuple[int, int]]:
     """The service's API over a fresh database, without keys; gives its port and process id."""
     migrate.upgrade(settings)
     port = free_port()
-    command = [sys.executable, "-m", "uvicorn", "api.app:app", "--port", str(port), "--log-level", "warning", "--no-access-log"]
+    command = [sys.executable, "-m", "api.server", "--port", str(port)]
     with process(command, port, MODELPRESS_AUTH="off", MODELPRESS_LOG_LEVEL="warning", MODELPRESS_DATA_DIR=str(settings.data_dir)) as pid:
         yield port, pid
 

@@ -76,8 +76,7 @@ def _supervise(settings: Settings, run_dir: Path, *, host: str, port: int, worke
 def _programs(settings: Settings, host: str, port: int, workers: int) -> Iterator[Program]:
     from worker.devices import gpus, grouped
 
-    uvicorn = [sys.executable, "-m", "uvicorn", "api.app:app", "--host", host, "--port", str(port)]
-    yield Program("api", [*uvicorn, "--timeout-graceful-shutdown", "2", "--log-level", "warning"])
+    yield Program("api", [sys.executable, "-m", "api.server", "--host", host, "--port", str(port)])
     drain = settings.drain_seconds + 2.0
     # Inspections take seconds and share the first worker's warm parent, so that an idle service holds torch in memory once.
     for number in range(max(workers, 1)):

@@ -15,6 +15,10 @@ class FieldError:
     hint: str | None = None
 
 
+MOST_ERRORS = 100
+"""Field errors of one answer; the last one counts those that are left out."""
+
+
 class ServiceError(Exception):
     """Base of all errors that are answers; `code` and `status` are part of the public contract."""
 
@@ -34,9 +38,18 @@ class ServiceError(Exception):
         super().__init__(message)
         self.message = message
         self.hint = hint
-        self.errors = tuple(errors)
+        self.errors = bounded(errors)
         self.retry_after_seconds = retry_after_seconds
         self.details = details or {}
+
+
+def bounded(errors: Sequence[FieldError], *, total: int = 0) -> tuple[FieldError, ...]:
+    """At most `MOST_ERRORS` errors. `total` is their number where the first ones of many are given."""
+    total = max(total, len(errors))
+    if total <= MOST_ERRORS:
+        return tuple(errors)
+    listed = tuple(errors[: MOST_ERRORS - 1])
+    return (*listed, FieldError("", "more_problems", f"{total - len(listed)} further problems are not listed"))
 
 
 class MalformedRequest(ServiceError):

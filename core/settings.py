@@ -29,6 +29,10 @@ class Settings(BaseSettings):
     """Whether every request needs an API key; off is allowed on a loopback bind only."""
     max_upload_bytes: int = Field(64 * GIB, ge=1)
     """Largest model or dataset."""
+    max_connections: int = Field(1000, ge=16)
+    """Open connections of one API process; fewer where the system grants it too few descriptors."""
+    keep_alive_seconds: float = Field(15, ge=1)
+    """How long a connection without a request stays open; longer than the proxy in front keeps its own."""
     max_spec_bytes: int = Field(1 * MIB, ge=1024)
     """Largest JSON or YAML body."""
     redirect_downloads: bool = False

@@ -11,17 +11,20 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import yaml
+from pydantic import ValidationError
 
 from engine.contract import events
-from engine.contract.job import FILE_NAME
+from engine.contract.errors import JobError
+from engine.contract.file_format import Kind, by_ending, catalogue, names
+from engine.contract.job import FILE_NAME, RESULT
+from engine.contract.metadata import DatasetMetadata, ModelMetadata
+from engine.contract.metric import first_of
 from engine.contract.spec import Spec, parse
-from engine.files.magic import ENDINGS, MODEL_FORMATS
 from engine.jobs.run import run_job
 from engine.reporting import document as report
 from engine.reporting.text import before_after, constraint_name
 
 EXIT_FAILED, EXIT_USAGE, EXIT_CONSTRAINTS = 1, 2, 3
-_FORMATS = {ending: format for format, ending in ENDINGS.items()} | {".pth": "pt"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -40,10 +43,10 @@ def _parser() -> argparse.ArgumentParser:
     run = commands.add_parser("run", help="run a spec; exit status 0 done, 1 failed, 2 wrong usage, 3 a constraint was missed")
     run.add_argument("spec", type=Path, help="the spec, YAML or JSON; `model` and `dataset` may be left out")
     run.add_argument("--model", type=Path, required=True)
-    run.add_argument("--model-format", choices=MODEL_FORMATS, help="default: by the file's ending")
+    run.add_argument("--model-format", choices=names("model"), help="default: by the file's ending")
     run.add_argument("--model-metadata", default="{}", metavar="JSON|FILE")
     run.add_argument("--data", type=Path)
-    run.add_argument("--data-format", choices=("npz",), help="default: by the file's ending")
+    run.add_argument("--data-format", choices=names("dataset"), help="default: by the file's ending")
     run.add_argument("--data-metadata", default="{}", metavar="JSON|FILE")
     run.add_argument("--teacher", action="append", default=[], metavar="mdl_ID=FILE", help="a further model that the spec names")
     run.add_argument("--out", type=Path, required=True, help="receives the artifacts and the report as JSON, HTML and Markdown")
@@ -53,7 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--json-events", action="store_true", help="write every event as one JSON line on standard output")
     inspect = commands.add_parser("inspect", help="describe a model or dataset file as JSON")
     inspect.add_argument("file", type=Path)
-    inspect.add_argument("--format", choices=sorted(set(_FORMATS.values())), help="default: by the file's ending")
+    inspect.add_argument("--format", choices=list(catalogue()), help="default: by the file's ending")
     inspect.add_argument("--metadata", default="{}", metavar="JSON|FILE")
     return parser
 
@@ -78,13 +81,15 @@ def _run(options: argparse.Namespace) -> int:
         "spec": document,
         "device": options.device,
         "threads": options.threads,
-        "model": _input(options.model, options.model_format, options.model_metadata, spec.model),
-        "dataset": None if options.data is None else _input(options.data, options.data_format, options.data_metadata, spec.dataset),
+        "model": _input(options.model, options.model_format, options.model_metadata, spec.model, holds="model"),
+        "dataset": None
+        if options.data is None
+        else _input(options.data, options.data_format, options.data_metadata, spec.dataset, holds="dataset"),
         "teachers": dict(_teacher(text) for text in options.teacher),
     }
     console = Console(sys.stderr, spec, json_events=options.json_events)
     status = _job(job, options.out, console)
-    if status != 0:
+    if status != 0 or (console.done is not None and console.done.error is not None):
         return EXIT_FAILED
     described = json.loads((options.out / "report.json").read_text())
     (options.out / "report.html").write_text(report.to_html(described), encoding="utf-8")
@@ -101,12 +106,16 @@ def _job(job: dict[str, Any], out: Path | None, console: "Console") -> int:
         status = run_job(directory, console)
         if out is not None:
             shutil.copytree(directory / "out", out, dirs_exist_ok=True)
+            if (directory / RESULT).exists():
+                shutil.copyfile(directory / RESULT, out / RESULT)
+        if console.done is not None and console.done.result is not None:
+            console.result = json.loads(console.done.result.read(directory))
     return status
 
 
 def _inspect(options: argparse.Namespace) -> int:
-    described = _input(options.file, options.format, options.metadata, None)
-    kind = "dataset" if described["format"] == "npz" else "model"
+    kind = catalogue()[_format(options.file, options.format)].holds
+    described = _input(options.file, options.format, options.metadata, None, holds=kind)
     console = Console(sys.stderr, None, json_events=False)
     status = _job({"kind": f"inspect_{kind}", "job_id": "job_local", kind: described}, None, console)
     if status == 0 and console.result is not None:
@@ -129,27 +138,38 @@ def _identifier(given: Any, prefix: str) -> str:
     return given if isinstance(given, str) and given.startswith(prefix) and given.removeprefix(prefix).isalnum() else f"{prefix}local"
 
 
-def _input(path: Path, format: str | None, metadata: str, identifier: str | None) -> dict[str, Any]:
+def _input(path: Path, format: str | None, metadata: str, identifier: str | None, *, holds: Kind) -> dict[str, Any]:
     if not path.is_file():
         raise _usage(f"{path}: no such file")
-    known = format or _FORMATS.get(path.suffix)
-    if known is None:
+    known = _format(path, format)
+    if catalogue()[known].holds != holds:
+        raise _usage(f"{path}: a file of format {known} is no {holds}; formats of a {holds}: {', '.join(names(holds))}")
+    stated = _metadata(metadata, ModelMetadata if holds == "model" else DatasetMetadata).model_dump(mode="json", exclude_unset=True)
+    return {"id": identifier, "path": str(path.absolute()), "format": known, "metadata": stated, "name": path.name}
+
+
+def _format(path: Path, given: str | None) -> str:
+    found = catalogue().get(given) if given else by_ending(path.suffix)
+    if found is None:
         raise _usage(f"{path}: give the format, its ending does not tell")
-    return {"id": identifier, "path": str(path.absolute()), "format": known, "metadata": _metadata(metadata), "name": path.name}
+    return found.name
 
 
-def _metadata(text: str) -> Any:
+def _metadata(text: str, model: type[ModelMetadata | DatasetMetadata]) -> ModelMetadata | DatasetMetadata:
     try:
-        return json.loads(text if text.lstrip().startswith("{") else Path(text).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise _usage(f"metadata {text!r}: {error}") from error
+        return model.model_validate_json(text if text.lstrip().startswith("{") else Path(text).read_bytes())
+    except ValidationError as error:
+        problems = "; ".join(f"{'.'.join(str(part) for part in item['loc']) or 'the document'}: {item['msg']}" for item in error.errors())
+        raise _usage(f"metadata {text[:200]!r}: {problems}") from error
+    except OSError as error:
+        raise _usage(f"metadata {text[:200]!r}: {error}") from error
 
 
 def _teacher(text: str) -> tuple[str, dict[str, Any]]:
     identifier, separator, path = text.partition("=")
     if not separator:
         raise _usage(f"--teacher {text!r}: write mdl_ID=FILE")
-    return identifier, _input(Path(path), None, "{}", identifier)
+    return identifier, _input(Path(path), None, "{}", identifier, holds="model")
 
 
 def _usage(message: str) -> SystemExit:
@@ -161,7 +181,9 @@ class Console:
     """Shows a job's events to a person, or passes them on as JSON lines."""
 
     def __init__(self, stream: TextIO, spec: Spec | None, *, json_events: bool) -> None:
-        self.result: dict[str, Any] | None = None
+        self.done: events.Done | None = None
+        self.result: Any = None
+        """What the job came to, as JSON types."""
         self._stream = stream
         self._steps = len(spec.steps) if spec else 0
         self._json = json_events
@@ -171,7 +193,7 @@ class Console:
     def __call__(self, event: events.Event) -> None:
         """Take one event."""
         if isinstance(event, events.Done):
-            self.result = event.result
+            self.done = event
         if self._json:
             events.write_event(1, event)
             return
@@ -181,14 +203,15 @@ class Console:
             case events.StepStarted():
                 self._line(f"step {(event.step_index or 0) + 1}/{self._steps}: {event.method}")
             case events.StepFinished():
-                shown = {key: value for key, value in event.metrics.items() if key.endswith((".top1", ".agreement", "params_count"))}
+                first = first_of(event.metrics)
+                shown = {key: value for key, value in event.metrics.items() if key in (first, "params_count")}
                 self._line("  " + ", ".join(f"{key} {value:.5g}" for key, value in shown.items()))
             case events.Warned():
                 self._line(f"warning {event.code}: {event.message}")
             case events.Log():
                 self._line(event.message)
-            case events.Failed():
-                self._line(f"failed ({event.code}): {event.message}" + (f"\n  {event.hint}" if event.hint else ""))
+            case events.Failed(error=error) | events.Done(error=JobError() as error):
+                self._line(f"failed ({error.code}): {error.message}" + (f"\n  {error.hint}" if error.hint else ""))
             case _:
                 pass
 

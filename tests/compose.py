@@ -44,7 +44,7 @@ class Compose:
     def command(self, service: str) -> list[str]:
         """What the service's container runs; its image's own command where the file names none."""
         words: list[str] = self.services[service].get("command") or _image_command(self.services[service]["build"]["target"])
-        programs = {"modelpress": [sys.executable, "-m", "cli.main"], "uvicorn": [sys.executable, "-m", "uvicorn"]}
+        programs = {"modelpress": [sys.executable, "-m", "cli.main"], "python": [sys.executable]}
         return [*programs[words[0]], *words[1:]]
 
     def environment(self, service: str) -> dict[str, str]:

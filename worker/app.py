@@ -45,10 +45,12 @@ class Worker:
         self._stack.callback(workplace.close)
         launcher = Launcher()
         self._stack.callback(launcher.close)
-        isolation = _choose_isolation(launcher, workplace)
+        isolation = _choose_isolation(launcher, workplace, gpu=settings.gpu_queue in queues)
         own = {queue: devices.assigned_gpus() if queue == settings.gpu_queue else devices.cpu() for queue in queues}
         capacities = {queue: device.capacity for queue, device in own.items()}
-        self._roll_call = RollCall(service, capacities, f"{socket.gethostname()}:{os.getpid()}")
+        self._roll_call = RollCall(
+            service, capacities, f"{socket.gethostname()}:{os.getpid()}", lambda queue: self._runners[queue].trouble()
+        )
         isolation.add_done_callback(lambda chosen: None if chosen.cancelled() or chosen.exception() else self._roll_call.start())
         self._runners = {
             queue: Runner(
@@ -128,12 +130,12 @@ def _close(**_: Any) -> None:
         _worker.close()
 
 
-def _choose_isolation(launcher: Launcher, workplace: Workplace) -> "Future[Isolation]":
+def _choose_isolation(launcher: Launcher, workplace: Workplace, *, gpu: bool) -> "Future[Isolation]":
     """Probe while the worker goes on starting: the warm parent takes seconds to import torch."""
 
     def probe() -> Isolation:
         try:
-            isolation = choose(launcher, workplace.path)
+            isolation = choose(launcher, workplace.path, gpu=gpu)
         except LaunchError:
             _log.exception("no job child can be started here")
             os.kill(os.getpid(), signal.SIGTERM)  # whoever supervises this worker tries again

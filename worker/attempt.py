@@ -1,29 +1,33 @@
 """One attempt at one job, from the claim to the last transaction."""
 
+import errno
 import math
 import os
 import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
 from pathlib import Path
+from typing import Any
 
+from pydantic import TypeAdapter
 from sqlalchemy.exc import SQLAlchemyError
 
 from core import failpoints, jobs
 from core.database.db import Session
 from core.errors import ChecksumMismatch, LeaseLost, ServiceError, StorageFull, Unavailable
-from core.jobs import JobError, job_error
+from core.jobs import JobError
 from core.logging import logger
 from core.service import Service
 from engine.contract import events
-from engine.contract.job import DRAIN_FILE, devices
+from engine.contract.figures import Measured, Outcome, Summary
+from engine.contract.job import DRAIN_FILE
 from engine.process.launcher import Launcher, LaunchError
 from engine.process.request import Limits, Request
 from engine.process.sandbox.probe import Isolation
 from worker import endings
 from worker.devices import Device, machine_memory_bytes
-from worker.publishing import ManifestError, publish, store_checkpoint
+from worker.publishing import ManifestError, publish, read_result, store_checkpoint
 from worker.pulse import Pulse
 from worker.staging import stage
 from worker.stop import Reason, Stop, Stopped
@@ -37,6 +41,7 @@ THREADS = 1
 _SHARED_BYTES = 1 << 30
 """Resident memory that each process of a job has in common with its parent, roughly: libraries that everyone maps."""
 _RETRY_SECONDS = 0.5
+INSPECTION: TypeAdapter[dict[str, Any]] = TypeAdapter(dict[str, Any])
 _log = logger(__name__)
 
 End = Callable[[Session], object]
@@ -66,6 +71,7 @@ class Attempt:
         self._stop = Stop()
         self._draining = threading.Event()
         self._directory: Path | None = None
+        self._starting_since: float | None = None
         state = claim.checkpoint_state or {}
         self._transcript = Transcript(claim.steps, claim.warnings, state.get("step_index") if claim.checkpoint else None)
 
@@ -80,6 +86,12 @@ class Attempt:
             timer.daemon = True
             timer.start()
 
+    @property
+    def waits_for_child_seconds(self) -> float | None:
+        """How long the start of the child has taken so far; None before and after."""
+        since = self._starting_since
+        return None if since is None else time.monotonic() - since
+
     def _ask_for_checkpoint(self) -> None:
         if self._directory is not None:
             with suppress(OSError):  # gone with the attempt, or there already: never through a link that the child laid
@@ -89,8 +101,9 @@ class Attempt:
         """Do it. Raises nothing that belongs to the job; its directory is gone afterwards."""
         self._pulse.start()
         try:
-            with self._workplace.directory(f"{self._claim.job_id}-{self._claim.fence}") as directory:
+            with ExitStack() as stack:
                 try:
+                    directory = stack.enter_context(self._workplace.directory(f"{self._claim.job_id}-{self._claim.fence}"))
                     end = self._work(directory)
                 except Stopped:
                     end = self._stopped()
@@ -126,28 +139,47 @@ class Attempt:
             self._stop.reason,
             timeout_seconds=self._claim.timeout_seconds,
             starved=endings.out_of_memory_kills() > kills,
+            full=endings.is_full(directory),
         )
+        if error is not None and not (directory / "job.json").exists() and self._stop.reason is None:
+            return self._failed(_swept())
         if error is not None and self._stop.reason is Reason.DRAINED:
             return self._stopped()
-        artifacts = publish(self._transcript.artifacts, directory, self._service.blobs, self._stop) if self._may_publish(error) else []
-        failpoints.hit("worker.published")
         if error is not None:
-            return self._failed(error, artifacts)
+            return self._failed(error)
         done = self._transcript.ending
         assert isinstance(done, events.Done)
+        result, settings = self._result(done, directory)
+        artifacts = publish(self._transcript.artifacts, directory, self._service.blobs, self._stop, settings)
+        failpoints.hit("worker.published")
+        if done.error is not None:
+            return self._failed(done.error, outcome=done.outcome, result=result, artifacts=artifacts)
         claim = self._claim
         return lambda session: jobs.finish(
             session,
             claim.job_id,
             claim.fence,
             outcome=done.outcome,
-            result=done.result,
+            result=result,
             artifacts=artifacts,
             report=self._transcript.report(),
         )
 
+    def _result(self, done: events.Done, directory: Path) -> tuple[dict[str, Any], dict[str, Measured]]:
+        """What the job came to, as JSON types, and its figures by the names of the settings. Raises ManifestError."""
+        content = read_result(done.result, directory)
+        try:
+            if not self._claim.shown:
+                return INSPECTION.validate_json(content or b"{}"), {}
+            if content is None:
+                raise ManifestError("a compression ended without figures")
+            summary = Summary.model_validate_json(content)
+        except ValueError as error:
+            raise ManifestError(f"the job's result is of another form: {str(error)[:500]}") from None
+        return summary.model_dump(mode="json"), {item.setting.name: item for item in summary.settings}
+
     def _run_child(self, directory: Path) -> Watched:
-        limits, count = self._claim.spec["limits"], devices(self._claim.spec)
+        limits, count = self._claim.spec["limits"], self._claim.devices
         memory = min(limits["memory_bytes"] or machine_memory_bytes(), machine_memory_bytes())
         cpu_seconds = math.ceil(self._claim.timeout_seconds * (os.cpu_count() or 1)) + 60
         request = Request(
@@ -164,7 +196,11 @@ class Attempt:
         self._directory = directory
         if self._draining.is_set():
             self._ask_for_checkpoint()
-        child = self._launcher.start(request)
+        self._starting_since = time.monotonic()
+        try:
+            child = self._launcher.start(request)
+        finally:
+            self._starting_since = None
         failpoints.hit("worker.child_started")
         bounds = Bounds(self._claim.timeout_seconds, memory + count * _SHARED_BYTES)
         return watch(child, self._transcript, self._stop, bounds, lambda event: self._hear(event, directory))
@@ -189,23 +225,25 @@ class Attempt:
             if self._draining.is_set():
                 self._stop.ask(Reason.DRAINED)
 
-    def _may_publish(self, error: JobError | None) -> bool:
-        """A job that missed its constraints may fail and still show what it made; any other failure shows nothing."""
-        return error is None or (isinstance(self._transcript.ending, events.Failed) and error["code"] == "constraints_not_met")
-
-    def _failed(self, error: JobError, artifacts: list[jobs.NewArtifact] | None = None) -> End:
-        claim, transient = self._claim, error["category"] == "transient"
-        self._transcript.close_running_steps("pending" if transient else "failed")
-        missed = error["code"] == "constraints_not_met"
-        summary = error["details"].pop("summary", None) if missed else None
+    def _failed(
+        self,
+        error: JobError,
+        *,
+        outcome: Outcome | None = None,
+        result: dict[str, Any] | None = None,
+        artifacts: Sequence[jobs.NewArtifact] = (),
+    ) -> End:
+        """The attempt failed; one that was done and only missed its targets still shows what it made."""
+        claim = self._claim
+        self._transcript.close_running_steps("pending" if error.category == "transient" else "failed")
         return lambda session: jobs.fail(
             session,
             claim.job_id,
             claim.fence,
             error,
-            outcome="constraints_not_met" if missed else None,
-            result=summary,
-            artifacts=artifacts or [],
+            outcome=outcome,
+            result=result,
+            artifacts=artifacts,
             report=self._transcript.report(),
             retry_delay_seconds=self._service.settings.retry_delay_seconds * 2 ** (claim.attempt - 1),
         )
@@ -246,22 +284,33 @@ def _error_of(error: Exception) -> JobError:
     """What an exception of the supervisor means for the job."""
     match error:
         case ChecksumMismatch():
-            return job_error("checksum_mismatch", "internal", error.message, hint=error.hint)
+            return JobError.of("checksum_mismatch", "internal", error.message, hint=error.hint)
         case StorageFull():
-            return job_error("out_of_disk", "resource", f"The service's disk is full: {error.message}.", hint=error.hint, retryable=True)
+            return JobError.of("out_of_disk", "resource", f"The service's disk is full: {error.message}.", hint=error.hint, retryable=True)
+        case OSError(errno=errno.ENOSPC | errno.EDQUOT):
+            message = "The disk of the job's directory is full."
+            return JobError.of("out_of_disk", "resource", message, hint="Free space on the worker, then retry.", retryable=True)
         case ServiceError() | OSError() | SQLAlchemyError():
-            return job_error("storage_unavailable", "transient", f"A file of the job could not be read or stored: {error}.", retryable=True)
+            return JobError.of(
+                "storage_unavailable", "transient", f"A file of the job could not be read or stored: {error}.", retryable=True
+            )
         case ManifestError():
-            return job_error("child_protocol", "internal", f"The job's process announced a file that is not there: {error}.")
+            return JobError.of("child_protocol", "internal", f"The job's process announced a file that is not there: {error}.")
         case LaunchError():
-            return job_error("child_killed", "transient", f"The job's process could not be started: {error}.", retryable=True)
+            return JobError.of("child_killed", "transient", f"The job's process could not be started: {error}.", retryable=True)
         case _:
-            return job_error("internal_error", "internal", f"The worker failed: {type(error).__name__}.", hint="Its log says more.")
+            return JobError.of("internal_error", "internal", f"The worker failed: {type(error).__name__}.", hint="Its log says more.")
+
+
+def _swept() -> JobError:
+    message = "The job's directory was removed from outside while it ran."
+    hint = "Keep cleaners of temporary files away from the service's data folder."
+    return JobError.of("storage_unavailable", "transient", message, hint=hint, retryable=True)
 
 
 def _isolation_unavailable(isolation: Isolation, minimum: int) -> JobError:
     opened = [name for name, answer in isolation.probe.items() if answer == "open"]
-    return job_error(
+    return JobError.of(
         "isolation_unavailable",
         "resource",
         f"The operator asks for isolation tier {minimum} and this worker reaches tier {isolation.tier}.",

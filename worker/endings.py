@@ -3,17 +3,21 @@
 import signal
 from pathlib import Path
 
-from core.jobs import JobError, job_error
+from core.blobs.ingest import free_bytes
+from core.jobs import JobError
 from engine.contract.events import Done, Failed
 from engine.process.launcher import Exit
 from worker.stop import Reason
 from worker.supervision import Watched
 from worker.transcript import Transcript
 
+_NO_ROOM_BYTES = 1 << 20
 _CRASHES = frozenset({signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGABRT, signal.SIGSYS, signal.SIGTRAP})
 
 
-def error_of(watched: Watched, transcript: Transcript, reason: Reason | None, *, timeout_seconds: float, starved: bool) -> JobError | None:
+def error_of(
+    watched: Watched, transcript: Transcript, reason: Reason | None, *, timeout_seconds: float, starved: bool, full: bool = False
+) -> JobError | None:
     """Why the attempt failed; None if the child did its job. For reasons that are no failure (cancelled, drained) do not ask.
 
     Args:
@@ -22,11 +26,12 @@ def error_of(watched: Watched, transcript: Transcript, reason: Reason | None, *,
         reason: What stopped it, if anything did.
         timeout_seconds: Wall-clock limit of the attempt.
         starved: Whether the kernel's out-of-memory killer was at work meanwhile.
+        full: Whether the disk of the job's directory has no room left.
     """
     ending = transcript.ending
     where = f"in phase {transcript.phase!r}"
     if reason is Reason.TIMEOUT:
-        return job_error(
+        return JobError.of(
             "timeout",
             "resource",
             f"The job ran longer than {timeout_seconds:g} seconds and was stopped {where}.",
@@ -35,20 +40,19 @@ def error_of(watched: Watched, transcript: Transcript, reason: Reason | None, *,
     if reason is Reason.OUT_OF_MEMORY:
         return _out_of_memory(f"The job's processes took more memory than they may have, {where}.")
     if reason is Reason.TOO_MANY_PROCESSES:
-        return job_error("too_many_processes", "resource", f"The job started more processes than it may have, {where}.")
+        return JobError.of("too_many_processes", "resource", f"The job started more processes than it may have, {where}.")
     if watched.protocol_error is not None:
         return _protocol(f"The job's process broke the protocol {where}: {watched.protocol_error}.")
     if isinstance(ending, Failed):
-        return job_error(
-            ending.code,
-            ending.category,
-            ending.message,
-            hint=ending.hint,
-            retryable=ending.retryable,
-            step_index=ending.step_index,
-            details=ending.details,
-        )
+        error = ending.error
+        if error.code == "child_killed" and starved:
+            return _out_of_memory(f"The kernel ran out of memory and ended a process of the job {where}.")
+        if full and error.details.get("signal") == signal.SIGBUS:
+            return _out_of_disk(where)
+        return error
     if watched.exit.returncode < 0:
+        if full and watched.exit.returncode == -signal.SIGBUS:
+            return _out_of_disk(where)
         return _killed(watched.exit, where, starved=starved)
     if isinstance(ending, Done) and watched.exit.returncode == 0:
         return None
@@ -59,24 +63,38 @@ def _killed(exit_: Exit, where: str, *, starved: bool) -> JobError:
     number = -exit_.returncode
     name = signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
     if exit_.parent_lost:
-        return job_error("child_killed", "transient", f"The parent of the job's process ended {where}.", retryable=True)
+        return JobError.of("child_killed", "transient", f"The parent of the job's process ended {where}.", retryable=True)
     if number == signal.SIGKILL and starved:
         return _out_of_memory(f"The kernel ran out of memory and ended the job's process {where}.")
     if number == signal.SIGXCPU:
-        return job_error("timeout", "resource", f"The job used up its processor time {where}.", hint="Raise limits.timeout_seconds.")
+        return JobError.of("timeout", "resource", f"The job used up its processor time {where}.", hint="Raise limits.timeout_seconds.")
     if number in _CRASHES:
         message = f"The job's process crashed with {name} {where}; its log may say more."
-        return job_error("child_crashed", "internal", message, hint="Please report it with the model, if you can share it.")
-    return job_error("child_killed", "transient", f"The job's process was ended from outside with {name} {where}.", retryable=True)
+        return JobError.of("child_crashed", "internal", message, hint="Please report it with the model, if you can share it.")
+    return JobError.of("child_killed", "transient", f"The job's process was ended from outside with {name} {where}.", retryable=True)
 
 
 def _out_of_memory(message: str) -> JobError:
     hint = "Use a smaller batch size, or raise limits.memory_bytes where the machine has more."
-    return job_error("out_of_memory", "resource", message, hint=hint)
+    return JobError.of("out_of_memory", "resource", message, hint=hint)
+
+
+def _out_of_disk(where: str) -> JobError:
+    """Writing to the memory of a file for which there is no room ends a process with SIGBUS."""
+    message = f"The disk of the job's directory was full {where}."
+    return JobError.of("out_of_disk", "resource", message, hint="Free space on the worker, then retry.", retryable=True)
 
 
 def _protocol(message: str) -> JobError:
-    return job_error("child_protocol", "internal", message)
+    return JobError.of("child_protocol", "internal", message)
+
+
+def is_full(directory: Path) -> bool:
+    """Whether the disk of a directory has no room."""
+    try:
+        return free_bytes(directory) < _NO_ROOM_BYTES
+    except OSError:  # it is gone, which is told elsewhere
+        return False
 
 
 def out_of_memory_kills() -> int:

@@ -20,20 +20,22 @@ class RollCall(threading.Thread):
     Args:
         service: The parts of the service.
         queues: What the runners serve, and the largest job that they take from each.
+        trouble: Why a queue's runner takes nothing at the moment; None where it does.
         worker: The process's name.
     """
 
-    def __init__(self, service: Service, queues: Mapping[str, Capacity], worker: str) -> None:
+    def __init__(self, service: Service, queues: Mapping[str, Capacity], worker: str, trouble: Callable[[str], str | None]) -> None:
         super().__init__(name="roll-call", daemon=True)
         self._service = service
         self._queues = queues
         self._worker = worker
+        self._trouble = trouble
         self._ended = threading.Event()
 
     def run(self) -> None:
         """Answer every few seconds, then take leave."""
         while not self._ended.is_set():
-            self._say(lambda session, queue: worker_registry.note(session, queue, self._worker, self._queues[queue]))
+            self._say(self._note)
             self._ended.wait(worker_registry.REPEAT_SECONDS)
         self._say(lambda session, queue: worker_registry.leave(session, queue, self._worker))
 
@@ -42,6 +44,9 @@ class RollCall(threading.Thread):
         self._ended.set()
         if self.is_alive():
             self.join(worker_registry.REPEAT_SECONDS)
+
+    def _note(self, session: Session, queue: str) -> None:
+        worker_registry.note(session, queue, self._worker, self._queues[queue], trouble=self._trouble(queue))
 
     def _say(self, what: Callable[[Session, str], None]) -> None:
         try:

@@ -3,12 +3,12 @@
 import os
 import socket
 import threading
+import time
 from concurrent.futures import Future
 
 from core import failpoints, jobs
 from core.logging import bound, logger
 from core.service import Service
-from engine.contract.job import divided
 from engine.process.launcher import Launcher
 from engine.process.sandbox.probe import Isolation
 from worker.attempt import ENTRY, Attempt
@@ -17,6 +17,8 @@ from worker.workplace import Workplace
 
 POLL_SECONDS = 1.0
 """How long a sleeping worker trusts the doorbell."""
+_PATIENCE_SECONDS = 60.0
+"""How long the claim loop may stand still, or a child take to start, before the worker says that it takes nothing."""
 _log = logger(__name__)
 
 
@@ -56,6 +58,7 @@ class Runner(threading.Thread):
         self._lock = threading.Lock()
         self._draining = False
         self._attempt: Attempt | None = None
+        self._turned = time.monotonic()
         self._name = f"{socket.gethostname()}:{os.getpid()}:{queue}"[:200]
 
     def ring(self) -> None:
@@ -70,6 +73,18 @@ class Runner(threading.Thread):
                 self._attempt.drain()
         self._bell.set()
 
+    def trouble(self) -> str | None:
+        """Why this runner takes nothing, in a sentence; None where it takes jobs, or has one. Callable from any thread."""
+        attempt = self._attempt
+        if attempt is not None:
+            waiting = attempt.waits_for_child_seconds
+            return "no job child can be started" if waiting is not None and waiting > _PATIENCE_SECONDS else None
+        if not self.is_alive() and not self._draining:
+            return "the claim loop has ended"
+        if time.monotonic() - self._turned > _PATIENCE_SECONDS:
+            return "the claim loop stands still"
+        return self._workplace.trouble()
+
     def run(self) -> None:
         """Claim and run until drained."""
         self._isolation.add_done_callback(lambda _: self._bell.set())
@@ -79,8 +94,17 @@ class Runner(threading.Thread):
         if self._draining:
             return
         isolation = self._isolation.result()
+        told: str | None = None
         while not self._draining:
             self._bell.clear()
+            self._turned = time.monotonic()
+            if trouble := self._workplace.trouble():  # a job that is taken now would only lose an attempt
+                if trouble != told:
+                    _log.error("no job is taken", queue=self.queue, trouble=trouble)
+                told = trouble
+                self._bell.wait(POLL_SECONDS)
+                continue
+            told = None
             try:
                 worked = self._work(isolation)
             except Exception:
@@ -104,7 +128,7 @@ class Runner(threading.Thread):
             )
             if claim is None:
                 return False
-            if divided(claim.kind, claim.spec):
+            if claim.devices > 1:
                 isolation = isolation.of_several()
                 jobs.confined(session, claim, isolation.to_json())
         failpoints.hit("worker.claimed")

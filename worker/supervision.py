@@ -90,10 +90,10 @@ def watch(child: Child, transcript: Transcript, stop: Stop, bounds: Bounds, hear
                 break
     if problem is None and stream.rest and stop.reason is None:
         problem = f"its last line has no end: {stream.rest[:200]!r}"
-    exit_ = child.wait(_END_SECONDS)
+    exit_ = child.collect(_END_SECONDS)
     if exit_ is None:  # it closed its streams and goes on
         child.signal(signal.SIGKILL)
-        exit_ = child.wait(_END_SECONDS) or Exit(-signal.SIGKILL)
+        exit_ = child.collect(_END_SECONDS) or Exit(-signal.SIGKILL)
     child.close()
     return Watched(exit_, time.monotonic() - started, problem)
 

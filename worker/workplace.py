@@ -8,19 +8,30 @@ import fcntl
 import os
 import shutil
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from core.blobs.ingest import free_bytes
+
+LEAST_FREE_BYTES = 4 << 20
+"""With less room than this no job is begun."""
+
 
 class Workplace:
-    """The folder of this process. Make it once; removes the folders of dead processes first."""
+    """The folder of this process. Make it once; removes the folders of dead processes first. Thread-safe."""
 
     def __init__(self, work_dir: Path) -> None:
-        work_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        remove_abandoned(work_dir)
+        self._work_dir = work_dir
+        self._mending = threading.Lock()
+        self._make()
+
+    def _make(self) -> None:
+        self._work_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        remove_abandoned(self._work_dir)
         while True:
-            self._lock, name = tempfile.mkstemp(prefix="worker-", suffix=".lock", dir=work_dir)
+            self._lock, name = tempfile.mkstemp(prefix="worker-", suffix=".lock", dir=self._work_dir)
             self._lock_path = Path(name)
             fcntl.flock(self._lock, fcntl.LOCK_EX)
             if self._lock_path.exists():
@@ -34,9 +45,29 @@ class Workplace:
         """The folder of this process."""
         return self._folder
 
+    def mend(self) -> None:
+        """Make another folder where somebody removed this one, or the file that says whose it is. Raises OSError where none can be made."""
+        with self._mending:
+            if self._folder.is_dir() and os.fstat(self._lock).st_nlink:
+                return
+            lost = self._lock
+            self._make()
+            os.close(lost)
+
+    def trouble(self) -> str | None:
+        """Why no job can live here, in a sentence without paths; None where all is well."""
+        try:
+            self.mend()
+            if free_bytes(self._folder) < LEAST_FREE_BYTES:
+                return "the disk of the work folder is full"
+        except OSError as error:
+            return f"there is no work folder: {error.strerror or type(error).__name__}"
+        return None
+
     @contextmanager
     def directory(self, name: str) -> Iterator[Path]:
-        """A private directory, gone at the end with all that is in it."""
+        """A private directory, gone at the end with all that is in it. Raises OSError where none can be made."""
+        self.mend()
         directory = self._folder / name
         directory.mkdir(mode=0o700)
         try:

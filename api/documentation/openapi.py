@@ -11,14 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI, Request
-from fastapi.dependencies.models import Dependant
 from fastapi.openapi.utils import get_openapi
 from fastapi.responses import Response
 from fastapi.routing import APIRoute
 
 from api.deps import EXAMPLES
 from api.front.authentication import PUBLIC
+from api.http.fields import body_of
 from api.http.problems import MEDIA_TYPE, Problem
+from api.http.routing import scopes_of
 from engine.contract.spec import json_schema
 
 SNAPSHOT = Path(__file__).parents[2] / "docs" / "openapi.json"
@@ -70,17 +71,22 @@ def build(app: FastAPI) -> dict[str, Any]:
         schemas.pop(name, None)
     schemas |= _schemas_of("Problem", Problem.model_json_schema(ref_template="#/components/schemas/{model}"))
     schemas |= _spec_schemas()
-    components["schemas"] = dict(sorted(schemas.items()))
     components["securitySchemes"] = {"ApiKey": {"type": "http", "scheme": "bearer", "bearerFormat": "mp_<id>_<secret>"}}
     for route in app.routes:
         if isinstance(route, APIRoute) and route.include_in_schema:
             for method in route.methods or ():
-                _complete(document["paths"][route.path_format][method.lower()], route)
+                _complete(document["paths"][route.path_format][method.lower()], route, schemas)
+    components["schemas"] = dict(sorted(schemas.items()))
     document["x-example-ids"] = EXAMPLES
     return document
 
 
-def _complete(operation: dict[str, Any], route: APIRoute) -> None:
+def _complete(operation: dict[str, Any], route: APIRoute, schemas: dict[str, Any]) -> None:
+    if (model := body_of(route.dependant)) is not None:
+        schemas |= _schemas_of(model.__name__, model.model_json_schema(ref_template="#/components/schemas/{model}"))
+        required = any(field.is_required() for field in model.model_fields.values())
+        reference = {"$ref": f"#/components/schemas/{model.__name__}"}
+        operation["requestBody"] = {"required": required, "content": {"application/json": {"schema": reference}}}
     for parameter in operation.get("parameters", ()):
         # The Swagger UI fills a parameter from its own example only, not from those of its schema. Filters stay empty.
         if parameter["required"] and (examples := parameter["schema"].get("examples")):
@@ -90,7 +96,7 @@ def _complete(operation: dict[str, Any], route: APIRoute) -> None:
     if "HTTPValidationError" in json.dumps(answers.get("422", {})):
         answers["422"] = {"description": "Unprocessable Content", **problem}
     answers["default"] = {"description": "Any other error", **problem}
-    scopes = sorted({scope for dependant in _all(route.dependant) for scope in getattr(dependant.call, "scopes", ())})
+    scopes = sorted(set(scopes_of(route.dependant)))
     if route.path in PUBLIC:
         operation["security"] = []
     else:
@@ -98,10 +104,6 @@ def _complete(operation: dict[str, Any], route: APIRoute) -> None:
         for status, description in (("401", "No valid API key"), ("403", "The key lacks a scope")):
             answers[status] = {"description": description, **problem}
     operation["responses"] = dict(sorted(answers.items()))
-
-
-def _all(dependant: Dependant) -> list[Dependant]:
-    return [dependant, *(found for below in dependant.dependencies for found in _all(below))]
 
 
 def _schemas_of(name: str, schema: dict[str, Any]) -> dict[str, Any]:

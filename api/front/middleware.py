@@ -3,7 +3,6 @@
 import functools
 import ipaddress
 import re
-import secrets
 import time
 from urllib.parse import urlsplit
 
@@ -49,7 +48,7 @@ class Front:
         started = time.perf_counter()
         headers = dict(scope["headers"])
         sent_id = headers.get(b"x-request-id", b"").decode("latin-1")
-        request_id = sent_id if sent_id and _SANE_ID.fullmatch(sent_id) else f"req_{secrets.token_hex(10)}"
+        request_id = sent_id if sent_id and _SANE_ID.fullmatch(sent_id) else problems.request_id()
         head = scope["method"] == "HEAD"
         if head:
             # HEAD is GET without the body (RFC 9110, section 9.3.2); routes that send much look at `state.head`.

@@ -16,6 +16,7 @@ from starlette.types import Receive, Scope, Send
 from api.http import conditional, headers, problems, ranges
 from api.http.errors import RangeNotSatisfiable
 from core.blobs import Blob, Blobs
+from core.blobs.digest import CHUNK_BYTES
 from core.errors import ChecksumMismatch
 from core.logging import logger
 from core.service import Service
@@ -67,6 +68,8 @@ class BlobFile(io.RawIOBase):
     def __init__(self, blobs: Blobs, blob: Blob) -> None:
         self._source = Stored(blobs, blob)
         self._position = 0
+        self._chunk: tuple[int, bytes] = (-1, b"")
+        """The chunk that was read last: whoever walks a file by small steps reads and verifies each chunk once."""
 
     def readable(self) -> bool:
         """Yes."""
@@ -83,13 +86,17 @@ class BlobFile(io.RawIOBase):
         return self._position
 
     def readinto(self, buffer: Any) -> int:
-        """Fill the buffer as far as the blob goes."""
-        stop = min(self._position + len(buffer), self._source.size_bytes)
-        start = min(self._position, stop)
-        for chunk in self._source.read(start, stop):
-            buffer[self._position - start : self._position - start + len(chunk)] = chunk
-            self._position += len(chunk)
-        return self._position - start
+        """Fill the buffer as far as its chunk of the blob goes."""
+        index, within = divmod(self._position, CHUNK_BYTES)
+        if self._position >= self._source.size_bytes:
+            return 0
+        if self._chunk[0] != index:
+            first = index * CHUNK_BYTES
+            self._chunk = (index, b"".join(self._source.read(first, min(first + CHUNK_BYTES, self._source.size_bytes))))
+        piece = self._chunk[1][within : within + len(buffer)]
+        buffer[: len(piece)] = piece
+        self._position += len(piece)
+        return len(piece)
 
 
 class ContentResponse(Response):

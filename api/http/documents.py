@@ -1,8 +1,10 @@
-"""Reading a JSON or YAML document from a stranger: bounded in bytes, depth and expansion, and made of JSON types only."""
+"""Reading a JSON or YAML document from a stranger: bounded in bytes, values, depth, keys and time, and made of JSON types only."""
 
+import itertools
 import json
 import math
 import re
+import time
 from typing import Any, ClassVar
 
 import yaml
@@ -15,7 +17,16 @@ MAX_YAML_BYTES = 256 * 1024
 """A YAML body may have fewer bytes than a JSON one, because reading it costs a hundred times as much."""
 MAX_DEPTH = 32
 MAX_VALUES = 20_000
-"""Values in a document after its YAML aliases are expanded."""
+"""Values in a document, keys included, after its YAML aliases are expanded."""
+MAX_METADATA_VALUES = 200_000
+"""Values in a JSON document that carries metadata, which may name 100,000 classes."""
+MAX_KEY_CHARACTERS = 1000
+MAX_SECONDS = 5.0
+"""Time that reading one document may take."""
+METADATA_BYTES = 1024 * 1024
+"""Largest body that carries metadata beside a few fields."""
+SMALL_BYTES = 64 * 1024
+"""Largest body of a route that takes a few fields."""
 
 JSON_TYPES = frozenset({"application/json"})
 YAML_TYPES = frozenset({"application/yaml", "application/x-yaml", "text/yaml", "text/x-yaml"})
@@ -35,8 +46,8 @@ async def read_body(request: Request, limit: int) -> bytes:
     raise RequestTooLarge(f"a document may have at most {limit} bytes")
 
 
-def parse(body: bytes, content_type: str | None) -> Any:
-    """The document as JSON types.
+def parse(body: bytes, content_type: str | None, *, most_values: int = MAX_VALUES) -> Any:
+    """The document as JSON types; costs what its bytes cost, whatever they say.
 
     Without a content type, a body that begins with a brace is JSON and anything else YAML. Raises `malformed_request` for what
     cannot be read, is too deep, or grows too large, and `unsupported_media_type`.
@@ -54,16 +65,25 @@ def parse(body: bytes, content_type: str | None) -> Any:
     if not is_json and len(body) > MAX_YAML_BYTES:
         raise RequestTooLarge(f"a YAML document may have at most {MAX_YAML_BYTES} bytes", hint="send it as JSON")
     try:
-        document = _from_json(text) if is_json else _from_yaml(text)
+        document = _from_json(text, most_values) if is_json else _from_yaml(text)
     except RecursionError:
-        raise MalformedRequest(f"the document is nested deeper than {MAX_DEPTH} levels") from None
-    _check(document, depth=0)
+        raise _too_deep() from None
+    _check(document, most_values)
     return document
 
 
-def _from_json(text: str) -> Any:
+def _from_json(text: str, most_values: int) -> Any:
+    keys = 0
+
+    def mapping(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        nonlocal keys
+        keys += len(pairs) + 1
+        if keys > most_values:
+            raise _too_many(most_values)
+        return _unique(pairs)
+
     try:
-        return json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse_constant)
+        return json.loads(text, object_pairs_hook=mapping, parse_constant=_refuse_constant)
     except json.JSONDecodeError as error:
         raise MalformedRequest(f"the body is not JSON: {error.msg} at line {error.lineno} column {error.colno}") from None
     except ValueError as error:
@@ -73,8 +93,11 @@ def _from_json(text: str) -> Any:
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
-        keys = [key for key, _ in pairs]
-        raise ValueError(f"key {next(key for key in keys if keys.count(key) > 1)!r} stands twice in one object")
+        seen: set[str] = set()
+        for key, _ in pairs:
+            if key in seen:
+                raise ValueError(f"key {key[:80]!r} stands twice in one object")
+            seen.add(key)
     return found
 
 
@@ -93,15 +116,18 @@ class _Loader(yaml.SafeLoader):
     yaml_constructors: ClassVar = {}
     depth = 0
     nodes = 0
+    deadline = math.inf
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         """Stop at the first value that lies too deep or is one too many, before the rest is read."""
         self.depth += 1
         self.nodes += 1
         if self.depth > MAX_DEPTH:
-            raise MalformedRequest(f"the document is nested deeper than {MAX_DEPTH} levels")
-        if self.nodes > 2 * MAX_VALUES:
-            raise MalformedRequest(f"the document holds more than {MAX_VALUES} values")
+            raise _too_deep()
+        if self.nodes > MAX_VALUES:
+            raise _too_many(MAX_VALUES)
+        if time.monotonic() > self.deadline:
+            raise MalformedRequest(f"reading the document takes more than {MAX_SECONDS:g} seconds", hint="send it as JSON")
         node: yaml.Node | None = super().compose_node(parent, index)
         self.depth -= 1
         return node
@@ -167,6 +193,7 @@ _Loader.add_constructor(None, _Loader.unknown)
 def _from_yaml(text: str) -> Any:
     try:
         loader = _Loader(text)
+        loader.deadline = time.monotonic() + MAX_SECONDS
         node = loader.get_single_node()
         if node is None:
             return None
@@ -198,23 +225,51 @@ def _expanded_size(node: yaml.Node, known: dict[int, int]) -> int:
     return size
 
 
-def _check(value: Any, depth: int) -> None:
-    """Refuse what no store can keep: endless nesting, lone surrogates, NUL, numbers that are not finite."""
-    if depth > MAX_DEPTH:
-        raise MalformedRequest(f"the document is nested deeper than {MAX_DEPTH} levels")
+def _check(document: Any, most_values: int) -> None:
+    """Refuse what no store can keep: endless nesting, too many values, long keys, lone surrogates, NUL, numbers that are not finite."""
+    level, count = [document], 1
+    for _ in range(MAX_DEPTH + 1):
+        below: list[Any] = []
+        for value in level:
+            if isinstance(value, dict):
+                if not all(len(key) <= MAX_KEY_CHARACTERS for key in value):
+                    raise MalformedRequest(f"a key has more than {MAX_KEY_CHARACTERS} characters")
+                below += itertools.chain(value, value.values())
+            elif isinstance(value, list):
+                below += value
+            else:
+                _check_scalar(value)
+            if count + len(below) > most_values:
+                raise _too_many(most_values)
+        count += len(below)
+        level = below
+        if not level:
+            return
+    raise _too_deep()
+
+
+def _check_scalar(value: Any) -> None:
     if isinstance(value, str):
-        if "\x00" in value or any("\ud800" <= character <= "\udfff" for character in value):
+        if "\x00" in value or not _is_text(value):
             raise MalformedRequest("a string holds a NUL or a lone surrogate")
     elif isinstance(value, float):
         if not math.isfinite(value):
             raise MalformedRequest("a number is not finite")
-    elif isinstance(value, int):
-        if abs(value) >= 2**63:
-            raise MalformedRequest("a number does not fit in 64 bits")
-    elif isinstance(value, dict):
-        for key, item in value.items():
-            _check(key, depth)
-            _check(item, depth + 1)
-    elif isinstance(value, list):
-        for item in value:
-            _check(item, depth + 1)
+    elif isinstance(value, int) and abs(value) >= 2**63:
+        raise MalformedRequest("a number does not fit in 64 bits")
+
+
+def _is_text(value: str) -> bool:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _too_deep() -> MalformedRequest:
+    return MalformedRequest(f"the document is nested deeper than {MAX_DEPTH} levels")
+
+
+def _too_many(most_values: int) -> MalformedRequest:
+    return MalformedRequest(f"the document holds more than {most_values} values")

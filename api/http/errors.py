@@ -39,6 +39,14 @@ class RangeNotSatisfiable(ServiceError):
         self.headers = {"Content-Range": f"bytes */{size_bytes}"}
 
 
+class ReportTooLarge(ServiceError):
+    """A report that would make a page of many megabytes."""
+
+    code = "report_too_large"
+    status = 422
+    title = "Report too large"
+
+
 class InvalidParameter(ServiceError):
     """A parameter that this route does not know, or a value that it cannot use."""
 

@@ -12,6 +12,7 @@ from starlette.concurrency import run_in_threadpool
 
 from api.deps import EXAMPLES
 from api.http import documents, problems
+from api.http.beside import beside
 from api.http.conditional import Digests
 from api.http.content import BlobFile
 from api.http.errors import InvalidBody, InvalidMetadata, Refused, UnsupportedMediaType
@@ -22,10 +23,11 @@ from core.blobs import Blob, Staged
 from core.library import uploads
 from core.service import Service
 from engine.architectures.spec import read_architecture
+from engine.contract import file_format
 from engine.contract.errors import EngineError
 from engine.contract.metadata import DatasetMetadata, ModelMetadata
-from engine.files import magic
-from engine.files.description import FORMAT, Description, read_description
+from engine.files import effort, magic
+from engine.files.architecture import Description
 
 Name = Annotated[
     str | None, Query(max_length=200, pattern=PRINTABLE, description="How lists show it; the file's hash where it is missing.")
@@ -65,19 +67,23 @@ class NamedModel(BaseModel):
 class Kind:
     """What models and datasets do not share."""
 
-    noun: str
-    formats: tuple[str, ...]
-    metadata: type[BaseModel]
+    noun: file_format.Kind
+    metadata: type[ModelMetadata | DatasetMetadata]
     bodies: tuple[tuple[type[FinishedUpload | NamedModel], dict[str, Any]], ...]
     """JSON bodies, each with an example."""
 
+    @property
+    def formats(self) -> tuple[str, ...]:
+        """The formats in which such a file may come."""
+        return file_format.names(self.noun)
 
+
+_EFFORT, _EFFORT_SECONDS = 250_000, 2.0
+"""What looking at one file may cost in this process: a model of 50,000 weights, or an archive of 10,000 members."""
 _UPLOADED = {"upload_id": EXAMPLES["upload"]}
 _DRAWN = {"name": "lenet", "architecture": {"name": "lenet_300_100", "params": {"num_classes": 10}, "seed": 0}}
-MODELS = Kind("model", magic.MODEL_FORMATS, ModelMetadata, ((FinishedUpload, _UPLOADED | {"name": "my model"}), (NamedModel, _DRAWN)))
-WEIGHTS_ONLY = ("safetensors", "pt")
-"""Formats whose files do not say what network their weights belong to."""
-DATASETS = Kind("dataset", magic.DATASET_FORMATS, DatasetMetadata, ((FinishedUpload, _UPLOADED | {"name": "my dataset"}),))
+MODELS = Kind("model", ModelMetadata, ((FinishedUpload, _UPLOADED | {"name": "my model"}), (NamedModel, _DRAWN)))
+DATASETS = Kind("dataset", DatasetMetadata, ((FinishedUpload, _UPLOADED | {"name": "my dataset"}),))
 
 
 @dataclass(frozen=True)
@@ -108,10 +114,10 @@ async def take(request: Request, service: Service, project_id: str, kind: Kind, 
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type in documents.JSON_TYPES:
         body = await documents.read_body(request, service.settings.max_spec_bytes)
-        document = documents.parse(body, media_type)
-        if kind is MODELS and isinstance(document, dict) and "architecture" in document:
-            return await _from_architecture(service, declared, document)
-        return await run_in_threadpool(_from_upload, service, project_id, kind, declared, document)
+        named = await beside(_named, body, media_type, kind, declared)
+        if isinstance(named, Drawn):
+            return await _from_architecture(service, named)
+        return await beside(_from_upload, service, project_id, kind, named)
     if media_type.startswith("multipart/"):
         raise UnsupportedMediaType("an upload is the file itself, not a form", hint="curl --data-binary @file instead of -F")
     coding = request.headers.get("content-encoding", "identity").strip().lower()
@@ -148,28 +154,51 @@ def _keep(service: Service, staged: Staged, digests: Digests, kind: Kind, declar
     return Taken(declared.name or blob.sha256[:12], found, metadata, blob)
 
 
-async def _from_architecture(service: Service, declared: Declared, document: Any) -> Taken:
-    named = checked(NamedModel, document, InvalidBody)
-    with _refusing():
-        data = Description.of(named.architecture).to_bytes()
-    metadata = check_metadata(named.metadata, MODELS) if named.metadata else declared.metadata
+@dataclass(frozen=True)
+class Drawn:
+    """A body that names an architecture, as the file that describes it."""
 
+    declared: Declared
+    data: bytes
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A body that names a finished upload."""
+
+    declared: Declared
+    upload_id: str
+
+
+def _named(body: bytes, media_type: str, kind: Kind, declared: Declared) -> Drawn | Finished:
+    """What a JSON body names instead of carrying a file; what it says goes before what the query says."""
+    document = documents.parse(body, media_type, most_values=documents.MAX_METADATA_VALUES)
+    if kind is MODELS and isinstance(document, dict) and "architecture" in document:
+        model = checked(NamedModel, document, InvalidBody)
+        with _refusing():
+            data = Description.of(model.architecture).to_bytes()
+        metadata = check_metadata(model.metadata, MODELS) if model.metadata else declared.metadata
+        return Drawn(Declared(model.name or declared.name, declared.format, metadata), data)
+    upload = checked(FinishedUpload, document, InvalidBody)
+    metadata = check_metadata(upload.metadata, kind) if upload.metadata else declared.metadata
+    return Finished(Declared(upload.name or declared.name, upload.format or declared.format, metadata), upload.upload_id)
+
+
+async def _from_architecture(service: Service, drawn: Drawn) -> Taken:
     async def body() -> AsyncIterator[bytes]:
-        yield data
+        yield drawn.data
 
-    staged = await service.blobs.receive(body(), limit_bytes=service.settings.max_upload_bytes, size_bytes=len(data))
-    said = Declared(named.name or declared.name, declared.format, metadata)
-    return await run_in_threadpool(_keep, service, staged, Digests({}), MODELS, said)
+    staged = await service.blobs.receive(body(), limit_bytes=service.settings.max_upload_bytes, size_bytes=len(drawn.data))
+    return await run_in_threadpool(_keep, service, staged, Digests({}), MODELS, drawn.declared)
 
 
-def _from_upload(service: Service, project_id: str, kind: Kind, declared: Declared, document: Any) -> Taken:
-    named = checked(FinishedUpload, document, InvalidBody)
+def _from_upload(service: Service, project_id: str, kind: Kind, named: Finished) -> Taken:
     with service.database.reader() as session:
         blob = uploads.blob_of(session, project_id, named.upload_id)
-    metadata = check_metadata(named.metadata, kind) if named.metadata else declared.metadata
+    declared = named.declared
     with io.BufferedReader(BlobFile(service.blobs, blob)) as file:
-        found, metadata = _look(file, named.format or declared.format, metadata, kind)
-    return Taken(named.name or declared.name or blob.sha256[:12], found, metadata, blob)
+        found, metadata = _look(file, declared.format, declared.metadata, kind)
+    return Taken(declared.name or blob.sha256[:12], found, metadata, blob)
 
 
 def _sniff(head: bytes, declared: str | None, kind: Kind) -> str:
@@ -182,22 +211,19 @@ def _sniff(head: bytes, declared: str | None, kind: Kind) -> str:
 
 def _look(file: IO[bytes], declared: str | None, metadata: dict[str, Any], kind: Kind) -> tuple[str, dict[str, Any]]:
     """The format of a file that is whole and harmless as far as its bytes tell, and its metadata with the architecture that it names."""
-    found = _sniff(file.read(magic.SNIFF_BYTES), declared, kind)
+    found = file_format.catalogue()[_sniff(file.read(magic.SNIFF_BYTES), declared, kind)]
+    stated = kind.metadata.model_validate(metadata)
     with _refusing():
-        magic.check_file(file, found)
-        if found == FORMAT:
-            file.seek(0)
-            named = read_description(file).architecture
-            if metadata.get("architecture", named) != named:
-                raise EngineError(
-                    "architecture_invalid",
-                    "metadata.architecture is another one than the file names.",
-                    hint="Leave it out of the metadata.",
-                )
-            return found, metadata | {"architecture": named}
-        if found in WEIGHTS_ONLY or "architecture" in metadata:
-            read_architecture(metadata.get("architecture"))
-    return found, metadata
+        with contextlib.suppress(effort.Unfinished), effort.at_most(_EFFORT, _EFFORT_SECONDS):
+            # What is not seen to its end here is seen by the sandboxed inspection.
+            magic.check_file(file, found.name)
+        if isinstance(stated, ModelMetadata):
+            if found.metadata is not None:
+                file.seek(0)
+                stated = found.metadata(file, stated)
+            if stated.architecture is not None or not found.has_structure:
+                read_architecture(stated.architecture)
+    return found.name, stated.model_dump(mode="json", exclude_unset=True)
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 import difflib
 import math
+import secrets
 from collections.abc import Iterable
 from http import HTTPStatus
 from typing import Any
@@ -12,7 +13,7 @@ from fastapi.responses import Response
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
-from core.errors import ServiceError
+from core.errors import MOST_ERRORS, FieldError, ServiceError, bounded
 
 MEDIA_TYPE = "application/problem+json"
 
@@ -37,6 +38,11 @@ class Problem(BaseModel):
     request_id: str
     hint: str | None = None
     errors: list[ProblemDetail] = []
+
+
+def request_id() -> str:
+    """A fresh id of a request, which its answer and the log name."""
+    return f"req_{secrets.token_hex(10)}"
 
 
 def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
@@ -115,9 +121,11 @@ async def _validation_error(request: Request, error: Exception) -> Response:
     if any(item["type"] == "json_invalid" for item in found):
         return render(request.state.request_id, 400, "malformed_request", f"the body is not JSON: {found[0]['ctx']['error']}")
     code = "invalid_body" if any(item["loc"][0] == "body" for item in found) else "invalid_parameter"
-    details = [
-        ProblemDetail(pointer=pointer(item["loc"]), code=item["type"], detail=item["msg"].removeprefix("Value error, ")) for item in found
-    ]
+    errors = bounded(
+        [FieldError(pointer(item["loc"]), item["type"], item["msg"].removeprefix("Value error, ")) for item in found[:MOST_ERRORS]],
+        total=len(found),
+    )
+    details = [ProblemDetail.model_validate(item, from_attributes=True) for item in errors]
     return render(request.state.request_id, 422, code, f"{details[0].pointer}: {details[0].detail}", errors=details)
 
 
@@ -135,5 +143,5 @@ def pointer(location: Iterable[str | int]) -> str:
 def did_you_mean(name: str, known: Iterable[str]) -> str | None:
     """A hint that names the closest known word, or all of them."""
     names = sorted(known)
-    close = difflib.get_close_matches(name, names, n=1)
+    close = difflib.get_close_matches(name[:80], names, n=1)
     return f"did you mean {close[0]!r}?" if close else (f"known: {', '.join(names)}" if names else None)

@@ -1,4 +1,4 @@
-"""The route class of every router: unknown query parameters are refused."""
+"""The route class of every router: rights before anything else, and unknown query parameters are refused."""
 
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -9,7 +9,8 @@ from fastapi.routing import APIRoute
 
 from api.http.errors import InvalidParameter
 from api.http.problems import did_you_mean
-from core.errors import FieldError
+from core.access.keys import Principal, Scope
+from core.errors import MOST_ERRORS, FieldError, bounded
 
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
@@ -21,22 +22,37 @@ def _query_names(dependant: Dependant) -> set[str]:
     return names
 
 
+def scopes_of(dependant: Dependant) -> tuple[Scope, ...]:
+    """The scopes of which a route wants one; none for a route that any key may use."""
+    own: tuple[Scope, ...] = getattr(dependant.call, "scopes", ())
+    return own + tuple(scope for below in dependant.dependencies for scope in scopes_of(below))
+
+
 class ClosedRoute(APIRoute):
-    """A misspelt filter must not quietly select everything."""
+    """A key without the right is told so before its request's body is read; a misspelt filter must not quietly select everything.
+
+    FastAPI reads a body that it knows of whole, and before any dependency is asked. So these routes declare none: they read their
+    bodies by `api.http.documents`, within a bound.
+    """
 
     def get_route_handler(self) -> Handler:
-        """FastAPI's handler, behind the check of the parameters' names."""
+        """FastAPI's handler, behind the check of the key's rights and the parameters' names."""
+        assert self.body_field is None, f"{self.path}: read the body with api.http.documents, which bounds it"
         handler = super().get_route_handler()
         known = _query_names(self.dependant)
+        wanted = scopes_of(self.dependant)
 
         async def closed(request: Request) -> Response:
-            errors = [
-                FieldError(f"/query/{name}", "unknown_parameter", f"unknown parameter {name!r}", did_you_mean(name, known))
-                for name in dict.fromkeys(request.query_params)
-                if name not in known
-            ]
-            if errors:
-                raise InvalidParameter(errors[0].detail, hint=errors[0].hint, errors=errors)
+            if wanted:
+                asking: Principal = request.state.principal
+                asking.require_one(wanted)
+            unknown = [name for name in dict.fromkeys(request.query_params) if name not in known]
+            if unknown:
+                errors = [
+                    FieldError(f"/query/{name[:80]}", "unknown_parameter", f"unknown parameter {name[:80]!r}", did_you_mean(name, known))
+                    for name in unknown[:MOST_ERRORS]
+                ]
+                raise InvalidParameter(errors[0].detail, hint=errors[0].hint, errors=bounded(errors, total=len(unknown)))
             return await handler(request)
 
         return closed

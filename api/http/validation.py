@@ -5,7 +5,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from api.http.problems import did_you_mean, pointer
-from core.errors import FieldError, ServiceError
+from core.errors import MOST_ERRORS, FieldError, ServiceError, bounded
 from engine.contract.metadata import BY_INPUT, ONE
 
 Checked = TypeVar("Checked", bound=BaseModel)
@@ -16,7 +16,8 @@ def checked(model: type[Checked], document: Any, error_class: type[ServiceError]
     try:
         return model.model_validate(document)
     except ValidationError as error:
-        errors = [_field_error(item, model, base) for item in error.errors()]
+        found = error.errors(include_url=False)
+        errors = bounded([_field_error(item, model, base) for item in found[:MOST_ERRORS]], total=len(found))
         raise error_class(f"{errors[0].pointer or '/'}: {errors[0].detail}", hint=errors[0].hint, errors=errors) from None
 
 
@@ -25,4 +26,4 @@ def _field_error(item: Any, model: type[BaseModel], base: str) -> FieldError:
     if item["type"] != "extra_forbidden":
         return FieldError(base + pointer(location), item["type"], item["msg"].removeprefix("Value error, "))
     hint = did_you_mean(str(location[-1]), model.model_fields) if len(location) == 1 else None
-    return FieldError(base + pointer(location), "unknown_field", f"unknown field {location[-1]!r}", hint)
+    return FieldError(base + pointer(location), "unknown_field", f"unknown field {str(location[-1])[:80]!r}", hint)

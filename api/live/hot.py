@@ -16,6 +16,9 @@ from core.jobs import TERMINAL, Mark, body
 MAX_AGE_SECONDS = 0.8
 _IDLE_SECONDS = 10.0
 _MAX_ENTRIES = 4096
+_MAX_BYTES = 16 * 2**20
+_MAX_ENTRY_BYTES = 256 * 1024
+"""A job whose JSON is longer is read from the database each time."""
 
 
 @dataclass(slots=True)
@@ -40,6 +43,7 @@ class HotJobs:
 
     def __init__(self) -> None:
         self._entries: OrderedDict[str, Rendered] = OrderedDict()
+        self._bytes = 0
 
     def get(self, project_id: str, job_id: str) -> Rendered | None:
         """The job, where memory is fresh enough to answer for the database."""
@@ -54,20 +58,25 @@ class HotJobs:
 
     def put(self, entry: Rendered) -> None:
         """Remember a job that was read from the database."""
+        self.forget(entry.job_id)
+        if len(entry.body) > _MAX_ENTRY_BYTES:
+            return
         self._entries[entry.job_id] = entry
-        self._entries.move_to_end(entry.job_id)
-        if len(self._entries) > _MAX_ENTRIES:
-            self._entries.popitem(last=False)
+        self._bytes += len(entry.body)
+        while len(self._entries) > _MAX_ENTRIES or self._bytes > _MAX_BYTES:
+            self.forget(next(iter(self._entries)))
 
     def forget(self, job_id: str) -> None:
-        """This process has changed the job."""
-        self._entries.pop(job_id, None)
+        """Drop a job: this process has changed it, or there is no room."""
+        entry = self._entries.pop(job_id, None)
+        if entry is not None:
+            self._bytes -= len(entry.body)
 
     def job_ids(self) -> Iterable[str]:
         """The jobs that somebody asked for lately; the others are dropped."""
         horizon = time.monotonic() - _IDLE_SECONDS
         for job_id in [entry.job_id for entry in self._entries.values() if entry.used_at < horizon]:
-            del self._entries[job_id]
+            self.forget(job_id)
         return list(self._entries)
 
     def seen(self, marks: Mapping[str, Mark], asked_at: float) -> None:
@@ -77,7 +86,7 @@ class HotJobs:
             if mark is not None and mark.version == entry.version:
                 entry.checked_at = max(entry.checked_at, asked_at)
             elif mark is not None or asked_at > entry.checked_at:
-                del self._entries[entry.job_id]
+                self.forget(entry.job_id)
 
 
 def render(job: Job) -> Rendered:

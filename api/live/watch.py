@@ -16,6 +16,8 @@ from core.logging import logger
 log = logger(__name__)
 POLL_SECONDS = 0.25
 _KEPT_FRAMES = 256
+_KEPT_BYTES = 256 * 1024
+"""Events of one job that are kept for those who follow it."""
 _IDS_IN_A_STATEMENT = 500
 
 
@@ -33,6 +35,8 @@ class News:
 
     frames: Sequence[Frame]
     progress: bytes
+    cut: bool = False
+    """Whether there were more events than are worth keeping: each follower reads them by itself."""
 
 
 @dataclass(eq=False)
@@ -62,12 +66,17 @@ class Topic:
             return []
         if not self.frames or self.frames[0].seq > seq + 1:
             return None
-        return [frame for frame in self.frames if frame.seq > seq]
+        return [frame for frame in self.frames if frame.seq > seq] or None
 
     def publish(self, mark: Mark | None, news: News) -> None:
         """Wake everyone who waits."""
         self.polled, self.mark, self.progress = True, mark, news.progress
+        if news.cut:
+            self.frames.clear()
         self.frames.extend(news.frames)
+        size = sum(len(frame.content) for frame in self.frames)
+        while size > _KEPT_BYTES:
+            size -= len(self.frames.popleft().content)
         self.changed.set_result(None)
         self.changed = asyncio.get_running_loop().create_future()
 

@@ -2,12 +2,13 @@
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Body, Request
+from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from api.deps import ArtifactId, JobId, Reading, ReadsArtifacts, TheService, WritesModels, Writing
-from api.http import content, intake, problems
+from api.http import content, documents, intake, problems
+from api.http.fields import fields_of
 from api.http.routing import ClosedRoute
 from api.schemas.common import PRINTABLE, Page
 from api.schemas.jobs import Artifact
@@ -67,12 +68,11 @@ def promote_artifact(
     principal: WritesModels,
     service: TheService,
     artifact_id: ArtifactId,
-    asked: Annotated[Promotion | None, Body()] = None,
+    wanted: Annotated[Promotion, Depends(fields_of(Promotion, documents.METADATA_BYTES))],
 ) -> Response:
     """Make a model of an artifact, to compress it further or to compare with; it remembers where it came from."""
     artifact = artifacts.get(session, principal.project_id, artifact_id)
     intake.check_format(artifact.format, intake.MODELS)
-    wanted = asked or Promotion()
     metadata = None if wanted.metadata is None else intake.check_metadata(wanted.metadata, intake.MODELS)
     body = models.body(models.promote(session, service.settings, artifact, name=wanted.name, metadata=metadata))
     return JSONResponse(body, 201, {"Location": body["urls"]["self"]})

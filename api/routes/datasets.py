@@ -17,7 +17,7 @@ from api.schemas.models import Dataset, Preview
 from core.errors import FieldError
 from core.library import datasets
 from core.service import Service
-from engine.files.magic import ENDINGS
+from engine.contract.file_format import ending_of
 
 router = APIRouter(route_class=ClosedRoute, tags=["datasets"])
 
@@ -77,7 +77,7 @@ def get_dataset(session: Reading, principal: ReadsDatasets, dataset_id: DatasetI
 def download_dataset(request: Request, session: Reading, principal: ReadsDatasets, service: TheService, dataset_id: DatasetId) -> Response:
     """The uploaded file, byte for byte."""
     dataset, blob = datasets.content(session, principal.project_id, dataset_id)
-    return content.download(request, service, blob, dataset.name + ENDINGS[dataset.format])
+    return content.download(request, service, blob, dataset.name + ending_of(dataset.format))
 
 
 @router.get(

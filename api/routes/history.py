@@ -79,15 +79,17 @@ def replay(service: Service, job_id: str, seen: int) -> list[Frame]:
 def news(service: Service, project_id: str, job_id: str, after: int | None) -> News:
     """What all the clients of a changed job are told: its new events (none where `after` is None) and its progress."""
     frames: list[Frame] = []
+    cut = False
     with service.database.reader() as session:
-        while after is not None and (more := _frames(session, job_id, after)):
-            frames += more
-            after = more[-1].seq
+        if after is not None:
+            frames = _frames(session, job_id, after)
+            # A full page is more than was ever asked for between two looks: what comes after it is left to those who follow.
+            cut = len(frames) == _REPLAY_PAGE
         try:
             progress = _progress(jobs.body(jobs.get(session, project_id, job_id)))
         except NotFound:
             progress = b""
-    return News(frames, progress)
+    return News((), progress, cut=True) if cut else News(frames, progress)
 
 
 def _frames(session: Session, job_id: str, after: int) -> list[Frame]:

@@ -2,7 +2,8 @@
 
 import json
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from functools import partial
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Header, Query, Request
 from fastapi.responses import JSONResponse, Response
@@ -12,14 +13,15 @@ from starlette.concurrency import run_in_threadpool
 from api.deps import JobId, Live, Reading, ReadsJobs, TheLive, TheService, WritesJobs
 from api.documentation.examples import SPEC_YAML, SPECS
 from api.http import conditional, documents, headers, problems
+from api.http.beside import beside
 from api.http.errors import InvalidBody
 from api.http.routing import ClosedRoute
 from api.live.hot import Rendered, render
 from api.schemas.common import After, Limit, Page, Word, page_of
-from api.schemas.jobs import Job, Status, Verdict
+from api.schemas.jobs import Job, ListedJob, Status, Verdict
 from core import jobs
 from core.access.keys import Principal
-from core.jobs import TERMINAL, idempotency, planning
+from core.jobs import TERMINAL, Submission, idempotency, planning
 from core.service import Service
 
 router = APIRouter(route_class=ClosedRoute, tags=["jobs"])
@@ -54,12 +56,16 @@ def _in_utc(moment: datetime) -> datetime:
 Moment = Annotated[AwareDatetime, AfterValidator(_in_utc)]
 
 
-async def _document(request: Request, service: TheService) -> Any:
+async def _submission(request: Request, service: TheService) -> Submission:
     body = await documents.read_body(request, service.settings.max_spec_bytes)
-    return await run_in_threadpool(documents.parse, body, request.headers.get("content-type"))
+    return await beside(_submitted, body, request.headers.get("content-type"))
 
 
-Document = Annotated[Any, Depends(_document)]
+def _submitted(body: bytes, content_type: str | None) -> Submission:
+    return Submission.read(documents.parse(body, content_type))
+
+
+Submitted = Annotated[Submission, Depends(_submission)]
 
 
 async def _nothing(request: Request) -> None:
@@ -84,7 +90,7 @@ async def create_job(
     *,
     request: Request,
     principal: WritesJobs,
-    document: Document,
+    submission: Submitted,
     live: TheLive,
     idempotency_key: IdempotencyKey = None,
     prefer: Prefer = None,
@@ -93,14 +99,14 @@ async def create_job(
 
     With `Prefer: wait=N` the answer comes when the job has ended, or after N seconds as it then is.
     """
-    asked = _idempotent(live.service, idempotency_key, "create", document)
-    job_id = await run_in_threadpool(_create, live.service, principal.project_id, document, asked)
+    job_id = await run_in_threadpool(_create, live.service, principal.project_id, submission, idempotency_key)
     return await _accepted(request, live, principal, job_id)
 
 
-def _create(service: Service, project_id: str, document: Any, asked: idempotency.Request | None) -> str:
+def _create(service: Service, project_id: str, submission: Submission, key: str | None) -> str:
+    asked = _idempotent(service, key, "create", submission.document)
     with service.database.unit_of_work() as session:
-        return jobs.create(session, service.settings, project_id, document, idempotent=asked).job.id
+        return jobs.create(session, service.settings, project_id, submission, idempotent=asked).job.id
 
 
 def _idempotent(service: Service, key: str | None, *parts: Any) -> idempotency.Request | None:
@@ -117,12 +123,12 @@ def _idempotent(service: Service, key: str | None, *parts: Any) -> idempotency.R
     openapi_extra=_SPEC_BODY,
     responses=problems.responses(400, 404, 413, 415),
 )
-def validate_spec(principal: WritesJobs, document: Document, session: Reading, service: TheService) -> Response:
+def validate_spec(principal: WritesJobs, submission: Submitted, session: Reading, service: TheService) -> Response:
     """What `POST /v1/jobs` would say and do, without doing it: the spec with every default, the plan, warnings, a rough estimate."""
-    return JSONResponse(planning.validate(session, service.settings, principal.project_id, document))
+    return JSONResponse(planning.validate(session, service.settings, principal.project_id, submission))
 
 
-@router.get("/v1/jobs", operation_id="list_jobs", response_model=Page[Job], responses=problems.responses(400, 422))
+@router.get("/v1/jobs", operation_id="list_jobs", response_model=Page[ListedJob], responses=problems.responses(400, 422))
 def list_jobs(
     *,
     request: Request,
@@ -132,10 +138,16 @@ def list_jobs(
     label: Annotated[list[Word], Query(max_length=16, description="`key:value` or `key`; all must hold.", examples=[["team:vision"]])] = [],  # noqa: B006 - FastAPI copies it
     model_id: Annotated[str | None, Query(pattern=r"^mdl_[A-Za-z0-9]{1,40}$")] = None,
     created_after: Annotated[Moment | None, Query(description="RFC 3339, with its offset from UTC.")] = None,
+    expand: Annotated[
+        list[Literal["spec", "normalized_spec", "warnings", "error.details"]],
+        Query(
+            max_length=4, description="What the list otherwise leaves out or shortens; a page then holds fewer jobs where they are long."
+        ),
+    ] = [],  # noqa: B006 - FastAPI copies it
     limit: Limit = 20,
     after: After = None,
 ) -> Response:
-    """The project's jobs, newest first."""
+    """The project's jobs, newest first, in short. A page may hold fewer than `limit` where they are long: `next_cursor` goes on."""
     rows = jobs.search(
         session,
         principal.project_id,
@@ -143,10 +155,11 @@ def list_jobs(
         label=label,
         model_id=model_id,
         created_after=created_after,
+        expand=expand,
         limit=limit,
         after=after,
     )
-    return page_of(request, rows, jobs.body)
+    return page_of(request, rows, partial(jobs.listed, expand=expand))
 
 
 @router.get(
@@ -222,12 +235,12 @@ async def retry_job(
     prefer: Prefer = None,
 ) -> Response:
     """Run the spec of an ended job again, as a new job (`retry_of`)."""
-    asked = _idempotent(live.service, idempotency_key, "retry", job_id)
-    new_id = await run_in_threadpool(_retry, live.service, principal.project_id, job_id, asked)
+    new_id = await run_in_threadpool(_retry, live.service, principal.project_id, job_id, idempotency_key)
     return await _accepted(request, live, principal, new_id)
 
 
-def _retry(service: Service, project_id: str, job_id: str, asked: idempotency.Request | None) -> str:
+def _retry(service: Service, project_id: str, job_id: str, key: str | None) -> str:
+    asked = _idempotent(service, key, "retry", job_id)
     with service.database.unit_of_work() as session:
         return jobs.retry(session, service.settings, project_id, job_id, idempotent=asked).job.id
 

@@ -14,7 +14,7 @@ from api.schemas.common import After, Limit, Page, page_of
 from api.schemas.models import Layer, Model
 from core.library import models
 from core.service import Service
-from engine.files.magic import ENDINGS
+from engine.contract.file_format import ending_of
 
 router = APIRouter(route_class=ClosedRoute, tags=["models"])
 
@@ -74,7 +74,7 @@ def get_model(session: Reading, principal: ReadsModels, model_id: ModelId) -> Re
 def download_model(request: Request, session: Reading, principal: ReadsModels, service: TheService, model_id: ModelId) -> Response:
     """The uploaded file, byte for byte."""
     model, blob = models.content(session, principal.project_id, model_id)
-    return content.download(request, service, blob, model.name + ENDINGS[model.format])
+    return content.download(request, service, blob, model.name + ending_of(model.format))
 
 
 @router.get(

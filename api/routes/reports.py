@@ -9,6 +9,7 @@ from fastapi.responses import Response
 from api.deps import JobId, Reading, ReadsJobs, TheService
 from api.http import problems
 from api.http.content import HEADERS, ContentResponse, InMemory, Stored
+from api.http.errors import ReportTooLarge
 from api.http.routing import ClosedRoute
 from core.blobs import Blob
 from core.library import artifacts
@@ -17,6 +18,8 @@ from engine.reporting.html import to_html
 from engine.reporting.markdown import to_markdown
 
 router = APIRouter(route_class=ClosedRoute, tags=["jobs"])
+MOST_DRAWN_BYTES = 8 * 2**20
+"""A longer report is served as JSON only."""
 _PAGE_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; frame-ancestors 'none'; base-uri 'none'; sandbox"
 
 
@@ -25,7 +28,7 @@ def _responses(media_type: str, schema: dict[str, Any]) -> dict[int | str, dict[
         200: {"description": "The report", "content": {media_type: {"schema": schema}}},
         206: {"description": "The bytes that `Range` asked for"},
         304: {"description": "The report is the one that `If-None-Match` names"},
-        **problems.responses(404, 412, 416),
+        **problems.responses(404, 412, 416, 422),
     }
 
 
@@ -71,5 +74,7 @@ def get_report_markdown(request: Request, session: Reading, principal: ReadsJobs
 
 
 def _document(service: Service, blob: Blob) -> dict[str, Any]:
+    if blob.size_bytes > MOST_DRAWN_BYTES:
+        raise ReportTooLarge(f"the report has {blob.size_bytes} bytes, which is more than is drawn as a page", hint="GET report.json")
     document: dict[str, Any] = json.loads(service.blobs.read_all(blob))
     return document

@@ -5,7 +5,7 @@ from datetime import datetime
 from functools import partial
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Path, Request
+from fastapi import APIRouter, Depends, Path, Request
 from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
@@ -13,6 +13,7 @@ from starlette.concurrency import run_in_threadpool
 from api.deps import TheService, TheUploads, UploadId, UploadsFiles
 from api.http import problems
 from api.http.conditional import Digests
+from api.http.fields import fields_of
 from api.http.headers import documented
 from api.http.routing import ClosedRoute
 from api.schemas.common import PRINTABLE, Resource
@@ -64,9 +65,8 @@ class Upload(Resource):
 @router.post(
     "/v1/uploads", operation_id="create_upload", status_code=201, response_model=Upload, responses=problems.responses(413, 422, 507)
 )
-def create_upload(principal: UploadsFiles, parts: TheUploads, asked: NewUpload | None = None) -> Response:
+def create_upload(principal: UploadsFiles, parts: TheUploads, known: Annotated[NewUpload, Depends(fields_of(NewUpload))]) -> Response:
     """Begin an upload in parts."""
-    known = asked or NewUpload()
     state = parts.create(principal.project_id, filename=known.filename, size_bytes=known.size_bytes, sha256=known.sha256)
     body = uploads.body(state)
     return JSONResponse(body, 201, {"Location": body["urls"]["self"]})

@@ -6,7 +6,7 @@ from typing import Any, Literal
 from pydantic import ConfigDict
 
 from api.schemas.common import Resource
-from api.schemas.jobs import JobError
+from engine.contract.errors import JobError
 
 
 class TensorInfo(Resource):
@@ -74,7 +74,8 @@ class Layer(Resource):
     type: str
     input_shape: list[int | None] | None
     output_shape: list[int | None] | None
-    params_count: int
+    params_count: int | None
+    """Null where its weights are packed in a form that is not counted."""
     macs_count: int | None
     prunable: bool
     quantizable: bool

@@ -1,11 +1,10 @@
 """The quantization step of this project alone: `python our_step.py NETWORK.onnx DATA.npz OUTPUT.onnx METADATA.json THREADS`."""
 
-import json
-import shutil
 import sys
 import tempfile
 from pathlib import Path
 
+from engine.contract.metadata import DatasetMetadata, ModelMetadata
 from engine.data import load_dataset
 from engine.formats import load_network
 from engine.methods.quantization import static_quantization
@@ -17,13 +16,14 @@ def main() -> None:
     network_file, data_file, output, metadata, threads = sys.argv[1:6]
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
-        network = load_network(Path(network_file), "onnx", {}, work)
-        data = load_dataset(Path(data_file), "npz", json.loads(Path(metadata).read_text()), network.signature, work / "data")
+        network = load_network(Path(network_file), "onnx", ModelMetadata(), work)
+        data = load_dataset(
+            Path(data_file), "npz", DatasetMetadata.model_validate_json(Path(metadata).read_bytes()), network.signature, work / "data"
+        )
         context = StepContext(seed=0, work=work, emit=lambda event: None, baseline=network, data=data, threads=int(threads))
         params = StaticQuantization.model_validate({"calibration": {"samples": 320}, "reduce_range": True})
         result = static_quantization.apply(network, params, context.for_step(0, (0.0, 1.0)))
-        assert result.onnx_path is not None
-        shutil.copyfile(result.onnx_path, output)
+        result.write_onnx(Path(output))
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ import hashlib
 import hmac
 import re
 import secrets
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
@@ -49,6 +49,10 @@ class Principal:
         """Raises `scope_missing` unless the scope, or `admin`, is there."""
         if not self.scopes & {scope, Scope.ADMIN}:
             raise ScopeMissing(f"the key lacks the scope {scope}", hint=f"make a key with --scope {scope}")
+
+    def require_one(self, scopes: Sequence[Scope]) -> None:
+        """Raises `scope_missing`, which names the first of the scopes, unless one of them, or `admin`, is there."""
+        self.require(next((scope for scope in scopes if scope in self.scopes), scopes[0]))
 
 
 def create(

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import fcntl
 import os
 import tempfile
 import time
@@ -32,7 +33,10 @@ _hashers = ThreadPoolExecutor(2, thread_name_prefix="sha256")
 
 
 class Staged:
-    """A file on its way in. Use it as a context manager: what was not kept is removed."""
+    """A file on its way in. Use it as a context manager: what was not kept is removed.
+
+    It is locked for as long as its process has it open, so that nobody takes it for abandoned, whatever its times say.
+    """
 
     def __init__(self, folder: Path, *, limit_bytes: int | None, reserve_bytes: int) -> None:
         self._limit_bytes = limit_bytes
@@ -43,6 +47,7 @@ class Staged:
         with full_disk():
             fd, name = tempfile.mkstemp(dir=folder, prefix="in-")
         self.path = Path(name)
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         self._file = os.fdopen(fd, "wb", buffering=0)
         self._size = self._started = 0
 
@@ -73,8 +78,7 @@ class Staged:
                 future.result()
 
     def finish(self, expected_sha256: str | None = None) -> Blob:
-        """Close the file. Raises `digest_mismatch` when the bytes are not the expected ones."""
-        self._file.close()
+        """The file is whole. Raises `digest_mismatch` when the bytes are not the expected ones."""
         blob = self._digester.finish()
         if expected_sha256 is not None and expected_sha256 != blob.sha256:
             raise DigestMismatch(f"the bytes that arrived have the SHA-256 {blob.sha256}, not {expected_sha256}", hint="send them again")
@@ -224,15 +228,27 @@ class Blobs:
         return removed
 
     def sweep_staging(self) -> int:
-        """Remove staged files that a dead process left behind; returns how many."""
-        oldest = time.time() - self._settings.staging_expiry_seconds
+        """Remove staged files that a dead process left behind; returns how many.
+
+        A file's time of modification is anyone's to set who may name it, and clocks jump: what counts is that nobody holds its lock.
+        """
         removed = 0
         for path in self.store.staging.iterdir():
-            with contextlib.suppress(FileNotFoundError):
-                if path.stat().st_mtime < oldest:
-                    path.unlink()
-                    removed += 1
+            with contextlib.suppress(FileNotFoundError, BlockingIOError):
+                removed += self._remove_if_abandoned(path)
         return removed
+
+    def _remove_if_abandoned(self, path: Path) -> bool:
+        """Raises BlockingIOError where its process is alive. The time of the last change of its state (ctime) is the kernel's alone."""
+        file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if time.time() - os.fstat(file).st_ctime < self._settings.staging_expiry_seconds:
+                return False
+            path.unlink()
+            return True
+        finally:
+            os.close(file)
 
     def _chunk(self, blob: Blob, index: int) -> bytes:
         first = index * CHUNK_BYTES

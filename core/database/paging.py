@@ -1,15 +1,23 @@
-"""Lists page by key: newest first, `after` is the id of the last item seen, so that inserts move nothing."""
+"""Lists page by key: newest first, `after` is the id of the last item seen, so that inserts move nothing.
+
+A page is bounded in items and in bytes: the database says first how large the rows are, and only what fits is read.
+"""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
+from operator import add
 from typing import Any, Generic, TypeVar
 
-from sqlalchemy import Select
+from sqlalchemy import ColumnElement, Integer, Select, Text, cast, func, literal
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from core.errors import MalformedRequest
 
 Row = TypeVar("Row")
+PAGE_CHARACTERS = 4 * 2**20
+"""How much one page holds of the columns that may be long; a single row that is longer is a page of its own."""
 _ID = re.compile(r"[a-z]{2,3}_[A-Za-z0-9]{1,64}")
 
 
@@ -22,13 +30,36 @@ class Page(Generic[Row]):
     next_cursor: str | None
 
 
-def page(session: Session, statement: Select[Row], key: InstrumentedAttribute[Any], *, limit: int, after: str | None) -> Page[Row]:
-    """The `limit` newest rows of `statement` below the id `after`. Raises `malformed_request` for a cursor that is no id."""
-    if after is not None:
-        if not _ID.fullmatch(after):
-            raise MalformedRequest(f"`after` is not a cursor of this list: {after[:80]!r}", hint="take `next_cursor` of the page before")
-        statement = statement.where(key < after)
-    rows = list(session.scalars(statement.order_by(key.desc()).limit(limit + 1)))
-    more = len(rows) > limit
-    rows = rows[:limit]
-    return Page(rows, more, str(getattr(rows[-1], key.key)) if more else None)
+@dataclass(frozen=True)
+class Cut:
+    """Where a list is cut into pages: at most `limit` rows below the id `after`, or fewer where they are long.
+
+    `long` are the columns that make a row long, of those that are read.
+    """
+
+    limit: int
+    after: str | None
+    long: Sequence[ColumnElement[Any] | InstrumentedAttribute[Any]] = ()
+
+
+def page(session: Session, statement: Select[Row], key: InstrumentedAttribute[Any], cut: Cut) -> Page[Row]:
+    """The newest rows of `statement`. Raises `malformed_request` for a cursor that is no id."""
+    chosen = statement
+    if cut.after is not None:
+        if not _ID.fullmatch(cut.after):
+            raise MalformedRequest(
+                f"`after` is not a cursor of this list: {cut.after[:80]!r}", hint="take `next_cursor` of the page before"
+            )
+        chosen = chosen.where(key < cut.after)
+    length = reduce(add, (func.coalesce(func.length(cast(column, Text)), 0) for column in cut.long), cast(literal(0), Integer))
+    found = session.execute(chosen.with_only_columns(key, length).order_by(key.desc()).limit(cut.limit + 1)).all()
+    ids: list[str] = []
+    characters = 0
+    for row_id, row_length in found[: cut.limit]:
+        characters += row_length
+        if ids and characters > PAGE_CHARACTERS:
+            break
+        ids.append(row_id)
+    rows = list(session.scalars(statement.where(key.in_(ids)).order_by(key.desc()))) if ids else []
+    more = len(found) > len(ids)
+    return Page(rows, more, str(ids[-1]) if more else None)

@@ -1,18 +1,21 @@
 """The life of a job. Status changes here and nowhere else."""
 
-from core.jobs.body import artifact_body, body, event_body, metric_body, timestamp
-from core.jobs.check import Checked, check
+from core.jobs.body import EXPANDABLE, artifact_body, body, event_body, listed, metric_body, timestamp
+from core.jobs.check import Checked, Submission, check
 from core.jobs.claim import SPEC_VERSION, UNBOUNDED_MEMORY, Claim, Input, claim, confined
 from core.jobs.control import cancel, cancel_queued, delete
 from core.jobs.create import Created, create, create_inspection, retry
 from core.jobs.history import Mark, events, log, marks, metrics, series
 from core.jobs.queries import artifacts, get, search, version
-from core.jobs.records import Heartbeat, JobError, NewArtifact, NewEvent, Outcome, Point, Report, job_error
+from core.jobs.records import Heartbeat, NewArtifact, NewEvent, Point, Report
 from core.jobs.states import EDGES, TERMINAL, Status
 from core.jobs.work import cancelled, checkpoint, fail, finish, heartbeat, lose, release, should_stop
+from engine.contract.errors import JobError
+from engine.contract.figures import Outcome
 
 __all__ = [
     "EDGES",
+    "EXPANDABLE",
     "SPEC_VERSION",
     "TERMINAL",
     "UNBOUNDED_MEMORY",
@@ -29,6 +32,7 @@ __all__ = [
     "Point",
     "Report",
     "Status",
+    "Submission",
     "artifact_body",
     "artifacts",
     "body",
@@ -48,7 +52,7 @@ __all__ = [
     "finish",
     "get",
     "heartbeat",
-    "job_error",
+    "listed",
     "log",
     "lose",
     "marks",

@@ -1,5 +1,6 @@
 """A job as its clients see it: one pure function for the API, the event stream and the command line."""
 
+from collections.abc import Collection
 from datetime import UTC, datetime
 from typing import Any
 
@@ -12,9 +13,35 @@ def timestamp(value: datetime | None) -> str | None:
     return None if value is None else value.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def body(job: Job) -> dict[str, Any]:
-    """The job object of the public contract."""
+EXPANDABLE = ("spec", "normalized_spec", "warnings", "error.details")
+"""What a list leaves out of its jobs, or shortens, unless it is asked for."""
+_LISTED_WARNINGS = 10
+_LISTED_CHARACTERS = 300
+
+
+def listed(job: Job, expand: Collection[str] = ()) -> dict[str, Any]:
+    """A job as lists show it: without its specs, with the first warnings in short, and without the details of its error.
+
+    `expand` names what is shown in full all the same. The columns of specs that are not shown need not be loaded.
+    """
+    left_out = {name for name in ("spec", "normalized_spec") if name not in expand}
+    shown = body(job, left_out=left_out)
+    if "warnings" not in expand:
+        shown["warnings"] = [_shortened(item) for item in job.warnings[:_LISTED_WARNINGS]]
+        shown["warnings_count"] = len(job.warnings)
+    if "error.details" not in expand and job.error is not None:
+        shown["error"] = {**job.error, "message": job.error["message"][:_LISTED_CHARACTERS], "details": {}}
+    return shown
+
+
+def _shortened(warning: dict[str, Any]) -> dict[str, Any]:
+    return {"code": warning["code"], "message": warning["message"][:_LISTED_CHARACTERS], "step_index": warning.get("step_index")}
+
+
+def body(job: Job, *, left_out: Collection[str] = ()) -> dict[str, Any]:
+    """The job object of the public contract, without the specs that `left_out` names."""
     base = f"/v1/jobs/{job.id}"
+    specs = {name: getattr(job, name) for name in ("spec", "normalized_spec") if name not in left_out}
     return {
         "object": "job",
         "id": job.id,
@@ -25,13 +52,13 @@ def body(job: Job) -> dict[str, Any]:
         "progress": _progress(job),
         "model_id": job.model_id,
         "dataset_id": job.dataset_id,
-        "spec": job.spec,
-        "normalized_spec": job.normalized_spec,
+        **specs,
         "spec_hash": job.spec_hash,
         "engine_version": job.engine_version,
         "steps": job.steps,
-        "summary": job.summary,
+        "summary": job.summary and {"settings": [], **job.summary},
         "warnings": job.warnings,
+        "warnings_count": len(job.warnings or ()),
         "error": job.error,
         "attempt": job.attempt,
         "max_attempts": job.max_attempts,
@@ -111,6 +138,7 @@ def artifact_body(artifact: Artifact) -> dict[str, Any]:
         "gzip_bytes": artifact.gzip_bytes,
         "sha256": artifact.blob_sha256,
         "metrics": artifact.metrics,
+        "settings": artifact.settings,
         "created_at": timestamp(artifact.created_at),
         "urls": {"self": f"/v1/artifacts/{artifact.id}", "content": f"/v1/artifacts/{artifact.id}/content"},
     }

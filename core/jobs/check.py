@@ -1,5 +1,6 @@
 """Is a spec meaningful for the models and datasets of a project?"""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +10,23 @@ from sqlalchemy.orm import Session, undefer
 from core.database.tables import Dataset, Model
 from core.errors import DatasetInvalid, DatasetRequired, FieldError, MethodUnavailable, ModelInvalid, NotFound, SpecInvalid
 from core.jobs.fit import misfit
-from engine.contract.spec import LABEL_METRICS, Spec, parse
+from engine.contract.metadata import SELF_SUPERVISED
+from engine.contract.metric import catalogue
+from engine.contract.spec import Problem, Spec, parse
+
+
+@dataclass(frozen=True)
+class Submission:
+    """A spec as it was sent (JSON types), and what reading it gave: the spec, or every problem with it."""
+
+    document: Any
+    spec: Spec | None
+    problems: Sequence[Problem]
+
+    @classmethod
+    def read(cls, document: Any) -> "Submission":
+        """Read a document once, before any transaction begins: that may take processor time."""
+        return cls(document, *parse(document))
 
 
 @dataclass(frozen=True)
@@ -22,15 +39,15 @@ class Checked:
     teachers: list[Model]
 
 
-def check(session: Session, project_id: str, document: Any) -> Checked:
-    """Validate a spec given as JSON types, also against what is known of its model and dataset.
+def check(session: Session, project_id: str, submission: Submission) -> Checked:
+    """Validate a spec, also against what is known of its model and dataset.
 
     Raises `spec_invalid` or `dataset_required` with every problem, `not_found` for an id that the project does not have,
     `model_invalid` and `dataset_invalid` for an upload that cannot be used, `shape_mismatch` for two that do not fit.
     """
-    spec, problems = parse(document)
+    spec = submission.spec
     if spec is None:
-        errors = [FieldError(problem.pointer, problem.code, problem.detail, problem.hint) for problem in problems]
+        errors = [FieldError(problem.pointer, problem.code, problem.detail, problem.hint) for problem in submission.problems]
         raise _refusal(errors)
     model = _find(session, Model, project_id, spec.model, "/model")
     dataset = _find(session, Dataset, project_id, spec.dataset, "/dataset") if spec.dataset else None
@@ -44,10 +61,10 @@ def check(session: Session, project_id: str, document: Any) -> Checked:
             raise ModelInvalid(f"{row.id} cannot be used: {_reason(row)}", hint="GET /v1/models/{id} says what was found")
     if dataset is not None and _unusable(dataset):
         raise DatasetInvalid(f"{dataset.id} cannot be used: {_reason(dataset)}", hint="GET /v1/datasets/{id} says what was found")
-    errors = [*_unavailable_errors(spec), *_label_errors(spec, dataset), *_training_errors(spec, model)]
+    errors = [*_unavailable_errors(spec), *_label_errors(spec, model, dataset), *_training_errors(spec, model)]
     if errors:
         raise _refusal(errors)
-    if (error := misfit(model, dataset)) is not None:
+    if (error := misfit(model, dataset, trained=_needs_targets(spec))) is not None:
         raise error
     return Checked(spec, model, dataset, list({teacher.id: teacher for teacher in teachers}.values()))
 
@@ -87,22 +104,33 @@ def _unavailable_errors(spec: Spec) -> list[FieldError]:
     ]
 
 
-def _label_errors(spec: Spec, dataset: Dataset | None) -> list[FieldError]:
+def _needs_targets(spec: Spec) -> bool:
+    """Whether the spec cannot do without targets: labels of any kind stand in the way of no other."""
+    accuracy = spec.constraints.accuracy if spec.constraints else None
+    named = (*spec.evaluation.metrics, *([accuracy.metric] if accuracy else []))
+    return any(step.needs.labels for step in spec.steps) or any(catalogue()[name].needs == "targets" for name in named)
+
+
+def _label_errors(spec: Spec, model: Model, dataset: Dataset | None) -> list[FieldError]:
     if dataset is None or dataset.inspection is None or dataset.inspection.get("labels") is not False:
+        return []
+    tasks = {model.declared.get("task"), *(output.get("task") for output in model.declared.get("outputs") or ())}
+    if tasks & SELF_SUPERVISED:
         return []
     errors = [
         FieldError(f"/steps/{index}", "labels_required", f"steps[{index}] ({step.wire_name()}) needs labels, and {dataset.id} has none")
         for index, step in enumerate(spec.steps)
         if step.needs.labels
     ]
-    hint = "agreement, sqnr_db and cosine need no labels"
+    known = catalogue()
+    hint = f"{', '.join(name for name, metric in known.items() if metric.needs == 'baseline')} need no labels"
     errors += [
         FieldError(f"/evaluation/metrics/{index}", "labels_required", f"{metric} needs labels, and {dataset.id} has none", hint)
         for index, metric in enumerate(spec.evaluation.metrics)
-        if metric in LABEL_METRICS
+        if known[metric].needs == "targets"
     ]
     accuracy = spec.constraints.accuracy if spec.constraints else None
-    if accuracy is not None and accuracy.metric in LABEL_METRICS:
+    if accuracy is not None and known[accuracy.metric].needs == "targets":
         detail = f"{accuracy.metric} needs labels, and {dataset.id} has none"
         errors.append(FieldError("/constraints/accuracy/metric", "labels_required", detail, hint))
     return errors

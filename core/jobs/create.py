@@ -8,10 +8,10 @@ from sqlalchemy.orm import Session
 
 from core import failpoints, ids
 from core.database import db
-from core.database.tables import Dataset, Job, JobEvent, JobLabel, JobTeacher, Model, Project
+from core.database.tables import Dataset, Job, JobEvent, JobLabel, JobTeacher, JsonObject, Model, Project
 from core.errors import JobNotTerminal, QuotaExceeded
 from core.jobs import idempotency, placement
-from core.jobs.check import check
+from core.jobs.check import Submission, check
 from core.jobs.claim import SPEC_VERSION
 from core.jobs.queries import get
 from core.jobs.states import TERMINAL, Status
@@ -34,12 +34,12 @@ def create(
     session: Session,
     settings: Settings,
     project_id: str,
-    document: Any,
+    submission: Submission | JsonObject,
     *,
     idempotent: idempotency.Request | None = None,
     retry_of: str | None = None,
 ) -> Created:
-    """Make a job of a spec given as JSON types; the job, its first event and the idempotency key appear together.
+    """Make a job of a spec, read already or given as JSON types; the job, its first event and the idempotency key appear together.
 
     An upload whose inspection failed for a reason that may have passed, such as a full disk, is inspected again.
     Raises what `core.jobs.check.check` and `core.jobs.idempotency.reserve` raise, and `quota_exceeded`.
@@ -49,7 +49,8 @@ def create(
         bound = idempotency.reserve(session, project_id, idempotent, job_id)
         if bound != job_id:
             return Created(get(session, project_id, bound), replayed=True)
-    checked = check(session, project_id, document)
+    read = submission if isinstance(submission, Submission) else Submission.read(submission)
+    checked = check(session, project_id, read)
     _check_quota(session, project_id)
     for row in (checked.model, checked.dataset, *checked.teachers):
         if row is not None and row.status == "invalid":
@@ -59,9 +60,10 @@ def create(
         job_id,
         project_id,
         "compress",
+        shown=True,
         name=spec.name,
         labels=dict(spec.labels),
-        spec=document,
+        spec=read.document,
         normalized_spec=spec.normalized(),
         spec_hash=spec.spec_hash(),
         model_id=checked.model.id,
@@ -70,7 +72,7 @@ def create(
         queue=placement.queue_of(session, settings, spec),
         rank=-spec.priority,
         gpu_memory_bytes=0 if spec.device == "cpu" else spec.limits.gpu_memory_bytes,
-        devices=spec.devices,
+        devices=spec.processes,
         any_device=spec.device == "auto",
         warnings=placement.warnings(session, settings, spec),
         max_attempts=spec.max_attempts,
@@ -103,6 +105,7 @@ def create_inspection(session: Session, settings: Settings, row: Model | Dataset
         ids.new("job"),
         row.project_id,
         kind,
+        shown=False,
         name=None,
         labels={},
         spec={},
@@ -164,7 +167,7 @@ def _check_quota(session: Session, project_id: str) -> None:
     limit = session.scalar(select(Project.max_queued_jobs).where(Project.id == project_id))
     if limit is None:
         return
-    waiting = select(func.count()).select_from(Job).where(Job.project_id == project_id, Job.status == Status.QUEUED, Job.kind == "compress")
+    waiting = select(func.count()).select_from(Job).where(Job.project_id == project_id, Job.status == Status.QUEUED, Job.shown)
     if (session.scalar(waiting) or 0) >= limit:
         raise QuotaExceeded(
             f"the project has {limit} queued jobs, which is its limit", hint="wait until some have run", retry_after_seconds=30

@@ -48,7 +48,7 @@ def add_metrics(session: Session, job_id: str, fence: int, last_seq: int, points
 def add_log(session: Session, job_id: str, fence: int, offset: int, text: str) -> None:
     """Append to the log at `offset`, its present length; past `MAX_LOG_BYTES` the rest is dropped, and the log says so once."""
     content = clean(text).encode()
-    if not content or offset >= MAX_LOG_BYTES:
+    if not content or offset > MAX_LOG_BYTES:
         return
     if offset + len(content) > MAX_LOG_BYTES:
         content = content[: MAX_LOG_BYTES - offset] + _CUT

@@ -1,12 +1,12 @@
 """Jobs as clients find them: always within one project, never the hidden inspections."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 
 from sqlalchemy import exists, select
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, defer
 
-from core.database.paging import Page, page
+from core.database.paging import Cut, Page, page
 from core.database.tables import Artifact, Job, JobLabel
 from core.errors import MalformedRequest, NotFound
 from core.jobs.states import Status
@@ -14,7 +14,7 @@ from core.jobs.states import Status
 
 def get(session: Session, project_id: str, job_id: str) -> Job:
     """One job of the project. Raises `not_found`."""
-    statement = select(Job).where(Job.id == job_id, Job.project_id == project_id, Job.kind == "compress")
+    statement = select(Job).where(Job.id == job_id, Job.project_id == project_id, Job.shown)
     job = session.scalars(statement, execution_options={"populate_existing": True}).one_or_none()
     if job is None:
         raise NotFound(f"there is no job {job_id!r} in this project")
@@ -29,11 +29,15 @@ def search(
     label: Sequence[str] = (),
     model_id: str | None = None,
     created_after: datetime | None = None,
+    expand: Collection[str] = (),
     limit: int = 20,
     after: str | None = None,
 ) -> Page[Job]:
-    """Jobs of the project, newest first. `label` holds `key:value` or `key`; all must hold. Raises `malformed_request`."""
-    statement = select(Job).where(Job.project_id == project_id, Job.kind == "compress")
+    """Jobs of the project, newest first. `label` holds `key:value` or `key`; all must hold. Raises `malformed_request`.
+
+    Their specs are read only where `expand` names `spec` or `normalized_spec`.
+    """
+    statement = select(Job).where(Job.project_id == project_id, Job.shown)
     if unknown := [value for value in status if value not in set(Status)]:
         raise MalformedRequest(f"no such status: {unknown[0]!r}", hint=f"statuses: {', '.join(Status)}")
     if status:
@@ -46,12 +50,15 @@ def search(
         statement = statement.where(Job.model_id == model_id)
     if created_after is not None:
         statement = statement.where(Job.created_at > created_after)
-    return page(session, statement, Job.id, limit=limit, after=after)
+    specs = {"spec": Job.spec, "normalized_spec": Job.normalized_spec}
+    statement = statement.options(*(defer(column, raiseload=True) for name, column in specs.items() if name not in expand))
+    long = [Job.steps, Job.warnings, Job.summary, Job.error, *(column for name, column in specs.items() if name in expand)]
+    return page(session, statement, Job.id, Cut(limit, after, long))
 
 
 def version(session: Session, project_id: str, job_id: str) -> tuple[int, str]:
     """Version and status of a job, without the rest. Raises `not_found`."""
-    statement = select(Job.version, Job.status).where(Job.id == job_id, Job.project_id == project_id, Job.kind == "compress")
+    statement = select(Job.version, Job.status).where(Job.id == job_id, Job.project_id == project_id, Job.shown)
     row = session.execute(statement).one_or_none()
     if row is None:
         raise NotFound(f"there is no job {job_id!r} in this project")

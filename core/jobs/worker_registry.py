@@ -2,8 +2,9 @@
 
 import hashlib
 from dataclasses import asdict, dataclass
+from typing import Any
 
-from sqlalchemy import ColumnElement, func, select
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from core.database import leases
@@ -30,9 +31,10 @@ class Capacity:
         return self.devices >= devices and self.memory_bytes >= memory_bytes
 
 
-def note(session: Session, queue: str, worker: str, capacity: Capacity | None = None) -> None:
-    """The worker is there, and takes jobs of `queue`."""
-    leases.acquire(session, _name(queue, worker), worker, PRESENT_SECONDS, details=asdict(capacity or Capacity()))
+def note(session: Session, queue: str, worker: str, capacity: Capacity | None = None, *, trouble: str | None = None) -> None:
+    """The worker is there, and takes jobs of `queue`; or takes none, for the reason that `trouble` says."""
+    details = asdict(capacity or Capacity()) | ({"trouble": trouble} if trouble else {})
+    leases.acquire(session, _name(queue, worker), worker, PRESENT_SECONDS, details=details)
 
 
 def leave(session: Session, queue: str, worker: str) -> None:
@@ -46,14 +48,21 @@ def _name(queue: str, worker: str) -> str:
 
 
 def count(session: Session, queue: str) -> int:
-    """How many workers serve a queue."""
-    return session.scalar(select(func.count()).where(*_present(queue))) or 0
+    """How many workers take jobs of a queue."""
+    return sum(1 for details in _present(session, queue) if "trouble" not in details)
 
 
 def capacities(session: Session, queue: str) -> set[Capacity]:
-    """What the workers of a queue can do."""
-    return {Capacity(**details) for details in session.scalars(select(Lease.details).where(*_present(queue))) if details}
+    """What the workers of a queue can do, those in trouble left out."""
+    return {Capacity(**details) for details in _present(session, queue) if details and "trouble" not in details}
 
 
-def _present(queue: str) -> tuple[ColumnElement[bool], ...]:
-    return Lease.name.startswith(f"{_PREFIX}{queue}:", autoescape=True), Lease.expires_at > db_now()
+def troubles(session: Session, queue: str) -> list[str]:
+    """Why workers that are there take no jobs of a queue."""
+    return sorted({str(details["trouble"]) for details in _present(session, queue) if "trouble" in details})
+
+
+def _present(session: Session, queue: str) -> list[dict[str, Any]]:
+    """What the workers of a queue say about themselves."""
+    here = Lease.name.startswith(f"{_PREFIX}{queue}:", autoescape=True), Lease.expires_at > db_now()
+    return [details or {} for details in session.scalars(select(Lease.details).where(*here))]

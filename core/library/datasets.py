@@ -43,7 +43,7 @@ def delete(session: Session, project_id: str, dataset_id: str) -> None:
 
 def body(dataset: Dataset) -> dict[str, Any]:
     """The dataset object of the public contract; the preview is asked for apart."""
-    found = dataset.inspection or {}
+    found = dataset.findings or {}
     path = f"/v1/datasets/{dataset.id}"
     common = inputs.body(dataset, "dataset", path)
     return {

@@ -3,11 +3,12 @@
 from typing import Any, TypeVar
 
 from sqlalchemy import func, or_, select
-from sqlalchemy.orm import Session, undefer
+from sqlalchemy.orm import Session, undefer, with_expression
 
 from core.blobs.digest import Blob
 from core.database.clock import now
-from core.database.paging import Page, page
+from core.database.dialect import json_without
+from core.database.paging import Cut, Page, page
 from core.database.tables import Artifact, Dataset, Job, JobTeacher, Model, Project
 from core.errors import NotFound, QuotaExceeded, ResourceInUse
 from core.jobs.body import timestamp
@@ -24,6 +25,7 @@ def add(session: Session, settings: Settings, row: Row, blob: Blob) -> Row:
     check_storage_quota(session, row.project_id, blob.size_bytes)
     row.blob_sha256 = row.sha256 = blob.sha256
     row.size_bytes, row.status, row.inspection = blob.size_bytes, "inspecting", None
+    row.findings = None
     session.add(row)
     session.flush()
     create_inspection(session, settings, row)
@@ -33,16 +35,25 @@ def add(session: Session, settings: Settings, row: Row, blob: Blob) -> Row:
 def find(session: Session, table: type[Row], project_id: str, row_id: str) -> Row:
     """A row of the project with its inspection. Raises `not_found`."""
     statement = select(table).where(table.id == row_id, table.project_id == project_id, table.deleted_at.is_(None))
-    row = session.scalars(statement.options(undefer(table.inspection)), execution_options={"populate_existing": True}).one_or_none()
+    options = (undefer(table.inspection), with_expression(table.findings, _findings(table)))
+    row = session.scalars(statement.options(*options), execution_options={"populate_existing": True}).one_or_none()
     if row is None:
         raise NotFound(f"there is no {table.__name__.lower()} {row_id!r} in this project")
     return row
 
 
 def search(session: Session, table: type[Row], project_id: str, *, limit: int, after: str | None) -> Page[Row]:
-    """Rows of the project with their inspections, newest first."""
-    statement = select(table).where(table.project_id == project_id, table.deleted_at.is_(None)).options(undefer(table.inspection))
-    return page(session, statement, table.id, limit=limit, after=after)
+    """Rows of the project with their findings, newest first."""
+    found = _findings(table)
+    statement = (
+        select(table).where(table.project_id == project_id, table.deleted_at.is_(None)).options(with_expression(table.findings, found))
+    )
+    return page(session, statement, table.id, Cut(limit, after, [table.declared, table.error, found]))
+
+
+def _findings(table: type[Row]) -> json_without:
+    """An inspection without its long lists, which have routes of their own."""
+    return json_without(table.inspection, "layers", "preview")
 
 
 def content(session: Session, row: Model | Dataset | Artifact) -> Blob:
@@ -57,10 +68,10 @@ def remove(session: Session, row: Model | Dataset) -> None:
         Job.dataset_id == row.id,
         Job.id.in_(select(JobTeacher.job_id).where(JobTeacher.model_id == row.id)),
     )
-    waiting = list(session.execute(select(Job.id, Job.kind, Job.status).where(reads, Job.status.not_in(TERMINAL))))
+    waiting = list(session.execute(select(Job.id, Job.shown, Job.status).where(reads, Job.status.not_in(TERMINAL))))
     for job in waiting:
-        if job.kind == "compress" or job.status == Status.RUNNING or cancel_queued(session, job.id) is None:
-            reader = job.id if job.kind == "compress" else "its inspection"
+        if job.shown or job.status == Status.RUNNING or cancel_queued(session, job.id) is None:
+            reader = job.id if job.shown else "its inspection"
             raise ResourceInUse(f"{row.id} is read by {reader}, which has not ended", hint="cancel the job, or wait for its end")
     row.deleted_at = now(session)
     row.blob_sha256 = None
@@ -82,7 +93,7 @@ def check_storage_quota(session: Session, project_id: str, more_bytes: int) -> N
 
 
 def body(row: Model | Dataset, kind: str, path: str) -> dict[str, Any]:
-    """What models and datasets show alike; the row's inspection must be loaded."""
+    """What models and datasets show alike; the row's findings must be loaded."""
     return {
         "object": kind,
         "id": row.id,

@@ -60,7 +60,7 @@ def delete(session: Session, project_id: str, model_id: str) -> None:
 
 def body(model: Model) -> dict[str, Any]:
     """The model object of the public contract; layers are asked for apart, as there may be thousands."""
-    found = model.inspection or {}
+    found = model.findings or {}
     path = f"/v1/models/{model.id}"
     common = inputs.body(model, "model", path)
     return {

@@ -1,8 +1,49 @@
-"""The one error that the engine raises on purpose; it crosses the process border as a `failed` event."""
+"""The one error of a job, from where it happens to the client: raised as `EngineError`, passed on and stored as `JobError`."""
 
-from typing import Any, Literal
+import errno
+import os
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict
 
 Category = Literal["user", "resource", "transient", "internal"]
+
+
+class JobError(BaseModel):
+    """Why a job failed; `category` is `user`, `resource`, `transient` or `internal`."""
+
+    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
+
+    code: str
+    category: Category
+    message: str
+    hint: str | None
+    retryable: bool
+    step_index: int | None
+    details: dict[str, Any]
+
+    @classmethod
+    def of(
+        cls,
+        code: str,
+        category: Category,
+        message: str,
+        *,
+        hint: str | None = None,
+        retryable: bool = False,
+        step_index: int | None = None,
+        details: dict[str, Any] | None = None,
+    ) -> Self:
+        """An error, with what is not said left empty."""
+        return cls(
+            code=code,
+            category=category,
+            message=message,
+            hint=hint,
+            retryable=retryable,
+            step_index=step_index,
+            details=details or {},
+        )
 
 
 class EngineError(Exception):
@@ -25,3 +66,51 @@ class EngineError(Exception):
         self.category: Category = category
         self.retryable = retryable
         self.details = details or {}
+
+    def described(self, step_index: int | None = None) -> JobError:
+        """The error as it crosses a process border and is stored."""
+        return JobError(
+            code=self.code,
+            category=self.category,
+            message=self.message,
+            hint=self.hint,
+            retryable=self.retryable,
+            step_index=step_index,
+            details=self.details,
+        )
+
+    @classmethod
+    def of(cls, error: JobError) -> Self:
+        """The exception that `described` described in another process."""
+        return cls(
+            error.code,
+            error.message,
+            hint=error.hint,
+            category=error.category,
+            retryable=error.retryable,
+            details=error.details,
+        )
+
+
+def translate(error: Exception) -> EngineError:
+    """Any exception as an error of the engine: memory, disk, or a defect of ours."""
+    if isinstance(error, EngineError):
+        return error
+    text = str(error)
+    # torch reports exhausted memory as a RuntimeError, CUDA's as a subclass of it.
+    if isinstance(error, MemoryError) or "DefaultCPUAllocator" in text or "out of memory" in text.lower() or "bad_alloc" in text:
+        return EngineError(
+            "out_of_memory",
+            "The job needed more memory than it may use.",
+            hint="Lower batch_size, or raise limits.memory_bytes.",
+            category="resource",
+        )
+    # Libraries in C++ and Rust, such as safetensors, have errors of their own for it, with the system's sentence in them.
+    numbers = (errno.ENOSPC, errno.EDQUOT)
+    if (isinstance(error, OSError) and error.errno in numbers) or any(os.strerror(number) in text for number in numbers):
+        return EngineError(
+            "out_of_disk", "The disk is full.", hint="Free space on the worker, then retry.", category="resource", retryable=True
+        )
+    return EngineError(
+        "internal_error", f"{type(error).__name__}: {text[:500]}", hint="The job's log has the details.", category="internal"
+    )

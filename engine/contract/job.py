@@ -1,28 +1,20 @@
 """`job.json`: what a job child finds in its directory."""
 
+import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict
 
-from engine.contract.spec import parse
+from engine.contract.errors import EngineError
+from engine.contract.metadata import DatasetMetadata, ModelMetadata
+from engine.contract.spec import Spec, parse
 
 FILE_NAME = "job.json"
+RESULT = "result.json"
+"""What the job came to, in its directory: a `Summary`, or what an inspection found."""
 DRAIN_FILE = "drain"
 """Appears beside `job.json` when the supervisor wants a checkpoint as soon as possible, because the worker is about to stop."""
-
-
-def divided(kind: str, spec: dict[str, Any] | None) -> bool:
-    """Whether a job runs in several processes: they divide trainings, and nothing else."""
-    if kind != "compress" or devices(spec) == 1:
-        return False
-    parsed, _ = parse(spec)
-    return parsed is not None and any(step.needs.trainable for step in parsed.steps)
-
-
-def devices(spec: dict[str, Any] | None) -> int:
-    """How many devices a spec asks for; one of version 1 does not say."""
-    return int((spec or {}).get("devices", 1))
 
 
 class InputFile(BaseModel):
@@ -33,13 +25,24 @@ class InputFile(BaseModel):
     id: str | None = None
     path: Path
     format: str
-    metadata: dict[str, Any] = {}
     sha256: str | None = None
     name: str | None = None
 
-    def below(self, directory: Path) -> "InputFile":
+    def below(self, directory: Path) -> Self:
         """The same file with a path that does not depend on the working directory."""
         return self.model_copy(update={"path": (directory / self.path).absolute()})
+
+
+class ModelFile(InputFile):
+    """An uploaded model and what its owner declared about it."""
+
+    metadata: ModelMetadata = ModelMetadata()
+
+
+class DatasetFile(InputFile):
+    """An uploaded dataset and what its owner declared about it."""
+
+    metadata: DatasetMetadata = DatasetMetadata()
 
 
 class Job(BaseModel):
@@ -49,12 +52,13 @@ class Job(BaseModel):
 
     kind: Literal["compress", "inspect_model", "inspect_dataset"]
     job_id: str
-    spec: dict[str, Any] | None = None
+    spec: Spec | None = None
+    """Of a compression."""
     device: str = "cpu"
     threads: int = 1
-    model: InputFile | None = None
-    dataset: InputFile | None = None
-    teachers: dict[str, InputFile] = {}
+    model: ModelFile | None = None
+    dataset: DatasetFile | None = None
+    teachers: dict[str, ModelFile] = {}
     resume: Path | None = None
     """The checkpoint of an earlier attempt."""
     checkpoint_seconds: float = 60.0
@@ -62,8 +66,9 @@ class Job(BaseModel):
 
     @classmethod
     def read(cls, directory: Path) -> "Job":
-        """The job in `directory`, with absolute paths."""
-        job = cls.model_validate_json((directory / FILE_NAME).read_bytes())
+        """The job in `directory`, with absolute paths. Raises `spec_invalid`."""
+        document = json.loads((directory / FILE_NAME).read_bytes())
+        job = cls.model_validate({**document, "spec": _parsed(document.get("spec"))})
         return job.model_copy(
             update={
                 "model": job.model and job.model.below(directory),
@@ -72,3 +77,13 @@ class Job(BaseModel):
                 "teachers": {name: file.below(directory) for name, file in job.teachers.items()},
             }
         )
+
+
+def _parsed(document: Any) -> Spec | None:
+    """The spec, which is read here and nowhere else in the child."""
+    if document is None:
+        return None
+    spec, problems = parse(document)
+    if spec is None:
+        raise EngineError("spec_invalid", "; ".join(f"{p.pointer}: {p.detail}" for p in problems), hint=problems[0].hint)
+    return spec

@@ -9,39 +9,50 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
+from engine.contract import metric as metrics
+from engine.contract.file_format import writable_names
 from engine.contract.method import MethodParams, catalogue
 from engine.contract.params import Params
 
-Metric = Literal["top1", "top5", "cross_entropy", "agreement", "sqnr_db", "cosine"]
 MOST_DEVICES = 16
 """Devices of one job."""
-LABEL_METRICS = frozenset({"top1", "top5", "cross_entropy"})
+MOST_PROBLEMS = 100
+"""Problems of a document that are told; more of them are counted."""
+_SHOWN_CHARACTERS = 80
+"""How much of a name that a stranger chose is said in a sentence."""
 
 if TYPE_CHECKING:
     Step = MethodParams
+    MetricName = str
+    ExportFormat = str
 else:
+    MetricName = Literal[tuple(metrics.catalogue())]
+    ExportFormat = Literal[writable_names()]
     Step = Annotated[functools.reduce(lambda left, right: left | right, catalogue().values()), Field(discriminator="method")]
 
 
 class AccuracyConstraint(Params):
     """How much quality the result may lose, or must have."""
 
-    metric: Metric = "top1"
-    """`top1`, `top5`, `cross_entropy` need labels; `agreement`, `sqnr_db`, `cosine` compare with the original's outputs."""
+    metric: MetricName = "top1"
+    """Some need targets; `agreement`, `sqnr_db` and `cosine` compare with the original's outputs. See `docs/tasks.md`."""
+    output: str | None = Field(None, min_length=1, max_length=256)
+    """Name of the output that counts; without it, of several outputs the worst."""
     max_drop: float | None = Field(None, ge=0)
-    """Largest loss against the baseline (for `cross_entropy`: largest rise)."""
+    """Largest loss against the baseline (of a metric whose smallest value is the best: largest rise)."""
     drop_type: Literal["absolute", "relative"] = "absolute"
     """`max_drop` in the metric's own unit, or as a share of the baseline's value."""
     min: float | None = None
-    """Smallest acceptable value (for `cross_entropy`: largest)."""
+    """Least acceptable value (of a metric whose smallest value is the best: the largest)."""
 
     @model_validator(mode="after")
     def _says_something(self) -> "AccuracyConstraint":
         if self.max_drop is None and self.min is None:
             raise ValueError("give max_drop or min")
-        if self.metric in ("agreement", "sqnr_db", "cosine") and self.max_drop is not None:
+        chosen = metrics.catalogue()[self.metric]
+        if chosen.needs == "baseline" and self.max_drop is not None:
             raise ValueError(f"{self.metric} already compares with the baseline: give min")
-        if self.metric in ("top1", "top5") and self.max_drop is not None and self.max_drop > 1:
+        if chosen.unit == "share" and self.max_drop is not None and self.max_drop > 1:
             raise ValueError(f"ratios are 0..1, got {self.max_drop:g}; did you mean {self.max_drop / 100:g}?")
         return self
 
@@ -75,8 +86,8 @@ class Latency(Params):
 class Evaluation(Params):
     """What is measured, and on which examples."""
 
-    metrics: tuple[Metric, ...] = ()
-    """Empty: `top1` and `cross_entropy` with labels; fidelity to the original is measured in any case."""
+    metrics: tuple[MetricName, ...] = ()
+    """Empty: those of the outputs' tasks, where there are targets; fidelity to the original is measured in any case."""
     split: Literal["test", "validation"] = "test"
     batch_size: int = Field(256, ge=1, le=65_536)
     latency: Latency = Latency()
@@ -104,11 +115,11 @@ class Spec(Params):
     seed: int = Field(0, ge=0, lt=2**32)
     """Seed of every random choice: same seed, same result."""
     quantize: Literal["int8"] | None = None
-    """Shorthand for one quantization step: static with a dataset, dynamic without."""
+    """Shorthand for one step: `int8_quantization` with a dataset, `dynamic_quantization` without."""
     steps: tuple[Step, ...] = Field((), max_length=32)
     constraints: Constraints | None = None
     evaluation: Evaluation = Evaluation()
-    export: tuple[Literal["onnx", "safetensors"], ...] = Field(("onnx",), min_length=1)
+    export: tuple[ExportFormat, ...] = Field(("onnx",), min_length=1)
     """Formats of the published files; figures are measured on the first."""
     limits: Limits = Limits()
     device: Literal["auto", "cpu", "gpu"] = "auto"
@@ -131,7 +142,7 @@ class Spec(Params):
             return data
         if data.get("steps"):
             raise ValueError("give either quantize or steps, not both")
-        method = "static_quantization" if data.get("dataset") else "dynamic_quantization"
+        method = "int8_quantization" if data.get("dataset") else "dynamic_quantization"
         return {**data, "quantize": None, "steps": [{"method": method}]}
 
     @model_validator(mode="after")
@@ -142,6 +153,11 @@ class Spec(Params):
         if problems:
             raise SpecProblems(problems)
         return self
+
+    @property
+    def processes(self) -> int:
+        """In how many processes the job runs, each with a device of its own: they divide trainings, and nothing else."""
+        return self.devices if any(step.needs.trainable for step in self.steps) else 1
 
     def normalized(self) -> dict[str, Any]:
         """The spec with every default written out, as JSON types."""
@@ -200,11 +216,25 @@ class Problem(Params):
 
 
 def parse(document: Any) -> tuple[Spec | None, list[Problem]]:
-    """Validate a spec given as JSON types; returns the spec, or every problem found."""
+    """Validate a spec given as JSON types; returns the spec, or every problem found.
+
+    Of more than `MOST_PROBLEMS` the first ones are listed, and the last entry counts the others.
+    """
     try:
         return Spec.model_validate(document), []
     except ValidationError as error:
-        return None, [problem for item in error.errors() for problem in _problems_of(item, document)]
+        found = error.errors(include_url=False)
+        problems = [problem for item in found[:MOST_PROBLEMS] for problem in _problems_of(item, document)]
+        return None, bounded(problems, more=len(found[MOST_PROBLEMS:]))
+
+
+def bounded(problems: list[Problem], *, more: int = 0) -> list[Problem]:
+    """The first `MOST_PROBLEMS` problems, the last of them the number of those that are left out, `more` included."""
+    if len(problems) + more <= MOST_PROBLEMS:
+        return problems
+    listed = problems[: MOST_PROBLEMS - 1]
+    detail = f"{len(problems) + more - len(listed)} further problems are not listed"
+    return [*listed, Problem(pointer="", code="more_problems", detail=detail)]
 
 
 def _problems_of(error: ErrorDetails, document: Any) -> list[Problem]:
@@ -217,10 +247,11 @@ def _problems_of(error: ErrorDetails, document: Any) -> list[Problem]:
     hint: str | None = advice or None
     if error["type"] == "extra_forbidden":
         hint = _did_you_mean(error["loc"], document)
-        detail = f"unknown field {location[-1]!r}"
+        detail = f"unknown field {str(location[-1])[:_SHOWN_CHARACTERS]!r}"
     elif error["type"].startswith("union_tag"):
         sent = error.get("input")
-        close = difflib.get_close_matches(str(sent.get("method") if isinstance(sent, dict) else sent), catalogue(), n=1)
+        said = str(sent.get("method") if isinstance(sent, dict) else sent)[:_SHOWN_CHARACTERS]
+        close = difflib.get_close_matches(said, catalogue(), n=1)
         location.append("method")
         hint = f"did you mean {close[0]!r}?" if close else f"methods: {', '.join(catalogue())}"
     return [Problem(pointer="".join(f"/{part}" for part in location), code=error["type"], detail=detail, hint=hint)]
@@ -235,7 +266,7 @@ def _did_you_mean(location: tuple[int | str, ...], document: Any) -> str | None:
         elif isinstance(part, str) and model is not None and part in getattr(model, "model_fields", {}):
             model = _model_in(model.model_fields[part].annotation)
     fields = list(getattr(model, "model_fields", {}))
-    close = difflib.get_close_matches(str(location[-1]), fields, n=1, cutoff=0.6)
+    close = difflib.get_close_matches(str(location[-1])[:_SHOWN_CHARACTERS], fields, n=1, cutoff=0.6)
     return f"did you mean {close[0]!r}?" if close else (f"known fields: {', '.join(fields)}" if fields else None)
 
 

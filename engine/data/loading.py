@@ -1,22 +1,69 @@
-"""Reads an uploaded dataset, by its format."""
+"""Reads an uploaded dataset, by its format, and makes it ready for a network."""
 
 from __future__ import annotations
 
+import importlib
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 from engine.contract.errors import EngineError
-from engine.data.dataset import Data
-from engine.data.npz import load_npz
-from engine.networks.network import Signature
+from engine.contract.file_format import format_of
+from engine.contract.metadata import DatasetMetadata, PreprocessingSpec
+from engine.data.dataset import Data, Split
+from engine.data.preprocessing import Preprocessing, preprocessing_of
+from engine.data.stored import Array, Stored
+from engine.networks.network import Signature, TensorSpec
+
+ReadData = Callable[[Path, DatasetMetadata, Signature | None, Path], Stored]
+"""`read` of `engine/data/<format>.py`: the file, what its owner declared about it, the network that it is read for (none where the file
+is only looked into), and a directory for scratch files."""
 
 
-def load_dataset(path: Path, format: str, metadata: dict[str, Any], signature: Signature, work: Path) -> Data:
+def read_stored(path: Path, format: str, metadata: DatasetMetadata, signature: Signature | None, work: Path) -> Stored:
+    """The columns of a dataset. Raises `unsupported_format`, `dataset_invalid`, `unsafe_format`, `decompression_limit_exceeded`."""
+    read: ReadData = importlib.import_module(f"engine.data.{format_of(format, 'dataset').name}").read
+    stored = read(path, metadata, signature, work)
+    stored.check()
+    return stored
+
+
+def load_dataset(path: Path, format: str, metadata: DatasetMetadata, signature: Signature, work: Path) -> Data:
     """A dataset made ready for a network with this signature.
 
     `work` takes arrays that have to be inflated. Raises `dataset_invalid`, `unsafe_format`,
     `shape_mismatch` (examples that do not fit the network's inputs) and `decompression_limit_exceeded`.
     """
-    if format != "npz":
-        raise EngineError("unsupported_format", f"Datasets of format {format!r} are not read.", hint="Upload an npz file.")
-    return load_npz(path, metadata, signature, work)
+    stored = read_stored(path, format, metadata, signature, work)
+    preprocessing = preprocessing_of(metadata, [spec.name for spec in signature.inputs])
+    splits: dict[str, Split] = {}
+    for name in stored.splits:
+        inputs = _inputs_of(name, stored, signature)
+        ready = {spec.name: _prepared(f"x_{name}", inputs[spec.name], spec, preprocessing) for spec in signature.inputs}
+        splits[name] = Split(name, inputs, stored.targets(name), ready)
+    return Data(splits, class_names(stored, metadata))
+
+
+def class_names(stored: Stored, metadata: DatasetMetadata) -> tuple[str, ...] | None:
+    """Names of the classes, from the file or else from `metadata.labels`."""
+    return stored.classes or metadata.labels or None
+
+
+def _inputs_of(split: str, stored: Stored, signature: Signature) -> dict[str, Array]:
+    names = [spec.name for spec in signature.inputs]
+    given = stored.inputs(split)
+    if len(names) == 1 and "x" in given:
+        return {names[0]: given["x"]}
+    missing = [name for name in names if f"x.{name}" not in given]
+    if missing:
+        wanted = ", ".join(f"x_{split}.{name}" for name in names)
+        raise EngineError(
+            "dataset_invalid", f"The model takes {wanted}; the dataset lacks {', '.join(missing)}.", hint=stored.naming or None
+        )
+    return {name: given[f"x.{name}"] for name in names}
+
+
+def _prepared(key: str, array: Array, spec: TensorSpec, preprocessing: Mapping[str, PreprocessingSpec]) -> Preprocessing:
+    ready = Preprocessing(preprocessing[spec.name], array.shape[1:], spec)
+    if array.dtype.kind == "f" and ready.dtype.kind in "iu":
+        raise EngineError("dataset_invalid", f"{key} is {array.dtype}, but input {spec.name!r} takes {spec.dtype}.", hint="Store integers.")
+    return ready

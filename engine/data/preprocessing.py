@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import ValidationError
 
 from engine.contract.errors import EngineError
-from engine.contract.metadata import PreprocessingSpec
+from engine.contract.metadata import DatasetMetadata, PreprocessingSpec
 from engine.networks.network import TensorSpec
 
 Array = npt.NDArray[Any]
@@ -20,18 +19,18 @@ _SPATIAL = "DHW"
 """The order of spatial dimensions in a network's input; other letters (L, T) stand before them, as stored."""
 
 
-def read_preprocessing(metadata: Mapping[str, Any], inputs: Sequence[str]) -> dict[str, PreprocessingSpec]:
-    """The preprocessing of each input: one object for all, or an object of objects by input name."""
-    stated = metadata.get("preprocessing") or {}
+def preprocessing_of(metadata: DatasetMetadata, inputs: Sequence[str]) -> dict[str, PreprocessingSpec]:
+    """The preprocessing of each input. Raises `dataset_invalid` where the metadata names an input that is not there."""
+    stated = metadata.preprocessing
     if not isinstance(stated, dict):
-        raise EngineError("dataset_invalid", "metadata.preprocessing is not an object.", hint='Like {"scale": 0.00392, "layout": "NHWC"}.')
-    by_input = bool(stated) and set(stated) <= set(inputs) and all(isinstance(item, dict) for item in stated.values())
-    try:
-        return {name: PreprocessingSpec.model_validate(stated.get(name, {}) if by_input else stated) for name in inputs}
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in ("metadata", "preprocessing", *first["loc"]))
-        raise EngineError("dataset_invalid", f"{where}: {first['msg']}.", hint="Fields: scale, mean, std, layout.") from error
+        return dict.fromkeys(inputs, stated or PreprocessingSpec())
+    if unknown := sorted(set(stated) - set(inputs)):
+        raise EngineError(
+            "dataset_invalid",
+            f"metadata.preprocessing names {unknown[0][:80]!r}, which is no input of the model.",
+            hint=f"Inputs: {', '.join(inputs)}; or give one object for all of them: scale, mean, std, layout.",
+        )
+    return {name: stated.get(name, PreprocessingSpec()) for name in inputs}
 
 
 class Preprocessing:

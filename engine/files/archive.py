@@ -11,6 +11,7 @@ from typing import IO
 
 from engine.contract import limits
 from engine.contract.errors import EngineError
+from engine.files.effort import spend
 
 DAMAGED = (
     zipfile.BadZipFile,
@@ -25,6 +26,8 @@ DAMAGED = (
 )
 """What zipfile raises on archives that are damaged, encrypted or of a kind that it does not know."""
 _MAX_DIRECTORY_BYTES = 32 * 2**20
+_ENTRY_BYTES, _ENTRY_EFFORT = 46, 20
+"""Least bytes of an entry of the directory, and what reading one costs."""
 _END_BYTES = 65_557
 """The end of the central directory with the longest comment."""
 
@@ -43,6 +46,7 @@ def open_archive(stream: IO[bytes]) -> zipfile.ZipFile:
         directory = int.from_bytes(tail[wide + 40 : wide + 48], "little")
     if directory > _MAX_DIRECTORY_BYTES:
         raise EngineError("archive_limit_exceeded", f"The archive's directory has {directory} bytes, the limit is {_MAX_DIRECTORY_BYTES}.")
+    spend(directory // _ENTRY_BYTES * _ENTRY_EFFORT)
     stream.seek(0)
     archive = zipfile.ZipFile(stream)
     if len(archive.infolist()) > limits.MAX_ARCHIVE_MEMBERS:
@@ -52,6 +56,13 @@ def open_archive(stream: IO[bytes]) -> zipfile.ZipFile:
     if any(info.header_offset < 0 for info in archive.infolist()):
         raise zipfile.BadZipFile("a member begins before the file")  # which zipfile would seek to
     return archive
+
+
+def first_member(head: bytes) -> str | None:
+    """The name of the first member of a zip archive that begins with these bytes; None where it is no archive."""
+    if not head.startswith(b"PK\x03\x04"):
+        return None
+    return head[30 : 30 + int.from_bytes(head[26:28], "little")].decode("utf-8", "replace")
 
 
 def printable(text: str) -> str:

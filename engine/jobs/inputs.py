@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from engine.contract import events
+from engine.contract.cost import Facts
 from engine.contract.errors import EngineError
-from engine.contract.job import InputFile, Job
-from engine.contract.spec import LABEL_METRICS, Spec
+from engine.contract.file_format import format_of
+from engine.contract.heads import Head
+from engine.contract.job import Job, ModelFile
+from engine.contract.metadata import ModelMetadata
+from engine.contract.metric import Key, catalogue
+from engine.contract.spec import Spec
 from engine.data import load_dataset
-from engine.files.description import FORMAT as DESCRIPTION
-from engine.formats import export_onnx, load_network
-from engine.measuring.counting import count_module, count_onnx
+from engine.formats import load_network
+from engine.measuring.examiner.messages import ExaminedDataset, ExampleSource, Score, ScoreRequest, TimingRequest
 from engine.measuring.examples import RANDOM, with_evaluation_split
 from engine.networks.network import Network
 
 if TYPE_CHECKING:
     from engine.data.dataset import Data
-
-DEFAULT_METRICS = ("top1", "cross_entropy")
 
 
 @dataclass(frozen=True)
@@ -39,8 +41,8 @@ class Subject:
     data: Data | None
     split: str
     """Where metrics are measured: a split of the dataset, or `random` inputs where there is none."""
-    metrics: tuple[str, ...]
-    """Label metrics that are measured; none without labels."""
+    heads: tuple[Head, ...] | None = None
+    """How the outputs are read, once the baseline was scored."""
 
     @classmethod
     def load(cls, job: Job, spec: Spec, work: Path, warn: Callable[[events.Warned], None]) -> Subject:
@@ -57,63 +59,97 @@ class Subject:
             stored = load_dataset(file.path, file.format, file.metadata, network.signature, work / "data")
             split = _evaluated_split(stored, spec.evaluation.split, warn)
             data = with_evaluation_split(stored, split, spec.seed)
-        metrics = _label_metrics(spec, data, split)
-        onnx = network.onnx_path
-        if onnx is None:
-            onnx = work / "baseline.onnx"
-            export_onnx(network, onnx)
-        upload = onnx if job.model.format == DESCRIPTION else job.model.path
-        return cls(job, spec, work, network, upload, onnx, data, split, metrics)
+        onnx = network.file(work / "baseline.onnx")
+        upload = job.model.path if format_of(job.model.format, "model").has_weights else onnx
+        return cls(job, spec, work, network, upload, onnx, data, split)
 
     @property
     def untrained(self) -> bool:
         """Whether the baseline's weights are mere random ones, which a result need not resemble."""
-        return self.job.model is not None and self.job.model.format == DESCRIPTION
+        return self.job.model is not None and not format_of(self.job.model.format, "model").has_weights
+
+    @property
+    def facts(self) -> Facts:
+        """What methods state their costs by."""
+        splits = {} if self.data is None else self.data.splits
+        return Facts(train_examples=splits["train"].count if "train" in splits else 0)
 
     @property
     def outputs(self) -> Path:
         """Where the examiner keeps what the baseline said about the examples."""
         return self.work / "baseline_outputs"
 
-    def request(self, file: Path) -> dict[str, Any]:
-        """What the examiner has to know to score or time `file`."""
-        spec, dataset = self.spec, self.job.dataset
-        return {
-            "file": str(file),
-            "baseline": str(self.onnx),
-            "outputs": str(self.outputs),
-            "dataset": None if dataset is None else {"path": str(dataset.path), "format": dataset.format, "metadata": dataset.metadata},
-            "work": str(self.work / "examined_data"),
-            "signature": self.baseline.signature.to_json(),
-            "split": self.split,
-            "seed": spec.seed,
-            "metrics": self.metrics,
-            "required": bool(set(_asked(spec)) & LABEL_METRICS),
-            "batch_size": spec.evaluation.batch_size,
-            "threads": self.job.threads,
-        }
+    def source(self) -> ExampleSource:
+        """Where the examiner takes its inputs from."""
+        dataset = self.job.dataset
+        return ExampleSource(
+            dataset=dataset and ExaminedDataset(path=dataset.path, format=dataset.format, metadata=dataset.metadata),
+            signature=self.baseline.signature,
+            split=self.split,
+            seed=self.spec.seed,
+            work=self.work / "examined_data",
+        )
 
-    def count(self, network: Network, shapes: Mapping[str, Sequence[int]]) -> dict[str, int]:
-        """`params_count`, `nonzero_params_count` and `macs_count` of one state, masks folded in.
+    def to_score(self, file: Path, *, as_timed: bool = False) -> ScoreRequest:
+        """The request to score `file` beside the baseline; `as_timed` in batches of the first size that it is timed with."""
+        return ScoreRequest(
+            file=file,
+            baseline=self.onnx,
+            outputs=self.outputs,
+            source=self.source(),
+            heads=self.heads,
+            declared=self.job.model.metadata if self.job.model is not None else ModelMetadata(),
+            metrics=_asked(self.spec),
+            usual=not self.spec.evaluation.metrics,
+            batch_size=self.spec.evaluation.latency.batch_sizes[0] if as_timed else self.spec.evaluation.batch_size,
+            threads=self.job.threads,
+        )
 
-        `shapes` are those of one example of each input, for dimensions that the network leaves open.
-        """
-        if network.onnx_path is not None:
-            return asdict(count_onnx(network.onnx_path, shapes))
-        return asdict(count_module(network.module, network.signature, shapes))
+    def to_time(self, file: Path) -> TimingRequest:
+        """The request to time `file` in turns with the baseline."""
+        latency = self.spec.evaluation.latency
+        return TimingRequest(
+            baseline=self.onnx,
+            result=file,
+            source=self.source(),
+            batch_sizes=latency.batch_sizes,
+            repeats=latency.repeats,
+            threads=latency.threads,
+        )
 
-    def check(self, score: dict[str, Any]) -> None:
-        """Raise `shape_mismatch` where a metric that the spec asks for cannot be measured on this network."""
+    def check(self, score: Score) -> None:
+        """Raise `dataset_invalid` or `shape_mismatch` where a metric that the spec asks for cannot be measured, with the reason."""
         for name in _asked(self.spec):
-            if f"{self.split}.{name}" not in score["metrics"]:
+            if f"{self.split}.{name}" in score.metrics:
+                continue
+            others = ", ".join(sorted({Key.parse(key).name for key in score.metrics}))
+            targets = {} if self.data is None else self.data.splits[self.split].targets
+            if catalogue()[name].needs == "targets" and not targets and not any(head.from_input for head in score.heads):
+                raise EngineError(
+                    "dataset_invalid",
+                    f"The metric {name} needs targets, but the {self.split!r} split has none.",
+                    hint=f"Upload y_{self.split}, or ask for {others}.",
+                )
+            reasons = "".join(f" {reason[:1].upper()}{reason[1:]}." for reason in score.unused_targets.values())
+            raise EngineError(
+                "shape_mismatch",
+                f"The metric {name} cannot be measured on outputs of this network.{reasons}",
+                hint=f"These can: {others}.",
+                details={"outputs": {head.name: head.task for head in score.heads}},
+            )
+        wanted = self.spec.constraints.accuracy if self.spec.constraints else None
+        if wanted is not None and wanted.output is not None:
+            names = [head.name for head in score.heads]
+            key = Key(self.split, wanted.metric, wanted.output)
+            if wanted.output not in names or (len(names) > 1 and str(key) not in score.metrics):
                 raise EngineError(
                     "shape_mismatch",
-                    f"The metric {name} cannot be measured on outputs of this network.",
-                    hint=f"These can: {', '.join(key.partition('.')[2] for key in score['metrics'])}.",
+                    f"constraints.accuracy names the output {wanted.output!r}, on which {wanted.metric} is not measured.",
+                    hint=f"Outputs: {', '.join(names)}.",
                 )
 
 
-def read(file: InputFile, work: Path) -> Network:
+def read(file: ModelFile, work: Path) -> Network:
     """An uploaded model as a network."""
     return load_network(file.path, file.format, file.metadata, work)
 
@@ -122,19 +158,6 @@ def _asked(spec: Spec) -> tuple[str, ...]:
     """Metrics that the spec names."""
     constrained = (spec.constraints.accuracy.metric,) if spec.constraints and spec.constraints.accuracy else ()
     return tuple(dict.fromkeys((*spec.evaluation.metrics, *constrained)))
-
-
-def _label_metrics(spec: Spec, data: Data | None, split: str) -> tuple[str, ...]:
-    asked = tuple(name for name in _asked(spec) if name in LABEL_METRICS)
-    if data is not None and data.splits[split].labels is not None:
-        return tuple(dict.fromkeys((*(DEFAULT_METRICS if not spec.evaluation.metrics else ()), *asked)))
-    if asked:
-        raise EngineError(
-            "dataset_invalid",
-            f"The metric {asked[0]} needs labels, but the {split!r} split has none.",
-            hint=f"Upload y_{split}, or ask for agreement, sqnr_db or cosine.",
-        )
-    return ()
 
 
 def _evaluated_split(data: Data, wanted: str, warn: Callable[[events.Warned], None]) -> str:

@@ -11,41 +11,47 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx
 
+from engine.contract import limits
 from engine.contract.errors import EngineError
-from engine.data.npz import class_names, read_arrays, read_labels
-from engine.data.preprocessing import read_preprocessing
-from engine.files.npz_members import SPLITS
+from engine.contract.metadata import DatasetMetadata, ModelMetadata
+from engine.data.loading import class_names, read_stored
+from engine.data.preprocessing import preprocessing_of
 from engine.formats.loading import load_network
 from engine.formats.onnx import runtime
 from engine.formats.onnx.checks import inferred, skeleton_of
+from engine.formats.onnx.counting import count_graph, multiplications
 from engine.formats.onnx.file import is_quantized, narrowed, read_model, signature_of
 from engine.formats.onnx.importer.names import module_path
-from engine.formats.onnx.macs import node_macs
+from engine.formats.onnx.macs import node_macs, total
 from engine.formats.onnx.weights import weight_tensors
-from engine.measuring.counting import Counts, count_graph, count_module
-from engine.networks.network import Network, Signature
+from engine.networks.network import Counts, Network, Signature
 
 if TYPE_CHECKING:
     from torch import nn
+    from torch.utils.flop_counter import FlopCounterMode
 
-    from engine.data.dataset import Array
+    from engine.data.stored import Array
 
 _QUANTIZABLE = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
 _PREVIEW_EXAMPLES = 8
 _PREVIEW_ELEMENTS = 1024
 
 
-def inspect_model(path: Path, format: str, metadata: dict[str, Any], work: Path) -> dict[str, Any]:
+def inspect_model(path: Path, format: str, metadata: ModelMetadata, work: Path) -> dict[str, Any]:
     """Signature, figures, operators and layers of a model.
 
     Layers of a trainable model are those of the module, by the names that a spec's `ignore` and `include` take; of any other they
     are the weighted nodes of the graph. Shapes have null for the batch. `work` is for scratch files. Raises the codes of `load_network`.
     """
     network = load_network(path, format, metadata, work)
-    if format != "onnx":
-        counts = count_module(network.module, network.signature)
-        return _document(network.signature, counts, layers=module_layers(network), reason=None)
-    model = narrowed(read_model(path), metadata.get("input_specs") or ())
+    return network.measure(
+        on_file=lambda file: _of_graph(network, file, metadata),
+        on_module=lambda module: _document(network.signature, network.count(), layers=module_layers(network), reason=None),
+    )
+
+
+def _of_graph(network: Network, path: Path, metadata: ModelMetadata) -> dict[str, Any]:
+    model = narrowed(read_model(path), metadata.input_specs)
     runtime.open_session(path, threads=1)
     counts = count_graph(model)
     reason = _untrainable(network, model)
@@ -62,37 +68,33 @@ def inspect_model(path: Path, format: str, metadata: dict[str, Any], work: Path)
 
 def module_layers(network: Network) -> list[dict[str, Any]]:
     """Every leaf module that runs, in the order in which it first does: name, type, shapes, parameters, MACs, and what can be done to it."""
-    import torch
-    from torch.utils.flop_counter import FlopCounterMode
-
-    from engine.formats.onnx.export import example_inputs
+    from engine.networks.example_inputs import example_inputs
     from engine.networks.layers import PRUNABLE
 
     module = network.module
     rows: dict[str, dict[str, Any]] = {}
-    counter = FlopCounterMode(display=False)
     hooks = []
 
-    def before(name: str) -> Any:
+    def before(name: str, counter: FlopCounterMode) -> Any:
         def hook(layer: nn.Module, inputs: tuple[Any, ...]) -> None:
             row = rows.setdefault(name, _row(name, layer, inputs, prunable=isinstance(layer, PRUNABLE)))
             row["macs_count"] -= counter.get_total_flops() // 2
 
         return hook
 
-    def after(name: str) -> Any:
+    def after(name: str, counter: FlopCounterMode) -> Any:
         def hook(layer: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
             rows[name]["macs_count"] += counter.get_total_flops() // 2
             rows[name]["output_shape"] = _shape_of(output)
 
         return hook
 
-    for name, layer in module.named_modules():
-        if name and not list(layer.children()):
-            hooks += [layer.register_forward_pre_hook(before(name)), layer.register_forward_hook(after(name))]
     try:
-        with torch.no_grad(), counter:
-            module.eval()(*example_inputs(network.signature, batch=1))
+        with multiplications(module) as counter:
+            for name, layer in module.named_modules():
+                if name and not list(layer.children()):
+                    hooks += [layer.register_forward_pre_hook(before(name, counter)), layer.register_forward_hook(after(name, counter))]
+            module.eval()(*example_inputs(network.signature, 1))
     except RuntimeError as error:
         raise EngineError("model_invalid", f"The network does not run on one example: {str(error).splitlines()[0]}.") from error
     finally:
@@ -110,9 +112,9 @@ def graph_layers(model: onnx.ModelProto) -> list[dict[str, Any]]:
     shapes = {item.name: _declared(item) for item in (*graph.input, *graph.value_info, *graph.output)}
     macs = node_macs(model)
     weights = weight_tensors(model)
-    read_by: dict[str, int] = Counter()
+    read_by: dict[str, int | None] = {}
     for weight in weights.values():
-        read_by[weight.readers[0]] += weight.size
+        read_by[weight.readers[0]] = total([read_by.get(weight.readers[0], 0), weight.size])
     rows = []
     for index, node in enumerate(model.graph.node):
         if not node.output or (node.output[0] not in read_by and node.output[0] not in macs):
@@ -132,59 +134,66 @@ def graph_layers(model: onnx.ModelProto) -> list[dict[str, Any]]:
     return rows
 
 
-def inspect_dataset(path: Path, format: str, metadata: dict[str, Any], work: Path) -> dict[str, Any]:
+def inspect_dataset(path: Path, format: str, metadata: DatasetMetadata, work: Path) -> dict[str, Any]:
     """Splits, columns, classes and a preview of a dataset. Raises the codes of `load_dataset` that need no model."""
-    if format != "npz":
-        raise EngineError("unsupported_format", f"Datasets of format {format!r} are not read.", hint="Upload an npz file.")
-    arrays = read_arrays(path, work)
-    first = next(iter(_inputs(arrays, next(split for split in SPLITS if _inputs(arrays, split)))))
-    read_preprocessing(metadata, [key.split(".", 1)[1] for key in arrays if key.startswith("x_") and "." in key] or [first])
+    stored = read_stored(path, format, metadata, None, work)
+    named = dict.fromkeys(name.partition(".")[2] for split in stored.splits for name in stored.inputs(split) if "." in name)
+    if named:
+        preprocessing_of(metadata, list(named))
     splits: dict[str, Any] = {}
     preview: dict[str, Any] = {}
     columns: dict[str, Any] = {}
     seen: set[int] = set()
-    for split in SPLITS:
-        inputs = _inputs(arrays, split)
-        if not inputs:
-            continue
-        counts = {len(array) for array in inputs.values()}
-        if len(counts) > 1:
-            raise EngineError("dataset_invalid", f"The inputs of split {split} differ in length: {sorted(counts)}.")
-        count = counts.pop()
-        labels = read_labels(arrays, split, count, None)
-        splits[split] = {"examples_count": count, "labelled": labels is not None}
-        for name, array in inputs.items():
+    for split in stored.splits:
+        inputs = stored.inputs(split)
+        targets = stored.targets(split)
+        count = len(next(iter(inputs.values())))
+        splits[split] = {"examples_count": count, "labelled": bool(targets)}
+        for name, array in (inputs | targets).items():
             column = {"name": name, "shape": list(array.shape[1:]), "dtype": array.dtype.name}
             if columns.setdefault(name, column)["shape"] != column["shape"]:
                 raise EngineError(
                     "dataset_invalid", f"{name} has examples of shape {column['shape']} in {split}, {columns[name]['shape']} before."
                 )
-        if labels is not None:
-            columns.setdefault("y", {"name": "y", "shape": [], "dtype": arrays[f"y_{split}"].dtype.name})
-            seen.update(np.unique(labels).tolist())
-        preview[split] = [_example(index, inputs, labels) for index in range(min(count, _PREVIEW_EXAMPLES))]
-    names = class_names(arrays, metadata)
+        numbers = class_numbers(targets)
+        if numbers is not None:
+            seen.update(np.unique(numbers).tolist())
+        preview[split] = [_example(index, inputs, targets) for index in range(min(count, _PREVIEW_EXAMPLES))]
+    names = class_names(stored, metadata)
     classes: list[Any] | None = (list(names) if names else sorted(seen)) if seen else None
     labelled = all(split["labelled"] for split in splits.values())
     return {"splits": splits, "columns": list(columns.values()), "classes": classes, "labels": labelled, "preview": preview}
 
 
-def _inputs(arrays: Mapping[str, Array], split: str) -> dict[str, Array]:
-    """The input arrays of a split by column name: `x`, or `x.<input>`."""
-    return {
-        key.replace(f"x_{split}", "x", 1): array for key, array in arrays.items() if key == f"x_{split}" or key.startswith(f"x_{split}.")
-    }
+def class_numbers(targets: Mapping[str, Array]) -> Array | None:
+    """Targets that number classes, one an example; None where they are something else."""
+    stored = targets.get("y")
+    if (
+        stored is None
+        or stored.dtype.kind not in "iub"
+        or stored[0].size != 1
+        or int(stored.max()) >= limits.MAX_CLASSES
+        or int(stored.min()) < 0
+    ):
+        return None
+    return stored.reshape(-1)
 
 
-def _example(index: int, inputs: Mapping[str, Array], labels: Any) -> dict[str, Any]:
-    values: dict[str, Any] = {}
-    for name, array in inputs.items():
-        example = np.asarray(array[index])
-        summary: dict[str, Any] = {"minimum": example.min().item(), "maximum": example.max().item(), "mean": float(example.mean())}
-        if example.size <= _PREVIEW_ELEMENTS:
-            summary["values"] = example.tolist()
-        values[name] = summary
-    return {"index": index, "label": None if labels is None else int(labels[index]), "inputs": values}
+def _example(index: int, inputs: Mapping[str, Array], targets: Mapping[str, Array]) -> dict[str, Any]:
+    numbers = class_numbers(targets)
+    label = None if numbers is None else int(numbers[index])
+    document = {"index": index, "label": label, "inputs": {name: _summary(array[index]) for name, array in inputs.items()}}
+    return (
+        document
+        if numbers is not None or not targets
+        else document | {"targets": {name: _summary(array[index]) for name, array in targets.items()}}
+    )
+
+
+def _summary(stored: Array) -> dict[str, Any]:
+    example = np.asarray(stored)
+    summary: dict[str, Any] = {"minimum": example.min().item(), "maximum": example.max().item(), "mean": float(example.mean())}
+    return summary | ({"values": example.tolist()} if example.size <= _PREVIEW_ELEMENTS else {})
 
 
 def _untrainable(network: Network, model: onnx.ModelProto) -> str | None:

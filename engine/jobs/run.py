@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import errno
-import os
+import json
 import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engine.contract import events
-from engine.contract.errors import EngineError
-from engine.contract.job import FILE_NAME, Job, divided
+from engine.contract.errors import EngineError, translate
+from engine.contract.files import FileRef
+from engine.contract.job import FILE_NAME, RESULT, Job
 
 if TYPE_CHECKING:
     from engine.training.parallel.replicas import Replicas
@@ -28,7 +28,7 @@ def run_job(directory: Path, emit: Emit, replicas: Replicas | None = None) -> in
         replicas: Of a job in several processes, in each of them; left out, they are started where the job asks for them.
 
     Returns:
-        The exit status: 0 after `done`, 1 after `failed`.
+        The exit status: 0 after `done`, 1 after `failed`. A missed constraint is an outcome of a job that was done.
     """
     current: list[int | None] = [None]
 
@@ -42,7 +42,7 @@ def run_job(directory: Path, emit: Emit, replicas: Replicas | None = None) -> in
         for name in ("out", "tmp"):
             (directory / name).mkdir(mode=0o700, exist_ok=True)
         job = Job.read(directory)
-        if replicas is None and divided(job.kind, job.spec):
+        if replicas is None and job.spec is not None and job.spec.processes > 1:
             from engine.jobs.parallel.launch import run_processes
 
             return run_processes(job, directory, tracking)
@@ -52,7 +52,7 @@ def run_job(directory: Path, emit: Emit, replicas: Replicas | None = None) -> in
         translated = translate(error)
         if translated.category == "internal":
             emit(events.Log(level="error", message=traceback.format_exc(), step_index=current[0]))
-        emit(events.Failed.of(translated, current[0]))
+        emit(events.Failed(error=translated.described(current[0])))
         return 1
 
 
@@ -65,33 +65,12 @@ def _do(job: Job, directory: Path, emit: Emit, replicas: Replicas | None) -> Non
         return
     from engine.jobs import inspection
 
-    file = job.model if job.kind == "inspect_model" else job.dataset
-    if file is None:
-        raise EngineError("job_invalid", f"{FILE_NAME} names no file to inspect.", category="internal")
     emit(events.Phase(phase="inspecting"))
-    inspect = inspection.inspect_model if job.kind == "inspect_model" else inspection.inspect_dataset
-    emit(events.Done(result=inspect(file.path, file.format, file.metadata, directory / "tmp")))
-
-
-def translate(error: Exception) -> EngineError:
-    """Any exception as an error of the engine: memory, disk, or a defect of ours."""
-    if isinstance(error, EngineError):
-        return error
-    text = str(error)
-    # torch reports exhausted memory as a RuntimeError, CUDA's as a subclass of it.
-    if isinstance(error, MemoryError) or "DefaultCPUAllocator" in text or "out of memory" in text.lower() or "bad_alloc" in text:
-        return EngineError(
-            "out_of_memory",
-            "The job needed more memory than it may use.",
-            hint="Lower batch_size, or raise limits.memory_bytes.",
-            category="resource",
-        )
-    # Libraries in C++ and Rust, such as safetensors, have errors of their own for it, with the system's sentence in them.
-    numbers = (errno.ENOSPC, errno.EDQUOT)
-    if (isinstance(error, OSError) and error.errno in numbers) or any(os.strerror(number) in text for number in numbers):
-        return EngineError(
-            "out_of_disk", "The disk is full.", hint="Free space on the worker, then retry.", category="resource", retryable=True
-        )
-    return EngineError(
-        "internal_error", f"{type(error).__name__}: {text[:500]}", hint="The job's log has the details.", category="internal"
-    )
+    work = directory / "tmp"
+    if job.kind == "inspect_model" and job.model is not None:
+        found = inspection.inspect_model(job.model.path, job.model.format, job.model.metadata, work)
+    elif job.kind == "inspect_dataset" and job.dataset is not None:
+        found = inspection.inspect_dataset(job.dataset.path, job.dataset.format, job.dataset.metadata, work)
+    else:
+        raise EngineError("job_invalid", f"{FILE_NAME} names no file to inspect.", category="internal")
+    emit(events.Done(result=FileRef.write(directory, RESULT, json.dumps(found, allow_nan=False).encode())))

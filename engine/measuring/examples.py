@@ -1,6 +1,6 @@
 """What a published file is tried on: a split of the dataset, or random inputs where there is none. Numpy only."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -11,23 +11,22 @@ from numpy.typing import NDArray
 from engine.contract.errors import EngineError
 from engine.formats.onnx import runtime
 from engine.formats.onnx.runtime import Feed
-from engine.networks.network import Signature
+from engine.networks.network import OPEN_SIZES, Signature
 
 if TYPE_CHECKING:
     from engine.data.dataset import Data
 
 RANDOM = "random"
 """Stands in place of the split's name in metrics that were measured on random inputs."""
-_OPEN_SIZES = (64, 128, 224, 512, 1024, 256, 32, 16, 8, 4, 2, 1)
-"""Tried one after the other for dimensions that the file leaves open, until the network runs."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Inputs by name, labels where there are any, and how many of the examples count (the rest fills up a fixed batch)."""
+    """Inputs by name, targets by name, and how many of the examples count (the rest fills up a fixed batch)."""
 
     feed: Feed
-    labels: NDArray[np.int64] | None
+    targets: Mapping[str, NDArray[Any]]
+    """Of the examples that count."""
     count: int
 
 
@@ -36,7 +35,6 @@ class Examples(Protocol):
 
     name: str
     count: int
-    labelled: bool
 
     def batches(self, size: int) -> Iterator[Batch]:
         """All examples in order."""
@@ -51,7 +49,6 @@ class SplitExamples:
     def __init__(self, name: str, split: Any, session: ort.InferenceSession) -> None:
         self.name = name
         self.count = int(split.count)
-        self.labelled = split.labels is not None
         self._split = split
         self._fixed = fixed_batch(session)
 
@@ -60,8 +57,8 @@ class SplitExamples:
         remaining = self.count
         for indices in runtime.batches(np.arange(self.count), size, self._fixed):
             count = min(remaining, len(indices))
-            feed, labels = self._split.batch(indices)
-            yield Batch(feed, None if labels is None else labels[:count], count)
+            feed, targets = self._split.batch(indices)
+            yield Batch(feed, {name: array[:count] for name, array in targets.items()}, count)
             remaining -= count
 
     def feed(self, size: int) -> Feed:
@@ -82,7 +79,6 @@ class RandomExamples:
     """
 
     name = RANDOM
-    labelled = False
 
     def __init__(self, session: ort.InferenceSession, *, seed: int, count: int = 64, signature: Signature | None = None) -> None:
         self.count = count
@@ -95,11 +91,22 @@ class RandomExamples:
         self._open_size = self._running_size(session)
 
     def batches(self, size: int) -> Iterator[Batch]:
-        """All examples in order; the last batch is filled up to the fixed batch of the network, if it has one."""
-        step = self._fixed or min(size, self.count)
-        for start in range(0, self.count, step):
-            count = min(step, self.count - start)
-            yield Batch(self._draw(self._fixed or count, start, self._open_size), None, count)
+        """All examples in order; the last batch is filled up to the fixed batch of the network, if it has one.
+
+        Without a fixed batch the examples are the same whatever `size` is: a file may be scored in other batches than its baseline.
+        """
+        if self._fixed:
+            for start in range(0, self.count, self._fixed):
+                yield Batch(self._draw(self._fixed, start, self._open_size), {}, min(self._fixed, self.count - start))
+            return
+        everything = self._draw(self.count, 0, self._open_size)
+        for start in range(0, self.count, size):
+            part = slice(start, min(start + size, self.count))
+            places = {
+                item.name: tuple(part if self._is_batch(position, dim) else slice(None) for position, dim in enumerate(item.shape))
+                for item in self._inputs
+            }
+            yield Batch({name: value[places[name]] for name, value in everything.items()}, {}, part.stop - part.start)
 
     def feed(self, size: int) -> Feed:
         """One batch of just `size` examples."""
@@ -107,7 +114,7 @@ class RandomExamples:
 
     def _running_size(self, session: ort.InferenceSession) -> int:
         last: EngineError | None = None
-        for size in _OPEN_SIZES:
+        for size in OPEN_SIZES:
             try:
                 runtime.run(session, self._draw(self._fixed or 2, 0, size))
             except EngineError as error:
@@ -124,13 +131,17 @@ class RandomExamples:
         rng = np.random.default_rng([self._seed, start])
         return {item.name: _random(rng, self._shape(item.name, item.shape, batch, open_size), item.type) for item in self._inputs}
 
+    def _is_batch(self, position: int, declared: Any) -> bool:
+        """Whether a dimension counts examples."""
+        return not isinstance(declared, int) and (position == 0 or (declared == self._batch_name and declared is not None))
+
     def _shape(self, name: str, declared: list[Any], batch: int, open_size: int) -> list[int]:
         stated = self._stated.get(name, ())
         return [
             size
             if isinstance(size, int)
             else batch
-            if (size == self._batch_name and size is not None) or position == 0
+            if self._is_batch(position, size)
             else (stated[position] if position < len(stated) else None) or open_size
             for position, size in enumerate(declared)
         ]

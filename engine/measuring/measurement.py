@@ -10,18 +10,18 @@ import time
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import NamedTuple
 
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from engine.contract.figures import Latency, Speed, SpeedWord, Timing
 from engine.formats.onnx import runtime
 from engine.formats.onnx.runtime import Feed
 from engine.measuring.environment import runtime_name
 from engine.measuring.examples import Examples, fixed_batch
 
-Verdict = Literal["faster", "same", "slower"]
 TOLERANCE = 0.05
 """Ratios between 1/1.05 and 1.05 are called the same: repeated measurements of one file against itself stay within that."""
 SECONDS_PER_BATCH_SIZE = 2.0
@@ -30,19 +30,26 @@ MIN_RUNS = 5
 _BLOCKS = 20
 
 
-def file_sizes(path: Path) -> dict[str, int]:
-    """`file_bytes`, and `gzip_bytes`: the size after gzip at its default level, 6."""
+class FileSizes(NamedTuple):
+    """Bytes of a file, and after gzip at its default level, 6."""
+
+    file_bytes: int
+    gzip_bytes: int
+
+
+def file_sizes(path: Path) -> FileSizes:
+    """Size of a file, plain and compressed."""
     packer, packed = zlib.compressobj(6, zlib.DEFLATED, 31), 0
     with path.open("rb") as file:
         while block := file.read(1 << 20):
             packed += len(packer.compress(block))
-    return {"file_bytes": path.stat().st_size, "gzip_bytes": packed + len(packer.flush())}
+    return FileSizes(path.stat().st_size, packed + len(packer.flush()))
 
 
-def latencies(
+def timings(
     sessions: Sequence[ort.InferenceSession], examples: Examples, batch_sizes: Sequence[int], *, threads: int, repeats: int
-) -> list[dict[str, Any]]:
-    """Time two files for every batch size.
+) -> tuple[Timing, ...]:
+    """Time two files, one entry for every batch size.
 
     Args:
         sessions: The uploaded network and the published file.
@@ -50,39 +57,28 @@ def latencies(
         batch_sizes: Sizes to measure; a file with a fixed batch is measured at that size only.
         threads: Threads of both sessions, for the record.
         repeats: Timed runs of each file, cut short after about two seconds for each batch size (at least five).
-
-    Returns:
-        One entry a batch size: `batch_size`, `baseline` and `result` (each `p50`, `p95` in ms, `runs_count`), `speedup` (> 1 where
-        the result is faster), its interval `speedup_low`, `speedup_high`, and the `verdict`.
     """
     fixed = [size for session in sessions if (size := fixed_batch(session)) is not None]
     sizes = list(dict.fromkeys(fixed)) if fixed else list(dict.fromkeys(batch_sizes))
-    return [_measure(sessions, examples.feed(size), size, threads, repeats) for size in sizes]
+    return tuple(_measure(sessions, examples.feed(size), size, threads, repeats) for size in sizes)
 
 
-def _measure(sessions: Sequence[ort.InferenceSession], feed: Feed, batch_size: int, threads: int, repeats: int) -> dict[str, Any]:
+def _measure(sessions: Sequence[ort.InferenceSession], feed: Feed, batch_size: int, threads: int, repeats: int) -> Timing:
     times = _interleaved(sessions, feed, repeats)
     speedup, low, high = paired_ratio(times[0], times[1])
-    figures = [
-        {
-            "p50": float(np.percentile(column, 50)) * 1e3,
-            "p95": float(np.percentile(column, 95)) * 1e3,
-            "batch_size": batch_size,
-            "threads": threads,
-            "runtime": runtime_name(),
-            "runs_count": len(column),
-        }
+    baseline, result = (
+        Latency(
+            p50=float(np.percentile(column, 50)) * 1e3,
+            p95=float(np.percentile(column, 95)) * 1e3,
+            batch_size=batch_size,
+            threads=threads,
+            runtime=runtime_name(),
+            runs_count=len(column),
+        )
         for column in times
-    ]
-    return {
-        "batch_size": batch_size,
-        "baseline": figures[0],
-        "result": figures[1],
-        "speedup": speedup,
-        "speedup_low": low,
-        "speedup_high": high,
-        "verdict": verdict(low, high),
-    }
+    )
+    speed = Speed(batch_size=batch_size, speedup=speedup, speedup_low=low, speedup_high=high, verdict=verdict(low, high))
+    return Timing(baseline=baseline, result=result, speed=speed)
 
 
 def _interleaved(sessions: Sequence[ort.InferenceSession], feed: Feed, repeats: int) -> NDArray[np.float64]:
@@ -130,7 +126,7 @@ def order_statistics(count: int, confidence: float = 0.95) -> tuple[int, int]:
     return low, count - 1 - low
 
 
-def verdict(low: float, high: float) -> Verdict:
+def verdict(low: float, high: float) -> SpeedWord:
     """What an interval of the speed-up says, in one word."""
     if low > 1 + TOLERANCE:
         return "faster"

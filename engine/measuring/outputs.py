@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,7 +41,7 @@ class OutputStore:
             if fits:
                 self._directory.mkdir(parents=True, exist_ok=True)
                 self._files = [
-                    np.lib.format.open_memmap(self._directory / f"{i}.npy", "w+", output.dtype, (self._count, *output.shape[1:]))
+                    _reserved(self._directory / f"{i}.npy", output.dtype, (self._count, *output.shape[1:]))
                     for i, output in enumerate(outputs)
                 ]
         for file, output in zip(self._files, outputs, strict=False):
@@ -57,6 +58,14 @@ class OutputStore:
         """Mark outputs that were written as complete."""
         if self._files and not self.complete:
             (self._directory / _COMPLETE).touch()
+
+
+def _reserved(path: Path, dtype: np.dtype[Any], shape: tuple[int, ...]) -> np.memmap[Any, Any]:
+    """A file of so much room: a full disk is an OSError here, where writing to the memory of a file with holes ends the process (SIGBUS)."""
+    array = np.lib.format.open_memmap(path, "w+", dtype, shape)
+    with path.open("r+b") as file:
+        os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    return array
 
 
 def stored_outputs(directory: Path) -> list[np.memmap[Any, Any]] | None:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import engine
+from engine.contract import plugins
 
 _NAMES = frozenset({"PATH", "PYTHONPATH", "LANG", "LANGUAGE", "TZ", "LD_LIBRARY_PATH", "CUBLAS_WORKSPACE_CONFIG"})
 _PREFIXES = ("LC_", "OMP_", "GOMP_", "KMP_", "MKL_", "OPENBLAS_", "CUDA_", "NVIDIA_", "TORCH_", "ATEN_", "DNNL_")
@@ -26,7 +27,7 @@ def of_parent(environment: Mapping[str, str]) -> dict[str, str]:
     root = Path(engine.__file__).parent.parent
     if root.name not in ("site-packages", "dist-packages"):  # a source checkout: not on the path by itself
         python["PYTHONPATH"] = os.pathsep.join([str(root), *filter(None, [environment.get("PYTHONPATH")])])
-    return {**scrubbed(environment), **one_thread, **python}
+    return {**scrubbed(environment), **plugins.environment(environment), **one_thread, **python}
 
 
 def of_child(environment: Mapping[str, str], directory: Path, extra: Mapping[str, str]) -> dict[str, str]:

@@ -4,6 +4,7 @@ import faulthandler
 import gc
 import importlib
 import os
+import select
 import signal
 import sys
 import tempfile
@@ -13,11 +14,13 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
+from engine.contract.errors import Category, JobError
 from engine.contract.events import Failed, write_event
 from engine.process.environment import of_child
 from engine.process.linux import die_with_parent
 from engine.process.request import Request
-from engine.process.sandbox.isolation import IsolationUnavailable, confine
+from engine.process.sandbox import namespaces
+from engine.process.sandbox.isolation import NAMESPACES, IsolationUnavailable, confine, enclose, stay_oneself
 
 EVENTS_FD = 3
 """Where a child writes its events."""
@@ -27,34 +30,50 @@ _OOM_SCORE = "800"
 Entry = Callable[[Path, Callable[[BaseModel], None]], int]
 
 
-def run(request: Request, parent: int, events: int, log: int) -> int:
+def run(request: Request, parent: int, owner: tuple[int, int], events: int, log: int) -> int:
     """Become the job child that `request` describes and run its entry; returns the exit status. Call right after the fork.
 
     Args:
         request: What to run, and under what confinement.
         parent: Process id of the parent, whose end ends this process too.
+        owner: User and group of the parent.
         events: Descriptor for events; becomes `EVENTS_FD`.
         log: Descriptor for standard output and error.
     """
     os.setsid()
     die_with_parent(parent, signal.SIGKILL)
+    if _unheard(events):  # the parent was stopped, and the supervisor has long asked another one
+        return 0
     _reset_signals()
     _descriptors(events, log)
     try:
+        enclosed = NAMESPACES in request.layers
+        if enclosed:
+            stay_oneself(owner)
         entry = _settle(request)
+        if enclosed:
+            enclose(request)
+            if job := os.fork():
+                return namespaces.keep(job)
+            parent = namespaces.FIRST
         confine(request)
         die_with_parent(parent, signal.SIGKILL)  # a change of namespaces may have forgotten it
     except IsolationUnavailable as error:
-        return _fail(
-            Failed(code="isolation_unavailable", category="resource", message=f"The job's process could not be confined: {error}.")
-        )
+        return _fail("isolation_unavailable", "resource", f"The job's process could not be confined: {error}.")
     except Exception:
         traceback.print_exc()
-        return _fail(Failed(code="internal_error", category="internal", message="The job's process could not be set up; its log says why."))
+        return _fail("internal_error", "internal", "The job's process could not be set up; its log says why.")
     status = entry(request.directory, lambda event: write_event(EVENTS_FD, event))
     sys.stdout.flush()
     sys.stderr.flush()
     return status
+
+
+def _unheard(events: int) -> bool:
+    """Whether nobody reads the events any more."""
+    poll = select.poll()
+    poll.register(events, 0)
+    return bool(poll.poll(0))
 
 
 def _reset_signals() -> None:
@@ -97,6 +116,6 @@ def _settle(request: Request) -> Entry:
     return entry
 
 
-def _fail(event: Failed) -> int:
-    write_event(EVENTS_FD, event)
+def _fail(code: str, category: Category, message: str) -> int:
+    write_event(EVENTS_FD, Failed(error=JobError.of(code, category, message)))
     return 1

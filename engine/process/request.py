@@ -40,14 +40,13 @@ class Request:
     """Whether the processes of a job may speak by TCP: not at all; on the loopback device of a network namespace of their own; or,
     where there are no such namespaces, on the machine's."""
 
-    def to_json(self) -> bytes:
-        """One message for the parent."""
-        return json.dumps({**asdict(self), "directory": str(self.directory)}).encode()
+    def to_json(self, number: int) -> bytes:
+        """One message for the parent, whose answers will bear the number."""
+        return json.dumps({"number": number, "request": {**asdict(self), "directory": str(self.directory)}}).encode()
 
     @classmethod
-    def from_json(cls, data: bytes) -> "Request":
+    def from_json(cls, fields: dict[str, Any]) -> "Request":
         """The request in a message of the supervisor."""
-        fields: dict[str, Any] = json.loads(data)
         return cls(
             **{
                 **fields,

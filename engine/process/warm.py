@@ -5,8 +5,9 @@ It never runs a torch operator: after one forward and backward pass in the paren
 the thread pools that did not survive the fork. It has exactly one thread when it forks, and ends at once if an import started
 another.
 
-Messages on the socket (SOCK_SEQPACKET, JSON): the supervisor sends a `Request` with two descriptors, events and log; the
-parent answers `{"started": pid}` or `{"refused": why}`, and later `{"exited": pid, "status": wait status, …}`.
+Messages on the socket (SOCK_SEQPACKET, JSON): the supervisor sends a numbered `Request` with two descriptors, events and log; the
+parent answers `{"number": n, "started": pid}` or `{"number": n, "refused": why}`, and later `{"number": n, "exited": pid,
+"returncode": exit status or minus a signal, …}`.
 `--cold` imports nothing beforehand: a fallback for when the preload itself fails.
 """
 
@@ -20,12 +21,15 @@ import signal
 import socket
 import sys
 import traceback
+from contextlib import suppress
 from types import FrameType
 
 import engine
 from engine.process import process
-from engine.process.linux import die_with_parent, thread_count
+from engine.process.linux import die_with_parent, fork_into, thread_count
 from engine.process.request import Request
+from engine.process.sandbox import namespaces
+from engine.process.sandbox.isolation import NAMESPACES
 
 MAX_MESSAGE_BYTES = 1 << 16
 _LIBRARIES = (
@@ -34,7 +38,6 @@ _LIBRARIES = (
     "onnx.reference",
     "onnxruntime.quantization",
     "onnxscript.optimizer",
-    "torch_pruning",
     # What torch imports on the way: at an optimizer's first step (a second), at an export (five).
     "torch._dynamo",
     "torch.export._trace",
@@ -59,7 +62,8 @@ class Parent:
 
     def __init__(self, control: socket.socket) -> None:
         self._control = control
-        self._children: set[int] = set()
+        self._children: dict[int, tuple[int, bool]] = {}
+        """Process id → number of the request, and whether the child has namespaces of its own."""
 
     def serve(self) -> None:
         """Answer requests until the supervisor closes its end; then take every child along."""
@@ -84,27 +88,31 @@ class Parent:
             return False
         if not message:
             return False
+        content = json.loads(message)
+        number = content["number"]
+        answer: dict[str, object]
         try:
-            self._send(started=self._fork(Request.from_json(message), *descriptors))
+            answer = {"started": self._fork(number, Request.from_json(content["request"]), *descriptors)}
         except Exception as error:
             traceback.print_exc()
-            self._send(refused=f"{type(error).__name__}: {error}")
-        finally:
+            answer = {"refused": f"{type(error).__name__}: {error}"}
+        finally:  # before the answer: should this process be stopped from then on, the streams end with the child all the same
             for descriptor in descriptors:
                 os.close(descriptor)
+        self._send(number=number, **answer)
         return True
 
-    def _fork(self, request: Request, events: int, log: int) -> int:
-        parent = os.getpid()
+    def _fork(self, number: int, request: Request, events: int, log: int) -> int:
+        parent, owner, enclosed = os.getpid(), (os.getuid(), os.getgid()), NAMESPACES in request.layers
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())  # until the child has dropped these handlers
-        child = os.fork()
+        child = _fork(enclosed=enclosed)
         if child:
-            self._children.add(child)
+            self._children[child] = (number, enclosed)
             signal.pthread_sigmask(signal.SIG_SETMASK, ())
             return child
         status = 70
         try:
-            status = process.run(request, parent, events, log)
+            status = process.run(request, parent, owner, events, log)
         except BaseException:  # whatever it is, this copy of the parent must not go on serving
             traceback.print_exc()
         finally:
@@ -119,9 +127,10 @@ class Parent:
             _kill_group(dead.si_pid)
             _, status, usage = os.wait4(dead.si_pid, 0)
             if dead.si_pid in self._children:
-                self._children.remove(dead.si_pid)
-                peak = usage.ru_maxrss * 1024
-                self._send(exited=dead.si_pid, status=status, peak_memory_bytes=peak, cpu_seconds=usage.ru_utime + usage.ru_stime)
+                number, enclosed = self._children.pop(dead.si_pid)
+                code = namespaces.returncode(status, enclosed=enclosed)
+                peak, seconds = usage.ru_maxrss * 1024, usage.ru_utime + usage.ru_stime
+                self._send(number=number, exited=dead.si_pid, returncode=code, peak_memory_bytes=peak, cpu_seconds=seconds)
 
     def _send(self, **message: object) -> None:
         try:
@@ -136,6 +145,14 @@ class Parent:
     def _kill_all(self) -> None:
         for child in self._children:
             _kill_group(child)
+
+
+def _fork(*, enclosed: bool) -> int:
+    """Fork, into namespaces where the child is to have them and the kernel gives them: otherwise the child says that it does not."""
+    if enclosed:
+        with suppress(OSError):
+            return fork_into(namespaces.FLAGS)
+    return os.fork()
 
 
 def _kill_group(leader: int) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from engine.reporting.details import detail_tables
 from engine.reporting.text import (
+    MOST_WARNINGS,
     before_after,
     bytes_text,
     constraint_name,
@@ -103,7 +104,11 @@ def _constraints(checks: Sequence[Mapping[str, Any]]) -> Html:
 def _warnings(warnings: Sequence[Mapping[str, Any]]) -> Html:
     if not warnings:
         return Html("")
-    items = "".join(f"<li><code>{escape(str(item['code']))}</code> {escape(str(item['message']))}</li>" for item in warnings)
+    items = "".join(
+        f"<li><code>{escape(str(item['code']))}</code> {escape(str(item['message']))}</li>" for item in warnings[:MOST_WARNINGS]
+    )
+    if len(warnings) > MOST_WARNINGS:
+        items += f"<li>{len(warnings) - MOST_WARNINGS} further warnings stand in report.json</li>"
     return _section("Warnings", Html(f"<ul>{items}</ul>"))
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from engine.reporting.details import detail_tables
-from engine.reporting.text import before_after, bytes_text, constraint_name, environment_rows, reproduce_command, value_text
+from engine.reporting.text import MOST_WARNINGS, before_after, bytes_text, constraint_name, environment_rows, reproduce_command, value_text
 
 
 def to_markdown(document: Mapping[str, Any]) -> str:
@@ -30,7 +30,10 @@ def to_markdown(document: Mapping[str, Any]) -> str:
         ]
         parts += ["## Constraints", _table(("", "limit", "measured", ""), rows)]
     if document["warnings"]:
-        parts += ["## Warnings", "\n".join(f"- `{_text(item['code'])}` {_text(item['message'])}" for item in document["warnings"])]
+        lines = [f"- `{_text(item['code'])}` {_text(item['message'])}" for item in document["warnings"][:MOST_WARNINGS]]
+        if more := len(document["warnings"][MOST_WARNINGS:]):
+            lines.append(f"- {more} further warnings stand in report.json")
+        parts += ["## Warnings", "\n".join(lines)]
     steps = [
         (
             step["index"] + 1,

@@ -21,11 +21,14 @@ import uvicorn
 from onnx import TensorProto, helper, numpy_helper
 
 from api.app import create_app
+from api.front.connections import Bounds
+from api.server import config
 from core import jobs
 from core.access import keys, projects
 from core.access.keys import USER_SCOPES
 from core.service import Service
 from core.settings import Settings
+from tests.results import summary
 
 MAX_UPLOAD_BYTES = 8 * 2**20
 _numbers = itertools.count()
@@ -63,7 +66,7 @@ class Server:
         claim = self.claim(job_id)
         with self.service.database.unit_of_work() as session:
             options.setdefault("outcome", "no_constraints")
-            jobs.finish(session, claim.job_id, claim.fence, result=result or {"baseline": {}, "result": {}}, **options)
+            jobs.finish(session, claim.job_id, claim.fence, result=result or summary().model_dump(mode="json"), **options)
 
     def report(self, claim: jobs.Claim, report: jobs.Report) -> None:
         """What a worker tells with its heartbeat."""
@@ -80,7 +83,7 @@ class Server:
                 if read is None or read.id != row_id:
                     continue
                 if error is not None:
-                    jobs.fail(session, claim.job_id, claim.fence, jobs.job_error(**error))
+                    jobs.fail(session, claim.job_id, claim.fence, jobs.JobError.of(**error))
                 else:
                     jobs.finish(session, claim.job_id, claim.fence, outcome=None, result=result or {})
                 return
@@ -121,13 +124,12 @@ class Client(httpx.Client):
 
 
 @contextlib.contextmanager
-def running(settings: Settings) -> Iterator[Server]:
+def running(settings: Settings, bounds: Bounds | None = None) -> Iterator[Server]:
     """A server of its own; its database must have been migrated."""
     app = create_app(settings)
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
-        config = uvicorn.Config(app, log_config=None, access_log=False, ws="none", timeout_graceful_shutdown=1)
-        server = uvicorn.Server(config)
+        server = uvicorn.Server(config(app, settings, bounds, log_config=None))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         while not server.started:
@@ -162,12 +164,12 @@ def start(_sqlite_template: Path, tmp_path: Path) -> Iterator[Callable[..., Serv
     """Starts further servers with other settings, each over an empty database."""
     with contextlib.ExitStack() as stack:
 
-        def begin(**options: Any) -> Server:
+        def begin(bounds: Bounds | None = None, **options: Any) -> Server:
             folder = tmp_path / f"server{next(_numbers)}"
             folder.mkdir()
             shutil.copy(_sqlite_template, folder / "modelpress.db")
             settings = Settings(**{"data_dir": folder, "min_free_bytes": 0, "max_upload_bytes": MAX_UPLOAD_BYTES, **options})
-            return stack.enter_context(running(settings))
+            return stack.enter_context(running(settings, bounds))
 
         yield begin
 

@@ -386,3 +386,18 @@ def test_a_database_that_does_not_answer_is_told_apart_from_a_fault(start: Any, 
         assert client.get("/v1/jobs").json()["data"] == []
         other.rollback()
         assert client.post("/v1/jobs", json=spec).status_code == 202
+
+
+def test_lists_leave_out_what_is_long_unless_it_is_asked_for(client: Client, server: Server, spec: dict[str, Any]) -> None:
+    job = client.job(spec)
+    claim = server.claim(job["id"])
+    warnings = [{"code": "w", "message": "m" * 500, "step_index": None, "details": {"a": 1}}] * 12
+    server.report(claim, jobs.Report(warnings=warnings))
+    (listed,) = client.get("/v1/jobs").json()["data"]
+    assert {"spec", "normalized_spec"} & listed.keys() == set()
+    assert [len(item["message"]) for item in listed["warnings"]] == [300] * 10
+    assert listed["warnings_count"] == 12
+    answer = client.get("/v1/jobs", params={"expand": ["spec", "normalized_spec", "warnings", "error.details"]})
+    (whole,) = answer.json()["data"]
+    assert whole == client.get(job["urls"]["self"], headers={"Prefer": "wait=0"}).json()
+    problem(client.get("/v1/jobs?expand=artifacts"), 422, "invalid_parameter")

@@ -419,3 +419,29 @@ def test_a_large_file_that_is_not_taken_is_refused_by_its_first_bytes(client: Cl
     with _raw(server, _head(client, 6 * 2**20)) as connection:
         connection.sendall(pickle.dumps(_Evil()) + bytes(8192))
         assert connection.recv(4096).startswith(b"HTTP/1.1 422")
+
+
+def test_a_list_of_models_shows_what_was_found_without_its_long_lists(client: Client, server: Server, onnx_bytes: bytes) -> None:
+    model = client.model(onnx_bytes)
+    server.inspected(model["id"], MODEL_INSPECTION | {"layers": [{"name": "n" * 1000}] * 10_000})
+    answer = client.get("/v1/models")
+    assert answer.json()["data"] == [client.get(model["urls"]["self"]).json()]
+    assert answer.json()["data"][0]["params_count"] == 12
+    assert len(answer.content) < 4000
+
+
+def test_a_page_of_long_models_is_read_in_parts(client: Client, onnx_bytes: bytes) -> None:
+    labels = {"labels": [f"class {number:06d} " + "x" * 20 for number in range(25_000)]}
+    upload = client.post("/v1/uploads").json()
+    client.put(f"{upload['urls']['self']}/parts/1", content=onnx_bytes)
+    client.post(upload["urls"]["complete"])
+    made = [client.post("/v1/models", json={"upload_id": upload["id"], "metadata": labels}).json()["id"] for _ in range(6)]
+    seen, after = [], {}
+    while True:
+        answer = client.get("/v1/models", params={"limit": 100, **after})
+        assert len(answer.content) < 5 * 2**20
+        seen += [model["id"] for model in answer.json()["data"]]
+        if not answer.json()["has_more"]:
+            break
+        after = {"after": answer.json()["next_cursor"]}
+    assert seen == made[::-1]

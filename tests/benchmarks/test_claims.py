@@ -11,6 +11,7 @@ from benchmarks.claims import convnet
 from benchmarks.claims.bench import Bench, shrunk
 from benchmarks.claims.claim import Check, Claim, difference, one, quotient
 from benchmarks.claims.table import table
+from engine.contract.metadata import ModelMetadata
 from engine.contract.spec import parse
 from engine.formats.loading import load_network
 
@@ -89,7 +90,7 @@ def test_the_spec_of_a_claim_is_one_that_the_engine_takes(tmp_path, monkeypatch,
     def read(self, name, steps, *, seed, model, size=28, **spec):
         parsed, problems = parse({"model": "mdl_x", "dataset": "ds_x", "seed": seed, "steps": list(steps), **spec})
         assert parsed is not None, problems
-        load_network(model, "onnx" if model.suffix == ".onnx" else "architecture", {}, tmp_path)
+        load_network(model, "onnx" if model.suffix == ".onnx" else "architecture", ModelMetadata(), tmp_path)
         raise Read
 
     monkeypatch.setattr(Bench, "run", read)
@@ -131,5 +132,5 @@ def test_smaller_digits_are_means_of_patches():
 
 
 def test_the_network_of_the_comparison_trains_with_its_batch_normalization(tmp_path):
-    module = load_network(convnet.write(tmp_path / "net.onnx"), "onnx", {}, tmp_path).module
+    module = load_network(convnet.write(tmp_path / "net.onnx"), "onnx", ModelMetadata(), tmp_path).module
     assert sum(type(layer).__name__ == "BatchNorm2d" for layer in module.modules()) == 3

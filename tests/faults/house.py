@@ -281,5 +281,5 @@ def _role(words: str, above: str) -> str:
     if "engine.process.warm" in words:
         return "child" if "engine.process.warm" in above else "parent"
     return next(
-        (role for sign, role in (("uvicorn", "api"), ("cli.main worker", "worker"), ("valkey", "broker")) if sign in words), "other"
+        (role for sign, role in (("api.server", "api"), ("cli.main worker", "worker"), ("valkey", "broker")) if sign in words), "other"
     )

@@ -33,7 +33,7 @@ def quiet(house: House) -> None:
     """Nothing is hurt."""
     job = house.end(house.submit())
     assert (job["status"], job["attempt"]) == ("succeeded", 1)
-    assert job["isolation"]["tier"] == 1
+    assert job["isolation"]["tier"] >= 1
 
 
 def kill_worker(house: House) -> None:

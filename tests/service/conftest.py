@@ -4,7 +4,7 @@ import json
 import os
 import signal
 import subprocess
-import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,13 +16,22 @@ from tests.servers import free_port
 
 
 @pytest.fixture(scope="session")
-def service_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """`modelpress serve` on the embedded default, with the digits uploaded."""
-    folder = tmp_path_factory.mktemp("service")
-    port, log = free_port(), folder / "serve.log"
-    command = [sys.executable, "-m", "cli.main", "serve", "--port", str(port), "--data-dir", str(folder / "data")]
+def service_folder(root: Path) -> Iterator[Path]:
+    """Where the service has its state and its log: in the checkout, as with the README's `make serve`."""
+    (root / "build").mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=root / "build", prefix="service-") as folder:
+        yield Path(folder)
+
+
+@pytest.fixture(scope="session")
+def service_url(root: Path, service_folder: Path) -> Iterator[str]:
+    """The README's `make serve`, with the digits uploaded."""
+    port, log = free_port(), service_folder / "serve.log"
+    command = ["make", "serve", f"PORT={port}", f"DATA_DIR={(service_folder / 'data').relative_to(root)}"]
     with log.open("wb") as stream:
-        process = subprocess.Popen(command, stdout=stream, stderr=stream, env={**os.environ, "MODELPRESS_MIN_FREE_BYTES": "0"})
+        process = subprocess.Popen(
+            command, cwd=root, stdout=stream, stderr=stream, env={**os.environ, "MODELPRESS_MIN_FREE_BYTES": "0"}, start_new_session=True
+        )
     try:
         client = Client(f"http://127.0.0.1:{port}")
         wait_until_ready(client, process, log)
@@ -30,7 +39,7 @@ def service_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         client.upload("datasets", EXAMPLES / "digits.npz", "npz", json.loads((EXAMPLES / "digits.metadata.json").read_text()))
         yield client.base_url
     finally:
-        process.send_signal(signal.SIGTERM)
+        os.killpg(process.pid, signal.SIGTERM)
         process.wait(30)
 
 

@@ -84,7 +84,7 @@ class Bench:
         isolation.set_result(changes.get("isolation", self._isolation))
         runner = Runner(
             changes.get("service", self.service),
-            queue="cpu",
+            queue=changes.get("queue", "cpu"),
             device=devices.cpu(),
             launcher=self._launcher,
             isolation=isolation,

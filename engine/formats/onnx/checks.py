@@ -11,7 +11,7 @@ import onnx.inliner
 
 from engine.contract import limits
 from engine.contract.errors import EngineError
-from engine.files.onnx_wire import external_data_forbidden
+from engine.files.onnx import external_data_forbidden
 
 Nodes = Iterator[onnx.NodeProto]
 _WEIGHTED = frozenset(
@@ -48,7 +48,7 @@ def check_graph(model: onnx.ModelProto) -> None:
     _check_size(model, functions)
     for node in all_nodes(model):
         _check_node(node, functions)
-    for tensor in _all_tensors(model):
+    for tensor in all_tensors(model):
         _check_tensor(tensor)
     _check_finite(model)
     _check_shapes(model)
@@ -114,7 +114,7 @@ def _check_text(model: onnx.ModelProto) -> None:
     for node in all_nodes(model):
         texts += [node.name, node.op_type, node.domain, *node.input, *node.output, *(item.name for item in node.attribute)]
         texts += [text for item in node.metadata_props for text in (item.key, item.value)]
-    texts += [tensor.name for tensor in _all_tensors(model)]
+    texts += [tensor.name for tensor in all_tensors(model)]
     if not all(isinstance(text, str) for text in texts):
         raise EngineError("model_invalid", "The file holds names that are no text: it is damaged.")
 
@@ -250,9 +250,14 @@ def _check_shapes(model: onnx.ModelProto) -> None:
 
 
 def constant_tensors(model: onnx.ModelProto) -> dict[str, onnx.TensorProto]:
-    """Initializers and the tensors of Constant nodes, by name."""
-    found = {item.name: item for item in model.graph.initializer}
-    for node in model.graph.node:
+    """Initializers and the tensors of Constant nodes of the main graph, by name."""
+    return own_constants(model.graph)
+
+
+def own_constants(graph: onnx.GraphProto) -> dict[str, onnx.TensorProto]:
+    """The same for one graph, without what its subgraphs hold."""
+    found = {item.name: item for item in graph.initializer}
+    for node in graph.node:
         if node.op_type == "Constant":
             found.update((node.output[0], item.t) for item in node.attribute if item.HasField("t"))
     return found
@@ -275,7 +280,8 @@ def inner_nodes(node: onnx.NodeProto) -> Nodes:
                 yield from inner_nodes(inner)
 
 
-def _all_tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
+def all_tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
+    """Every stored tensor, those of subgraphs and attributes too."""
     yield from model.graph.initializer
     for node in all_nodes(model):
         for item in node.attribute:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 import onnx
 
 from engine.contract.errors import EngineError
+from engine.contract.metadata import InputSpec
 from engine.files.magic import check_file
-from engine.formats.onnx.checks import check_graph, inlined
+from engine.formats.onnx.checks import all_tensors, check_graph, inlined
 from engine.networks.network import Signature, TensorSpec
 
-_TYPES: dict[int, str] = {
+TYPES: dict[int, str] = {
     onnx.TensorProto.FLOAT: "float32",
     onnx.TensorProto.DOUBLE: "float64",
     onnx.TensorProto.FLOAT16: "float16",
@@ -54,6 +56,14 @@ def is_quantized(model: onnx.ModelProto) -> bool:
     return any(node.op_type in QUANTIZED_OPERATORS for node in model.graph.node)
 
 
+def stored_type(model: onnx.ModelProto) -> str:
+    """`float16` where most of a file's floating-point constants are, else `float32`."""
+    sizes: Counter[int] = Counter()
+    for tensor in all_tensors(model):
+        sizes[tensor.data_type] += math.prod(tensor.dims)
+    return "float16" if sizes[onnx.TensorProto.FLOAT16] > sizes[onnx.TensorProto.FLOAT] + sizes[onnx.TensorProto.DOUBLE] else "float32"
+
+
 def signature_of(model: onnx.ModelProto) -> Signature:
     """Names, shapes and types of inputs and outputs."""
     return Signature(
@@ -61,14 +71,14 @@ def signature_of(model: onnx.ModelProto) -> Signature:
     )
 
 
-def narrowed(model: onnx.ModelProto, stated: Sequence[Mapping[str, Any]]) -> onnx.ModelProto:
+def narrowed(model: onnx.ModelProto, stated: Sequence[InputSpec]) -> onnx.ModelProto:
     """The model with dimensions that its file leaves open set to those of `metadata.input_specs`; inputs are matched by name.
 
     Raises `shape_mismatch` where a stated input is not in the file or contradicts what the file says.
     """
     inputs = {item.name: item for item in graph_inputs(model.graph)}
     for spec in stated:
-        name, shape = str(spec.get("name")), list(spec.get("shape") or ())
+        name, shape = spec.name, list(spec.shape)
         if name not in inputs:
             raise EngineError("shape_mismatch", f"input_specs names {name[:80]!r}, but the inputs are {', '.join(map(repr, inputs))}.")
         dims = inputs[name].type.tensor_type.shape.dim
@@ -100,5 +110,5 @@ def fixed_batch(inputs: Iterable[onnx.ValueInfoProto]) -> int | None:
 def _spec(item: onnx.ValueInfoProto) -> TensorSpec:
     kind = item.type.tensor_type
     return TensorSpec(
-        item.name, tuple(dim.dim_value if dim.dim_value > 0 else None for dim in kind.shape.dim), _TYPES.get(kind.elem_type, "unknown")
+        item.name, tuple(dim.dim_value if dim.dim_value > 0 else None for dim in kind.shape.dim), TYPES.get(kind.elem_type, "unknown")
     )

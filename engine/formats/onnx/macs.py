@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +12,9 @@ import onnx
 
 from engine.contract.errors import EngineError
 from engine.formats.onnx import runtime
-from engine.formats.onnx.checks import constant_tensors, inferred, skeleton_of
+from engine.formats.onnx.checks import constant_tensors, inferred, own_constants, skeleton_of
 from engine.formats.onnx.file import graph_inputs
+from engine.formats.onnx.flat import FlatGraph, subgraphs
 from engine.formats.onnx.weights import int_attribute
 
 _OPEN_SIZE = 64
@@ -24,50 +25,170 @@ _MULTIPLYING = frozenset(
         "Conv",
         "ConvInteger",
         "ConvTranspose",
+        "DeformConv",
+        "DynamicQuantizeLSTM",
+        "DynamicQuantizeMatMul",
         "Einsum",
         "FusedConv",
+        "FusedGemm",
         "FusedMatMul",
         "GRU",
         "Gemm",
         "LSTM",
         "MatMul",
         "MatMulInteger",
+        "MatMulIntegerToFloat",
         "MatMulNBits",
+        "MultiHeadAttention",
+        "QAttention",
         "QGemm",
         "QLinearConv",
         "QLinearMatMul",
         "RNN",
     ]
 )
+_FREE = frozenset(
+    [
+        "BiasGelu",
+        "BiasSoftmax",
+        "DequantizeLinear",
+        "DynamicQuantizeLinear",
+        "EmbedLayerNormalization",
+        "FastGelu",
+        "GatherND",
+        "Gelu",
+        "GroupNorm",
+        "LayerNormalization",
+        "QEmbedLayerNormalization",
+        "QuantizeLinear",
+        "QuickGelu",
+        "RotaryEmbedding",
+        "SimplifiedLayerNormalization",
+        "SkipGroupNorm",
+        "SkipLayerNormalization",
+        "SkipSimplifiedLayerNormalization",
+    ]
+)
+"""Operators of the runtime's own domain that multiply no matrices, besides the element-wise QLinear ones."""
+
+_SELECTING = frozenset(["Compress", "NonMaxSuppression", "NonZero", "Unique"])
+"""Operators that hand on as many elements as the data have of a kind."""
+
+Shapes = dict[str, list[int] | None]
 
 
-def node_macs(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]] | None = None) -> dict[str, int]:
-    """MACs of one example by the first output of each node that has any. Where the file fixes a batch, its share is counted."""
+def node_macs(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]] | None = None) -> dict[str, int | None]:
+    """MACs of one example by the first output of each node of the main graph that has any, or None where they cannot be counted.
+
+    Where the file fixes a batch, its share is counted. A node that holds subgraphs has those of what it runs: none are known where
+    the data decide how often, or which of two branches that differ. What follows from constants alone is computed once, and counts
+    for no example.
+    """
+    skeleton, known, batch = _inferred(model, shapes)
     counted = [node for node in model.graph.node if node.op_type in _MULTIPLYING]
-    known, batch = value_shapes(model, shapes)
-    if any(known.get(name) is None for node in counted for name in (*node.input, *node.output) if name):
-        known |= _run_shapes(model, [name for node in counted for name in (*node.input, *node.output) if name], known, shapes)
-    macs = {}
-    for node in counted:
-        count = _macs(node, [known.get(name) if name else None for name in node.input], [known.get(name) for name in node.output])
-        if count:
-            macs[node.output[0]] = max(1, count // batch)
+    measured = _measured_by_the_data(model)
+    named = [name for node in counted for name in (*node.input, *node.output) if name and name not in measured]
+    if any(known.get(name) is None for name in named):
+        known |= _run_shapes(model, named, known, shapes)
+    constants = constant_tensors(model)
+    stored = FlatGraph.of(model).stored()
+    macs: dict[str, int | None] = {}
+    for node in skeleton.graph.node:
+        if not node.output or node.output[0] in stored:
+            continue
+        count = _node_total(node, known, constants)
+        if count is None or count:
+            macs[node.output[0]] = None if count is None else max(1, count // batch)
     return macs
 
 
-def value_shapes(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]] | None = None) -> tuple[dict[str, list[int] | None], int]:
-    """Shapes of all values that follow from the inputs, for one example, and the batch that the file fixes (else one)."""
+def _measured_by_the_data(model: onnx.ModelProto) -> set[str]:
+    """Values whose sizes may depend on what is in the input: one run says nothing about another."""
+    found: set[str] = set()
+    for node in model.graph.node:
+        if node.op_type in _SELECTING or not found.isdisjoint(node.input):
+            found.update(node.output)
+    return found
+
+
+def total_macs(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]] | None = None) -> int | None:
+    """MACs of one example, or None where those of a part cannot be counted."""
+    return total(node_macs(model, shapes).values())
+
+
+def total(counts: Iterable[int | None]) -> int | None:
+    """The sum, or None where a part is unknown."""
+    known = list(counts)
+    return None if None in known else sum(count for count in known if count is not None)
+
+
+def _graph_total(graph: onnx.GraphProto, outer: Shapes, constants: Mapping[str, onnx.TensorProto]) -> int | None:
+    known = outer | {item.name: _whole_shape(item) for item in (*graph.input, *graph.value_info, *graph.output)}
+    inner = own_constants(graph)
+    known |= {name: list(item.dims) for name, item in inner.items()}
+    return total(_node_total(node, known, {**constants, **inner}) for node in graph.node)
+
+
+def _node_total(node: onnx.NodeProto, known: Shapes, constants: Mapping[str, onnx.TensorProto]) -> int | None:
+    inside = subgraphs(node)
+    if inside:
+        counts = [_graph_total(graph, known, constants) for graph in inside]
+        return _repeated(node, counts, known, constants)
+    if node.op_type in _MULTIPLYING:
+        return _macs(node, [known.get(name) if name else None for name in node.input], [known.get(name) for name in node.output])
+    own = node.domain in ("", "ai.onnx", "ai.onnx.ml") or node.op_type in _FREE or node.op_type.startswith("QLinear")
+    return 0 if own else None
+
+
+def _repeated(node: onnx.NodeProto, counts: Sequence[int | None], known: Shapes, constants: Mapping[str, onnx.TensorProto]) -> int | None:
+    """MACs of a node with subgraphs that have these."""
+    if all(count == 0 for count in counts):
+        return 0
+    first = _number(constants.get(node.input[0])) if node.input else None
+    if node.op_type == "If":
+        # The branches stand in the order of their attributes, which the file chooses.
+        if first is not None:
+            names = [item.name for item in node.attribute if item.HasField("g")]
+            return counts[names.index("then_branch" if first else "else_branch")]
+        return counts[0] if len(set(counts)) == 1 else None
+    if node.op_type == "Loop" and len(counts) == 1 and counts[0] is not None and first is not None:
+        starts = len(node.input) < 2 or not node.input[1] or _number(constants.get(node.input[1])) == 1
+        return int(first) * counts[0] if starts and _runs_on(subgraphs(node)[0]) else None
+    if node.op_type == "Scan" and len(counts) == 1 and counts[0] is not None:
+        scanned = int_attribute(node, "num_scan_inputs")
+        axes = next((list(item.ints) for item in node.attribute if item.name == "scan_input_axes"), [0] * scanned)
+        shape = known.get(node.input[-scanned]) if scanned else None
+        return counts[0] * shape[axes[0]] if shape else None
+    return None
+
+
+def _runs_on(body: onnx.GraphProto) -> bool:
+    """Whether a loop's body never ends it early: its condition is true, or the one that it was called with."""
+    source = body.output[0].name
+    producers = {name: node for node in body.node for name in node.output}
+    while source in producers and producers[source].op_type in ("Cast", "Identity"):
+        source = producers[source].input[0]
+    return (len(body.input) > 1 and source == body.input[1].name) or _number(own_constants(body).get(source)) == 1
+
+
+def _number(tensor: onnx.TensorProto | None) -> float | None:
+    """A constant of one element."""
+    if tensor is None or math.prod(tensor.dims) != 1:
+        return None
+    return float(onnx.numpy_helper.to_array(tensor).reshape(-1)[0])
+
+
+def _inferred(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]] | None) -> tuple[onnx.ModelProto, Shapes, int]:
+    """The graph with inferred shapes, those of its values, and the batch that the file fixes (else one)."""
     skeleton = skeleton_of(model)
     batch = _set_shapes(skeleton, {item.name for item in graph_inputs(model.graph)}, shapes or {})
-    graph = inferred(skeleton).graph
-    known = {item.name: _whole_shape(item) for item in (*graph.input, *graph.value_info, *graph.output)}
+    whole = inferred(skeleton)
+    known: Shapes = {item.name: _whole_shape(item) for item in (*whole.graph.input, *whole.graph.value_info, *whole.graph.output)}
     known.update({name: list(item.dims) for name, item in constant_tensors(model).items()})
-    return known, batch
+    return whole, known, batch
 
 
-def _run_shapes(
-    model: onnx.ModelProto, names: Sequence[str], known: Mapping[str, list[int] | None], shapes: Mapping[str, Sequence[int]] | None
-) -> dict[str, list[int] | None]:
+def _run_shapes(model: onnx.ModelProto, names: Sequence[str], known: Shapes, shapes: Mapping[str, Sequence[int]] | None) -> Shapes:
     """Shapes of the named values, found by running the graph once on zeros: some arithmetic on shapes is beyond inference.
 
     Empty where the graph does not run on the sizes that were imagined for its open dimensions: those products stay uncounted.
@@ -93,40 +214,66 @@ def _run_shapes(
     return {name: list(array.shape) for name, array in zip(wanted, results, strict=True)}
 
 
-def _macs(node: onnx.NodeProto, inputs: Sequence[list[int] | None], outputs: Sequence[list[int] | None]) -> int:
+def _macs(node: onnx.NodeProto, inputs: Sequence[list[int] | None], outputs: Sequence[list[int] | None]) -> int | None:
     kind = node.op_type
     out = outputs[0] if outputs else None
-    if kind in ("Conv", "FusedConv", "ConvInteger", "QLinearConv"):
-        weight = inputs[3 if kind == "QLinearConv" else 1]
-        return math.prod(out) * math.prod(weight[1:]) if out and weight else 0
+    given = [*inputs, *[None] * 8]
+    source, second = given[:2]
+    if out is None or source is None:
+        return None
+    if kind in ("Conv", "DeformConv", "FusedConv", "ConvInteger", "QLinearConv"):
+        weight = given[3 if kind == "QLinearConv" else 1]
+        return math.prod(out) * math.prod(weight[1:]) if weight else None
     if kind == "ConvTranspose":
-        source, weight = inputs[0], inputs[1]
-        return math.prod(source) * math.prod(weight[1:]) if source and weight else 0
-    if kind in ("Gemm", "QGemm") and inputs[0] and out:
-        return math.prod(out) * inputs[0][0 if int_attribute(node, "transA", 0) else 1]
-    if kind in ("MatMul", "FusedMatMul", "MatMulInteger", "QLinearMatMul") and inputs[0] and out is not None:
-        inner = inputs[0][-2] if int_attribute(node, "transA", 0) and len(inputs[0]) > 1 else inputs[0][-1]
-        return math.prod(out) * inner
-    if kind == "MatMulNBits" and out:
+        return math.prod(source) * math.prod(second[1:]) if second else None
+    if kind in ("FusedGemm", "Gemm", "QGemm"):
+        return math.prod(out) * source[0 if int_attribute(node, "transA", 0) else 1]
+    if kind in ("DynamicQuantizeMatMul", "FusedMatMul", "MatMul", "MatMulInteger", "MatMulIntegerToFloat", "QLinearMatMul"):
+        if not source:
+            return None
+        return math.prod(out) * (source[-2] if int_attribute(node, "transA", 0) and len(source) > 1 else source[-1])
+    if kind == "MatMulNBits":
         return math.prod(out) * int_attribute(node, "K")
-    if kind in ("LSTM", "GRU", "RNN") and inputs[0] and inputs[1] and inputs[2]:
-        (steps, batch, features), rows, hidden = inputs[0], math.prod(inputs[1][:2]), inputs[2][2]
-        return steps * batch * rows * (features + hidden)
+    if kind in ("DynamicQuantizeLSTM", "GRU", "LSTM", "RNN"):
+        if not second or not given[2] or len(source) != 3:
+            return None
+        # The runtime's quantized form keeps its matrices transposed.
+        rows, hidden = (second[2], given[2][1]) if kind == "DynamicQuantizeLSTM" else (second[1], given[2][2])
+        return source[0] * source[1] * second[0] * rows * (source[2] + hidden)
     if kind == "Einsum":
         return _einsum_macs(node, inputs)
-    if kind == "Attention" and node.domain in ("", "ai.onnx") and inputs[0] and inputs[1] and out and len(inputs[0]) == len(inputs[1]) == 4:
-        return 2 * math.prod(inputs[0]) * inputs[1][2]
-    return 0
+    return _attention_macs(node, given, out)
 
 
-def _einsum_macs(node: onnx.NodeProto, inputs: Sequence[list[int] | None]) -> int:
+def _attention_macs(node: onnx.NodeProto, given: Sequence[list[int] | None], out: list[int]) -> int | None:
+    """Products of queries and keys, and of scores and values; for the runtime's own operator the projections before them, too."""
+    query, key = given[0] or [], given[1]
+    if not key or len(query) < 3:
+        return None
+    if node.op_type == "QAttention" or (node.op_type == "Attention" and node.domain == "com.microsoft"):
+        return math.prod(query) * key[-1] + 2 * math.prod(out) * query[1]
+    past = given[4] if node.op_type == "Attention" else None
+    if node.op_type == "MultiHeadAttention" and (len(query) != 3 or len(key) != 3 or given[6]):
+        return None
+    length = (key[2] if len(key) == 4 else key[1]) + (past[2] if past else 0)
+    return length * (math.prod(query) + math.prod(out))
+
+
+def _einsum_macs(node: onnx.NodeProto, inputs: Sequence[list[int] | None]) -> int | None:
     equation = next((item.s.decode("utf-8", "replace") for item in node.attribute if item.name == "equation"), "")
     terms = equation.replace(" ", "").split("->")[0].split(",")
-    sizes: dict[str, int] = {}
-    if len(terms) < 2 or "." in equation:
+    if len(terms) < 2:
         return 0
+    sizes: dict[str, int] = {}
     for term, shape in zip(terms, inputs, strict=False):
-        sizes.update(zip(term, shape or (), strict=False))
+        if shape is None:
+            return None
+        before, dots, after = term.partition("...")
+        open_dims = len(shape) - len(before) - len(after) if dots else 0
+        # Dimensions of an ellipsis are counted from its end, as they are broadcast.
+        letters = [*before, *(f"...{position}" for position in range(open_dims, 0, -1)), *after]
+        for letter, size in zip(letters, shape, strict=False):
+            sizes[letter] = max(size, sizes.get(letter, 1))
     return math.prod(sizes.values())
 
 

@@ -16,13 +16,24 @@ Feed = Mapping[str, NDArray[Any]]
 CPU = ["CPUExecutionProvider"]
 
 
-def open_session(path: Path, *, threads: int, save_optimized: Path | None = None) -> ort.InferenceSession:
+def open_session(
+    path: Path,
+    *,
+    threads: int,
+    save_optimized: Path | None = None,
+    optimized: bool = True,
+    frugal: bool = False,
+    by_priority: bool = False,
+) -> ort.InferenceSession:
     """Load an ONNX file on the CPU, with ONNX Runtime's defaults but for the number of threads.
 
     Args:
         path: The file.
         threads: Threads inside one operator.
         save_optimized: Where to write the graph that really runs.
+        optimized: Whether the runtime may rewrite the graph; without, every operator runs as the file says, in float where it says so.
+        frugal: Give memory back as soon as a value was read for the last time, instead of keeping an arena.
+        by_priority: Run nodes in the runtime's other order, which on some graphs lets go of values earlier.
 
     Raises:
         EngineError: `model_invalid` where the runtime refuses the file, `out_of_memory`.
@@ -31,6 +42,12 @@ def open_session(path: Path, *, threads: int, save_optimized: Path | None = None
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 4  # what goes wrong is raised, and said by us
+    if not optimized:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    if frugal:
+        options.enable_cpu_mem_arena = options.enable_mem_pattern = False
+    if by_priority:
+        options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
     if save_optimized is not None:
         options.optimized_model_filepath = str(save_optimized)
     with _translated("model_invalid", f"ONNX Runtime cannot load {path.name}"):

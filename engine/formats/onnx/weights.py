@@ -1,30 +1,32 @@
-"""Which constants of an ONNX graph are weights, quantized or not. Imports no torch."""
+"""Which constants of an ONNX graph are weights, quantized or not, in the graph itself and in its subgraphs. Imports no torch.
+
+What a constant is follows from what reads it, never from its name: exporters and quantizers fold, move and rename constants.
+"""
 
 from __future__ import annotations
 
 import math
-from collections import defaultdict
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import onnx
 
-from engine.formats.onnx.checks import constant_tensors, inner_nodes
-from engine.formats.onnx.importer.names import is_readable
-from engine.formats.onnx.importer.patterns import Patterns
+from engine.formats.onnx.flat import FlatGraph, FlatNode, subgraphs
 
 _WEIGHTS: dict[str, tuple[int, ...]] = {
+    "Attention": (1, 2),
     "BatchNormalization": (1, 2),
     "Conv": (1, 2),
     "ConvInteger": (1,),
     "ConvTranspose": (1, 2),
+    "DynamicQuantizeLSTM": (1, 2, 3),
+    "DynamicQuantizeMatMul": (1, 4),
     "Einsum": (0, 1, 2),
     "FusedConv": (1, 2),
+    "FusedGemm": (1, 2),
     "FusedMatMul": (0, 1),
     "GRU": (1, 2, 3),
-    "Gather": (0,),
     "Gemm": (1, 2),
     "GroupNormalization": (1, 2),
     "InstanceNormalization": (1, 2),
@@ -32,93 +34,221 @@ _WEIGHTS: dict[str, tuple[int, ...]] = {
     "LayerNormalization": (1, 2),
     "MatMul": (0, 1),
     "MatMulInteger": (0, 1),
+    "MatMulIntegerToFloat": (0, 1, 6),
+    "MatMulNBits": (1,),
     "PRelu": (1,),
+    "QAttention": (1, 2),
+    "QGemm": (3, 6),
     "QLinearConv": (3, 8),
     "QLinearMatMul": (0, 3),
     "RMSNormalization": (1,),
     "RNN": (1, 2, 3),
 }
-"""Inputs of a layer that are weights wherever they are constant, by operator."""
+"""Inputs that are weights wherever they are constant, of whatever type and size."""
 
-_ARITHMETIC = {"Add", "Concat", "Div", "Expand", "Mul", "Sub", "Where"}
-"""Operators whose constants are weights where a person named them: position embeddings, class tokens, layer scales."""
+_SETTINGS: dict[str, tuple[int, ...]] = {
+    "BatchNormalization": (3, 4),
+    "Clip": (1, 2),
+    "ConvInteger": (2, 3),
+    "DequantizeLinear": (1, 2),
+    "DynamicQuantizeLSTM": (4, *range(7, 12)),
+    "DynamicQuantizeMatMul": (2, 3),
+    "MatMulInteger": (2, 3),
+    "MatMulIntegerToFloat": (2, 3, 4, 5),
+    "MatMulNBits": (2, 3, 4),
+    "OneHot": (1, 2),
+    "Pad": (1, 2, 3),
+    "QAttention": tuple(range(3, 9)),
+    "QGemm": (1, 2, 4, 5, 7, 8),
+    "QLinearAdd": (1, 2, 4, 5, 6, 7),
+    "QLinearConv": (1, 2, 4, 5, 6, 7),
+    "QLinearMatMul": (1, 2, 4, 5, 6, 7),
+    "QLinearMul": (1, 2, 4, 5, 6, 7),
+    "QuantizeLinear": (1, 2),
+    "Resize": (1, 2, 3),
+    "Upsample": (1,),
+}
+"""Inputs that say how an operator works: scales, zero points, running statistics, bounds. No constant is a weight there."""
 
-_TRANSPARENT = {"Cast", "DequantizeLinear", "Identity", "QuantizeLinear", "Reshape", "Squeeze", "Transpose", "Unsqueeze"}
-"""Operators that hand their first input on, so that what reads a weight may stand behind them."""
+_MOVING = frozenset(
+    [
+        "Cast",
+        "DequantizeLinear",
+        "Flatten",
+        "Identity",
+        "QuantizeLinear",
+        "Reshape",
+        "Slice",
+        "Split",
+        "Squeeze",
+        "Transpose",
+        "Unsqueeze",
+    ]
+)
+"""Operators that hand elements on unchanged, so that what computes with a weight may stand behind them."""
+
+_RECURRENT = frozenset(["DynamicQuantizeLSTM", "GRU", "LSTM", "RNN"])
+_PACKED = frozenset(["GatherBlockQuantized", "MatMulBnb4", "MatMulFpQ4", "MatMulNBits", "QMoE"])
+"""Operators whose constants hold several weights in one element; only MatMulNBits says how many."""
+_FLOATS = frozenset([onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16])
+_MASKED = 1e4
+"""A constant of two values, one of them that large, masks attention."""
+
+
+_LOOKUPS = frozenset(["Gather", "GatherElements", "GatherND"])
+_BYTES = frozenset([onnx.TensorProto.INT8, onnx.TensorProto.UINT8, onnx.TensorProto.INT4, onnx.TensorProto.UINT4])
 
 
 @dataclass(frozen=True)
 class Weight:
-    """One constant of a graph that counts as parameters, and the nodes that read it."""
+    """One constant that counts as parameters, and the outputs of the main graph's nodes that read it.
 
-    size: int
-    nonzero: int
+    Sizes are None where it holds packed weights of a form that is not known here.
+    """
+
+    size: int | None
+    nonzero: int | None
     shape: tuple[int, ...]
     readers: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class _Reader:
+    """A node that computes with a constant, and the input at which it arrives."""
+
+    node: FlatNode
+    index: int
+    is_real: bool
+    """Whether real numbers arrive, if need be after dequantization."""
+    is_carried: bool
+    """Whether it is what a loop starts with."""
+
+
 def weight_tensors(model: onnx.ModelProto) -> dict[str, Weight]:
-    """Every weight of a graph, by the name of its constant."""
-    constants = constant_tensors(model)
-    readers: dict[str, list[tuple[onnx.NodeProto, int]]] = defaultdict(list)
-    spelled_out = Patterns(model.graph, constants).rewritten()
-    inner = [item for node in model.graph.node for item in inner_nodes(node)]
-    for node in (*spelled_out, *inner):
-        for index, name in enumerate(node.input):
-            readers[name].append((node, index))
-    found = {}
-    for name, tensor in constants.items():
-        effective = _effective_readers(name, readers)
-        packed = next((node for node, index in effective if node.op_type == "MatMulNBits" and index == 1), None)
-        if packed is not None:
-            size = int_attribute(packed, "N") * int_attribute(packed, "K")
-            found[name] = Weight(size, size, (int_attribute(packed, "N"), int_attribute(packed, "K")), (packed.output[0],))
-            continue
-        names = tuple(node.output[0] for node, index in effective if _is_weight(name, tensor, node, index))
-        if names:
-            array = onnx.numpy_helper.to_array(tensor)
-            nonzero = _nonzero(array, _zero_point(name, readers, constants))
-            copies = len(names) if array.ndim == 1 and nonzero in (0, array.size) and bool((array == array[0]).all()) else 1
-            found[name] = Weight(array.size * copies, nonzero * copies, array.shape, names)
-    return found
+    """Every weight of a graph, by the unique name of its constant (a name in a subgraph has a prefix)."""
+    flat = FlatGraph.of(model)
+    stored = flat.stored()
+    scales = _scales(flat, stored)
+    weights = ((name, _weight(name, _readers(name, flat, stored), flat)) for name in flat.constants if name not in scales)
+    return {name: weight for name, weight in weights if weight is not None}
 
 
-def _is_weight(name: str, tensor: onnx.TensorProto, node: onnx.NodeProto, index: int) -> bool:
-    if index in _WEIGHTS.get(node.op_type, ()):
-        return node.op_type != "Gather" or (len(tensor.dims) > 1 and tensor.data_type != onnx.TensorProto.INT64)
-    integers = (onnx.TensorProto.INT64, onnx.TensorProto.BOOL)
-    if node.op_type not in _ARITHMETIC or tensor.data_type in integers or math.prod(tensor.dims) < 2:
+def _weight(name: str, readers: list[_Reader], flat: FlatGraph) -> Weight | None:
+    tensor = flat.constants[name]
+    packed = next((reader.node for reader in readers if reader.node.kind in _PACKED and reader.index > 0), None)
+    if packed is not None and packed.kind != "MatMulNBits":
+        return Weight(None, None, tuple(tensor.dims), (packed.outer,))
+    found = [reader for reader in readers if _is_weight(tensor, reader)]
+    if not found:
+        return None
+    outer = tuple(dict.fromkeys(reader.node.outer for reader in found))
+    if packed is not None:
+        shape = (int_attribute(packed.proto, "N"), int_attribute(packed.proto, "K"))
+        return Weight(math.prod(shape), math.prod(shape), shape, outer)
+    array = onnx.numpy_helper.to_array(tensor)
+    if all(reader.index not in _WEIGHTS.get(reader.node.kind, ()) for reader in found):
+        if is_mask(array):
+            return None
+        if all(reader.is_carried or (reader.node.kind in _RECURRENT and reader.index in (5, 6)) for reader in found):
+            array = _initial_state(array)
+    if array.size == 0:
+        return None
+    nonzero = _nonzero(array, _zero_point(name, flat))
+    repeated = array.ndim == 1 and nonzero in (0, array.size) and bool((array == array[0]).all())
+    copies = len({(id(reader.node.proto), reader.index) for reader in found}) if repeated else 1
+    return Weight(array.size * copies, nonzero * copies, array.shape, outer)
+
+
+def _is_weight(tensor: onnx.TensorProto, reader: _Reader) -> bool:
+    node, index = reader.node, reader.index
+    if index in _WEIGHTS.get(node.kind, ()) and (node.kind != "Attention" or node.domain == "com.microsoft"):
+        return True
+    if index in _SETTINGS.get(node.kind, ()) or _is_quantized_setting(node, index):
         return False
-    return is_readable(name.removesuffix("_quantized")) or (node.op_type == "Add" and len(tensor.dims) == 1)
+    if node.kind in _LOOKUPS and index == 0 and tensor.data_type in _BYTES:
+        return len(tensor.dims) > 1
+    return reader.is_real and math.prod(tensor.dims) > 1
 
 
-def _effective_readers(name: str, readers: Mapping[str, list[tuple[onnx.NodeProto, int]]]) -> list[tuple[onnx.NodeProto, int]]:
-    found, waiting, seen = [], [name], {name}
+def _is_quantized_setting(node: FlatNode, index: int) -> bool:
+    """Scales and zero points of QLinear operators that have one tensor (x, scale, zero point) or many of them (QLinearConcat)."""
+    if not node.kind.startswith("QLinear") or node.kind in _SETTINGS:
+        return False
+    return index % 3 != 2 if node.kind == "QLinearConcat" else index > 0
+
+
+def _readers(name: str, flat: FlatGraph, stored: set[str]) -> list[_Reader]:
+    """Nodes that compute with a constant and with something that is none, behind all that merely moves it or folds into it."""
+    found: list[_Reader] = []
+    waiting = [(name, flat.constants[name].data_type in _FLOATS, False)]
+    seen = {name}
     while waiting:
-        for node, index in readers.get(waiting.pop(), ()):
-            if node.op_type not in _TRANSPARENT:
-                found.append((node, index))
-            elif index == 0 and node.output[0] not in seen:
-                seen.add(node.output[0])
-                waiting.append(node.output[0])
+        value, real, carried = waiting.pop()
+        for node, index in flat.readers.get(value, ()):
+            if subgraphs(node.proto) and not node.carries:
+                continue  # What a loop is called with arrives inside of it.
+            setting = index in _SETTINGS.get(node.kind, ()) or _is_quantized_setting(node, index)
+            moved = node.kind in _MOVING and index == 0
+            folded = real and not node.carries and all(output in stored for output in node.outputs if output)
+            last = not any(flat.readers.get(output) for output in node.outputs)
+            if setting or last or not (node.carries or moved or folded):
+                found.append(_Reader(node, index, real, carried))
+                continue
+            arrives = (real or node.kind == "DequantizeLinear", carried or (node.carries and node.proto.op_type != "If"))
+            waiting += [(output, *arrives) for output in node.outputs if output and output not in seen]
+            seen.update(node.outputs)
     return found
 
 
-def _zero_point(name: str, readers: Mapping[str, list[tuple[onnx.NodeProto, int]]], constants: Mapping[str, onnx.TensorProto]) -> Any:
+def _scales(flat: FlatGraph, stored: set[str]) -> set[str]:
+    """Constants that multiply an integer product back to real numbers, or the scale that quantized its other operand."""
+    scales = {node.outputs[1] for node in flat.nodes if node.kind == "DynamicQuantizeLinear" and len(node.outputs) > 1}
+    products = {node.outputs[0] for node in flat.nodes if node.kind in ("ConvInteger", "MatMulInteger")}
+    made_from = {output: node.inputs for node in flat.nodes for output in node.outputs}
+    found: set[str] = set()
+    for node in flat.nodes:
+        if node.kind in ("Cast", "Identity", "Reshape", "Transpose") and node.inputs and node.inputs[0] in products:
+            products.add(node.outputs[0])
+        elif node.kind == "Mul" and len(node.inputs) == 2:
+            for one, other in (node.inputs, node.inputs[::-1]):
+                if other in stored and (one in scales or one in products):
+                    found.add(other)
+                    (scales if one in scales else products).add(node.outputs[0])
+    waiting = list(found)
+    while waiting:
+        behind = set(made_from.get(waiting.pop(), ())) - found
+        found |= behind
+        waiting += behind
+    return found
+
+
+def _zero_point(name: str, flat: FlatGraph) -> Any:
     """The zero point beside a quantized constant, shaped to stand beside it; 0 where there is none."""
-    positions = {"DequantizeLinear": (0, 2), "ConvInteger": (1, 3), "MatMulInteger": (1, 3), "QLinearConv": (3, 5), "QLinearMatMul": (3, 5)}
-    for node, index in readers.get(name, ()):
-        weight, zero = positions.get(node.op_type, (-1, -1))
-        if index == weight and len(node.input) > zero and node.input[zero] in constants:
-            point = onnx.numpy_helper.to_array(constants[node.input[zero]])
-            rank = len(constants[name].dims)
+    positions = {
+        "ConvInteger": (1, 3),
+        "DequantizeLinear": (0, 2),
+        "DynamicQuantizeMatMul": (1, 3),
+        "MatMulInteger": (1, 3),
+        "MatMulIntegerToFloat": (1, 5),
+        "QGemm": (3, 5),
+        "QLinearConv": (3, 5),
+        "QLinearMatMul": (3, 5),
+    }
+    if name not in flat.constants:
+        return 0
+    rank = len(flat.constants[name].dims)
+    for node, index in flat.readers.get(name, ()):
+        weight, zero = positions.get(node.kind, (-1, -1))
+        if node.kind == "DynamicQuantizeLSTM" and index in (1, 2):
+            weight, zero = index, 9 if index == 1 else 11
+        if index == weight and len(node.inputs) > zero and node.inputs[zero] in flat.constants:
+            point = onnx.numpy_helper.to_array(flat.constants[node.inputs[zero]])
             if point.ndim != 1 or point.size == 1 or rank < 2:
                 return point.reshape(()) if point.size == 1 else point
-            axis = (
-                int_attribute(node, "axis", 1) % rank
-                if node.op_type == "DequantizeLinear"
-                else (rank - 1 if "MatMul" in node.op_type else 0)
-            )
+            if node.kind == "DequantizeLinear":
+                axis = int_attribute(node.proto, "axis", 1) % rank
+            else:
+                axis = 0 if node.kind in ("ConvInteger", "QLinearConv", "DynamicQuantizeLSTM") else rank - 1
             return point.reshape([-1 if dim == axis else 1 for dim in range(rank)])
     return 0
 
@@ -130,6 +260,21 @@ def _nonzero(array: Any, zero_point: Any) -> int:
         return int(np.count_nonzero(array.astype(np.int64) != np.asarray(zero_point).astype(np.int64)))
     except ValueError:
         return int(array.size)
+
+
+def is_mask(array: Any) -> bool:
+    """Whether a constant hides places instead of weighing them: infinities, or two values of which one is huge."""
+    values = np.asarray(array, dtype=np.float64)
+    if not np.isfinite(values).all():
+        return True
+    return bool(values.size) and bool(np.abs(values).max() >= _MASKED) and len(np.unique(values)) <= 2
+
+
+def _initial_state(array: Any) -> Any:
+    """A learned state once, however many examples it was repeated for; nothing of one that is zero."""
+    if not array.any():
+        return array.reshape(-1)[:0]
+    return array[:, :1] if array.ndim == 3 and bool((array == array[:, :1]).all()) else array
 
 
 def int_attribute(node: onnx.NodeProto, name: str, default: int = 0) -> int:

@@ -10,6 +10,7 @@ import sys
 import uuid
 from collections.abc import Sequence
 
+from engine.process import boot
 from engine.process.linux import die_with_parent
 
 _LOOPBACK = "127.0.0.1"
@@ -30,7 +31,7 @@ def main(arguments: Sequence[str]) -> int:
         [
             *("--nnodes", "1", "--nproc-per-node", devices, "--max-restarts", "0", "--shutdown-timeout", "5"),
             *("--rdzv-backend", "c10d", "--rdzv-endpoint", f"{_LOOPBACK}:0", "--rdzv-id", uuid.uuid4().hex, "--local-addr", _LOOPBACK),
-            *("--module", "engine.jobs.parallel.rank", str(os.getpid()), directory),
+            *(boot.__file__, "engine.jobs.parallel.rank", str(os.getpid()), directory),
         ]
     )
     try:

@@ -6,13 +6,12 @@ import contextlib
 import os
 import selectors
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import engine
 from engine.contract import events
-from engine.contract.job import Job, devices
+from engine.contract.job import Job
+from engine.process.python import start_python
 from engine.training.parallel.lost import LOST, process_lost
 
 _TICK_SECONDS = 0.1
@@ -31,16 +30,16 @@ def run_processes(job: Job, directory: Path, emit: Callable[[events.Event], None
     Events come over a pipe that the processes have as their standard input: it is all that they inherit besides output and error.
     Raises EngineError: what one of the processes failed with, `child_killed` where one ended without a word.
     """
-    count = devices(job.spec)
+    count = 1 if job.spec is None else job.spec.processes
     reader, writer = os.pipe()
-    home = str(Path(engine.__file__).parents[1])
-    paths = os.pathsep.join(dict.fromkeys([home, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]))
-    # -P and PYTHONSAFEPATH: the working directory holds strangers' files and must not be searched for modules.
-    process = subprocess.Popen(
-        [sys.executable, "-P", "-m", "engine.jobs.parallel.agent", str(os.getpid()), str(count), str(directory)],
+    process = start_python(
+        "engine.jobs.parallel.agent",
+        str(os.getpid()),
+        str(count),
+        str(directory),
+        environment={"ORT_DISABLE_TELEMETRY": "1"},
         stdin=writer,
         stdout=2,  # standard output may be for the program that reads our events
-        env={**os.environ, "PYTHONPATH": paths, "PYTHONSAFEPATH": "1", "ORT_DISABLE_TELEMETRY": "1"},
     )
     os.close(writer)
     try:
@@ -60,7 +59,7 @@ def run_processes(job: Job, directory: Path, emit: Callable[[events.Event], None
     if not failures:
         raise process_lost(f"all of them have ended, with status {process.returncode}.")
     # That another one is gone explains nothing where that one said why.
-    emit(next((failure for failure in failures if failure.code != LOST), failures[0]))
+    emit(next((failure for failure in failures if failure.error.code != LOST), failures[0]))
     return 1
 
 

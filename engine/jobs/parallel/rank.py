@@ -9,9 +9,10 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from engine.contract import events
+from engine.contract.errors import translate
 from engine.contract.job import Job
 from engine.jobs.parallel.launch import last_word
-from engine.jobs.run import run_job, translate
+from engine.jobs.run import run_job
 from engine.process.linux import die_with_parent
 
 
@@ -40,7 +41,7 @@ def main(arguments: Sequence[str]) -> int:
         torch.set_num_threads(job.threads)
         replicas = DistributedReplicas(device)
     except Exception as error:
-        emit(events.Failed.of(translate(error), None))
+        emit(events.Failed(error=translate(error).described()))
         raise
     return run_job(directory, emit, replicas)
 

@@ -1,73 +1,91 @@
 """The parent's side of `engine.measuring.examiner.server`: starts the process, asks, and turns its death into a sentence."""
 
 import contextlib
-import json
 import os
+import signal
 import subprocess
-import sys
 from collections import deque
 from collections.abc import Callable
-from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Generic, Self, TypeVar
 
-import engine
+from pydantic import TypeAdapter
+
 from engine.contract.errors import EngineError
+from engine.contract.figures import Timing
+from engine.measuring.examiner import messages
+from engine.measuring.examiner.messages import Answer, Difference, Request, Score, TensorDigest
+from engine.process.python import start_python
+
+T = TypeVar("T")
+Waiting = Callable[[], T]
+"""Waits for an answer and returns it, or raises the EngineError that happened there."""
 
 
 class Examiner:
     """A fresh process that loads, scores and times published files.
 
-    Requests are answered in order; `ask` returns a function that waits for the answer, so that the caller can go on meanwhile.
+    Requests are answered in order. Each returns a function that waits for the answer, so that the caller can go on meanwhile.
     """
 
     def __init__(self) -> None:
         """Start the process; it imports its libraries while the caller goes on."""
-        home = str(Path(engine.__file__).parents[1])
-        paths = os.pathsep.join(dict.fromkeys([home, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]))
-        # -P: the working directory holds strangers' files and must not be searched for modules.
-        self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "engine.measuring.examiner.server", str(os.getpid())],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env={**os.environ, "PYTHONPATH": paths},
-        )
-        self._waiting: deque[_Answer] = deque()
+        self._process = start_python("engine.measuring.examiner.server", str(os.getpid()), stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self._waiting: deque[_Asked[object]] = deque()
 
-    def ask(self, do: str, **request: Any) -> Callable[[], Any]:
-        """Send a request. The returned function waits for the answer and gives it, or raises the EngineError that happened there."""
-        answer = _Answer(do)
-        self._waiting.append(answer)
+    def score(self, request: messages.ScoreRequest) -> Waiting[Score]:
+        """Metrics of one file."""
+        return self._ask(request, messages.SCORE)
+
+    def time(self, request: messages.TimingRequest) -> Waiting[tuple[Timing, ...]]:
+        """Speed of two files."""
+        return self._ask(request, messages.TIMINGS)
+
+    def compare(self, request: messages.CompareRequest) -> Waiting[Difference]:
+        """How far a file is from stored outputs."""
+        return self._ask(request, messages.DIFFERENCE)
+
+    def digest(self, request: messages.DigestRequest) -> Waiting[dict[str, TensorDigest]]:
+        """Digests of the tensors of a file."""
+        return self._ask(request, messages.DIGESTS)
+
+    def _ask(self, request: Request, answers: TypeAdapter[T]) -> Waiting[T]:
+        asked = _Asked[T](request.do)
+        self._waiting.append(asked)  # type: ignore[arg-type]  # the queue reads only what all have in common
         assert self._process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # the death is told when the answer is read
-            self._process.stdin.write(json.dumps({"do": do, **request}, default=str).encode() + b"\n")
+        with contextlib.suppress(BrokenPipeError):  # reading the answer raises the reason
+            self._process.stdin.write(request.model_dump_json().encode() + b"\n")
             self._process.stdin.flush()
-        return lambda: self._wait(answer)
+        return lambda: answers.validate_python(self._wait(asked).found)
 
-    def _wait(self, wanted: "_Answer") -> Any:
+    def _wait(self, wanted: "_Asked[T]") -> Answer:
         assert self._process.stdout is not None
-        while not wanted.given:
+        while wanted.answer is None:
             line = self._process.stdout.readline()
             if not line:
                 raise self._death(self._waiting[0].do)
-            answer = self._waiting.popleft()
-            answer.given, answer.body = True, json.loads(line)
-        if "error" in wanted.body:
-            error = wanted.body["error"]
-            raise EngineError(error.pop("code"), error.pop("message"), **error)
-        return wanted.body["result"]
+            self._waiting.popleft().answer = Answer.model_validate_json(line)
+        if wanted.answer.error is not None:
+            raise EngineError.of(wanted.answer.error)
+        return wanted.answer
 
     def _death(self, do: str) -> EngineError:
         status = self._process.wait()
-        if status == -9:
+        if status == -signal.SIGKILL:
             return EngineError(
-                "out_of_memory",
-                f"The process that checks published files was killed ({do}), most likely for its memory.",
-                hint="Lower evaluation.batch_size, or raise limits.memory_bytes.",
-                category="resource",
+                "child_killed",
+                f"The process that checks published files was ended from outside with SIGKILL ({do}).",
+                hint="Where the machine ran out of memory: lower evaluation.batch_size, or raise limits.memory_bytes.",
+                category="transient",
+                retryable=True,
             )
         how = f"signal {-status}" if status < 0 else f"status {status}"
-        return EngineError("runtime_crashed", f"ONNX Runtime crashed on a file of this job ({do}, {how}).", category="internal")
+        return EngineError(
+            "runtime_crashed",
+            f"ONNX Runtime crashed on a file of this job ({do}, {how}).",
+            category="internal",
+            details={"signal": -status} if status < 0 else {},
+        )
 
     def __enter__(self) -> Self:
         return self
@@ -88,10 +106,9 @@ class Examiner:
             self._process.wait()
 
 
-class _Answer:
-    """A place for one answer."""
+class _Asked(Generic[T]):
+    """A request that was sent, and a place for its answer."""
 
     def __init__(self, do: str) -> None:
         self.do = do
-        self.given = False
-        self.body: dict[str, Any] = {}
+        self.answer: Answer | None = None

@@ -1,27 +1,31 @@
 """An ONNX file made ready for quantization: names, operator set, fused normalizations, known types, and what stays in floating point."""
 
-import contextlib
-import io
-import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import onnx
-from onnxruntime.quantization.quant_utils import add_infer_metadata, add_pre_process_metadata
 
 from engine.contract.errors import EngineError
 from engine.contract.patterns import matches
 from engine.formats.onnx import runtime
 from engine.formats.onnx.checks import inferred, skeleton_of
 from engine.formats.onnx.importer.names import module_path
+from engine.methods.quantization.index import Index
+from engine.methods.quantization.names import FreshNames
+from engine.methods.quantization.single import to_single
 from engine.networks.network import Network
 
 if TYPE_CHECKING:
     from engine.methods.step import StepContext
 
 _QUANTIZED_OPS = frozenset({"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "ConvInteger", "MatMulInteger", "QLinearConv"})
+
+_SMALL_BYTES = 4096
+_PRODUCTS = frozenset({"Conv", "ConvTranspose", "GRU", "Gather", "Gemm", "LSTM", "MatMul", "RNN"})
+"""Operators whose weights nobody looks at while a graph is planned."""
 
 
 @dataclass(frozen=True)
@@ -32,12 +36,15 @@ class Prepared:
     excluded: tuple[str, ...]
     unmatched: tuple[str, ...]
     """Patterns of `ignore` that named nothing."""
+    widened: str | None
+    """The element type of the network's weights, where they were not float32: it computes in float32 from here on."""
 
 
 def prepare(source: Path, work: Path, *, ignore: Sequence[str], minimum_opset: int) -> Prepared:
     """Write a copy of `source` that the quantizer understands.
 
-    Every node gets a name, batch normalizations are folded into convolutions, constants are computed and tensor types inferred.
+    Every node gets a name, batch normalizations are folded into convolutions, constants are computed and tensor types inferred. A
+    network in float16 or double computes in float32 between inputs and outputs of its own types.
     Where ONNX Runtime cannot optimize the graph, only the types are inferred. `ignore` is matched against node names, the names of
     the layers that weights belong to (`fc.weight` → `fc`) and operator types, before and after nodes are fused.
 
@@ -51,6 +58,7 @@ def prepare(source: Path, work: Path, *, ignore: Sequence[str], minimum_opset: i
         )
     _name_nodes(model.graph)
     _drop_weights_from_inputs(model)
+    widened = to_single(model)
     unmatched = tuple(p for p in ignore if not any(_named_by(p, node) for node in all_nodes(model.graph)))
     kept_names, kept_tensors = _kept(model.graph, ignore)
     metadata = {item.key: item.value for item in model.metadata_props}
@@ -64,15 +72,27 @@ def prepare(source: Path, work: Path, *, ignore: Sequence[str], minimum_opset: i
     _name_nodes(prepared.graph)
     _drop_unused_domains(prepared, opsets)
     onnx.helper.set_model_props(prepared, metadata)
-    add_pre_process_metadata(prepared)
+    _lift_constants(prepared.graph)
+    _split_sums(prepared)
     _add_types(prepared)
+    _keep_apart(prepared)
     onnx.save(prepared, path)
     excluded = tuple(
         node.name
         for node in all_nodes(prepared.graph)
         if node.name in kept_names or kept_tensors & {*node.output, *node.input[1:]} or any(_named_by(p, node) for p in ignore)
     )
-    return Prepared(path, excluded, unmatched)
+    return Prepared(path, excluded, unmatched, widened)
+
+
+def outline(path: Path) -> onnx.ModelProto:
+    """A graph with the names, types and shapes of its weights, and without the data of large ones."""
+    model = onnx.load(path)
+    summed = {name for node in all_nodes(model.graph) if node.op_type not in _PRODUCTS for name in node.input}
+    for tensor in model.graph.initializer:
+        if tensor.name not in summed and len(tensor.raw_data) > _SMALL_BYTES:
+            tensor.ClearField("raw_data")
+    return model
 
 
 def finish(path: Path) -> None:
@@ -111,18 +131,6 @@ def layer_name(node: onnx.NodeProto, suffix: str = ".weight") -> str | None:
     return next((name.removesuffix(suffix) for name in node.input[1:] if name.endswith(suffix)), None)
 
 
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Keep ONNX Runtime's quantizer from printing and logging advice that users of this service cannot follow."""
-    before = logging.root.manager.disable
-    logging.disable(logging.ERROR)
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            yield
-    finally:
-        logging.disable(before)
-
-
 def _named_by(pattern: str, node: onnx.NodeProto) -> bool:
     layer = layer_name(node) or module_path(node, [])
     return matches(pattern, node.name, (node.op_type,)) or (layer is not None and matches(pattern, layer))
@@ -132,13 +140,9 @@ def _optimized(source: Path, target: Path) -> onnx.ModelProto:
     """The graph after the runtime's basic optimizations, or as it is where the runtime cannot load it alone."""
     try:
         runtime.optimize(source, target)
-        if _sums_matrices(model := onnx.load(target)):
-            # A Gemm that adds a computed matrix has no integer form; MatMul and Add have one each.
-            runtime.optimize(source, target, without=("MatMulAddFusion",))
-            model = onnx.load(target)
     except EngineError:
         return onnx.load(source)
-    return model
+    return onnx.load(target)
 
 
 def _add_types(model: onnx.ModelProto) -> None:
@@ -147,12 +151,52 @@ def _add_types(model: onnx.ModelProto) -> None:
     found = [item for item in inferred(skeleton_of(model)).graph.value_info if item.name not in known]
     del model.graph.value_info[:]
     model.graph.value_info.extend(found)
-    add_infer_metadata(model)
 
 
-def _sums_matrices(model: onnx.ModelProto) -> bool:
-    constants = {item.name for item in model.graph.initializer}
-    return any(node.op_type == "Gemm" and len(node.input) > 2 and node.input[2] not in constants for node in model.graph.node)
+def _lift_constants(graph: onnx.GraphProto) -> None:
+    """Turn Constant nodes of the main graph, which are there where the runtime did not fold them, into initializers."""
+    nodes = [node for node in graph.node if node.op_type == "Constant" and node.attribute[0].name == "value"]
+    for node in nodes:
+        graph.initializer.add().CopyFrom(node.attribute[0].t)
+        graph.initializer[-1].name = node.output[0]
+        graph.node.remove(node)
+
+
+def _split_sums(model: onnx.ModelProto) -> None:
+    """Take what a Gemm adds out of it where that is no constant vector: only those have an integer form."""
+    graph, fresh = model.graph, FreshNames(model)
+    constants = {item.name: item for item in graph.initializer}
+    nodes: list[onnx.NodeProto] = []
+    for node in graph.node:
+        nodes.append(node)
+        added = node.input[2] if node.op_type == "Gemm" and len(node.input) > 2 else ""
+        if not added or (added in constants and all(size == 1 for size in list(constants[added].dims)[:-1])):
+            continue
+        result, product = node.output[0], fresh.claim(f"{node.output[0]}_product")
+        node.input.pop()
+        node.output[0] = product
+        betas = [(position, float(item.f)) for position, item in enumerate(node.attribute) if item.name == "beta"]
+        for position, _ in betas:
+            del node.attribute[position]
+        if betas and betas[0][1] != 1:
+            factor = onnx.numpy_helper.from_array(np.asarray(betas[0][1], np.float32), fresh.claim(f"{result}_beta"))
+            graph.initializer.append(factor)
+            scaled = fresh.claim(f"{added}_scaled")
+            nodes.append(onnx.helper.make_node("Mul", [added, factor.name], [scaled], fresh.claim(f"{node.name}_beta")))
+            added = scaled
+        nodes.append(onnx.helper.make_node("Add", [product, added], [result], fresh.claim(f"{node.name}_sum")))
+    del graph.node[:]
+    graph.node.extend(nodes)
+
+
+def _keep_apart(model: onnx.ModelProto) -> None:
+    """Call the product of two matrices Gemm where something is added to it: the runtime would put MatMul and Add together into a Gemm
+    without an integer form, whenever it loads the file."""
+    index = Index(model)
+    for node in model.graph.node:
+        reader = index.only_reader(node.output[0]) if node.op_type == "MatMul" and not node.domain else None
+        if reader is not None and reader.op_type == "Add" and index.rank(node.input[0]) == index.rank(node.input[1]) == 2:
+            node.op_type = "Gemm"
 
 
 def _kept(graph: onnx.GraphProto, ignore: Sequence[str]) -> tuple[set[str], set[str]]:
@@ -165,11 +209,17 @@ def _kept(graph: onnx.GraphProto, ignore: Sequence[str]) -> tuple[set[str], set[
 
 
 def _name_nodes(graph: onnx.GraphProto) -> None:
-    taken: set[str] = set()
+    """Give every node, those of subgraphs too, a name that no other node has."""
+    taken = {node.name for node in all_nodes(graph)}
+    seen: set[str] = set()
     for index, node in enumerate(all_nodes(graph)):
-        if not node.name or node.name in taken:
-            node.name = f"{node.name or node.op_type}__{index}"
-        taken.add(node.name)
+        if not node.name or node.name in seen:
+            name = f"{node.name or node.op_type}__{index}"
+            while name in taken:
+                name = f"{name}_"
+            node.name = name
+            taken.add(name)
+        seen.add(node.name)
 
 
 def _drop_weights_from_inputs(model: onnx.ModelProto) -> None:
@@ -206,16 +256,16 @@ def _drop_unused_domains(model: onnx.ModelProto, original: dict[str, int]) -> No
 
 def onnx_file(network: Network, work: Path) -> Path:
     """The network as an ONNX file: the one that it came in, or a fresh export."""
-    if network.onnx_path is not None:
-        return network.onnx_path
-    from engine.formats import export_onnx
-
-    path = work / "float.onnx"
-    export_onnx(network, path)
-    return path
+    return network.file(work / "float.onnx")
 
 
-def warn_unmatched(prepared: Prepared, context: "StepContext") -> None:
-    """Tell the user that a pattern of `ignore` named nothing."""
+def warn_prepared(prepared: Prepared, context: "StepContext") -> None:
+    """Tell the user that a pattern of `ignore` named nothing, and in which type the network computes now."""
     for pattern in prepared.unmatched:
         context.warn("pattern_unmatched", f"ignore: {pattern!r} names no node or layer of this network.", pattern=pattern)
+    if prepared.widened is not None:
+        context.warn(
+            "computed_in_float32",
+            f"The network's {prepared.widened} operators compute in int8 and float32; inputs and outputs keep their types.",
+            element_type=prepared.widened,
+        )

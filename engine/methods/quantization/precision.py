@@ -1,5 +1,6 @@
 """Which operators really run in 8 bits: counted in the graph that ONNX Runtime executes, not in the one that was written."""
 
+import math
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -112,7 +113,8 @@ def weight_bytes(path: Path) -> dict[str, int]:
     """Bytes of all stored constants by element type, those inside of If and Loop included."""
     total: Counter[str] = Counter()
     for item in _constants(onnx.load(path).graph):
-        total[onnx.helper.tensor_dtype_to_np_dtype(item.data_type).name] += len(item.raw_data) or item.ByteSize()
+        width = onnx.helper.tensor_dtype_to_np_dtype(item.data_type).itemsize
+        total[onnx.helper.tensor_dtype_to_np_dtype(item.data_type).name] += len(item.raw_data) or math.prod(item.dims) * width
     return dict(sorted(total.items()))
 
 

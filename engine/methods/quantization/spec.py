@@ -4,6 +4,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
+from engine.contract.cost import NOTHING, Cost, Facts
 from engine.contract.method import Effect, MethodParams, Reference, Requires
 from engine.contract.params import LayerPattern, Params
 
@@ -28,8 +29,8 @@ class Calibration(Params):
     """How a range is read off the observed values."""
     percentile: float = Field(99.999, gt=50, le=100)
     """Share, in percent, of the values that `percentile` keeps inside the range."""
-    batch_size: int = Field(32, ge=1, le=4096)
-    """Examples in one calibration run; a bound on memory, without effect on the result."""
+    batch_size: int | None = Field(None, ge=1, le=4096)
+    """Examples in one calibration run, without effect on the result; by default as many as keep the activations within 128 MiB."""
 
 
 class StaticQuantization(MethodParams):
@@ -50,6 +51,9 @@ class StaticQuantization(MethodParams):
     """Bits of weights and activations."""
     granularity: Literal["channel", "tensor"] = "channel"
     """One weight scale for every output channel, or one for the whole tensor."""
+    operators: Literal["weighted", "all"] = "weighted"
+    """`weighted`: convolutions and matrix products with stored weights, and what stands between two of them without harm. `all`: whatever
+    the runtime has an integer kernel for, attention scores and softmax too."""
     symmetric: bool = False
     """Signed activations around zero instead of an unsigned range with a zero point."""
     reduce_range: bool | None = None
@@ -58,6 +62,10 @@ class StaticQuantization(MethodParams):
     """The examples that show the activation ranges."""
     ignore: tuple[LayerPattern, ...] = ()
     """Nodes that stay in floating point, by name, glob, `re:` pattern or operator type."""
+
+    def cost(self, facts: Facts) -> Cost:
+        """The calibration."""
+        return Cost(calibration_samples=self.calibration.samples)
 
 
 class DynamicQuantization(MethodParams):
@@ -77,3 +85,38 @@ class DynamicQuantization(MethodParams):
     """Seven-bit weights, which avoid saturation in 8-bit kernels without VNNI; by default on where the measuring CPU lacks VNNI."""
     ignore: tuple[LayerPattern, ...] = ()
     """Nodes that stay in floating point, by name, glob, `re:` pattern or operator type."""
+
+    def cost(self, facts: Facts) -> Cost:
+        """No pass of any example."""
+        return NOTHING
+
+
+class Int8Quantization(MethodParams):
+    """Weights in 8-bit integers, by whichever kind of quantization keeps the accuracy on this network.
+
+    Tries in turn: static quantization, static quantization that leaves the operators in float whose inputs lose most to rounding, and
+    dynamic quantization. With an accuracy target (`constraints.accuracy`) the smallest file that meets it is kept; without one the fastest
+    that stays within one point of the original's top-1 accuracy or agreement (without classes: a cosine of 0.99). Where none does,
+    the nearest is kept. The report holds every try.
+    """
+
+    title: ClassVar[str] = "Int8 quantization"
+    requires: ClassVar[Requires] = Requires(dataset=True, trainable=False)
+    effect: ClassVar[Effect] = Effect(file_size="smaller", dense_latency="depends_on_hardware")
+    references: ClassVar[tuple[Reference, ...]] = _REFERENCES
+    examples: ClassVar = ({"method": "int8_quantization"},)
+    forbids_next: ClassVar = _LAST
+
+    method: Literal["int8_quantization"] = "int8_quantization"
+    granularity: Literal["channel", "tensor"] = "channel"
+    """One weight scale for every output channel, or one for the whole tensor."""
+    reduce_range: bool | None = None
+    """Seven-bit weights, which avoid saturation in 8-bit kernels without VNNI; by default on where the measuring CPU lacks VNNI."""
+    calibration: Calibration = Calibration()
+    """The examples that show the activation ranges."""
+    ignore: tuple[LayerPattern, ...] = ()
+    """Nodes that stay in floating point, by name, glob, `re:` pattern or operator type."""
+
+    def cost(self, facts: Facts) -> Cost:
+        """The calibration; the tries are measured like the result."""
+        return Cost(calibration_samples=self.calibration.samples)

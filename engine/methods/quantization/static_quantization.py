@@ -1,74 +1,207 @@
 """Static int8 quantization: QDQ graphs with activation ranges from calibration examples (ONNX Runtime)."""
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
-from onnxruntime.quantization import CalibrationMethod, QDQQuantizer, QuantType
-from onnxruntime.quantization.calibrate import TensorsData
-from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
 
 from engine.contract.errors import EngineError
 from engine.formats.onnx.runtime import Feed, batches
 from engine.measuring.environment import has_safe_int8
-from engine.methods.quantization import calibration, graph, precision
+from engine.methods.quantization import agreement, calibration, graph, precision, sensitivity
+from engine.methods.quantization.index import Index
+from engine.methods.quantization.plan import PRODUCTS, Plan, plan
+from engine.methods.quantization.qdq import QdqWriter
+from engine.methods.quantization.rounding import Scaling, scaling
 from engine.methods.quantization.spec import StaticQuantization
 from engine.networks.network import Network
 
 if TYPE_CHECKING:
     from engine.methods.step import StepContext
 
-_OPERATORS = tuple(sorted({*QDQRegistry, *QLinearOpsRegistry}))
-_FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16)
 PER_CHANNEL_OPSET = 13
 """The first ONNX operator set whose DequantizeLinear takes one scale a channel."""
+_SHOWN = 10
+"""Names in one warning."""
 
 
-def apply(network: Network, params: StaticQuantization, context: "StepContext") -> Network:
+def apply(network: Network, params: StaticQuantization, context: StepContext) -> Network:
     """Quantize weights and activations to 8 bits; the result is an ONNX graph that cannot be trained.
+
+    Before it is handed on, the graph is run without integer kernels beside the float network: what they differ by must be rounding.
+    Where it is not, the operator at fault stays in float, and the report names it.
 
     Source: Jacob et al., CVPR 2018; the QDQ representation is ONNX Runtime's.
 
     Raises:
         EngineError: `dataset_invalid` without a split to calibrate on, `nothing_quantized`, `already_quantized`,
-            `calibration_failed`.
+            `calibration_failed`, `quantization_mismatch`.
     """
-    split_name, feeds, count = _calibration_feeds(network, params, context)
-    reduce_range = not has_safe_int8() if params.reduce_range is None else params.reduce_range
-    source = graph.onnx_file(network, context.work)
-    context.phase("calibrating")
-    prepared = graph.prepare(source, context.work, ignore=params.ignore, minimum_opset=PER_CHANNEL_OPSET)
-    graph.warn_unmatched(prepared, context)
-    untyped, tensors = _tensors_to_observe(onnx.load(prepared.path), set(prepared.excluded))
-    ranges = calibration.observe(prepared.path, tensors, feeds, params.calibration, threads=context.threads, work=context.work)
-    context.phase("quantizing")
-    target = context.work / "quantized.onnx"
-    with graph.quiet():
-        quantizer = QDQQuantizer(
-            onnx.load(prepared.path),
-            per_channel=params.granularity == "channel",
-            reduce_range=reduce_range,
-            weight_qType=QuantType.QInt8,
-            activation_qType=QuantType.QInt8 if params.symmetric else QuantType.QUInt8,
-            tensors_range=TensorsData(CalibrationMethod.MinMax, {k: (np.float32(a), np.float32(b)) for k, (a, b) in ranges.items()}),
-            nodes_to_quantize=[],
-            nodes_to_exclude=[*prepared.excluded, *untyped],
-            op_types_to_quantize=list(_OPERATORS),
-            extra_options={"ActivationSymmetric": params.symmetric},
+    return Calibrated.of(network, params, context).write(context, context.work / "quantized.onnx")
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """A network whose ranges were observed, from which graphs with more or fewer quantized operators are written."""
+
+    network: Network
+    source: Path
+    prepared: graph.Prepared
+    quantizer: Quantizer
+    feeds: calibration.Feeds
+    calibration: dict[str, Any]
+    """What the report says about it."""
+    reduce_range: bool
+
+    @classmethod
+    def of(cls, network: Network, params: StaticQuantization, context: StepContext) -> Calibrated:
+        """Prepare the graph and observe its ranges."""
+        split_name, feeds, count = _calibration_feeds(network, params, context)
+        reduce_range = not has_safe_int8() if params.reduce_range is None else params.reduce_range
+        source = graph.onnx_file(network, context.work)
+        context.phase("calibrating")
+        prepared = graph.prepare(source, context.work, ignore=params.ignore, minimum_opset=PER_CHANNEL_OPSET)
+        ranges = calibration.observer(prepared.path, feeds, params.calibration, threads=context.threads, work=context.work)
+        quantizer = Quantizer(prepared.path, params, ranges, levels=64 if reduce_range else 127)
+        quantizer.plan(prepared.excluded)
+        said = {"split": split_name, "examples_count": count, "observer": params.calibration.observer, "batch_size": ranges.batch_size}
+        return cls(network, source, prepared, quantizer, feeds, said, reduce_range)
+
+    def write(self, context: StepContext, target: Path, also_in_float: Collection[str] = ()) -> Network:
+        """Write the graph, prove that it differs from the float network by rounding alone, and report what became of it.
+
+        Args:
+            context: Takes the report and the warnings.
+            target: The file.
+            also_in_float: Names of nodes of the prepared graph that stay in float besides those that `ignore` names.
+        """
+        graph.warn_prepared(self.prepared, context)
+        context.phase("quantizing")
+        excluded = {*self.prepared.excluded, *also_in_float}
+        chosen = self.quantizer.plan(excluded)
+        examples = agreement.examples(self.feeds(1))
+        blamed = agreement.settle(self.quantizer, chosen, excluded, target, examples, threads=context.threads, work=context.work)
+        graph.finish(target)
+        _report(self.quantizer, excluded, blamed, context)
+        constant = self.quantizer.constant_tensors(self.quantizer.plan({*excluded, *blamed}))
+        context.report("calibration", {**self.calibration, "constant_tensors": constant})
+        context.report("reduce_range", self.reduce_range)
+        precision.report(self.source, target, context)
+        return self.network.with_onnx(target)
+
+    def lossy(self, context: StepContext) -> list[str]:
+        """Products that lose most to rounding, which are the first to stay in float."""
+        chosen = self.quantizer.plan(self.prepared.excluded)
+        examples = agreement.examples(self.feeds(1))
+        return sensitivity.lossy(self.quantizer, chosen, examples, threads=context.threads, work=context.work)
+
+
+class Quantizer:
+    """Plans and writes QDQ graphs of one float graph; ranges are observed when a plan first asks for them."""
+
+    def __init__(self, path: Path, params: StaticQuantization, ranges: calibration.Observer, *, levels: int) -> None:
+        self.path, self.index = path, Index(graph.outline(path))
+        self.infinite: dict[str, str] = {}
+        """Nodes that stay in float because a tensor of theirs was not finite, with that tensor."""
+        self._params, self._ranges, self._levels = params, ranges, levels
+
+    def plan(self, excluded: Collection[str]) -> Plan:
+        """What is quantized when the nodes `excluded` stay in float; so do those that read or write what is not finite.
+
+        Raises:
+            EngineError: `calibration_failed` where that leaves no product of the network, or calibration shows one number alone.
+        """
+        while True:
+            chosen = plan(self.index, self._params.operators, {*excluded, *self.infinite}, symmetric=self._params.symmetric)
+            rounded = chosen.rounded(self.index)
+            inputs = [name for name in sorted(self.index.inputs) if self.index.is_float(name)]
+            self._ranges.observe([*(chosen.source(name) for name in rounded), *inputs])
+            broken = {name for name in rounded if math.isnan(self._ranges.ranges[chosen.source(name)][0])}
+            if not broken:
+                self._refuse_one_number(inputs)
+                return chosen
+            found = {
+                node.name: next(name for name in (*node.input, *node.output) if name in broken)
+                for node in self.index.nodes
+                if node.name in chosen.inputs and broken & {*node.input, *node.output}
+            }
+            self.infinite |= found
+            products = {node.name for node in self.index.nodes if node.op_type in PRODUCTS and node.name in chosen.weights}
+            if products and products <= set(self.infinite):
+                raise EngineError(
+                    "calibration_failed",
+                    f"Tensor {sorted(broken)[0]!r} is not finite on the calibration examples.",
+                    hint="Check metadata.preprocessing of the dataset and the network's own operators for overflow.",
+                )
+
+    def scalings(self, chosen: Plan) -> dict[str, Scaling]:
+        """How each tensor is stored whose range a plan asks for."""
+        found = {}
+        for name in {chosen.source(name) for name in chosen.rounded(self.index)}:
+            low, high = self._ranges.ranges[name]
+            found[name] = scaling(low, high, symmetric=self._params.symmetric, at_most=chosen.upper.get(name))
+        return found
+
+    def write(self, chosen: Plan, target: Path) -> None:
+        """Write the QDQ graph of a plan."""
+        self.write_with(QdqWriter, chosen, target)
+
+    def write_with(self, writer: type[QdqWriter], chosen: Plan, target: Path) -> None:
+        """Write the graph that a class of writers makes of a plan."""
+        by_channel = self._params.granularity == "channel"
+        model = onnx.load(self.path)
+        written = writer(model, chosen, self.scalings(chosen), by_channel=by_channel, levels=self._levels).write()
+        onnx.save(written, target)
+
+    def constant_tensors(self, chosen: Plan) -> list[str]:
+        """Rounded tensors that held one number alone on all calibration examples."""
+        ranges = self._ranges.ranges
+        return [name for name in chosen.rounded(self.index) if chosen.source(name) == name and ranges[name][0] == ranges[name][1]]
+
+    def _refuse_one_number(self, inputs: list[str]) -> None:
+        """Ranges of examples that are all alike say nothing about any other."""
+        found = [self._ranges.ranges[name] for name in inputs]
+        if found and all(low == high for low, high in found):
+            raise EngineError(
+                "calibration_failed",
+                f"Every number of the calibration examples is {found[0][0]:g}: ranges of activations cannot be read off them.",
+                hint="Check the dataset and its metadata.preprocessing, or use dynamic_quantization, which needs no examples.",
+            )
+
+
+def _report(quantizer: Quantizer, excluded: set[str], blamed: dict[str, float], context: StepContext) -> None:
+    """Tell which operators stayed in float, and why."""
+    constant = quantizer.constant_tensors(quantizer.plan({*excluded, *blamed}))
+    if constant:
+        context.warn(
+            "constant_activations",
+            f"{len(constant)} tensors hold one number alone on all calibration examples, so that their range may not hold for others: "
+            + ", ".join(constant[:_SHOWN]),
+            tensors=constant,
         )
-        quantizer.quantize_model()
-        quantizer.model.save_model_to_file(target, False)
-    del quantizer
-    graph.finish(target)
-    context.report("calibration", {"split": split_name, "examples_count": count, "observer": params.calibration.observer})
-    context.report("reduce_range", reduce_range)
-    precision.report(source, target, context)
-    prepared.path.unlink()
-    return network.with_onnx(target, quantized=True)
+    if quantizer.infinite:
+        context.warn(
+            "not_finite",
+            "Operators on numbers that are not finite stayed in floating point: " + ", ".join(list(quantizer.infinite)[:_SHOWN]),
+            operators=quantizer.infinite,
+        )
+    if blamed:
+        context.warn(
+            "operators_changed_the_result",
+            "Quantizing these operators changed the result by more than rounding explains, so they stayed in floating point: "
+            + ", ".join(blamed),
+            operators=blamed,
+        )
+    context.report("kept_in_float", {"not_finite": quantizer.infinite, "changed_the_result": blamed})
 
 
-def _calibration_feeds(network: Network, params: StaticQuantization, context: "StepContext") -> tuple[str, calibration.Feeds, int]:
+def _calibration_feeds(network: Network, params: StaticQuantization, context: StepContext) -> tuple[str, calibration.Feeds, int]:
     """Examples of the training split (or, without one, of the validation split), drawn with the job's seed. Never of the test split."""
     splits = {} if context.data is None else context.data.splits
     names = [name for name in ("train", "validation") if name in splits and name != context.evaluation_split]
@@ -83,33 +216,15 @@ def _calibration_feeds(network: Network, params: StaticQuantization, context: "S
     count = min(params.calibration.samples, split.count)
     chosen = np.sort(context.rng().choice(split.count, count, replace=False))
     fixed = network.signature.inputs[0].shape[0] if network.signature.inputs[0].shape else None
-    passes = 0
 
-    def feeds() -> Iterator[Feed]:
-        nonlocal passes
-        done, expected = passes * count, (1 if params.calibration.observer == "minmax" else 2) * count
-        passes += 1
-        for indices in batches(chosen, params.calibration.batch_size, fixed):
+    expected = (1 if params.calibration.observer == "minmax" else 2) * count
+    read = 0
+
+    def feeds(batch_size: int) -> Iterator[Feed]:
+        nonlocal read
+        for indices in batches(chosen, batch_size, fixed):
             yield split.batch(indices)[0]
-            done += len(indices)
-            context.progress(0.9 * min(1.0, done / expected), f"calibrating, {min(done, expected)}/{expected} examples")
+            read = min(expected, read + len(indices))
+            context.progress(0.9 * read / expected, f"calibrating, {read}/{expected} examples")
 
     return names[0], feeds, count
-
-
-def _tensors_to_observe(model: onnx.ModelProto, excluded: set[str]) -> tuple[list[str], list[str]]:
-    """Nodes that must stay in floating point because a type is unknown, and the float tensors around all others."""
-    known = (*model.graph.value_info, *model.graph.output, *model.graph.input)
-    types = {item.name: item.type.tensor_type.elem_type for item in known}
-    constants = {item.name: item.data_type for item in model.graph.initializer}
-    untyped: list[str] = []
-    tensors: dict[str, None] = {}
-    for node in model.graph.node:
-        if node.op_type not in _OPERATORS or node.name in excluded:
-            continue
-        names = [name for name in (*node.input, *node.output) if name and name not in constants]
-        if any(types.get(name, 0) == 0 for name in names):
-            untyped.append(node.name)
-        else:
-            tensors |= dict.fromkeys(name for name in names if types[name] in _FLOATS)
-    return untyped, list(tensors)

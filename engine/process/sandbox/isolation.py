@@ -1,4 +1,7 @@
-"""What confines a job child. T0 always: own session, limits, scrubbed environment, private directory. T1: Landlock and seccomp."""
+"""What confines a job child.
+
+T0 always: own session, limits, scrubbed environment, private directory. T1: Landlock and seccomp. T2: these in namespaces of its own.
+"""
 
 import os
 import resource
@@ -7,16 +10,37 @@ import sysconfig
 from pathlib import Path
 
 import engine
+from engine.contract import plugins
+from engine.process import linux
 from engine.process.linux import PR_SET_NO_NEW_PRIVS, drop_capabilities, prctl, private_network, thread_count
 from engine.process.request import Limits, Request
-from engine.process.sandbox import landlock, seccomp
+from engine.process.sandbox import landlock, namespaces, seccomp
 
 LAYERS = ("landlock", "seccomp")
 """Layers that a kernel may lack; both together make tier 1."""
+NAMESPACES = "namespaces"
+"""The layer that makes tier 2 of them."""
 
 _SYSTEM = ("/usr", "/lib", "/lib64", "/bin", "/opt/nvidia", "/etc/ld.so.cache", "/etc/localtime", "/etc/timezone")
+_SELF = (
+    "auxv",
+    "cmdline",
+    "comm",
+    "environ",
+    "exe",
+    "fd",
+    "io",
+    "limits",
+    "maps",
+    "oom_score_adj",
+    "smaps",
+    "smaps_rollup",
+    "stat",
+    "statm",
+    "status",
+)
+"""Of its own folder in /proc: not `net`, `mountinfo` and the like, which tell of the machine."""
 _FACTS = (
-    "/proc/self",
     "/proc/cpuinfo",
     "/proc/meminfo",
     "/proc/stat",
@@ -35,6 +59,26 @@ class IsolationUnavailable(Exception):
     """A layer that was asked for could not be put on; nothing of the job has run."""
 
 
+def stay_oneself(owner: tuple[int, int]) -> None:
+    """Be the owner's user and group in a user namespace of one's own. Raises IsolationUnavailable."""
+    if os.getpid() != namespaces.FIRST:
+        raise IsolationUnavailable("the kernel gives no namespaces")
+    try:
+        linux.stay_oneself(*owner)
+    except OSError as error:
+        raise IsolationUnavailable(f"the kernel refused: {error}") from error
+
+
+def enclose(request: Request) -> None:
+    """Make the namespaces of the child and leave the machine's files behind. Raises IsolationUnavailable."""
+    granted = rules(request)
+    readable = [path for rights in (landlock.READ_EXECUTE, landlock.READ) for path in granted[rights]]
+    try:
+        namespaces.enter(request.directory, readable, granted[landlock.DEVICE])
+    except OSError as error:
+        raise IsolationUnavailable(f"the kernel refused: {error}") from error
+
+
 def confine(request: Request) -> None:
     """Put `request`'s limits and layers on this process, for good.
 
@@ -44,7 +88,7 @@ def confine(request: Request) -> None:
     try:
         if request.layers and thread_count() != 1:
             raise IsolationUnavailable("the process already has several threads")
-        if request.sockets == "private":
+        if request.sockets == "private" and NAMESPACES not in request.layers:
             private_network()
         set_limits(request.limits)
         prctl(PR_SET_NO_NEW_PRIVS, 1)
@@ -52,7 +96,7 @@ def confine(request: Request) -> None:
             landlock.restrict(rules(request), tcp=request.sockets != "none")
         drop_capabilities()
         if "seccomp" in request.layers:
-            seccomp.restrict(hold_signals=landlock.abi() < 6, inet=request.sockets != "none")
+            seccomp.restrict(hold_signals=landlock.abi() < 6, inet=request.sockets != "none", gpu=request.gpu)
     except OSError as error:
         raise IsolationUnavailable(f"the kernel refused: {error}") from error
 
@@ -94,16 +138,16 @@ def _threads_of_user() -> int:
 
 
 def rules(request: Request) -> dict[int, list[Path]]:
-    """Landlock rules of a child: the interpreter, its libraries and the engine to read, a few facts and devices, its own directory."""
+    """Landlock rules of a child: the interpreter, its libraries, the engine and its plug-ins to read, a few facts and devices, its own directory."""
     facts = [Path(path) for path in (*_FACTS, *(_GPU_FACTS if request.gpu else ()))]
+    facts += [Path("/proc/self") / name for name in _SELF]
     devices = [Path(path) for path in _DEVICES]
     if request.gpu:
         devices += [Path("/dev/shm"), *Path("/dev").glob("nvidia*"), *Path("/proc/self/task").glob("*/comm")]  # noqa: S108
     packages = Path(engine.__file__).parent
     return {
         landlock.READ_EXECUTE: [*(Path(path) for path in _SYSTEM), *_libraries()],
-        landlock.READ: [packages, *facts],
-        landlock.READ_DIR: [packages.parent],
+        landlock.READ: [packages, *plugins.folders(), *facts],
         landlock.DEVICE: devices,
         landlock.OWN: [request.directory],
     }

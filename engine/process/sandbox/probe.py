@@ -4,14 +4,12 @@ The answer decides the tier: versions and configuration are never trusted, since
 """
 
 import json
-import os
-import resource
 import shutil
 import signal
 import socket
 import subprocess
 import tempfile
-from collections.abc import Callable
+import threading
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,11 +22,11 @@ from engine.process import linux
 from engine.process.launcher import Launcher, LaunchError
 from engine.process.request import Request
 from engine.process.sandbox import landlock
-from engine.process.sandbox.isolation import LAYERS
+from engine.process.sandbox.attempts import BEYOND_TIER_1, Answer, Targets
+from engine.process.sandbox.isolation import LAYERS, NAMESPACES
 
-Answer = Literal["denied", "open"]
-PTRACE_ATTACH, CLONE_NEWUSER = 16, 0x10000000
-_CALLS = {"x86_64": {"ptrace": 101, "unshare": 272, "mount": 165}, "aarch64": {"ptrace": 117, "unshare": 97, "mount": 40}}
+PROBE_SECONDS = 60.0
+"""Longest time that a probe may take; a child that was stopped would hold its worker up for ever."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +34,8 @@ class Isolation:
     """What confines the children of this worker."""
 
     tier: int
-    """0: own session, limits, scrubbed environment, private directory. 1: Landlock and seccomp as well, and every line denied."""
+    """0: own session, limits, scrubbed environment, private directory. 1: Landlock and seccomp as well, and every line denied but those
+    that need more. 2: in namespaces of its own as well, and every line denied."""
     layers: tuple[str, ...]
     probe: dict[str, Answer]
     """What a child tried → `denied` or `open`."""
@@ -48,29 +47,40 @@ class Isolation:
     def of_several(self) -> "Isolation":
         """What confines a job in several processes: tier 0, where they would share the machine's network."""
         if self.in_company is None:
-            return replace(self, tier=0, probe={**self.probe, "tcp_connect": "open"}, sockets="shared")
-        denied = all(answer == "denied" for answer in self.in_company.values())
-        return replace(self, tier=self.tier if denied else 0, probe=self.in_company, sockets="private")
+            layers = tuple(layer for layer in self.layers if layer != NAMESPACES)
+            return replace(self, tier=0, layers=layers, probe={**self.probe, "tcp_connect": "open"}, sockets="shared")
+        return replace(self, tier=min(self.tier, _tier(self.layers, self.in_company)), probe=self.in_company, sockets="private")
 
     def to_json(self) -> dict[str, object]:
         """As it stands in the job."""
-        layers = [f"landlock:{landlock.abi()}" if layer == "landlock" else layer for layer in self.layers]
-        if self.sockets == "private":
+        layers = [f"landlock:{landlock.abi()}" if layer == "landlock" else layer for layer in self.layers if layer != NAMESPACES]
+        if NAMESPACES in self.layers:
+            layers += ["process_namespace", "mount_namespace", "ipc_namespace"]
+        if NAMESPACES in self.layers or self.sockets == "private":
             layers.append("network_namespace")
         return {"tier": self.tier, "layers": [*layers, "rlimits", "session", "environment", "no_new_privs"], "probe": self.probe}
 
 
-def choose(launcher: Launcher, place: Path | None = None) -> Isolation:
+def choose(launcher: Launcher, place: Path | None = None, *, gpu: bool = False) -> Isolation:
     """The strongest confinement that works here, found by trying; `place` is where job directories will be.
 
-    Raises LaunchError if no child can be started at all.
+    Children with a GPU get no namespaces: drivers look for more of the machine than is left in there. Raises LaunchError if no child
+    can be started at all.
     """
-    for layers in (LAYERS, ("landlock",), ("seccomp",), ()):
+    for layers in ((NAMESPACES, *LAYERS), LAYERS, ("landlock",), ("seccomp",), ()):
+        if gpu and NAMESPACES in layers:
+            continue
         answers = probe(launcher, layers, place)
-        if answers is not None:
-            tier = 1 if layers == LAYERS and all(answer == "denied" for answer in answers.values()) else 0
-            return Isolation(tier, layers, answers, probe(launcher, layers, place, sockets="private"))
+        if answers is not None and (NAMESPACES not in layers or _tier(layers, answers) == 2):
+            return Isolation(_tier(layers, answers), layers, answers, probe(launcher, layers, place, sockets="private"))
     raise LaunchError("a job child cannot even report under the weakest confinement; the worker's output says why")
+
+
+def _tier(layers: tuple[str, ...], answers: dict[str, Answer]) -> int:
+    opened = {name for name, answer in answers.items() if answer == "open"}
+    if not set(LAYERS) <= set(layers) or opened - BEYOND_TIER_1:
+        return 0
+    return 2 if NAMESPACES in layers and not opened else 1
 
 
 def probe(
@@ -94,26 +104,37 @@ def probe(
         victim = subprocess.Popen(["sleep", "60"], env={"SECRET": "of the supervisor"})
         stack.callback(victim.wait)
         stack.callback(victim.kill)
-        targets = {
-            "outside": str(outside),
-            "port": tcp.getsockname()[1],
-            "unix": str(short / "socket"),
-            "abstract": f"\0{outside.name}",
-            "victim": victim.pid,
-            "own_network": sockets == "private",
-        }
-        (directory / "targets.json").write_text(json.dumps(targets))
-        child = launcher.start(Request(directory, entry="engine.process.sandbox.probe:attempt_all", layers=layers, sockets=sockets))
+        targets = Targets(
+            outside=outside,
+            port=tcp.getsockname()[1],
+            unix=str(short / "socket"),
+            abstract=f"\0{outside.name}",
+            victim=victim.pid,
+            shared_memory=stack.enter_context(linux.shared_memory()),
+            own_network=sockets == "private",
+        )
+        (directory / "targets.json").write_text(targets.model_dump_json())
+        child = launcher.start(Request(directory, entry="engine.process.sandbox.attempts:attempt_all", layers=layers, sockets=sockets))
+        bound = threading.Timer(PROBE_SECONDS, child.signal, [signal.SIGKILL])
+        bound.start()
         try:
             with open(child.events, "rb", closefd=False) as events:
                 reported = [_parse(line) for line in events]
+            answers = _answers(reported[-1] if reported else None, directory)
         finally:
+            bound.cancel()
             child.signal(signal.SIGKILL)
-            child.wait(10)
+            child.collect(10)
             child.close()
             shutil.rmtree(directory, ignore_errors=True)
-    last = reported[-1] if reported else None
-    return dict(last.result) if isinstance(last, Done) else None
+    return answers
+
+
+def _answers(last: BaseModel | None, directory: Path) -> dict[str, Answer] | None:
+    if not isinstance(last, Done) or last.result is None:
+        return None
+    answers: dict[str, Answer] = json.loads(last.result.read(directory))
+    return answers
 
 
 def _parse(line: bytes) -> BaseModel | None:
@@ -121,75 +142,6 @@ def _parse(line: bytes) -> BaseModel | None:
         return parse_event(line)
     except ValidationError:
         return None
-
-
-def attempt_all(directory: Path, emit: Callable[[BaseModel], None]) -> int:
-    """The child's side: attempt everything that `targets.json` names."""
-    targets = json.loads((directory / "targets.json").read_text())
-    outside, victim = Path(targets["outside"]), int(targets["victim"])
-    calls = _CALLS.get(linux.MACHINE, {})
-    attempts: dict[str, Callable[[], object]] = {
-        "read_other_job": (outside / "other" / "weights").read_bytes,
-        "list_other_job": lambda: os.listdir(outside / "other"),
-        "read_accounts": lambda: Path("/etc/passwd").read_bytes(),
-        "write_outside": lambda: (outside / "written").write_text("x"),
-        "chmod_outside": lambda: _chmod(outside / "other"),
-        "truncate_outside": lambda: os.truncate(outside / "other" / "weights", 0),
-        "tcp_connect": lambda: socket.create_connection(("127.0.0.1", int(targets["port"])), timeout=2).close(),
-        "unix_socket": lambda: _connect(targets["unix"]),
-        "abstract_socket": lambda: _connect(targets["abstract"]),
-        "other_environment": lambda: Path(f"/proc/{victim}/environ").read_bytes(),
-        "parent_environment": lambda: Path(f"/proc/{os.getppid()}/environ").read_bytes(),
-        "signal_other": lambda: os.kill(victim, 0),
-        "limit_other": lambda: resource.prlimit(victim, resource.RLIMIT_CPU, (1, 1)),
-        "leave_group": _leave_group,
-        "trace_other": lambda: linux.syscall(calls["ptrace"], PTRACE_ATTACH, victim, 0, 0),
-        "user_namespace": lambda: linux.syscall(calls["unshare"], CLONE_NEWUSER),
-        "new_root": lambda: os.chroot(directory),
-    }
-    if targets["own_network"] and _try(_speak_to_self) == "denied":
-        return 1
-    emit(Done(result={name: _try(attempt) for name, attempt in attempts.items()}))
-    return 0
-
-
-def _try(attempt: Callable[[], object]) -> Answer:
-    try:
-        attempt()
-    except (OSError, KeyError):
-        return "denied"
-    return "open"
-
-
-def _connect(address: str) -> None:
-    with socket.socket(socket.AF_UNIX) as client:
-        client.settimeout(2)
-        client.connect(address)
-
-
-def _speak_to_self() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        socket.create_connection(server.getsockname(), timeout=2).close()
-
-
-def _chmod(path: Path) -> None:
-    path.chmod(0o755)
-    if path.stat().st_mode & 0o777 != 0o755:
-        raise PermissionError("nothing changed")
-
-
-def _leave_group() -> None:
-    """A leader cannot make a session, but what it starts could; that it is told so proves nothing."""
-    reader, writer = os.pipe()
-    group = os.getpgid(0)
-    child = os.fork()
-    if child == 0:
-        _try(os.setsid)
-        os.write(writer, b"denied" if os.getpgid(0) == group else b"open")
-        os._exit(0)
-    os.waitpid(child, 0)
-    if os.read(reader, 16) == b"denied":
-        raise PermissionError("it could not leave")
 
 
 def main() -> None:

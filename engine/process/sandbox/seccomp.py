@@ -8,6 +8,7 @@ Numbers are from the kernel's tables for x86-64 and for arm64.
 import ctypes
 import errno
 import os
+import signal
 import socket
 import struct
 
@@ -43,20 +44,37 @@ _REFUSED: dict[str, tuple[int | None, int | None]] = {
     "iopl": (172, None), "ioperm": (173, None), "modify_ldt": (154, None), "uselib": (134, None), "nfsservctl": (180, 42),
     "lookup_dcookie": (212, 18), "vhangup": (153, 58), "name_to_handle_at": (303, 264), "open_by_handle_at": (304, 265),
     "fanotify_init": (300, 262), "mknod": (133, None), "mknodat": (259, 33),
-    # memory and queues that outlive the process
-    "shmget": (29, 194), "msgget": (68, 186), "semget": (64, 190), "mq_open": (240, 180), "mq_unlink": (241, 181),
+    "process_mrelease": (448, 448), "statmount": (457, 457), "listmount": (458, 458),
+    # memory and queues that outlive the process, and those of others by their number
+    "shmget": (29, 194), "shmat": (30, 196), "shmctl": (31, 195), "msgget": (68, 186), "msgsnd": (69, 189), "msgrcv": (70, 188),
+    "msgctl": (71, 187), "semget": (64, 190), "semop": (65, 193), "semctl": (66, 191), "semtimedop": (220, 192), "mq_open": (240, 180),
+    "mq_unlink": (241, 181),
+    # Landlock does not hold who watches a folder
+    "inotify_init": (253, None), "inotify_init1": (294, 26), "inotify_add_watch": (254, 27),
     # by path, on files that the user owns outside: Landlock knows truncation from ABI 3 only
     "truncate": (76, 45),
 }  # fmt: skip
 
 _IGNORED: dict[str, tuple[int | None, int | None]] = {
-    # Landlock does not hold modes, owners and attributes of files outside; libraries that copy files call these and would fail on
+    # Landlock does not hold modes, owners, times and attributes of files outside; libraries that copy files call these and would fail on
     # an error, so they do nothing and report success.
     "chmod": (90, None), "fchmod": (91, 52), "fchmodat": (268, 53), "fchmodat2": (452, 452), "chown": (92, None), "lchown": (94, None),
     "fchown": (93, 55), "fchownat": (260, 54), "setxattr": (188, 5), "lsetxattr": (189, 6), "fsetxattr": (190, 7), "setxattrat": (463, 463),
     "removexattr": (197, 14), "lremovexattr": (198, 15), "fremovexattr": (199, 16), "removexattrat": (466, 466),
+    "utime": (132, None), "utimes": (235, None), "futimesat": (261, None), "utimensat": (280, 88),
 }  # fmt: skip
 
+_UNCOUNTED = {"memfd_create": (319, 279), "memfd_secret": (447, 447)}
+"""Memory in files without a name, which belongs to no process that could be asked for it; drivers of GPUs use it."""
+_SELF_ONLY: dict[str, tuple[tuple[int | None, int | None], dict[int, int]]] = {
+    # Scheduling, on this thread: call → the arguments that say so. Zero is the thread itself, or its process.
+    "sched_setparam": ((142, 118), {0: 0}), "sched_setscheduler": ((144, 119), {0: 0}),
+    "sched_setattr": ((314, 274), {0: 0}), "setpriority": ((141, 140), {0: 0, 1: 0}), "ioprio_set": ((251, 30), {0: 1, 1: 0}),
+}  # fmt: skip
+_AFFINITY = (203, 122)
+"""Libraries set it on their own threads, which cannot be told from others, and complain of an error: so it does nothing there."""
+_PRCTL = (157, 167)
+_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE = 1, 4
 _CLONE, _CLONE3, _PRLIMIT = (56, 220), (435, 435), (302, 261)
 _KILL_CALL, _TGKILL = (62, 129), (234, 131)
 _FAMILIES = (socket.AF_INET, socket.AF_INET6, socket.AF_NETLINK)
@@ -68,7 +86,7 @@ def supported() -> bool:
     return MACHINE in _ARCHITECTURES
 
 
-def restrict(*, hold_signals: bool, inet: bool = False) -> None:
+def restrict(*, hold_signals: bool, inet: bool = False, gpu: bool = False) -> None:
     """Refuse the listed system calls to this thread and all that it starts. Needs no_new_privs. Raises OSError.
 
     Args:
@@ -76,16 +94,17 @@ def restrict(*, hold_signals: bool, inet: bool = False) -> None:
             (before ABI 6). Descendants can then be killed only as a group.
         inet: Allow sockets of the internet's families, and netlink, by which libraries list the network's devices. What starts a
             session is then told that it did: torch gives each process of a job its own, which must stay in the job's group.
+        gpu: Allow what drivers of GPUs need besides.
     """
     if not supported():
         raise OSError(errno.ENOSYS, f"no system call table for {MACHINE}")
-    program = b"".join(_program(hold_signals=hold_signals, inet=inet))
+    program = b"".join(_program(hold_signals=hold_signals, inet=inet, gpu=gpu))
     buffer = ctypes.create_string_buffer(program, len(program))
     header = ctypes.create_string_buffer(struct.pack("@HP", len(program) // 8, ctypes.addressof(buffer)))
     prctl(PR_SET_SECCOMP, _MODE_FILTER, ctypes.addressof(header))
 
 
-def _program(*, hold_signals: bool, inet: bool) -> list[bytes]:
+def _program(*, hold_signals: bool, inet: bool, gpu: bool) -> list[bytes]:
     audit, column = _ARCHITECTURES[MACHINE]
     refuse, ignore = _return(_ERRNO | errno.EPERM), _return(_ERRNO)
     program = [_load(4), _jump_equal(audit, 1, 0), _return(_KILL), _load(0)]
@@ -94,6 +113,8 @@ def _program(*, hold_signals: bool, inet: bool) -> list[bytes]:
     refused, ignored = dict(_REFUSED), dict(_IGNORED)
     if hold_signals:
         refused |= _SIGNALS
+    if not gpu:
+        refused |= _UNCOUNTED
     if inet:
         ignored["setsid"] = refused.pop("setsid")
         families = [_jump_equal(family, left, 0) for family, left in zip(_FAMILIES, (3, 2, 1), strict=True)]
@@ -106,6 +127,15 @@ def _program(*, hold_signals: bool, inet: bool) -> list[bytes]:
     # clone3 passes its flags in memory, where no filter can look; on ENOSYS the C library falls back to clone
     program += [_jump_equal(_CLONE3[column], 0, 1), _return(_ERRNO | errno.ENOSYS)]
     program += _when(_CLONE[column], [_load(_argument(0)), _jump_any_bit(_CLONE_NEW, 0, 1), refuse])
+    for numbers, required in _SELF_ONLY.values():
+        if (number := numbers[column]) is not None:
+            checks = [part for index, value in required.items() for part in (_load(_argument(index)), _jump_equal(value, 1, 0), refuse)]
+            program += _when(number, checks)
+    program += _when(_AFFINITY[column], [_load(_argument(0)), _jump_equal(0, 1, 0), ignore])
+    # to outlive the supervisor, or to hide from it how much memory there is; the signal of a parent's death may be set to SIGKILL
+    death = [_load(_argument(1)), _jump_equal(signal.SIGKILL, 1, 0), refuse, _return(_ALLOW)]
+    dumpable = [_jump_equal(_PR_SET_DUMPABLE, 0, 1), refuse]
+    program += _when(_PRCTL[column], [_load(_argument(0)), *dumpable, _jump_equal(_PR_SET_PDEATHSIG, 0, len(death)), *death])
     # limits of other processes of the same user
     program += _when(_PRLIMIT[column], [_load(_argument(0)), _jump_equal(0, 1, 0), refuse])
     if hold_signals:

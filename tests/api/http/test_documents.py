@@ -1,5 +1,7 @@
 """Documents of strangers: JSON and YAML as the same JSON types, bounded in every direction."""
 
+import json
+import time
 from typing import Any
 
 import pytest
@@ -99,6 +101,9 @@ def test_yaml_that_is_refused(text: str, says: str) -> None:
         (b'{"a": }', "line 1 column 7"),
         (b"", "empty"),
         (b" ", "empty"),
+        (b"[" + b"1," * 30_000 + b"1]", "more than 20000 values"),
+        (b"[" + b"{}," * 30_000 + b"{}]", "more than 20000 values"),
+        (b'{"' + b"k" * 1001 + b'": 1}', "more than 1000 characters"),
     ],
 )
 def test_json_that_is_refused(text: bytes, says: str) -> None:
@@ -124,3 +129,24 @@ def test_other_media_types_are_refused_with_those_that_are_read() -> None:
 def test_long_yaml_is_refused_before_it_is_read() -> None:
     with pytest.raises(RequestTooLarge):
         documents.parse(b"a: " + b"x" * documents.MAX_YAML_BYTES, YAML)
+
+
+def test_a_key_that_stands_twice_among_many_is_found_at_once() -> None:
+    """It was searched for in quadratic time, which took three minutes here."""
+    pairs = [f'"k{number}":1' for number in range(95_000)]
+    body = f"{{{','.join([*pairs, pairs[-1]])}}}".encode()
+    began = time.perf_counter()
+    with pytest.raises(MalformedRequest, match="'k94999' stands twice"):
+        documents.parse(body, JSON, most_values=documents.MAX_METADATA_VALUES)
+    assert time.perf_counter() - began < 5
+
+
+def test_a_document_of_metadata_may_name_every_class() -> None:
+    labels = [f"class {number}" for number in range(100_000)]
+    assert documents.parse(json.dumps(labels).encode(), JSON, most_values=documents.MAX_METADATA_VALUES) == labels
+
+
+def test_yaml_that_takes_too_long_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(documents, "MAX_SECONDS", 0.0)
+    with pytest.raises(MalformedRequest, match="takes more than"):
+        documents.parse(b"a: 1", YAML)

@@ -103,3 +103,18 @@ def test_young_jobs_are_worth_asking_for_more_often(age: float, seconds: str) ->
     entry = hot.render(Job(**columns))
     assert (entry.retry_after, entry.etag) == (seconds, '"7"')
     assert hot.render(Job(**{**columns, "status": "failed"})).retry_after is None
+
+
+def test_memory_is_bounded_in_bytes(clock: dict[str, float], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hot, "_MAX_BYTES", 10)
+    monkeypatch.setattr(hot, "_MAX_ENTRY_BYTES", 5)
+    jobs = HotJobs()
+    for number in range(8):
+        jobs.put(_entry(clock, f"job_{number}"))
+    assert [number for number in range(8) if jobs.get("prj_1", f"job_{number}")] == [3, 4, 5, 6, 7]
+    long = _entry(clock, "job_7")
+    long.body = b"{     }"
+    jobs.put(long)
+    assert jobs.get("prj_1", "job_7") is None
+    jobs.put(_entry(clock, "job_8"))
+    assert [number for number in range(9) if jobs.get("prj_1", f"job_{number}")] == [3, 4, 5, 6, 8]

@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import os
+import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -167,13 +168,21 @@ def test_unused_blobs_are_removed_after_their_grace(blobs: Blobs, tmp_path: Path
     assert blobs.read_all(blobs.put_bytes(b"unused")) == b"unused"
 
 
-def test_staged_files_of_dead_processes_are_swept(blobs: Blobs) -> None:
+def test_staged_files_of_dead_processes_are_swept_and_forged_times_remove_no_living_one(blobs: Blobs) -> None:
+    dead = blobs.store.staging / "in-dead"
+    dead.write_bytes(b"x")
+    os.utime(dead, (0, 0))
+    assert blobs.sweep_staging() == 0  # it looks old and is not
+    impatient = Blobs(blobs._settings.model_copy(update={"staging_expiry_seconds": 0.05}), blobs.database)
     with blobs.stage() as alive:
-        dead = blobs.store.staging / "in-dead"
-        dead.write_bytes(b"x")
-        os.utime(dead, (0, 0))
-        assert blobs.sweep_staging() == 1
+        alive.write(b"whole")
+        alive.finish()
+        time.sleep(0.1)
+        os.utime(alive.path, (0, 0))
+        time.sleep(0.1)
+        assert impatient.sweep_staging() == 1
         assert _staged_files(blobs) == [alive.path]
+        assert blobs.read_all(blobs.keep(alive)) == b"whole"
 
 
 async def _stream(parts: list[bytes], then: BaseException | None = None) -> AsyncIterator[bytes]:

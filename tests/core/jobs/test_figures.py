@@ -87,11 +87,21 @@ def test_health_is_that_of_the_worst_part(service: Service) -> None:
         for queue in ("cpu", "inspect"):
             worker_registry.note(session, queue, "w")
     assert health.check(service)["status"] == "ok"
+    with service.database.unit_of_work() as session:
+        worker_registry.note(session, "cpu", "w", trouble="the disk of the work folder is full")
+        assert worker_registry.capacities(session, "cpu") == set()
+    found = health.check(service)
+    assert found["checks"]["workers"]["status"] == "degraded"
+    assert "no worker serves cpu" in found["checks"]["workers"]["detail"]
+    assert "the disk of the work folder is full" in found["checks"]["workers"]["detail"]
+    with service.database.unit_of_work() as session:
+        worker_registry.note(session, "cpu", "w")
+    assert health.check(service)["status"] == "ok"
 
 
 def _verdict(world: World, **more: Any) -> dict[str, Any]:
     with world.service.database.reader() as session:
-        return planning.validate(session, world.service.settings, world.project_id, world.spec(**more))
+        return planning.validate(session, world.service.settings, world.project_id, jobs.Submission.read(world.spec(**more)))
 
 
 def _inspections(world: World, model: dict[str, Any], dataset: dict[str, Any]) -> None:
@@ -172,4 +182,7 @@ def _columns(**shapes: list[int]) -> dict[str, Any]:
 )
 def test_a_dataset_fits_a_model_or_is_refused(world: World, model: dict[str, Any], dataset: dict[str, Any], code: str | None) -> None:
     _inspections(world, model, dataset)
-    assert {error["code"] for error in _verdict(world)["errors"]} == ({code} if code else set())
+    trained = {"steps": [{"method": "magnitude_pruning", "finetune": {"epochs": 1}}]}
+    assert {error["code"] for error in _verdict(world, **trained)["errors"]} == ({code} if code else set())
+    untrained = code if code != "dataset_invalid" else None  # labels of any kind refuse no method that needs none
+    assert {error["code"] for error in _verdict(world)["errors"]} == ({untrained} if untrained else set())

@@ -99,7 +99,7 @@ def test_a_job_for_several_devices_is_left_to_workers_that_have_them(world: Worl
 def test_waiting_for_a_gpu_that_is_not_there_is_said(world: World) -> None:
     def warned(**spec: object) -> list[str]:
         with world.service.database.reader() as session:
-            verdict = planning.validate(session, world.service.settings, world.project_id, world.spec(**spec))
+            verdict = planning.validate(session, world.service.settings, world.project_id, jobs.Submission.read(world.spec(**spec)))
         told = [warning["code"] for warning in verdict["warnings"]]
         assert [warning["code"] for warning in world.submit(**spec).warnings] == [code for code in told if code == "no_gpu_worker"]
         return [code for code in told if code == "no_gpu_worker"]

@@ -3,19 +3,27 @@ from typing import Any
 import pytest
 
 from engine.contract import constraints
+from engine.contract.figures import ConstraintCheck, Figures, Latency
 from engine.contract.spec import AccuracyConstraint, Constraints
 
 
-def figures(top1: float = 0.99, loss: float = 0.1, file_bytes: int = 1000, p50: float = 2.0, **more: Any) -> dict[str, Any]:
-    metrics = {"test.top1": top1, "test.cross_entropy": loss, "test.agreement": 0.97}
-    counted = {"params_count": 100, "macs_count": 1000}
-    return {"metrics": metrics, "file_bytes": file_bytes, "latency_ms": {"p50": p50}, **counted, **more}
+def figures(top1: float | None = 0.99, loss: float = 0.1, file_bytes: int = 1000, p50: float = 2.0, **more: Any) -> Figures:
+    latency = Latency(p50=p50, p95=p50, batch_size=1, threads=1, runtime="onnxruntime", runs_count=5)
+    counted: dict[str, Any] = {"params_count": 100, "nonzero_params_count": 100, "macs_count": 1000, **more}
+    return Figures(
+        metrics={"test.top1": top1, "test.cross_entropy": loss, "test.agreement": 0.97},
+        file_bytes=file_bytes,
+        gzip_bytes=file_bytes,
+        latency_ms=latency,
+        latencies=(latency,),
+        **counted,
+    )
 
 
-def check(result: dict[str, Any], **targets: Any) -> dict[str, bool]:
+def check(result: Figures, *, baseline: Figures | None = None, **targets: Any) -> dict[str, bool]:
     accuracy = targets.pop("accuracy", None)
     spec = Constraints(accuracy=accuracy and AccuracyConstraint(**accuracy), **targets)
-    return {item["name"]: item["met"] for item in constraints.check(spec, figures(), result, "test")}
+    return {item.name: item.met for item in constraints.check(spec, baseline or figures(), result, "test")}
 
 
 @pytest.mark.parametrize(
@@ -31,7 +39,7 @@ def check(result: dict[str, Any], **targets: Any) -> dict[str, bool]:
         ({"metric": "cross_entropy", "max_drop": 0.5, "drop_type": "relative"}, figures(loss=0.16), False),
     ],
 )
-def test_a_drop_counts_against_the_baseline(accuracy: dict[str, Any], result: dict[str, Any], met: bool) -> None:
+def test_a_drop_counts_against_the_baseline(accuracy: dict[str, Any], result: Figures, met: bool) -> None:
     assert check(result, accuracy=accuracy) == {"accuracy.max_drop": met}
 
 
@@ -53,16 +61,33 @@ def test_sizes_counts_and_speed() -> None:
     assert check(result, min_speedup=2.0, max_latency_ms=0.9) == {"min_speedup": True, "max_latency_ms": False}
 
 
+def test_a_figure_that_is_not_known_meets_no_target() -> None:
+    unknown = figures(top1=None, macs_count=None)
+    targets: dict[str, Any] = {"accuracy": {"max_drop": 0.5, "min": 0.1}, "max_macs_count": 1}
+    assert set(check(unknown, **targets).values()) == {False}
+    assert check(figures(), baseline=unknown, accuracy={"max_drop": 0.5}) == {"accuracy.max_drop": False}
+
+
+def test_an_infinite_relative_rise_is_missed_and_has_no_value() -> None:
+    spec = Constraints(accuracy=AccuracyConstraint(metric="cross_entropy", max_drop=0.5, drop_type="relative"))
+    (item,) = constraints.check(spec, figures(loss=0.0), figures(loss=0.1), "test")
+    assert (item.met, item.value) == (False, None)
+
+
+def entry(name: str, met: bool) -> ConstraintCheck:
+    return ConstraintCheck(name=name, limit=1, value=1, met=met)
+
+
 def test_the_outcome_says_whether_all_were_met() -> None:
-    met, missed = {"name": "a", "met": True}, {"name": "b", "met": False}
+    met, missed = entry("a", True), entry("b", False)
     assert constraints.outcome([]) == "no_constraints"
     assert constraints.outcome([met]) == "constraints_met"
     assert constraints.outcome([met, missed]) == "constraints_not_met"
 
 
 def test_kept_accuracy_outranks_any_number_of_other_targets() -> None:
-    def entries(accuracy: bool, *others: bool) -> list[dict[str, Any]]:
-        return [{"name": "accuracy.max_drop", "met": accuracy}, *({"name": "max_file_bytes", "met": met} for met in others)]
+    def entries(accuracy: bool, *others: bool) -> list[ConstraintCheck]:
+        return [entry("accuracy.max_drop", accuracy), *(entry("max_file_bytes", met) for met in others)]
 
     assert constraints.rank(entries(True, False, False)) > constraints.rank(entries(False, True, True))
     assert constraints.rank(entries(True, True)) > constraints.rank(entries(True, False))
@@ -71,8 +96,8 @@ def test_kept_accuracy_outranks_any_number_of_other_targets() -> None:
 def test_each_target_carries_limit_and_value() -> None:
     spec = Constraints(accuracy=AccuracyConstraint(max_drop=0.01), max_file_bytes=10)
     accuracy, size = constraints.check(spec, figures(), figures(top1=0.95), "test")
-    assert accuracy["limit"] == 0.01
-    assert accuracy["value"] == pytest.approx(0.04)
-    assert accuracy["metric"] == "test.top1"
-    assert size == {"name": "max_file_bytes", "limit": 10, "value": 1000, "met": False}
+    assert accuracy.limit == 0.01
+    assert accuracy.value == pytest.approx(0.04)
+    assert accuracy.metric == "test.top1"
+    assert size.model_dump() == {"name": "max_file_bytes", "limit": 10, "value": 1000, "met": False}
     assert constraints.sentence(size) == "max_file_bytes is 1000, the limit is 10"

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.contract.method import catalogue
-from engine.contract.spec import Spec, json_schema, parse
+from engine.contract.spec import MOST_PROBLEMS, Spec, json_schema, parse
 
 SPEC: dict[str, Any] = {
     "name": "digits, four times smaller",
@@ -76,7 +76,7 @@ def test_hash_ignores_written_out_defaults_and_names_but_not_values() -> None:
     assert Spec.model_validate(swapped).spec_hash() != Spec.model_validate(dynamic).spec_hash()
 
 
-@pytest.mark.parametrize(("dataset", "method"), [("ds_1", "static_quantization"), (None, "dynamic_quantization")])
+@pytest.mark.parametrize(("dataset", "method"), [("ds_1", "int8_quantization"), (None, "dynamic_quantization")])
 def test_quantize_int8_stands_for_the_step_that_the_data_allows(dataset: str | None, method: str) -> None:
     spec, problems = parse({"model": "mdl_1", "dataset": dataset, "quantize": "int8"})
     assert spec is not None, problems
@@ -171,3 +171,13 @@ def test_schema_lists_every_method() -> None:
 def test_spec_and_catalogue_load_no_torch() -> None:
     code = "import sys, engine.contract.spec; sys.exit(any(name in sys.modules for name in ('torch', 'onnx', 'numpy')))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_of_many_problems_a_hundred_are_told_and_the_rest_counted() -> None:
+    spec, problems = parse({**SPEC, **{f"field_{number}": 1 for number in range(5000)}})
+    assert spec is None
+    assert len(problems) == MOST_PROBLEMS
+    assert problems[0].detail == "unknown field 'field_0'"
+    assert (problems[-1].code, problems[-1].detail) == ("more_problems", "4901 further problems are not listed")
+    _, problems = parse({**SPEC, **{f"field_{number}": 1 for number in range(MOST_PROBLEMS)}})
+    assert [problem.code for problem in problems] == ["extra_forbidden"] * MOST_PROBLEMS

@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 
 from engine.architectures.build import build_architecture
 from engine.contract.errors import EngineError
+from engine.contract.metadata import ModelMetadata
 from engine.formats.loading import load_network
 from engine.formats.sparse import FORMAT, Recipe, decode_sparse, load_sparse, save_sparse, seeded_normal, signed
 
@@ -97,7 +98,7 @@ def test_a_sparse_file_is_read_as_the_weights_of_its_architecture(tmp_path):
     module, _ = build_architecture({"name": "lenet_300_100", "params": {"image_size": 8, "hidden": [16]}})
     state = {name: torch.where(tensor.abs() > 0.1, tensor, 0.0) for name, tensor in module.state_dict().items()}
     save_sparse(tmp_path / "w.safetensors", state)
-    metadata = {"architecture": {"name": "lenet_300_100", "params": {"image_size": 8, "hidden": [16]}}}
+    metadata = ModelMetadata(architecture={"name": "lenet_300_100", "params": {"image_size": 8, "hidden": [16]}})
     network = load_network(tmp_path / "w.safetensors", "safetensors", metadata, tmp_path)
     assert all(same(network.module.state_dict()[name], value) for name, value in state.items())
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from engine.contract.errors import EngineError
+from engine.contract.metadata import DatasetMetadata, ModelMetadata
 from engine.jobs.inspection import inspect_dataset, inspect_model
 from tests.engine.formats.onnx.exporting import export
 from tests.engine.formats.onnx.files import LENET, npz_file, onnx_file, safetensors_file
@@ -20,8 +21,8 @@ def write(tmp_path: Path, data: bytes) -> Path:
 
 
 def test_a_trainable_onnx_model(tmp_path: Path) -> None:
-    path = export(CASES["simple_cnn"].network(), CASES["simple_cnn"], tmp_path / "m.onnx", exporter="legacy", training=True)
-    found = json.loads(json.dumps(inspect_model(path, "onnx", {}, tmp_path)))
+    path = export(CASES["simple_cnn"].network(), CASES["simple_cnn"], tmp_path / "m.onnx", exporter="legacy", keep_norms=True)
+    found = json.loads(json.dumps(inspect_model(path, "onnx", ModelMetadata(), tmp_path)))
     assert found["signature"]["inputs"] == [{"name": "in0", "shape": [None, 3, 16, 16], "dtype": "float32"}]
     assert (found["trainable"], found["untrainable_reason"]) == (True, None)
     assert found["operators"]["Conv"] == 2
@@ -44,7 +45,7 @@ def test_a_trainable_onnx_model(tmp_path: Path) -> None:
 
 
 def test_weights_with_an_architecture(tmp_path: Path) -> None:
-    found = inspect_model(write(tmp_path, safetensors_file()), "safetensors", LENET, tmp_path)
+    found = inspect_model(write(tmp_path, safetensors_file()), "safetensors", ModelMetadata.model_validate(LENET), tmp_path)
     assert (found["params_count"], found["macs_count"], found["opset"]) == (433, 64 * 6 + 6 * 4 + 4 * 3, None)
     assert [layer["type"] for layer in found["layers"]] == ["Flatten", "Linear", "ReLU", "Linear", "ReLU", "Linear"]
 
@@ -52,7 +53,7 @@ def test_weights_with_an_architecture(tmp_path: Path) -> None:
 def test_a_model_that_cannot_be_trained_says_why_and_lists_its_weighted_nodes(tmp_path: Path) -> None:
     nodes = [node("Conv", ["x", "w", "b"], ["c"]), node("NonZero", ["c"], ["y"])]
     proto = model(nodes, {"x": [BATCH, 2, 5, 5]}, ["y"], {"w": normal(3, 2, 3, 3), "b": normal(3)}, types={"y": "i"})
-    found = inspect_model(write(tmp_path, proto.SerializeToString()), "onnx", {}, tmp_path)
+    found = inspect_model(write(tmp_path, proto.SerializeToString()), "onnx", ModelMetadata(), tmp_path)
     assert found["trainable"] is False
     assert "NonZero" in found["untrainable_reason"]
     assert [(layer["type"], layer["params_count"], layer["macs_count"], layer["prunable"]) for layer in found["layers"]] == [
@@ -66,7 +67,9 @@ def test_a_quantized_model_is_not_trainable(tmp_path: Path) -> None:
         node("MatMul", ["x", "wf"], ["y"]),
     ]
     arrays = {"w": np.ones((3, 2), np.int8), "s": np.array(0.1, np.float32), "z": np.array(1, np.int8)}
-    found = inspect_model(write(tmp_path, model(nodes, {"x": [BATCH, 3]}, ["y"], arrays).SerializeToString()), "onnx", {}, tmp_path)
+    found = inspect_model(
+        write(tmp_path, model(nodes, {"x": [BATCH, 3]}, ["y"], arrays).SerializeToString()), "onnx", ModelMetadata(), tmp_path
+    )
     assert "quantized" in found["untrainable_reason"]
     assert (found["params_count"], found["nonzero_params_count"], found["macs_count"]) == (6, 0, 6)
 
@@ -82,14 +85,14 @@ def test_a_quantized_model_is_not_trainable(tmp_path: Path) -> None:
 )
 def test_what_onnxruntime_does_not_load_is_invalid(proto: object, tmp_path: Path) -> None:
     with pytest.raises(EngineError) as caught:
-        inspect_model(write(tmp_path, proto.SerializeToString()), "onnx", {}, tmp_path)  # type: ignore[attr-defined]
+        inspect_model(write(tmp_path, proto.SerializeToString()), "onnx", ModelMetadata(), tmp_path)  # type: ignore[attr-defined]
     assert caught.value.code == "model_invalid"
     assert str(tmp_path) not in caught.value.message
 
 
 def test_a_good_model_declared_as_another_format(tmp_path: Path) -> None:
     with pytest.raises(EngineError) as caught:
-        inspect_model(write(tmp_path, onnx_file()), "safetensors", LENET, tmp_path)
+        inspect_model(write(tmp_path, onnx_file()), "safetensors", ModelMetadata.model_validate(LENET), tmp_path)
     assert caught.value.code in ("tensor_limit_exceeded", "model_invalid", "truncated_upload")
 
 
@@ -102,8 +105,8 @@ def fixed_height() -> bytes:
 
 def test_open_dimensions_can_be_stated(tmp_path: Path) -> None:
     path = write(tmp_path, fixed_height())
-    assert "input_specs" in inspect_model(path, "onnx", {}, tmp_path)["untrainable_reason"]
-    found = inspect_model(path, "onnx", {"input_specs": [{"name": "x", "shape": ["batch", 2, 4, 6]}]}, tmp_path)
+    assert "input_specs" in inspect_model(path, "onnx", ModelMetadata(), tmp_path)["untrainable_reason"]
+    found = inspect_model(path, "onnx", ModelMetadata(input_specs=[{"name": "x", "shape": ["batch", 2, 4, 6]}]), tmp_path)
     assert found["signature"]["inputs"][0]["shape"] == (None, 2, 4, 6)
     assert (found["trainable"], found["macs_count"]) == (True, 8 * 6 * 3)
 
@@ -113,12 +116,14 @@ def test_open_dimensions_can_be_stated(tmp_path: Path) -> None:
 )
 def test_stated_inputs_that_are_not_those_of_the_file(spec: dict, tmp_path: Path) -> None:
     with pytest.raises(EngineError) as caught:
-        inspect_model(write(tmp_path, fixed_height()), "onnx", {"input_specs": [spec]}, tmp_path)
+        inspect_model(write(tmp_path, fixed_height()), "onnx", ModelMetadata(input_specs=[spec]), tmp_path)
     assert caught.value.code == "shape_mismatch"
 
 
 def test_a_dataset(tmp_path: Path) -> None:
-    found = json.loads(json.dumps(inspect_dataset(write(tmp_path, npz_file()), "npz", {"preprocessing": {"scale": 0.1}}, tmp_path)))
+    found = json.loads(
+        json.dumps(inspect_dataset(write(tmp_path, npz_file()), "npz", DatasetMetadata(preprocessing={"scale": 0.1}), tmp_path))
+    )
     assert found["splits"] == {"train": {"examples_count": 12, "labelled": True}, "test": {"examples_count": 6, "labelled": True}}
     assert found["columns"] == [{"name": "x", "shape": [8, 8], "dtype": "uint8"}, {"name": "y", "shape": [], "dtype": "uint8"}]
     assert (found["classes"], found["labels"]) == ([0, 1, 2], True)
@@ -129,7 +134,7 @@ def test_a_dataset(tmp_path: Path) -> None:
 
 def test_a_dataset_of_several_inputs_without_labels(tmp_path: Path) -> None:
     arrays = {"x_train.a": np.zeros((3, 2), np.int64), "x_train.b": np.ones((3, 2000), np.float32)}
-    found = inspect_dataset(write(tmp_path, npz_file(arrays)), "npz", {}, tmp_path)
+    found = inspect_dataset(write(tmp_path, npz_file(arrays)), "npz", DatasetMetadata(), tmp_path)
     assert [column["name"] for column in found["columns"]] == ["x.a", "x.b"]
     assert (found["classes"], found["labels"]) == (None, False)
     assert "values" not in found["preview"]["train"][0]["inputs"]["x.b"]
@@ -138,14 +143,14 @@ def test_a_dataset_of_several_inputs_without_labels(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arrays", "metadata", "word"),
     [
-        ({"x_train": np.zeros((3, 2)), "y_train": np.zeros(4, int)}, {}, "4 labels"),
+        ({"x_train": np.zeros((3, 2)), "y_train": np.zeros(4, int)}, {}, "targets of 4 examples"),
         ({"x_train": np.zeros((3, 2)), "x_test": np.zeros((3, 4))}, {}, "[4]"),
         ({"x_train.a": np.zeros((3, 2)), "x_train.b": np.zeros((4, 2))}, {}, "length"),
-        ({"x_train": np.zeros((3, 2))}, {"preprocessing": {"std": 0}}, "std"),
+        ({"x_train.a": np.zeros((3, 2))}, {"preprocessing": {"b": {"std": 2}}}, "'b'"),
     ],
 )
 def test_a_dataset_that_contradicts_itself(arrays: dict, metadata: dict, word: str, tmp_path: Path) -> None:
     with pytest.raises(EngineError) as caught:
-        inspect_dataset(write(tmp_path, npz_file(arrays)), "npz", metadata, tmp_path)
+        inspect_dataset(write(tmp_path, npz_file(arrays)), "npz", DatasetMetadata.model_validate(metadata), tmp_path)
     assert caught.value.code == "dataset_invalid"
     assert word in caught.value.message

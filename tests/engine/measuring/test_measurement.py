@@ -2,6 +2,7 @@ import gzip
 import math
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnxruntime as ort
@@ -11,7 +12,7 @@ from onnx import helper
 from engine.formats.onnx import runtime
 from engine.measuring import measurement
 from engine.measuring.examples import RandomExamples
-from engine.measuring.measurement import file_sizes, latencies, order_statistics, paired_ratio, verdict
+from engine.measuring.measurement import file_sizes, order_statistics, paired_ratio, timings, verdict
 from tests.engine.small import save
 
 
@@ -27,38 +28,66 @@ def product(path: Path, width: int, depth: int = 1) -> ort.InferenceSession:
 def test_less_work_is_faster_and_more_work_is_slower(tmp_path: Path) -> None:
     little, much = product(tmp_path / "little.onnx", 256), product(tmp_path / "much.onnx", 256, depth=12)
     examples = RandomExamples(much, seed=0)
-    (one,) = latencies([much, little], examples, [4], threads=1, repeats=60)
-    assert one["verdict"] == "faster"
-    assert one["speedup"] > 3
-    assert one["speedup_low"] <= one["speedup"] <= one["speedup_high"]
-    assert one["baseline"]["p50"] > one["result"]["p50"] > 0
-    assert one["baseline"]["p95"] >= one["baseline"]["p50"]
-    assert one["result"] == {**one["result"], "batch_size": 4, "threads": 1, "runs_count": 60}
-    assert "onnxruntime" in one["result"]["runtime"]
-    (other,) = latencies([little, much], examples, [4], threads=1, repeats=60)
-    assert other["verdict"] == "slower"
+    (one,) = timings([much, little], examples, [4], threads=1, repeats=60)
+    assert one.speed.verdict == "faster"
+    assert one.speed.speedup > 3
+    assert one.speed.speedup_low <= one.speed.speedup <= one.speed.speedup_high
+    assert one.baseline.p50 > one.result.p50 > 0
+    assert one.baseline.p95 >= one.baseline.p50
+    assert (one.result.batch_size, one.result.threads, one.result.runs_count, one.speed.batch_size) == (4, 1, 60, 4)
+    assert "onnxruntime" in one.result.runtime
+    (other,) = timings([little, much], examples, [4], threads=1, repeats=60)
+    assert other.speed.verdict == "slower"
 
 
 def test_a_file_is_as_fast_as_itself(tmp_path: Path) -> None:
     session = product(tmp_path / "net.onnx", 256, depth=4)
-    for entry in latencies([session, session], RandomExamples(session, seed=0), [1, 8], threads=1, repeats=200):
-        assert entry["verdict"] == "same"
+    for entry in timings([session, session], RandomExamples(session, seed=0), [1, 8], threads=1, repeats=200):
+        assert entry.speed.verdict == "same"
+
+
+class Machine:
+    """Two files on a machine where whoever runs second of a pair takes twice as long; its clock is the one that is read."""
+
+    def __init__(self) -> None:
+        self.now, self.runs = 0.0, 0
+
+    def perf_counter(self) -> float:
+        return self.now
+
+    def get_inputs(self) -> list[SimpleNamespace]:
+        return [SimpleNamespace(name="x", shape=["batch", 2], type="tensor(float)")]
+
+    def run(self, outputs: None, feed: object) -> list[np.ndarray]:
+        self.now += 0.002 if self.runs % 2 else 0.001
+        self.runs += 1
+        return [np.zeros((1, 2), np.float32)]
+
+
+@pytest.mark.parametrize("repeats", [6, 40])
+def test_neither_file_always_goes_first(monkeypatch: pytest.MonkeyPatch, repeats: int) -> None:
+    machine = Machine()
+    monkeypatch.setattr(measurement, "time", machine)
+    (entry,) = timings([machine, machine], RandomExamples(machine, seed=0), [1], threads=1, repeats=repeats)  # type: ignore[list-item,arg-type]
+    assert entry.speed.speedup == pytest.approx(1.0)
+    assert entry.speed.verdict == "same"
+    assert entry.baseline.p50 == pytest.approx(entry.result.p50)
 
 
 def test_time_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(measurement, "SECONDS_PER_BATCH_SIZE", 0.2)
     session = product(tmp_path / "net.onnx", 256, depth=8)
     begin = time.perf_counter()
-    (entry,) = latencies([session, session], RandomExamples(session, seed=0), [64], threads=1, repeats=100_000)
+    (entry,) = timings([session, session], RandomExamples(session, seed=0), [64], threads=1, repeats=100_000)
     assert time.perf_counter() - begin < 2
-    assert measurement.MIN_RUNS <= entry["result"]["runs_count"] < 100_000
+    assert measurement.MIN_RUNS <= entry.result.runs_count < 100_000
 
 
 def test_a_fixed_batch_is_the_one_that_is_measured(tmp_path: Path) -> None:
     weights = {"w": np.eye(4, dtype=np.float32)}
     path = save(tmp_path / "fixed.onnx", [helper.make_node("MatMul", ["x", "w"], ["y"], "m")], weights, {"x": [3, 4]}, {"y": [3, 4]})
     session = runtime.open_session(path, threads=1)
-    assert [e["batch_size"] for e in latencies([session, session], RandomExamples(session, seed=0), [1, 8], threads=1, repeats=5)] == [3]
+    assert [e.result.batch_size for e in timings([session, session], RandomExamples(session, seed=0), [1, 8], threads=1, repeats=5)] == [3]
 
 
 @pytest.mark.parametrize("count", [6, 10, 20, 50])
@@ -92,5 +121,5 @@ def test_sizes_are_those_of_the_file_and_of_gzip(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(bytes(3_000_000) + np.random.default_rng(0).bytes(10_000))
     sizes = file_sizes(path)
-    assert sizes["file_bytes"] == 3_010_000
-    assert sizes["gzip_bytes"] == pytest.approx(len(gzip.compress(path.read_bytes(), 6, mtime=0)), abs=64)
+    assert sizes.file_bytes == 3_010_000
+    assert sizes.gzip_bytes == pytest.approx(len(gzip.compress(path.read_bytes(), 6, mtime=0)), abs=64)

@@ -4,17 +4,17 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from engine.contract.events import parse_event
-from engine.process.launcher import Launcher
+from engine.contract.events import Done, parse_event
+from engine.process.launcher import Launcher, LaunchError
 from engine.process.request import Request
-from engine.process.sandbox.isolation import LAYERS
-from tests.engine.process.conftest import CHILDREN, Ended, run_to_end
-from tests.processes import alive, gone
+from engine.process.sandbox.isolation import LAYERS, NAMESPACES
+from tests.engine.process.conftest import CHILDREN, Ended, result_of, run_to_end
+from tests.processes import alive, gone, outside
 
 Run = Callable[..., Ended]
 
@@ -23,7 +23,7 @@ def company(launcher: Launcher, directory: Path) -> list[int]:
     """Process ids of a child that stays, and of the one that it started."""
     child = launcher.start(Request(directory, entry=f"{CHILDREN}:wait_with_company", layers=LAYERS))
     with open(child.events, "rb", closefd=False) as events:
-        pids: list[int] = parse_event(events.readline()).result["pids"]  # type: ignore[union-attr]
+        pids: list[int] = result_of(parse_event(events.readline()), directory)["pids"]
     child.close()
     assert all(alive(pid) for pid in pids)
     return pids
@@ -34,11 +34,11 @@ def test_a_warm_child_trains_infers_and_starts_an_interpreter_inside_the_sandbox
     try:
         launcher.warm_up()
         assert launcher.parent_pid is not None
-        for attempt in range(2):  # a second child finds the parent as the first one did
+        for attempt, layers in enumerate([(NAMESPACES, *LAYERS), LAYERS, (NAMESPACES, *LAYERS)]):  # each finds the parent as the first did
             assert len(os.listdir(f"/proc/{launcher.parent_pid}/task")) == 1
             directory = tmp_path / str(attempt)
             directory.mkdir()
-            ended = run_to_end(launcher, Request(directory, entry=f"{CHILDREN}:train", layers=LAYERS))
+            ended = run_to_end(launcher, Request(directory, entry=f"{CHILDREN}:train", layers=layers))
             assert ended.exit.returncode == 0, ended.log
             assert ended.result["losses"][-1] < ended.result["losses"][0]
             assert ended.result["relu"] == [[0.0] * 4]
@@ -67,8 +67,9 @@ def test_a_parent_that_dies_of_its_preload_is_replaced_by_a_cold_one(tmp_path: P
         launcher.close()
 
 
-def test_how_a_child_ended_is_told(run: Run) -> None:
-    ended = run("crash")
+@pytest.mark.parametrize("layers", [(), (NAMESPACES, *LAYERS)], ids=["tier 0", "tier 2"])
+def test_how_a_child_ended_is_told(run: Run, layers: tuple[str, ...]) -> None:
+    ended = run("crash", *layers)
     assert ended.exit.returncode == -signal.SIGSEGV
     assert "Fatal Python error: Segmentation fault" in ended.log
 
@@ -77,10 +78,14 @@ def test_what_a_child_leaves_behind_is_killed(run: Run) -> None:
     assert gone(run("leave_one_behind", *LAYERS).result["pid"], seconds=1)
 
 
-def test_a_signal_reaches_the_whole_group(cold: Launcher, tmp_path: Path) -> None:
-    child = cold.start(Request(tmp_path, entry=f"{CHILDREN}:wait_with_company", layers=LAYERS))
+@pytest.mark.parametrize("layers", [LAYERS, (NAMESPACES, *LAYERS)], ids=["tier 1", "tier 2"])
+def test_a_signal_reaches_the_whole_group(cold: Launcher, tmp_path: Path, layers: tuple[str, ...]) -> None:
+    child = cold.start(Request(tmp_path, entry=f"{CHILDREN}:wait_with_company", layers=layers))
     with open(child.events, "rb", closefd=False) as events:
-        pids = parse_event(events.readline()).result["pids"]  # type: ignore[union-attr]
+        pids = result_of(parse_event(events.readline()), tmp_path)["pids"]
+    if NAMESPACES in layers:
+        pids = [outside(pid) for pid in pids]
+    assert all(alive(pid) for pid in (child.pid, *pids))
     child.signal(signal.SIGKILL)
     exit_ = child.wait(5)
     child.close()
@@ -95,7 +100,7 @@ def test_a_killed_parent_takes_its_children_along_and_is_replaced(cold: Launcher
     assert parent is not None
     child = cold.start(Request(tmp_path, entry=f"{CHILDREN}:wait_with_company", layers=LAYERS))
     with open(child.events, "rb", closefd=False) as events:
-        pids = parse_event(events.readline()).result["pids"]  # type: ignore[union-attr]
+        pids = result_of(parse_event(events.readline()), tmp_path)["pids"]
     os.kill(parent, signal.SIGKILL)
     exit_ = child.wait(5)
     child.close()
@@ -104,6 +109,86 @@ def test_a_killed_parent_takes_its_children_along_and_is_replaced(cold: Launcher
     assert gone(*pids)
     assert run("crash").exit.returncode == -signal.SIGSEGV
     assert cold.parent_pid not in (None, parent)
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> Iterator[Launcher]:
+    """A launcher of its own that waits half a second for an answer."""
+    monkeypatch.setattr("engine.process.parent.ANSWER_TIMEOUT_SECONDS", 0.5)
+    launcher = Launcher(warm=False)
+    launcher.warm_up()
+    try:
+        yield launcher
+    finally:
+        launcher.close()
+
+
+def test_a_parent_that_does_not_answer_is_replaced_and_what_it_forks_later_does_nothing(impatient: Launcher, tmp_path: Path) -> None:
+    stopped = impatient.parent_pid
+    assert stopped is not None
+    os.kill(stopped, signal.SIGSTOP)
+    for number in range(2):  # the first one finds out, the second one knows
+        ended = run_to_end(impatient, Request(tmp_path, entry=f"{CHILDREN}:sign_in", layers=LAYERS))
+        assert ended.exit.returncode == 0
+        assert (tmp_path / "signatures").read_text().count("x") == number + 1
+        assert impatient.parent_pid not in (None, stopped)
+    assert gone(stopped, seconds=5)  # nothing of it ran any more
+    assert (tmp_path / "signatures").read_text() == "xx"
+
+
+def test_a_request_that_was_given_up_is_not_run_when_the_parent_wakes(impatient: Launcher, tmp_path: Path) -> None:
+    """It may not be killed at once: it has a child that goes on."""
+    kept = impatient.start(Request(tmp_path, entry=f"{CHILDREN}:wait_with_company", layers=LAYERS))
+    stopped = impatient.parent_pid
+    assert stopped is not None
+    os.kill(stopped, signal.SIGSTOP)
+    directory = tmp_path / "second"
+    directory.mkdir()
+    assert run_to_end(impatient, Request(directory, entry=f"{CHILDREN}:sign_in", layers=LAYERS)).exit.returncode == 0
+    assert alive(stopped)
+    assert kept.exit is None
+    os.kill(stopped, signal.SIGCONT)
+    assert kept.wait(1) is None  # it has forked the child that nobody waits for, meanwhile
+    assert (directory / "signatures").read_text() == "x"
+    kept.signal(signal.SIGKILL)
+    assert kept.wait(5) is not None
+    kept.close()
+    assert gone(stopped, seconds=5)
+
+
+@pytest.mark.parametrize("layers", [LAYERS, (NAMESPACES, *LAYERS)], ids=["tier 1", "tier 2"])
+def test_the_end_of_a_child_is_known_though_its_parent_is_stopped(impatient: Launcher, tmp_path: Path, layers: tuple[str, ...]) -> None:
+    child = impatient.start(Request(tmp_path, entry=f"{CHILDREN}:wait_for_file", layers=layers))
+    stopped = impatient.parent_pid
+    assert stopped is not None
+    os.kill(stopped, signal.SIGSTOP)
+    (tmp_path / "go").touch()
+    with open(child.events, "rb", closefd=False) as events:
+        assert isinstance(parse_event(events.readlines()[-1]), Done)
+    exit_ = child.collect(10)
+    child.close()
+    assert exit_ is not None
+    assert (exit_.returncode, exit_.parent_lost) == (7, False)
+    assert gone(stopped, seconds=5)
+    assert run_to_end(impatient, Request(tmp_path, entry=f"{CHILDREN}:sign_in", layers=LAYERS)).exit.returncode == 0
+
+
+def test_a_listener_that_fails_takes_its_parent_along(
+    impatient: Launcher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    child = impatient.start(Request(tmp_path, entry=f"{CHILDREN}:wait_with_company", layers=LAYERS))
+    with monkeypatch.context() as broken:
+        broken.setattr("engine.process.parent.json.loads", lambda _: {})
+        other = tmp_path / "other"
+        other.mkdir()
+        with pytest.raises(LaunchError):
+            impatient.start(Request(other, entry=f"{CHILDREN}:sign_in", layers=LAYERS))
+    exit_ = child.wait(5)
+    child.close()
+    assert exit_ is not None
+    assert exit_.parent_lost
+    assert "KeyError" in capfd.readouterr().err
+    assert run_to_end(impatient, Request(other, entry=f"{CHILDREN}:sign_in", layers=LAYERS)).exit.returncode == 0
 
 
 @pytest.mark.parametrize("stopped", [False, True], ids=["parent running", "parent stopped"])

@@ -159,3 +159,12 @@ def test_rendering_needs_only_the_standard_library() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=Path(__file__).parents[3])
     assert done.stdout.strip() == "[]"
+
+
+def test_pages_show_a_hundred_warnings_and_count_the_rest(document: dict[str, Any]) -> None:
+    document["warnings"] = [{"code": "w", "message": f"number {number}", "step_index": None, "details": {}} for number in range(40_000)]
+    for page in (report.to_html(document), report.to_markdown(document)):
+        assert "number 99" in page
+        assert "number 100" not in page
+        assert "39900 further warnings stand in report.json" in page
+        assert len(page) < 200_000

@@ -124,8 +124,11 @@ def softmax(op: Op, build: Builder) -> Value:
 
 
 def dropout(op: Op, build: Builder) -> Value:
-    """Dropout: active in train(), the identity in eval(), whatever mode the file was exported in."""
+    """Dropout: active in train(), the identity in eval(). In training mode its outputs are random, and nothing can be compared with them."""
     ratio = op.number("ratio", 1, 0.5)
+    mode = op.get(2)
+    drops = (mode is not None and bool(op.known(2, "training_mode").any())) or (op.opset < 7 and op.attribute("is_test", 0) == 0)
+    op.refuse_training_mode(drops and ratio != 0, "drops values at random")
     if len(op.node.output) > 1 and op.consumers.get(op.node.output[1]):
         op.fail("its mask is used")
     return build.activation(op, nn.Dropout(0.5 if ratio is None else ratio))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import onnx
 import torch
 from torch import nn
 from torch.nn import functional
@@ -11,6 +12,7 @@ from torch.nn import functional
 from engine.formats.onnx.importer.builder import Builder
 from engine.formats.onnx.importer.reader import Op
 from engine.formats.onnx.importer.values import Constant, Value
+from engine.formats.onnx.weights import int_attribute
 
 _BATCH_NORM: dict[int, type[Any]] = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}
 _INSTANCE_NORM: dict[int, type[Any]] = {3: nn.InstanceNorm1d, 4: nn.InstanceNorm2d, 5: nn.InstanceNorm3d}
@@ -18,14 +20,13 @@ _INSTANCE_NORM: dict[int, type[Any]] = {3: nn.InstanceNorm1d, 4: nn.InstanceNorm
 
 def batch_norm(op: Op, build: Builder) -> Value:
     """BatchNormalization, trainable. ONNX's momentum is the share of the old statistics, torch's that of the new ones."""
+    op.refuse_training_mode(normalizes_by_batch(op.node, op.opset), "normalizes by the statistics of whatever batch it is given")
     rank = op.rank(0)
     tensors = [op.constant(index) for index in range(1, 5)]
     if rank not in _BATCH_NORM or any(tensor is None for tensor in tensors):
         op.fail("only constant statistics on two to five dimensions are supported")
     if op.attribute("spatial", 1) != 1:
         op.fail("spatial=0")
-    if any(name and op.consumers.get(name) for name in op.node.output[1:]):
-        op.fail("its statistics are used as outputs")
     scale, bias, mean, variance = (tensor for tensor in tensors if tensor is not None)
     layer = _BATCH_NORM[rank](
         scale.tensor.numel(), eps=float(op.attribute("epsilon", 1e-5)), momentum=1 - float(op.attribute("momentum", 0.9)), affine=True
@@ -36,6 +37,13 @@ def batch_norm(op: Op, build: Builder) -> Value:
     # New ones of one width are equal, and exporters store them once: they are layers of their own all the same.
     same = None not in key and not all(tensor.is_uniform for tensor in (scale, bias, mean, variance))
     return build.layer(layer, op.path(list(op.node.input[1:5])), op.value(0), key=key if same else None)
+
+
+def normalizes_by_batch(node: onnx.NodeProto, opset: int) -> bool:
+    """Whether a BatchNormalization is in training mode: by its attribute, before opset 14 by its further outputs, before 7 by `is_test`."""
+    if opset >= 14:
+        return int_attribute(node, "training_mode") == 1
+    return any(node.output[1:]) or (opset < 7 and int_attribute(node, "is_test") == 0)
 
 
 def layer_norm(op: Op, build: Builder) -> Value:

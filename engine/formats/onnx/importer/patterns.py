@@ -15,6 +15,8 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
+from engine.formats.onnx.checks import inner_nodes
+
 Array = npt.NDArray[np.generic]
 
 
@@ -28,7 +30,7 @@ class Patterns:
         self._producers = {name: node for node in self._nodes for name in node.output}
         self._consumers: dict[str, list[onnx.NodeProto]] = defaultdict(list)
         for node in self._nodes:
-            for name in node.input:
+            for name in (*node.input, *(name for inner in inner_nodes(node) for name in inner.input)):
                 self._consumers[name].append(node)
         self._gone: set[int] = set()
         self._replaced: dict[int, onnx.NodeProto] = {}

@@ -17,6 +17,11 @@ KEEP_HINT = (
     "this operator (torch.onnx.export of the model in eval mode, a current opset), or upload safetensors with a builtin architecture."
 )
 
+TRAINING_HINT = (
+    "Export the network in eval mode, normalizations kept: torch.onnx.export(model.eval(), …, dynamo=False, "
+    "training=torch.onnx.TrainingMode.PRESERVE, do_constant_folding=False)."
+)
+
 
 class Op:
     """Inputs, attributes and settings of a node, whether its opset keeps them as attributes or as inputs."""
@@ -42,14 +47,19 @@ class Op:
             self.node, [name for name in tensors if name], shared=any(len(self.consumers.get(name, ())) > 1 for name in tensors)
         )
 
-    def fail(self, reason: str) -> NoReturn:
+    def fail(self, reason: str, *, hint: str = KEEP_HINT) -> NoReturn:
         """Refuse the node: its meaning is known, but has no trainable form here."""
         raise EngineError(
             "unsupported_operator",
             f"Node {self.label} cannot be made trainable: {reason}.",
-            hint=KEEP_HINT,
+            hint=hint,
             details={"node": self.node.name, "operator": self.type, "reason": reason},
         )
+
+    def refuse_training_mode(self, trains: bool, consequence: str) -> None:
+        """Refuse a node that was exported in training mode, where `trains`: what it computes for one example depends on more than that."""
+        if trains:
+            self.fail(f"it was exported in training mode, in which it {consequence}", hint=TRAINING_HINT)
 
     def get(self, index: int) -> Value | None:
         """Input `index`, or None where it is left out."""

@@ -22,7 +22,7 @@ def export(
     dynamic: bool = True,
     batch: int = 2,
     opset: int | None = None,
-    training: bool = False,
+    keep_norms: bool = False,
 ) -> Path:
     """Export by torch's current (`dynamo`) or legacy exporter, with an open or a fixed batch."""
     inputs = case.inputs(batch)
@@ -40,9 +40,10 @@ def export(
             else:
                 buffer = io.BytesIO()
                 axes = {name: {0: "batch"} for name in names} if dynamic else None
-                mode = torch.onnx.TrainingMode.PRESERVE if training else torch.onnx.TrainingMode.EVAL
+                # Normalizations are kept in the file, with their running statistics, instead of being folded into convolutions.
+                mode = torch.onnx.TrainingMode.PRESERVE if keep_norms else torch.onnx.TrainingMode.EVAL
                 torch.onnx.export(
-                    module.train() if training else module,
+                    module.eval(),
                     inputs,
                     buffer,
                     input_names=names,
@@ -50,7 +51,7 @@ def export(
                     dynamo=False,
                     opset_version=opset,
                     training=mode,
-                    do_constant_folding=not training,
+                    do_constant_folding=not keep_norms,
                 )
                 path.write_bytes(buffer.getvalue())
         finally:

@@ -18,6 +18,7 @@ from safetensors.numpy import save_file
 from engine.contract.errors import EngineError
 from engine.formats.onnx import runtime
 from engine.measuring.examiner.client import Examiner
+from engine.measuring.examiner.messages import DigestRequest, ExaminedDataset, ExampleSource, ScoreRequest
 from engine.measuring.examples import Batch, RandomExamples
 from engine.measuring.outputs import OutputStore, stored_outputs
 from engine.networks.network import Signature, TensorSpec
@@ -42,63 +43,64 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def request(folder: Path, file: str, **changes: Any) -> dict[str, Any]:
-    described = {"path": str(folder / "data.npz"), "format": "npz", "metadata": {}}
+def request(folder: Path, file: str, **changes: Any) -> ScoreRequest:
+    source = ExampleSource(
+        dataset=ExaminedDataset(path=folder / "data.npz", format="npz"),
+        signature=changes.pop("signature", SIGNATURE),
+        split="test",
+        seed=0,
+        work=folder / "work",
+    )
+    if "dataset" in changes:
+        source = source.model_copy(update={"dataset": changes.pop("dataset")})
     asked: dict[str, Any] = {
-        "file": str(folder / file),
-        "baseline": str(folder / "first.onnx"),
-        "outputs": str(folder / "outputs"),
-        "dataset": described,
-        "work": str(folder / "work"),
-        "signature": SIGNATURE.to_json(),
-        "split": "test",
-        "seed": 0,
-        "metrics": ["top1", "cross_entropy"],
-        "required": False,
+        "file": folder / file,
+        "baseline": folder / "first.onnx",
+        "outputs": folder / "outputs",
+        "source": source,
+        "metrics": ("top1", "cross_entropy"),
         "batch_size": 64,
         "threads": 1,
     }
-    return asked | changes
+    return ScoreRequest(**asked | changes)
 
 
 def test_metrics_are_those_of_the_whole_split_whatever_the_batch(examiner: Examiner, folder: Path) -> None:
     images = make_split(150, 2)
     outputs = [ort.InferenceSession(folder / f"{name}.onnx").run(None, {"x": images.images})[0] for name in ("first", "second")]
-    scores = [
-        examiner.ask("score", **request(folder, f"{name}.onnx", batch_size=size))() for name in ("first", "second") for size in (7, 150)
-    ]
+    scores = [examiner.score(request(folder, f"{name}.onnx", batch_size=size))() for name in ("first", "second") for size in (7, 150)]
     for score, own in zip(scores, (outputs[0], outputs[0], outputs[1], outputs[1]), strict=True):
-        found = score["metrics"]
-        assert score["examples_count"] == 150
+        found = score.metrics
+        assert score.examples_count == 150
         assert found["test.top1"] == pytest.approx((own.argmax(1) == images.labels).mean())
         assert found["test.agreement"] == pytest.approx((own.argmax(1) == outputs[0].argmax(1)).mean())
         shifted = own - own.max(1, keepdims=True)
         loss = np.log(np.exp(shifted).sum(1)) - shifted[np.arange(150), images.labels]
         assert found["test.cross_entropy"] == pytest.approx(loss.mean(), rel=1e-4)
     noise = 10 * np.log10(np.square(outputs[0]).sum() / np.square(outputs[0] - outputs[1]).sum())
-    assert scores[2]["metrics"]["test.sqnr_db"] == pytest.approx(noise, rel=1e-3)
-    assert scores[0]["metrics"]["test.sqnr_db"] == 200
+    assert scores[2].metrics["test.sqnr_db"] == pytest.approx(noise, rel=1e-3)
+    assert scores[0].metrics["test.sqnr_db"] == 200
 
 
 def test_outputs_that_were_kept_are_the_files(examiner: Examiner, folder: Path) -> None:
     assert stored_outputs(folder / "elsewhere") is None
-    examiner.ask("score", **request(folder, "first.onnx", outputs=str(folder / "elsewhere")))()
+    examiner.score(request(folder, "first.onnx", outputs=str(folder / "elsewhere")))()
     (kept,) = stored_outputs(folder / "elsewhere") or ()
     (own,) = ort.InferenceSession(folder / "first.onnx").run(None, {"x": make_split(150, 2).images})
     np.testing.assert_allclose(kept, own, atol=1e-5)
 
 
 def test_outputs_that_were_not_kept_are_computed_again(examiner: Examiner, folder: Path) -> None:
-    kept = examiner.ask("score", **request(folder, "second.onnx"))()
-    again = examiner.ask("score", **request(folder, "second.onnx", outputs=str(folder / "nothing")))()
-    assert kept["metrics"] == pytest.approx(again["metrics"])
+    kept = examiner.score(request(folder, "second.onnx"))()
+    again = examiner.score(request(folder, "second.onnx", outputs=str(folder / "nothing")))()
+    assert kept.metrics == pytest.approx(again.metrics)
 
 
 def test_outputs_that_are_too_large_are_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("engine.measuring.outputs.MAX_STORED_OUTPUT_BYTES", 100)
     store = OutputStore(tmp_path / "outputs", 10)
     outputs = [np.ones((5, 3), np.float32)]
-    assert store.keep(Batch({}, None, 5), slice(0, 5), outputs) is outputs
+    assert store.keep(Batch({}, {}, 5), slice(0, 5), outputs) is outputs
     store.close()
     assert not store.complete
     assert not (tmp_path / "outputs").exists()
@@ -113,10 +115,10 @@ def test_a_file_that_gives_nan_is_refused(examiner: Examiner, folder: Path) -> N
     weights = {"w": np.random.default_rng(0).standard_normal((64, CLASSES)).astype(np.float32)}
     save(folder / "nan.onnx", nodes, weights, {"x": ["batch", *IMAGE]}, {"y": ["batch", CLASSES]})
     with pytest.raises(EngineError) as caught:
-        examiner.ask("score", **request(folder, "nan.onnx"))()
+        examiner.score(request(folder, "nan.onnx"))()
     assert caught.value.code == "export_mismatch"
     with pytest.raises(EngineError) as caught:
-        examiner.ask("score", **request(folder, "nan.onnx", baseline=str(folder / "nan.onnx"), outputs=str(folder / "nan")))()
+        examiner.score(request(folder, "nan.onnx", baseline=str(folder / "nan.onnx"), outputs=str(folder / "nan")))()
     assert caught.value.code == "non_finite_outputs"
 
 
@@ -132,43 +134,41 @@ def test_masked_classes_may_be_infinitely_unlikely(examiner: Examiner, folder: P
     }
     save(folder / "mask.onnx", nodes, weights, {"x": ["batch", *IMAGE]}, {"y": ["batch", CLASSES]})
     asked = request(folder, "mask.onnx", baseline=str(folder / "mask.onnx"), outputs=str(folder / "mask"))
-    found = examiner.ask("score", **asked)()["metrics"]
+    found = examiner.score(asked)().metrics
     assert found["test.agreement"] == 1
     assert 0 < found["test.top1"] < 1
     assert found["test.sqnr_db"] == 200
     assert "test.cross_entropy" not in found
 
 
-def test_labels_are_skipped_where_outputs_are_no_scores_unless_they_were_asked_for(examiner: Examiner, folder: Path) -> None:
+def test_targets_that_fit_no_output_are_left_out_with_the_reason(examiner: Examiner, folder: Path) -> None:
     save(folder / "image.onnx", [helper.make_node("Abs", ["x"], ["y"], "abs")], {}, {"x": ["batch", *IMAGE]}, {"y": ["batch", *IMAGE]})
     same = {"baseline": str(folder / "image.onnx"), "outputs": str(folder / "image")}
-    score = examiner.ask("score", **request(folder, "image.onnx", **same))()
-    assert set(score["metrics"]) == {"test.sqnr_db", "test.cosine"}
-    assert "class scores" in score["skipped"]
-    with pytest.raises(EngineError) as caught:
-        examiner.ask("score", **request(folder, "image.onnx", **same, required=True))()
-    assert caught.value.code == "shape_mismatch"
+    score = examiner.score(request(folder, "image.onnx", **same))()
+    assert set(score.metrics) == {"test.sqnr_db", "test.cosine"}
+    assert score.heads[0].task == "fidelity"
+    assert "not one class number for every place" in score.unused_targets["y"]
 
 
 def test_a_damaged_file_is_an_error_and_the_process_goes_on(examiner: Examiner, folder: Path) -> None:
     (folder / "broken.onnx").write_bytes((folder / "first.onnx").read_bytes()[:500])
     with pytest.raises(EngineError) as caught:
-        examiner.ask("score", **request(folder, "broken.onnx"))()
+        examiner.score(request(folder, "broken.onnx"))()
     assert caught.value.code == "model_invalid"
-    assert examiner.ask("score", **request(folder, "first.onnx"))()["examples_count"] == 150
+    assert examiner.score(request(folder, "first.onnx"))().examples_count == 150
 
 
 def test_answers_come_back_to_their_questions(examiner: Examiner, folder: Path) -> None:
-    asked = [examiner.ask("score", **request(folder, f"{name}.onnx")) for name in ("first", "second", "first")]
+    asked = [examiner.score(request(folder, f"{name}.onnx")) for name in ("first", "second", "first")]
     second, first, last = asked[1](), asked[0](), asked[2]()
-    assert first["metrics"] == last["metrics"] != second["metrics"]
+    assert first.metrics == last.metrics != second.metrics
 
 
 def test_tensors_are_told_by_their_bytes(examiner: Examiner, tmp_path: Path) -> None:
     save_file({"a": np.float32([1, 2]), "b": np.float32([1, np.nextafter(np.float32(2), np.float32(3))])}, tmp_path / "t.safetensors")
-    digests = examiner.ask("tensors", file=str(tmp_path / "t.safetensors"))()
-    assert digests["a"][0] == digests["b"][0] == [2]
-    assert digests["a"][1] != digests["b"][1]
+    digests = examiner.digest(DigestRequest(file=tmp_path / "t.safetensors"))()
+    assert digests["a"].shape == digests["b"].shape == (2,)
+    assert digests["a"].sha256 != digests["b"].sha256
 
 
 def test_a_killed_process_is_a_sentence() -> None:
@@ -176,15 +176,34 @@ def test_a_killed_process_is_a_sentence() -> None:
         process._process.send_signal(signal.SIGKILL)
         process._process.wait(10)
         with pytest.raises(EngineError) as caught:
-            process.ask("tensors", file="x")()
-        assert (caught.value.code, caught.value.category) == ("out_of_memory", "resource")
+            process.digest(DigestRequest(file=Path("x")))()
+        assert (caught.value.code, caught.value.category, caught.value.retryable) == ("child_killed", "transient", True)
+
+
+def test_a_crashed_process_tells_by_which_signal() -> None:
+    with Examiner() as process:
+        process._process.send_signal(signal.SIGBUS)
+        process._process.wait(10)
+        with pytest.raises(EngineError) as caught:
+            process.digest(DigestRequest(file=Path("x")))()
+        assert (caught.value.code, caught.value.details) == ("runtime_crashed", {"signal": signal.SIGBUS})
+
+
+def test_an_answer_that_fails_is_an_error_and_the_process_goes_on(examiner: Examiner, tmp_path: Path) -> None:
+    with pytest.raises(EngineError) as caught:
+        examiner.digest(DigestRequest(file=tmp_path / "nothing"))()
+    assert (caught.value.code, caught.value.category) == ("internal_error", "internal")
+    test_tensors_are_told_by_their_bytes(examiner, tmp_path)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="PR_SET_PDEATHSIG is Linux's; elsewhere the closed input ends the process")
 def test_it_dies_with_its_parent(tmp_path: Path) -> None:
     code = (
-        "import sys, time; from engine.measuring.examiner.client import Examiner; e = Examiner()\n"
-        "try: e.ask('tensors', file='x')()\n"
+        "import sys, time\n"
+        "from engine.measuring.examiner.client import Examiner\n"
+        "from engine.measuring.examiner.messages import DigestRequest\n"
+        "e = Examiner()\n"
+        "try: e.digest(DigestRequest(file='x'))()\n"
         "except Exception: pass\n"
         "print(e._process.pid, flush=True); time.sleep(60)"
     )
@@ -225,6 +244,9 @@ def test_random_inputs_fit_names_types_and_shared_dimensions(tmp_path: Path) -> 
     assert batches[0].feed["state"].shape == (2, 48, 3)
     assert batches[0].feed["rate"].dtype == np.int64
     assert all(np.array_equal(a.feed["x"], b.feed["x"]) for a, b in zip(batches, examples.batches(48), strict=True))
+    alone = list(examples.batches(1))
+    assert np.array_equal(np.concatenate([batch.feed["x"] for batch in alone]), np.concatenate([batch.feed["x"] for batch in batches]))
+    assert np.array_equal(np.concatenate([batch.feed["state"] for batch in alone[:48]], axis=1), batches[0].feed["state"])
     other = next(iter(RandomExamples(session, seed=1).batches(48)))
     assert not np.array_equal(batches[0].feed["x"], other.feed["x"])
 

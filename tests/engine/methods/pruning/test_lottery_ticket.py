@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from engine.contract.errors import EngineError
+from engine.contract.metadata import ModelMetadata
 from engine.methods.learning.spec import Train
 from engine.methods.learning.train import apply as train
 from engine.methods.pruning.lottery_ticket import apply, kept_count, output_layer
@@ -22,7 +23,7 @@ QUICK = {"training": {"iterations": 12, "learning_rate": 5e-3, "batch_size": 32}
 @pytest.fixture
 def without_onnx(monkeypatch):
     """Leaves out the export of the ticket as ONNX, which takes longer than everything else here."""
-    monkeypatch.setattr("engine.methods.pruning.ticket.files.export_onnx", lambda network, path: path.touch())
+    monkeypatch.setattr("engine.formats.onnx.networks.ModuleNetwork.write_onnx", lambda network, path: path.touch())
 
 
 @pytest.fixture
@@ -234,7 +235,7 @@ def test_another_job_can_train_the_ticket_again(ticket, world):
 
     training = {"iterations": 12, "optimizer": "sgd", "momentum": 0.0, "learning_rate": 0.05, "batch_size": 32}
     setting, _, _, rounds = ticket(rounds=1, rate=0.5, training=training)
-    network = load_network(setting.context.work / "ticket.onnx", "onnx", {}, setting.context.work)
+    network = load_network(setting.context.work / "ticket.onnx", "onnx", ModelMetadata(), setting.context.work)
     other = world(network.module)
     result = masks.fold(train(network, Train(hold_zeros=True, **training), other.context).module)
     zeros = [int((p == 0).sum()) for p in result.parameters() if p.ndim == 2]

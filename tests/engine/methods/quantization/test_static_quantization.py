@@ -9,6 +9,7 @@ import pytest
 from onnx import helper, numpy_helper
 
 from engine.contract.errors import EngineError
+from engine.methods.quantization.agreement import COMPARED_EXAMPLES
 from engine.methods.quantization.spec import StaticQuantization
 from engine.methods.quantization.static_quantization import apply
 from engine.networks.network import Signature, TensorSpec
@@ -25,10 +26,7 @@ def constants(path: Path) -> dict[str, np.ndarray]:
 
 
 def quantize(bench: Any, **params: Any) -> Path:
-    result = apply(bench.network, StaticQuantization(**params), bench.context)
-    assert result.quantized
-    assert result.onnx_path is not None
-    return result.onnx_path
+    return apply(bench.network, StaticQuantization(**params), bench.context).file(bench.context.work / "none.onnx")
 
 
 def test_everything_runs_in_int8_and_accuracy_stays(bench: Callable[..., Any], cnn_onnx: Path) -> None:
@@ -97,9 +95,15 @@ def test_a_pattern_that_names_nothing_is_told(bench: Callable[..., Any]) -> None
 def test_only_training_examples_are_read_and_just_as_many_as_asked(bench: Callable[..., Any]) -> None:
     world = bench()
     quantize(world, calibration={"samples": 50, "batch_size": 8})
-    assert world.data.splits["train"].reads == 50
+    assert world.data.splits["train"].reads == 50 + 1 + COMPARED_EXAMPLES
     assert world.data.splits["test"].reads == 0
-    assert world.context.reported["calibration"] == {"split": "train", "examples_count": 50, "observer": "minmax"}
+    assert world.context.reported["calibration"] == {
+        "split": "train",
+        "examples_count": 50,
+        "observer": "minmax",
+        "batch_size": 8,
+        "constant_tensors": [],
+    }
 
 
 def test_validation_examples_serve_where_there_are_no_training_examples(bench: Callable[..., Any]) -> None:
@@ -112,6 +116,15 @@ def test_test_examples_are_never_calibrated_on(bench: Callable[..., Any]) -> Non
     with pytest.raises(EngineError, match="training examples") as caught:
         quantize(bench(splits={"test": make_split(60, 2)}))
     assert caught.value.code == "dataset_invalid"
+
+
+def test_what_is_evaluated_is_never_calibrated_on_whatever_its_name(bench: Callable[..., Any]) -> None:
+    world = bench(splits={"validation": make_split(60, 3), "test": make_split(60, 2)})
+    world.context.evaluation_split = "validation"
+    with pytest.raises(EngineError, match="validation is kept for the evaluation") as caught:
+        quantize(world)
+    assert caught.value.code == "dataset_invalid"
+    assert world.data.splits["validation"].reads == world.data.splits["test"].reads == 0
 
 
 def test_the_seed_decides_the_examples_and_nothing_else_varies(bench: Callable[..., Any]) -> None:
@@ -148,7 +161,7 @@ def test_several_inputs(bench: Callable[..., Any], tmp_path: Path) -> None:
     signature = Signature((TensorSpec("a", (None, 16)), TensorSpec("b", (None, 8))), (TensorSpec("y", (None, 8)),))
     world = bench(path, signature=signature, splits={"train": Pairs()})
     result = quantize(world)
-    assert world.context.reported["operators"]["MatMul"]["int8"] == 2, world.context.reported["operators"]
+    assert world.context.reported["operators"]["Gemm"] == {"int8": 2, "float": 0}
     feed = Pairs().batch(np.arange(40))[0]
     outputs = [ort.InferenceSession(p, providers=["CPUExecutionProvider"]).run(None, feed)[0] for p in (path, result)]
     assert np.abs(outputs[0] - outputs[1]).max() < 0.05 * np.abs(outputs[0]).max()

@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch import nn
 
-from engine.formats import export_onnx
+from engine.formats.onnx.networks import ModuleNetwork
 from engine.methods.pruning.structure.channels import is_single, zero_slices
 from engine.methods.pruning.structure.graph import ChannelGraph
 from engine.methods.pruning.structure.plan import Costs, rank
 from engine.methods.pruning.structure.proof import mask_as_cut, removable
-from engine.networks.network import Network, Signature, TensorSpec
+from engine.networks.network import Signature, TensorSpec
 
 X = (torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(0)),)
 
@@ -144,7 +144,7 @@ def test_a_constant_loses_what_belongs_to_the_channels_it_is_added_to(tmp_path):
     with torch.no_grad():
         assert (cut(*tokens) - masked(*tokens)).abs().max() < 1e-5
     signature = Signature((TensorSpec("tokens", (None, 6), "int64"),), (TensorSpec("y", (None, 5)),))
-    export_onnx(Network(signature, module=cut), tmp_path / "cut.onnx")
+    ModuleNetwork(signature, cut).write_onnx(tmp_path / "cut.onnx")
     session = onnxruntime.InferenceSession(tmp_path / "cut.onnx", providers=["CPUExecutionProvider"])
     assert torch.allclose(torch.from_numpy(session.run(None, {"tokens": tokens[0].numpy()})[0]), cut(*tokens), atol=1e-5)
 

@@ -10,13 +10,14 @@ from torch import nn
 from torch.nn import functional
 
 from engine.contract.errors import EngineError
-from engine.formats import export_onnx, load_network
+from engine.contract.metadata import ModelMetadata
+from engine.formats import load_network
+from engine.formats.onnx.networks import ModuleNetwork
 from engine.methods.pruning.spec import StructuredPruning
 from engine.methods.pruning.structure.following.follower import FIXED_SIZE, SINGLE
 from engine.methods.pruning.structure.graph import ChannelGraph
 from engine.methods.pruning.structure.proof import mask_as_cut, removable
 from engine.methods.pruning.structured_pruning import apply
-from engine.networks.network import Network
 from tests.engine.conftest import CLASSES
 from tests.engine.formats.onnx.exporting import export
 from tests.engine.formats.onnx.networks import Case
@@ -144,7 +145,7 @@ def made(make, folder, exporter):
             for parameter in module.parameters():
                 parameter.add_(torch.randn(parameter.shape) * 0.1)
     case = Case(lambda: module, (module.shape,))
-    return load_network(export(module, case, folder / "net.onnx", exporter=exporter), "onnx", {}, folder)
+    return load_network(export(module, case, folder / "net.onnx", exporter=exporter), "onnx", ModelMetadata(), folder)
 
 
 def check(network, shape, groups, folder=None):
@@ -172,7 +173,7 @@ def check(network, shape, groups, folder=None):
     assert all(parameter.grad is not None for parameter in cut.parameters())
     if folder is None:
         return
-    export_onnx(Network(network.signature, module=cut.eval()), folder / "cut.onnx")
+    ModuleNetwork(network.signature, cut.eval()).write_onnx(folder / "cut.onnx")
     (outside,) = ort.InferenceSession(folder / "cut.onnx", providers=["CPUExecutionProvider"]).run(None, {"in0": x.numpy()})
     np.testing.assert_allclose(outside, expected.numpy(), atol=1e-4, rtol=1e-3)
 
@@ -292,7 +293,7 @@ def test_where_nothing_can_be_cut_the_error_says_why(world):
 @pytest.mark.parametrize("exporter", ["dynamo", "legacy"])
 def test_layers_that_share_a_bias_are_cut_apart(exporter, tmp_path):
     case = Case(Encoder, ((7, 6),))
-    module = load_network(export(case.network(), case, tmp_path / "net.onnx", exporter=exporter), "onnx", {}, tmp_path).module
+    module = load_network(export(case.network(), case, tmp_path / "net.onnx", exporter=exporter), "onnx", ModelMetadata(), tmp_path).module
     first, second = (module.get_submodule(f"encoder.layers.{number}.linear1") for number in range(2))
     assert torch.equal(first.bias, second.bias)
     assert first.bias is not second.bias, "that they are equal is no tie"

@@ -1,0 +1,68 @@
+"""The API's server: `python -m api.server --host … --port …`, one process.
+
+Behind a proxy that ends TLS, or alone: the bounds of `api.front.connections` hold either way.
+"""
+
+import argparse
+import resource
+import socket
+import sys
+from typing import Any
+
+import uvicorn
+
+from api.front.connections import Bounds, protocol
+from core import logging
+from core.settings import Settings
+
+KEPT_DESCRIPTORS = 384
+"""Descriptors that are never given to connections: database, files, broker, standard streams."""
+GRACE_SECONDS = 2
+
+
+def config(app: Any, settings: Settings, bounds: Bounds | None = None, **options: Any) -> uvicorn.Config:
+    """uvicorn over `app`, with every connection bounded. Raises the soft limit of descriptors to the hard one."""
+    return uvicorn.Config(
+        app,
+        http=protocol(bounds or Bounds(connections=_connections(settings.max_connections))),
+        ws="none",
+        access_log=False,
+        timeout_graceful_shutdown=GRACE_SECONDS,
+        timeout_keep_alive=int(settings.keep_alive_seconds),
+        **options,
+    )
+
+
+def _connections(wanted: int) -> int:
+    """How many connections the process may have: as many as wanted, and no more than leave descriptors for the service itself."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = wanted + KEPT_DESCRIPTORS
+    if soft < needed:
+        soft = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return max(16, min(wanted, soft - KEPT_DESCRIPTORS))
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Serve until SIGTERM or SIGINT; 1 where the service cannot start, with a sentence that says why."""
+    parser = argparse.ArgumentParser(prog="python -m api.server", description="Serve the API.")
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=8000)
+    parser.add_argument("--fd", type=int, help="a listening socket that was inherited, instead of host and port")
+    parser.add_argument(
+        "--proxy-headers", action="store_true", help="trust X-Forwarded-For and -Proto of the addresses in FORWARDED_ALLOW_IPS"
+    )
+    asked = parser.parse_args(arguments)
+    settings = Settings()
+    logging.configure(settings)
+    from api.app import create_app
+
+    options = {"host": asked.host, "port": asked.port, "log_level": "warning", "proxy_headers": asked.proxy_headers}
+    server = uvicorn.Server(config(create_app(settings), settings, **options))
+    sockets = None if asked.fd is None else [socket.socket(fileno=asked.fd)]
+    server.run(sockets)
+    return 0 if server.started else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Draws the weights of a builtin architecture."""

@@ -1,0 +1,1 @@
+"""Reads weights of torch.save."""

@@ -1,0 +1,144 @@
+"""Int8 quantization of the kind that keeps the accuracy: static, static with fewer operators, or dynamic."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from engine.contract.errors import EngineError
+from engine.contract.events import Event, Warned
+from engine.contract.metric import Key
+from engine.methods.quantization import dynamic_quantization
+from engine.methods.quantization.spec import DynamicQuantization, Int8Quantization, StaticQuantization
+from engine.methods.quantization.static_quantization import Calibrated
+from engine.networks.network import Network
+
+if TYPE_CHECKING:
+    from engine.methods.step import Judge, StepContext
+
+POINT, COSINE = 0.01, 0.99
+"""What is near enough to the original where the spec sets no target: a point of top-1 accuracy or agreement, or this cosine."""
+
+
+@dataclass
+class Try:
+    """One kind of quantization, and what was measured on its file."""
+
+    kind: str
+    network: Network | None = None
+    reported: Mapping[str, Any] = field(default_factory=dict)
+    warnings: tuple[Event, ...] = ()
+    file_bytes: int = 0
+    metrics: Mapping[str, float | None] = field(default_factory=dict)
+    speedup: float | None = None
+    near: bool | None = None
+    """Whether it meets the accuracy target, or without one stays near the original; None where nothing was measured."""
+    error: EngineError | None = None
+
+    def document(self, kept: Try) -> dict[str, Any]:
+        """As it stands in the step's report."""
+        said: dict[str, Any] = {"kind": self.kind, "kept": self is kept}
+        if self.error is not None:
+            return {**said, "error": {"code": self.error.code, "message": self.error.message}}
+        operators = {name: self.reported.get(name) for name in ("int8_operators_count", "float_operators_count")}
+        measured = {"file_bytes": self.file_bytes, "metrics": dict(self.metrics), "speedup": self.speedup, "near_enough": self.near}
+        return {**said, **measured, **operators}
+
+
+def apply(network: Network, params: Int8Quantization, context: StepContext) -> Network:
+    """Try each kind, measure its file as the job measures what it publishes, and keep one.
+
+    Raises:
+        EngineError: What the first try failed with, where all of them did.
+    """
+    tries = list(_tries(network, params, context))
+    done = [item for item in tries if item.error is None]
+    if not done:
+        assert tries[0].error is not None
+        raise tries[0].error
+    kept = choose(done, context.judge)
+    for event in kept.warnings:
+        context.emit(event)
+    for key, value in kept.reported.items():
+        context.report(key, value)
+    context.report("kept", kept.kind)
+    context.report("tries", [item.document(kept) for item in tries])
+    assert kept.network is not None
+    return kept.network
+
+
+def choose(done: list[Try], judge: Judge | None) -> Try:
+    """The try that is kept; the first one where nothing was measured.
+
+    With an accuracy target the smallest of those that meet it, without one the fastest of those that are near enough; the one nearest to the
+    original where none is.
+    """
+    near = [item for item in done if item.near]
+    if judge is None:
+        return done[0]
+    if not near:
+        return max(done, key=lambda item: judge.quality(item.metrics))
+    if judge.has_target:
+        return min(near, key=lambda item: item.file_bytes)
+    return max(near, key=lambda item: item.speedup or 0.0)
+
+
+def is_near(baseline: Mapping[str, float | None], metrics: Mapping[str, float | None]) -> bool:
+    """Whether figures are within a point of the original's where classes are named, or its outputs point the same way."""
+    found = {Key.parse(key): value for key, value in metrics.items()}
+    original = {Key.parse(key): value for key, value in baseline.items()}
+    for name in ("top1", "agreement"):
+        pairs = [(original.get(key), value) for key, value in found.items() if key.name == name]
+        if pairs:
+            return all(before is not None and value is not None and before - value <= POINT + 1e-9 for before, value in pairs)
+    return all(value is not None and value >= COSINE for key, value in found.items() if key.name == "cosine")
+
+
+def _tries(network: Network, params: Int8Quantization, context: StepContext) -> Iterator[Try]:
+    shared = {name: getattr(params, name) for name in ("granularity", "reduce_range", "ignore")}
+    static = StaticQuantization(calibration=params.calibration, **shared)
+    calibrated: list[Calibrated] = []
+
+    def first(own: StepContext) -> Network:
+        calibrated.append(Calibrated.of(network, static, own))
+        return calibrated[0].write(own, own.work / "quantized.onnx")
+
+    def fewer(own: StepContext) -> Network:
+        names = calibrated[0].lossy(own)
+        if not names:
+            raise EngineError("nothing_quantized", "There is one product in this network only: it has no fewer operators to quantize.")
+        own.report("left_in_float", names)
+        return calibrated[0].write(own, own.work / "quantized.onnx", names)
+
+    with context.part(0.0, 0.6):
+        yield _try("static", first, context)
+    if calibrated:
+        with context.part(0.6, 0.8):
+            yield _try("static_fewer_operators", fewer, context)
+    with context.part(0.8, 1.0):
+        yield _try("dynamic", lambda own: dynamic_quantization.apply(network, DynamicQuantization(**shared), own), context)
+
+
+def _try(kind: str, make: Callable[[StepContext], Network], context: StepContext) -> Try:
+    """Make a file in a folder of its own and measure it; warnings wait until it is kept."""
+    warnings: list[Event] = []
+    work = context.work / kind
+    work.mkdir(exist_ok=True)
+    own = replace(
+        context, work=work, reported={}, emit=lambda event: (warnings.append if isinstance(event, Warned) else context.emit)(event)
+    )
+    try:
+        network = make(own)
+    except EngineError as error:
+        if error.category in ("resource", "transient"):
+            raise
+        return Try(kind, error=error)
+    found = Try(kind, network, own.reported, tuple(warnings), network.file(work / "candidate.onnx").stat().st_size)
+    if context.judge is not None:
+        found.metrics = context.judge.score(network)
+        found.near = (
+            context.judge.meets_target(found.metrics) if context.judge.has_target else is_near(context.judge.baseline, found.metrics)
+        )
+        found.speedup = context.judge.speedup(network)
+    return found

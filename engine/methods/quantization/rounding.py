@@ -1,0 +1,92 @@
+"""Numbers in 8 bits: scales and zero points of ranges, weights and biases. NumPy only.
+
+A real number r is stored as the integer q with r ≈ scale · (q - zero_point). Source: Jacob et al., CVPR 2018, section 2.1.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+_SMALLEST = np.float32(1e-36)
+"""Smaller scales would make products of two of them vanish in float32; what needs one is zero for every purpose."""
+_BIAS_LEVELS = 2.0**30
+"""Largest bias in units of its scale: half of an int32 is left for the products that are added to it."""
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """How one tensor of activations is stored: one scale and one zero point, as unsigned or signed bytes."""
+
+    scale: np.float32
+    zero_point: NDArray[Any]
+    """A scalar of type uint8 or int8."""
+
+    @property
+    def bounds(self) -> tuple[np.float32, np.float32]:
+        """The smallest and the largest number that can be stored."""
+        limits, zero = np.iinfo(self.zero_point.dtype), int(self.zero_point)
+        return np.float32(self.scale * np.float32(limits.min - zero)), np.float32(self.scale * np.float32(limits.max - zero))
+
+
+def scaling(low: float, high: float, *, symmetric: bool, at_most: float | None = None) -> Scaling:
+    """The scaling of a range, widened to hold zero; 1 and zero where the range is nothing but zero.
+
+    Args:
+        low: Smallest number.
+        high: Largest number.
+        symmetric: Signed bytes around zero, instead of unsigned ones with a zero point.
+        at_most: A number that the largest storable one must not exceed, not even by rounding: the upper bound of a Clip before it.
+    """
+    low, high = min(low, 0.0), max(high, 0.0)
+    if symmetric:
+        peak = max(-low, high)
+        scale = np.float32(peak / 127)
+        return Scaling(scale if scale > _SMALLEST else np.float32(1), np.array(0, np.int8))
+    scale = np.float32((high - low) / 255)
+    if not scale > _SMALLEST:
+        return Scaling(np.float32(1), np.array(0, np.uint8))
+    zero = np.array(np.clip(np.rint(-low / float(scale)), 0, 255), np.uint8)
+    found = Scaling(scale, zero)
+    while at_most is not None and at_most >= high and found.bounds[1] > np.float32(at_most):
+        found = Scaling(np.nextafter(found.scale, np.float32(0)), zero)
+    return found
+
+
+def rounded(values: NDArray[Any], how: Scaling) -> NDArray[Any]:
+    """A constant in the storage of an activation."""
+    limits = np.iinfo(how.zero_point.dtype)
+    shifted = np.rint(values.astype(np.float64) / float(how.scale)) + int(how.zero_point)
+    stored: NDArray[Any] = np.clip(shifted, limits.min, limits.max).astype(how.zero_point.dtype)
+    return stored
+
+
+def weight_scales(weight: NDArray[Any], axis: int | None, levels: int) -> NDArray[np.float32]:
+    """The symmetric scale of a weight: a scalar, or one for each index of dimension `axis`. A channel of zeros has the scale 1."""
+    others = None if axis is None else tuple(dim for dim in range(weight.ndim) if dim != axis)
+    high = np.max(weight, axis=others, initial=0).astype(np.float64)
+    low = np.min(weight, axis=others, initial=0).astype(np.float64)
+    scales = (np.maximum(high, -low) / levels).astype(np.float32)
+    return np.asarray(np.where(scales > _SMALLEST, scales, np.float32(1)), np.float32)
+
+
+def rounded_weight(weight: NDArray[Any], scales: NDArray[np.float32], axis: int | None, levels: int) -> NDArray[np.int8]:
+    """The 8-bit integers of a weight: weight ≈ integers · scales, |integers| ≤ levels."""
+    shape = [1] * weight.ndim
+    if axis is not None:
+        shape[axis] = -1
+    quotient = weight.astype(np.float32) / scales.reshape(shape)
+    integers: NDArray[np.int8] = np.clip(np.rint(quotient, out=quotient), -levels, levels).astype(np.int8)
+    return integers
+
+
+def bias_fits(bias: NDArray[Any], scales: NDArray[np.float32], activation: np.float32) -> NDArray[np.float32]:
+    """The weight's scales, raised where the bias of a channel would not fit into 32 bits at `activation · scale`.
+
+    A bias that large in comparison with all products drowns what coarser weights lose.
+    """
+    least = np.abs(bias.astype(np.float64)) / (_BIAS_LEVELS * float(activation))
+    if scales.ndim == 0:
+        return np.asarray(np.maximum(scales, least.max(initial=0.0)), np.float32)
+    return np.maximum(scales, least).astype(np.float32)

@@ -1,0 +1,1 @@
+"""Metrics of class scores and of yes-or-no decisions, against targets."""

@@ -1,0 +1,1 @@
+"""How near outputs are to those of the uploaded model; no targets are needed."""

@@ -1,0 +1,1 @@
+"""Metrics of embeddings, by which like things are found."""

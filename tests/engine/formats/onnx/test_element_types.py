@@ -1,0 +1,91 @@
+"""Types of inputs, outputs and stored weights outlive import, training and export."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
+
+from engine.contract.metadata import ModelMetadata
+from engine.formats import load_network
+from engine.formats.onnx.counting import count_onnx
+from tests.engine.formats.onnx.graphs import BATCH, node, normal, run_reference
+
+F16, F32, F64, I32 = TensorProto.FLOAT16, TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.INT32
+WIDTHS = (6, 8, 4)
+
+
+def network(folder: Path, *, given: int, stored: int, computed: int, returned: int) -> Path:
+    """Two linear layers and an index of the largest output; Cast nodes wherever two types meet."""
+    numpy_type = helper.tensor_dtype_to_np_dtype(stored)
+    weights = {"fc1.weight": normal(6, 8), "fc1.bias": normal(8), "fc2.weight": normal(8, 4), "fc2.bias": normal(4)}
+    nodes, names = [], {}
+    for name in weights:
+        names[name] = name if stored == computed else f"{name}_cast"
+        if stored != computed:
+            nodes.append(node("Cast", [name], [names[name]], to=computed))
+    start, end = ("x" if given == computed else "x_cast"), ("y" if computed == returned else "z")
+    nodes += [node("Cast", ["x"], ["x_cast"], to=computed)] if given != computed else []
+    nodes += [
+        node("Gemm", [start, names["fc1.weight"], names["fc1.bias"]], ["h"]),
+        node("Relu", ["h"], ["r"]),
+        node("Gemm", ["r", names["fc2.weight"], names["fc2.bias"]], [end]),
+        node("ArgMax", [end], ["i"], axis=1, keepdims=0),
+        node("Cast", ["i"], ["best"], to=I32),
+    ]
+    nodes += [node("Cast", ["z"], ["y"], to=returned)] if computed != returned else []
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", given, [BATCH, 6])],
+        [helper.make_tensor_value_info("y", returned, [BATCH, 4]), helper.make_tensor_value_info("best", I32, [BATCH])],
+        [numpy_helper.from_array(array.astype(numpy_type), name) for name, array in weights.items()],
+    )
+    path = folder / "model.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("given", "stored", "computed", "returned"),
+    [(F16, F16, F16, F16), (F32, F16, F32, F32), (F16, F16, F32, F16), (F64, F64, F64, F64), (F64, F32, F32, F64), (F32, F32, F32, F16)],
+)
+def test_types_stay(given: int, stored: int, computed: int, returned: int, tmp_path: Path) -> None:
+    path = network(tmp_path, given=given, stored=stored, computed=computed, returned=returned)
+    original = load_network(path, "onnx", ModelMetadata(), tmp_path)
+    original.with_module(original.module).write_onnx(tmp_path / "out.onnx")
+    before, after = onnx.load(path), onnx.load(tmp_path / "out.onnx")
+    for side in ("input", "output"):
+        kinds = [[(item.name, item.type.tensor_type.elem_type) for item in getattr(proto.graph, side)] for proto in (before, after)]
+        assert kinds[0] == kinds[1]
+    x = normal(5, 6, seed=7).astype(helper.tensor_dtype_to_np_dtype(given))
+    want, got = (run_reference(proto, {"x": x}) for proto in (before, after))
+    tolerance = 1e-2 if F16 in (given, stored, computed, returned) else 1e-5
+    np.testing.assert_allclose(got[0].astype(np.float64), want[0].astype(np.float64), atol=tolerance)
+    assert [value.dtype for value in got] == [value.dtype for value in want]
+    np.testing.assert_array_equal(got[1], want[1])
+
+
+def test_half_precision_weights_are_stored_in_half_again_and_count_the_same(tmp_path: Path) -> None:
+    path = network(tmp_path, given=F16, stored=F16, computed=F16, returned=F16)
+    original = load_network(path, "onnx", ModelMetadata(), tmp_path)
+    module = original.module
+    with torch.no_grad():
+        module.get_parameter("fc1.weight").mul_(1.0001)
+    original.with_module(module).write_onnx(tmp_path / "out.onnx")
+    stored = {item.name: item for item in onnx.load(tmp_path / "out.onnx").graph.initializer}
+    assert {item.data_type for item in stored.values() if np.prod(item.dims) > 1} == {F16}
+    assert count_onnx(tmp_path / "out.onnx") == count_onnx(path)
+
+
+def test_weights_beyond_half_precision_stay_single(tmp_path: Path) -> None:
+    path = network(tmp_path, given=F16, stored=F16, computed=F16, returned=F16)
+    original = load_network(path, "onnx", ModelMetadata(), tmp_path)
+    module = original.module
+    with torch.no_grad():
+        module.get_parameter("fc2.bias")[0] = 1e6
+    original.with_module(module).write_onnx(tmp_path / "out.onnx")
+    stored = {item.name: item for item in onnx.load(tmp_path / "out.onnx").graph.initializer}
+    assert numpy_helper.to_array(stored["fc2.bias"])[0] == np.float32(1e6)
