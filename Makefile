@@ -11,7 +11,7 @@ DATA_DIR ?= data
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo serve test check format docs migration faults fuzz-graphs claims
+.PHONY: help install demo serve test check format docs migration faults fuzz-graphs attack claims
 
 help: ## Show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -56,6 +56,9 @@ faults: install ## Run the whole fault matrix with seeded random kills (minutes)
 
 fuzz-graphs: install ## Draw 500 small networks and compare all that the engine makes of them (minutes)
 	FUZZ_GRAPHS=$${FUZZ_GRAPHS:-500} $(BIN)/python -m pytest -q tests/engine/drawn
+
+attack: install ## Attack a running service: slow, silent, endless and greedy clients (minutes)
+	$(BIN)/python -m tests.attack
 
 claims: install ## Reproduce the papers' claims on small data (minutes)
 	$(BIN)/python -m benchmarks.claims --quick --json build/claims.json --table docs/claims.md

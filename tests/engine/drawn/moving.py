@@ -16,6 +16,8 @@ def pool(s: Sketch, x: str) -> None:
         return
     kernel = [rng.choice([1, 2, 3]) for _ in sizes]
     attributes: dict[str, object] = {"kernel_shape": kernel}
+    if any(size < reach for size, reach in zip(sizes, kernel, strict=True)):
+        raise Unfit("a window larger than the image")
     if rng.random() < 0.7:
         attributes["strides"] = [rng.choice([1, 2]) for _ in sizes]
     if rng.random() < 0.4:
