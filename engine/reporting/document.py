@@ -1,48 +1,23 @@
-"""The report of a compress job: one JSON document, and its readable forms.
+"""Reading a stored report: of this version, or of a version before, which is completed."""
 
-`to_html` and `to_markdown` need nothing but the standard library, so that the API renders reports without numpy or torch.
-"""
-
-from __future__ import annotations
-
-from collections.abc import Mapping
-from typing import Any
-
-from engine.contract import constraints
-from engine.contract.figures import ConstraintCheck
+from engine.contract.report import Report, StepReport, read_report
+from engine.reporting.earlier import shown_before
 from engine.reporting.html import to_html
 from engine.reporting.markdown import to_markdown
-from engine.reporting.text import ratio_text, value_text
 
-__all__ = ["REPORT_VERSION", "sentence", "to_html", "to_markdown"]
-
-REPORT_VERSION = 1
+__all__ = ["read", "to_html", "to_markdown"]
 
 
-def sentence(document: Mapping[str, Any]) -> str:
-    """What came out, in one sentence."""
-    compared, split = document["comparison"], document["evaluation"]["split"]
-    smaller = compared["file_ratio"] or 0
-    parts = [f"{ratio_text(smaller)} smaller" if smaller >= 1.005 else "no smaller file"]
-    if smaller < 1.005 and (compared["gzip_ratio"] or 0) >= 1.05:
-        parts.append(f"{ratio_text(compared['gzip_ratio'])} smaller after gzip")
-    metric = next(
-        (key for name in ("top1", "agreement", "cosine", "sqnr_db") if (key := f"{split}.{name}") in document["result"]["metrics"]), None
-    )
-    if metric is not None:
-        before, after = (document[side]["metrics"][metric] for side in ("baseline", "result"))
-        name = metric.partition(".")[2]
-        if name == "top1":
-            parts.append(f"top-1 {100 * (after - before):+.2f} points ({value_text(name, before)} → {value_text(name, after)})")
-        else:
-            parts.append(f"{name} with the original {value_text(name, after)}" + (" on random inputs" if split == "random" else ""))
-    speed, latency = compared["latencies"][0], document["result"]["latency_ms"]
-    how = {"faster": f"{ratio_text(speed['speedup'])} faster", "same": "as fast as the original"}.get(
-        document["verdict"], f"{ratio_text(1 / speed['speedup'])} slower"
-    )
-    parts.append(
-        f"{how} on {latency['runtime']} ({latency['threads']} thread{'s' if latency['threads'] > 1 else ''}, batch {latency['batch_size']})"
-    )
-    missed = [constraints.sentence(ConstraintCheck.model_validate(item)) for item in document["constraints"] if not item["met"]]
-    ending = {"constraints_met": "; all constraints met", "no_constraints": ""}.get(document["outcome"], "; missed: " + ", ".join(missed))
-    return ", ".join(parts) + ending + "."
+def read(content: bytes | str) -> Report:
+    """A stored report, ready to be drawn. Raises UnreadableReport where it has another version or is none.
+
+    Reports of before there were settings get the one that they had; those of before steps chose what they show, what was shown then.
+    """
+    report = read_report(content)
+    if report.settings:
+        return report
+    return report.model_copy(update={"settings": report.as_result().settings, "steps": tuple(map(_completed, report.steps))})
+
+
+def _completed(step: StepReport) -> StepReport:
+    return step.model_copy(update={"shown": shown_before(step.report)}) if not step.shown else step
