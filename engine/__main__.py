@@ -18,10 +18,12 @@ from engine.contract.errors import JobError
 from engine.contract.file_format import Kind, by_ending, catalogue, names
 from engine.contract.job import FILE_NAME, RESULT
 from engine.contract.metadata import DatasetMetadata, ModelMetadata
+from engine.contract.metric import first_of
+from engine.contract.report import Report
 from engine.contract.spec import Spec, parse
 from engine.jobs.run import run_job
 from engine.reporting import document as report
-from engine.reporting.text import before_after, constraint_name
+from engine.reporting.text import before_after, constraint_row
 
 EXIT_FAILED, EXIT_USAGE, EXIT_CONSTRAINTS = 1, 2, 3
 
@@ -90,11 +92,11 @@ def _run(options: argparse.Namespace) -> int:
     status = _job(job, options.out, console)
     if status != 0 or (console.done is not None and console.done.error is not None):
         return EXIT_FAILED
-    described = json.loads((options.out / "report.json").read_text())
+    described = report.read((options.out / "report.json").read_bytes())
     (options.out / "report.html").write_text(report.to_html(described), encoding="utf-8")
     (options.out / "report.md").write_text(report.to_markdown(described), encoding="utf-8")
     print(summary_table(described), file=sys.stderr)
-    return EXIT_CONSTRAINTS if described["outcome"] == "constraints_not_met" else 0
+    return EXIT_CONSTRAINTS if described.outcome == "constraints_not_met" else 0
 
 
 def _job(job: dict[str, Any], out: Path | None, console: "Console") -> int:
@@ -202,7 +204,8 @@ class Console:
             case events.StepStarted():
                 self._line(f"step {(event.step_index or 0) + 1}/{self._steps}: {event.method}")
             case events.StepFinished():
-                shown = {key: value for key, value in event.metrics.items() if key.endswith((".top1", ".agreement", "params_count"))}
+                first = first_of(event.metrics)
+                shown = {key: value for key, value in event.metrics.items() if key in (first, "params_count")}
                 self._line("  " + ", ".join(f"{key} {value:.5g}" for key, value in shown.items()))
             case events.Warned():
                 self._line(f"warning {event.code}: {event.message}")
@@ -228,13 +231,13 @@ class Console:
         print(text, file=self._stream, flush=True)
 
 
-def summary_table(document: dict[str, Any]) -> str:
+def summary_table(described: Report) -> str:
     """The figures of a report as a table for a terminal."""
-    rows = [("", "before", "after", "change"), *before_after(document)]
+    rows = [("", "before", "after", "change"), *before_after(described)]
     widths = [max(len(row[i]) for row in rows) for i in range(4)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    checks = [f"{'met   ' if item['met'] else 'MISSED'} {constraint_name(item)}" for item in document["constraints"]]
-    return "\n".join(["", *lines, *checks, "", document["sentence"]])
+    checks = [f"{'met   ' if item.met else 'MISSED'} {constraint_row(item)[0]}" for item in described.constraints]
+    return "\n".join(["", *lines, *checks, "", described.sentence])
 
 
 if __name__ == "__main__":

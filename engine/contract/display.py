@@ -28,8 +28,8 @@ class Column(Record):
         """The column of a figure by its key: a metric such as `test.top1`, or a name that ends in `_count`, `_bytes` …"""
         found = Key.parse(key)
         if found.metric is not None:
-            where = ", ".join(part for part in (found.split, found.output) if part)
-            return cls(title=f"{found.metric.title}, {where}", unit=found.metric.unit)
+            title = f"{found.metric.title} (nats)" if found.metric.unit == "nats" else found.metric.title
+            return cls(title=", ".join(part for part in (title, found.output, found.split) if part), unit=found.metric.unit)
         unit = next((unit for unit in ("bytes", "count", "ms", "seconds", "ratio") if key.endswith(f"_{unit}")), "")
         return cls(title=key.replace("_", " "), unit="share" if key.endswith("sparsity") else unit)
 

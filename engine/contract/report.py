@@ -6,8 +6,7 @@ from pydantic import ValidationError
 
 from engine.contract.display import Shown
 from engine.contract.errors import EngineError
-from engine.contract.figures import ConstraintCheck, Figures, Outcome, Record, Result, Setting, SpeedWord, Summary
-from engine.contract.figures import Judgement, Measured
+from engine.contract.figures import ConstraintCheck, Judgement, Measured, Outcome, Record, Result, Setting, Summary
 
 REPORT_VERSION = 1
 Interval = tuple[float, float]
@@ -126,6 +125,8 @@ class Report(Summary):
     intervals: dict[Literal["baseline", "result"], dict[str, Interval]]
     """95 % Wilson intervals of the metrics that count examples."""
     evaluation: EvaluatedOn
+    outputs: tuple[dict[str, Any], ...] = ()
+    """What each output of the network says, and its task."""
     constraints: tuple[ConstraintCheck, ...]
     """Of the first setting."""
     steps: tuple[StepReport, ...]

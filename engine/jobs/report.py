@@ -52,6 +52,7 @@ def build(
             "result": _intervals(result.first.figures.metrics, examples_count),
         },
         evaluation=EvaluatedOn(split=subject.split, examples_count=examples_count, inputs="dataset" if subject.data else "random"),
+        outputs=tuple(head.model_dump(mode="json", exclude={"indices"}) for head in subject.heads or ()),
         constraints=result.first.verdict.constraints,
         steps=tuple(steps),
         kept_step_index=publication.step_index,

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 import numpy as np
 
 from engine.contract import events
+from engine.contract.display import MOST_SHOWN, Note, Shown, Table
 from engine.contract.errors import EngineError
+from engine.contract.heads import Head
 from engine.networks.network import Network, Signature
 
 if TYPE_CHECKING:
@@ -86,11 +88,17 @@ class StepContext:
     threads: int = 1
     evaluation_split: str = "test"
     """The split on which stages are measured."""
+    heads: tuple[Head, ...] = ()
+    """How the outputs are read, where that was found out already; methods ask `reading`."""
+    unused_targets: dict[str, str] = field(default_factory=dict)
+    """Targets of the dataset that no output is compared with, and why."""
     judge: Judge | None = None
     """Absent where a method runs outside of a job."""
     step_index: int | None = None
     reported: dict[str, Any] = field(default_factory=dict)
     """What the method put into the step's report."""
+    shown: list[Shown] = field(default_factory=list)
+    """What the method shows in the readable reports."""
     metrics: dict[str, float] = field(default_factory=dict)
     """The last value of every metric of the step."""
     files: list[StepFile] = field(default_factory=list)
@@ -101,7 +109,7 @@ class StepContext:
 
     def for_step(self, index: int, span: tuple[float, float]) -> Self:
         """The context of step `index`, whose work is the given share of the whole job."""
-        return replace(self, step_index=index, reported={}, metrics={}, files=[], _span=span, _draws=0)
+        return replace(self, step_index=index, reported={}, shown=[], metrics={}, files=[], _span=span, _draws=0)
 
     @property
     def signature(self) -> Signature:
@@ -138,15 +146,30 @@ class StepContext:
             )
         return splits[name]
 
+    def reading(self) -> tuple[Head, ...]:
+        """How the network's outputs are read, in their order."""
+        return self.heads
+
+    def trained_heads(self, examples: Examples) -> tuple[Head, ...]:
+        """The heads for which `examples` have targets."""
+        return tuple(head for head in self.reading() if head.from_input is not None or head.target in examples.targets)
+
     def labelled(self, name: str) -> Examples:
-        """A split that has labels. Raises `dataset_invalid` where it has none."""
+        """A split with targets that the network can be trained on. Raises `dataset_invalid` or `shape_mismatch` where it has none."""
         examples = self.split(name)
-        if examples.labels is None:
-            raise EngineError("dataset_invalid", f"This step needs labels, but the {name!r} split has none.", hint=f"Upload y_{name}.")
-        return examples
+        if self.trained_heads(examples):
+            return examples
+        if not examples.targets:
+            raise EngineError("dataset_invalid", f"This step needs targets, but the {name!r} split has none.", hint=f"Upload y_{name}.")
+        reasons = "; ".join(self.unused_targets.get(target, "no output is compared with it") for target in examples.targets)
+        raise EngineError(
+            "shape_mismatch",
+            f"This step needs targets that fit an output of the network, but {reasons}.",
+            hint="Say what the outputs are in the model's metadata (task, outputs), or use methods that need no targets.",
+        )
 
     def held_out(self) -> tuple[Examples, Examples]:
-        """Training and validation examples that have none in common. Raises `dataset_invalid` without labelled training examples."""
+        """Training and validation examples that have none in common. Raises `dataset_invalid` without training examples with targets."""
         self.labelled("train")
         assert self.data is not None
         return self.data.train(seed=self.seed), self.data.validation(seed=self.seed)
@@ -201,8 +224,22 @@ class StepContext:
             self.warn("pattern_unmatched", f"ignore: {pattern!r} names no layer of this network.", pattern=pattern)
 
     def report(self, key: str, value: Any) -> None:
-        """Put JSON into the step's report."""
+        """Put JSON into the step's report, for programs; what people should see is shown."""
         self.reported[key] = value
+
+    def show(self, item: Shown) -> None:
+        """Put a table, a curve, bars or a note into the readable reports, in the order of the calls; at most 50 of them a step."""
+        self.shown.append(item)
+
+    def displayed(self) -> tuple[Shown, ...]:
+        """What the reports show of the step: its stages, as far as they were measured, and what the method chose."""
+        stages = [row for row in self.reported.get("stages", ()) if len(row) > 1]
+        table = [Table.of("Stages", "stage", stages)] if stages else []
+        shown = [*table, *self.shown]
+        if len(shown) <= MOST_SHOWN:
+            return tuple(shown)
+        left = len(shown) - MOST_SHOWN + 1
+        return (*shown[: MOST_SHOWN - 1], Note(text=f"{left} more tables and diagrams are not shown."))
 
     def finished(self) -> None:
         """Called when the step is done and measured."""

@@ -84,9 +84,13 @@ def _axes(curve: Curve, x: _Scale, y: _Scale) -> str:
     floor = _HEIGHT - _BOTTOM
     parts = [f'<path class="axis" d="M{_LEFT},8V{floor}H{_WIDTH - 8}"/>']
     for value in x.ticks():
-        parts.append(f'<text x="{x.place(value):.1f}" y="{floor + 14}" text-anchor="middle">{escape(place_text(value, curve.x.unit))}</text>')
+        parts.append(
+            f'<text x="{x.place(value):.1f}" y="{floor + 14}" text-anchor="middle">{escape(place_text(value, curve.x.unit))}</text>'
+        )
     for value in y.ticks():
-        parts.append(f'<text x="{_LEFT - 6}" y="{y.place(value) + 4:.1f}" text-anchor="end">{escape(place_text(value, curve.y.unit))}</text>')
+        parts.append(
+            f'<text x="{_LEFT - 6}" y="{y.place(value) + 4:.1f}" text-anchor="end">{escape(place_text(value, curve.y.unit))}</text>'
+        )
     parts.append(f'<text class="name" x="{(_LEFT + _WIDTH) / 2}" y="{_HEIGHT - 4}" text-anchor="middle">{escape(curve.x.title)}</text>')
     parts.append(f'<text class="name" x="{_LEFT + 6}" y="16">{escape(curve.y.title)}</text>')
     return "".join(parts)

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from engine.contract.display import Column, Curve, Line, Shown, Table
+from engine.contract.metric import Key, first_of
 
 
 def shown_before(found: Mapping[str, Any]) -> tuple[Shown, ...]:
@@ -13,10 +14,13 @@ def shown_before(found: Mapping[str, Any]) -> tuple[Shown, ...]:
     if stages:
         shown.append(Table.of("Stages", "stage", stages))
     if "sensitivity" in found:
-        curves = found["sensitivity"]["curves"].items()
-        lines = tuple(Line(name=name, points=tuple((point["ratio"], point["top1"]) for point in curve)) for name, curve in curves)
-        axes = Column(title="pruned", unit="share"), Column(title="accuracy", unit="share")
-        shown.append(Curve(title="Accuracy with one layer pruned", x=axes[0], y=axes[1], lines=lines))
+        curves, metric = found["sensitivity"]["curves"].items(), first_of(f"validation.{name}" for name in found["sensitivity"]["unpruned"])
+        if metric is not None:
+            key = Key.parse(metric).name
+            lines = tuple(Line(name=name, points=tuple((point["ratio"], point[key]) for point in curve)) for name, curve in curves)
+            shown.append(
+                Curve(title="Quality with one layer pruned", x=Column(title="pruned", unit="share"), y=Column.of(metric), lines=lines)
+            )
     if "baselines" in found:
         shown.append(Table.of("Baselines", "baseline", found["baselines"]["rows"]))
     if "operators" in found:

@@ -76,7 +76,10 @@ def _marked(row: Sequence[str]) -> tuple[str, ...]:
     """A row with its verdicts in colour."""
     looks = {"faster": "good", "slower": "bad", "met": "good", "missed": "bad"}
     last = [looks.get(cell.partition(":")[0]) for cell in row]
-    return tuple(cell if look is None or not place else Html(f'<span class="{look}">{escape(cell)}</span>') for place, (cell, look) in enumerate(zip(row, last, strict=True)))
+    return tuple(
+        cell if look is None or not place else Html(f'<span class="{look}">{escape(cell)}</span>')
+        for place, (cell, look) in enumerate(zip(row, last, strict=True))
+    )
 
 
 def _cards(report: Report) -> Html:

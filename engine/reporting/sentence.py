@@ -29,8 +29,7 @@ def sentence(report: Report) -> str:
 def _quality(report: Report, key: str) -> str:
     metric, after = Key.parse(key).metric, key_text(key, report.result.metrics[key])
     assert metric is not None
-    title = metric.title[0].lower() + metric.title[1:] if metric.title[1:2].islower() else metric.title
     if metric.needs == "baseline":
-        return f"{title} {after}" + (" on random inputs" if report.evaluation.inputs == "random" else "")
+        return f"{metric.name} with the original {after}" + (" on random inputs" if report.evaluation.inputs == "random" else "")
     change = change_text(key, report.comparison.metric_changes.get(key))
-    return f"{title} {change} ({key_text(key, report.baseline.metrics.get(key))} → {after})"
+    return f"{metric.short} {change} ({key_text(key, report.baseline.metrics.get(key))} → {after})"

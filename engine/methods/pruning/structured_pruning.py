@@ -114,7 +114,8 @@ class _Cutter:
             for group, values in zip(groups, scores, strict=True)
         }
         curves.report(found, figures, context)
-        shares = {name: curves.bearable(points, figures["top1"], params.max_drop) for name, points in found.items()}
+        quality = context.quality(context.held_out()[1])
+        shares = {name: curves.bearable(points, figures, quality, params.max_drop) for name, points in found.items()}
         context.report("pruning_ratios", shares)
         return shares
 

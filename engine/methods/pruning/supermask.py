@@ -23,7 +23,6 @@ from engine.networks.masks import Density, Mask
 from engine.networks.network import Network
 from engine.training.batch_norm import has_running_statistics, recalibrate
 from engine.training.batches import batches
-from engine.training.loop import classification_loss
 
 EXAMPLES_COUNT = 1024
 """Training examples on which the published mask is chosen."""
@@ -215,7 +214,7 @@ def _sample(module: nn.Module, learned: Mapping[str, LearnedMask], params: Super
 def _best(module: nn.Module, learned: Mapping[str, LearnedMask], candidates: list[Draw], context: Context) -> Draw:
     """The candidate with the lowest loss on training examples; test examples have no say."""
     examples = context.labelled("train")
-    loss = classification_loss(context.probe(module, examples))
+    loss = context.loss(module, examples)
     chosen = np.sort(context.rng().permutation(examples.count)[:EXAMPLES_COUNT])
     losses = []
     for candidate in candidates:

@@ -23,7 +23,7 @@ def test_missing_splits_and_labels_are_said(world, trained_mlp):
     with pytest.raises(EngineError, match="'validation' split"):
         setting.context.split("validation")
     setting.data.splits["train"].labels = None
-    with pytest.raises(EngineError, match="labels"):
+    with pytest.raises(EngineError, match="needs targets"):
         setting.context.labelled("train")
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from engine.contract.display import Table
 from engine.contract.params import TrainingFields
 from engine.methods.context import Context
 from engine.methods.pruning.spec import StructuredPruning
@@ -17,7 +18,7 @@ from engine.methods.pruning.structure.channels import Inputs
 from engine.methods.pruning.structure.graph import ChannelGraph
 from engine.methods.pruning.structure.plan import Costs
 from engine.networks.initialization import initialize
-from engine.training.loop import Hooks, Moment, classification_loss, iterations_of, train
+from engine.training.loop import Hooks, Moment, iterations_of, train
 
 Rounds = Sequence[Mapping[str, int]]
 """For each round, how many units every group lost, by the group's name."""
@@ -45,6 +46,7 @@ def compare(original: nn.Module, pruned: nn.Module, params: StructuredPruning, c
                 context.metric(f"{name}.{key}", value)
         rows.append(row)
     context.report("baselines", {"macs_ratio": large / small, "rows": rows})
+    context.show(Table.of("Baselines", "baseline", rows))
 
 
 def lengthened(training: TrainingFields, factor: float) -> TrainingFields:
@@ -84,7 +86,7 @@ def _train(module: nn.Module, training: TrainingFields, macs: int, context: Cont
         module,
         examples,
         training,
-        loss=classification_loss(context.probe(module, examples), training.label_smoothing),
+        loss=context.loss(module, examples, training.label_smoothing),
         names=context.input_names,
         device=context.device,
         seed=context.new_seed(),

@@ -114,7 +114,7 @@ def contributions(module: nn.Module, groups: Sequence[ChannelGroup], context: Co
     examples = context.split("train")
     rng = context.rng()
     widest = max((group.channels_count for group in groups), default=1)
-    classes = 10 if examples.labels is None else int(examples.labels.max()) + 1
+    classes = max((head.classes_count or 0 for head in context.reading()), default=0) or 10
     wanted = max(classes * EXAMPLES_PER_CLASS, -(-SAMPLES_PER_CHANNEL * widest // PLACES_PER_EXAMPLE))
     chosen = np.sort(rng.permutation(examples.count)[:wanted])
     places = -(-max(PLACES_PER_EXAMPLE * len(chosen), SAMPLES_PER_CHANNEL * widest) // len(chosen))
