@@ -54,7 +54,11 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--threads", type=int, default=1)
     run.add_argument("--device", default="cpu", help="cpu, cuda:0, …")
     run.add_argument("--devices", type=int, help="processes that train together, each on a device of its own; default: what the spec says")
-    run.add_argument("--json-events", action="store_true", help="write every event as one JSON line on standard output")
+    run.add_argument(
+        "--json-events",
+        action="store_true",
+        help="write every event as one JSON line on standard output; files that events name are in --out",
+    )
     inspect = commands.add_parser("inspect", help="describe a model or dataset file as JSON")
     inspect.add_argument("file", type=Path)
     inspect.add_argument("--format", choices=list(catalogue()), help="default: by the file's ending")
@@ -107,7 +111,7 @@ def _job(job: dict[str, Any], out: Path | None, console: "Console") -> int:
         status = run_job(directory, console)
         if out is not None:
             shutil.copytree(directory / "out", out, dirs_exist_ok=True)
-            if (directory / RESULT).exists():
+            if console.announces_files and (directory / RESULT).exists():
                 shutil.copyfile(directory / RESULT, out / RESULT)
         if console.done is not None and console.done.result is not None:
             console.result = json.loads(console.done.result.read(directory))
@@ -187,6 +191,8 @@ class Console:
         """What the job came to, as JSON types."""
         self._stream = stream
         self._steps = len(spec.steps) if spec else 0
+        self.announces_files = json_events
+        """Whether whoever reads the events looks for the files that they name."""
         self._json = json_events
         self._live = stream.isatty() and not json_events
         self._width = 0

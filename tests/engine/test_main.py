@@ -51,6 +51,7 @@ def test_events_can_be_read_by_a_program(files: Path, tmp_path: Path) -> None:
     done = engine("run", spec(tmp_path, quantize="int8"), "--model", files / "cnn.onnx", "--out", tmp_path / "out", "--json-events")
     events = [parse_event(line) for line in done.stdout.encode().splitlines()]
     assert events[-1].type == "done"
+    assert json.loads(events[-1].result.read(tmp_path / "out"))["result"]["file_bytes"] > 0
     assert events[0].type == "phase"
     assert done.returncode == 0
 
