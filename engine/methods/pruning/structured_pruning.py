@@ -10,7 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from engine.contract.errors import EngineError
 from engine.methods.context import Context
-from engine.methods.pruning.spec import Budget, StructuredPruning
+from engine.methods.pruning.spec import CURVE_EXAMPLES, CURVE_RATIOS, Budget, StructuredPruning
 from engine.methods.pruning.structure import curves, thinet
 from engine.methods.pruning.structure.baselines import compare
 from engine.methods.pruning.structure.channels import ChannelGroup, Inputs, mask_channels, own_parameters
@@ -107,10 +107,10 @@ class _Cutter:
         params, context = self._params, self._context
         context.phase("analysing")
         scores = unit_scores(self._module, groups, params.importance, context, together=False)
-        score = curves.scorer(context, curves.EXAMPLES_COUNT)
+        score = curves.scorer(context, CURVE_EXAMPLES)
         figures = score(self._module)
         found = {
-            group.name: curves.channel_curve(self._module, self._inputs, group, scores=values, ratios=curves.RATIOS, score=score)
+            group.name: curves.channel_curve(self._module, self._inputs, group, scores=values, ratios=CURVE_RATIOS, score=score)
             for group, values in zip(groups, scores, strict=True)
         }
         curves.report(found, figures, context)
