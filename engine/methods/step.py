@@ -120,15 +120,9 @@ class StepContext:
     _draws: int = 0
     _started: float = field(default_factory=time.monotonic)
 
-<<<<<<< HEAD
-    def for_step(self, index: int, span: tuple[float, float]) -> Self:
-        """The context of step `index`, whose work is the given share of the whole job."""
-        return replace(self, step_index=index, reported={}, shown=[], metrics={}, files=[], _span=span, _draws=0)
-=======
     def for_step(self, index: int, span: tuple[float, float], network: Network | None = None) -> Self:
         """The context of step `index`, whose work is the given share of the whole job; it is given `network`, by default the baseline."""
-        return replace(self, network=network, step_index=index, reported={}, metrics={}, files=[], _span=span, _draws=0)
->>>>>>> main
+        return replace(self, network=network, step_index=index, reported={}, shown=[], metrics={}, files=[], _span=span, _draws=0)
 
     @property
     def signature(self) -> Signature:
