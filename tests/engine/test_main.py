@@ -41,7 +41,7 @@ def test_a_run_leaves_artifacts_and_a_table(files: Path, tmp_path: Path) -> None
     assert done.returncode == 0, done.stderr
     assert {path.name for path in target.iterdir()} == {"model.onnx", "report.json", "report.html", "report.md"}
     ort.InferenceSession(target / "model.onnx")
-    assert "step 1/1: static_quantization" in done.stderr
+    assert "step 1/1: int8_quantization" in done.stderr
     assert "Top-1 accuracy, test" in done.stderr
     assert json.loads((target / "report.json").read_text())["sentence"] in done.stderr
     assert done.stdout == ""
