@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engine.contract import events
+from engine.contract.cost import Facts
 from engine.contract.errors import EngineError
 from engine.contract.file_format import format_of
 from engine.contract.heads import Head
@@ -66,6 +67,12 @@ class Subject:
     def untrained(self) -> bool:
         """Whether the baseline's weights are mere random ones, which a result need not resemble."""
         return self.job.model is not None and not format_of(self.job.model.format, "model").has_weights
+
+    @property
+    def facts(self) -> Facts:
+        """What methods state their costs by."""
+        splits = {} if self.data is None else self.data.splits
+        return Facts(train_examples=splits["train"].count if "train" in splits else 0)
 
     @property
     def outputs(self) -> Path:

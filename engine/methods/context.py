@@ -63,9 +63,9 @@ class Context(StepContext):
     """Figures by split and state of the network: the end of one step is the beginning of the next."""
     _trainings: int = 0
 
-    def for_step(self, index: int, span: tuple[float, float]) -> Context:
+    def for_step(self, index: int, span: tuple[float, float], network: Network | None = None) -> Context:
         """The context of step `index`, which counts its own trainings."""
-        return replace(super().for_step(index, span), _trainings=0)
+        return replace(super().for_step(index, span, network), _trainings=0)
 
     def generator(self) -> torch.Generator:
         """A fresh, seeded torch generator on the CPU."""
@@ -145,26 +145,33 @@ class Context(StepContext):
         loss: Loss | None = None,
         hooks: Hooks = NO_HOOKS,
         split: str = "train",
+        examples: Examples | None = None,
         seed: int | None = None,
         start_iteration: int = 0,
+        report: bool = True,
+        save: bool = True,
     ) -> History:
         """Train a module in place on a split, by default on its targets; emits `train.loss` and, with a validation split, its metrics.
 
         Two runs with the same explicit `seed` see the same examples in the same order. The run is saved in the job's checkpoints, and
-        what another attempt did of it is not done again.
+        what another attempt did of it is not done again; a method that saves more than the run itself says `save=False`. `examples` are
+        trained on in the place of a split's. A training beside the one that the step is about (a baseline, a trial) is not part of the
+        step's series and report: `report=False` leaves its progress only.
         """
         module = network if isinstance(network, nn.Module) else network.module
         if loss is None:
             loss = self.loss(module, self.labelled(split), params.label_smoothing)
-        examples = self.split(split)
-        epochs_before = len(self.reported.setdefault("training", []))
+        examples = self.split(split) if examples is None else examples
+        records: list[dict[str, float]] = self.reported.setdefault("training", []) if report else []
+        epochs_before = len(records)
         clock = time.monotonic()
 
         def on_step(moment: Moment) -> None:
             nonlocal clock
             if time.monotonic() - clock > _PROGRESS_SECONDS or moment.iteration == moment.iterations:
                 clock = time.monotonic()
-                self.progress(moment.iteration / moment.iterations, f"epoch {moment.epoch}, step {moment.iteration}/{moment.iterations}")
+                done = (moment.iteration - start_iteration) / max(1, moment.iterations - start_iteration)
+                self.progress(done, f"epoch {moment.epoch}, step {moment.iteration}/{moment.iterations}")
 
         def on_epoch(moment: Moment, record: dict[str, float]) -> None:
             if self.data is not None and "validation" in self.data.splits:
@@ -172,7 +179,6 @@ class Context(StepContext):
             remember(record)
 
         def remember(record: dict[str, float]) -> None:
-            records = self.reported["training"]
             records.append(dict(record))
             if len(records) > _MOST_RECORDS:
                 del records[1:-1:2]
@@ -180,8 +186,8 @@ class Context(StepContext):
                 if name != "epoch":
                     self.metric(name, value, step=epochs_before + int(record["epoch"]))
 
-        place = self.place()
-        saved = None if place is None else place.load()
+        place = self.place() if save else None
+        saved = place.load() if place is not None and report else None
         for record in saved.info["epochs"] if saved else ():
             remember(record)
         return train(
@@ -192,7 +198,7 @@ class Context(StepContext):
             names=self.input_names,
             device=self.device,
             seed=self.new_seed() if seed is None else seed,
-            hooks=replace(hooks, on_step=(*hooks.on_step, on_step), on_epoch=(*hooks.on_epoch, on_epoch)),
+            hooks=replace(hooks, on_step=(*hooks.on_step, on_step), on_epoch=(*hooks.on_epoch, *((on_epoch,) if report else ()))),
             start_iteration=start_iteration,
             place=place,
             replicas=self.replicas,

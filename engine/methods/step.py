@@ -14,10 +14,21 @@ import numpy as np
 from engine.contract import events
 from engine.contract.errors import EngineError
 from engine.contract.heads import Head
+from engine.contract.method import MethodParams
 from engine.networks.network import Network, Signature
 
 if TYPE_CHECKING:
     from engine.training.batches import Examples
+
+Apply = Callable[[Network, MethodParams, "StepContext"], Network]
+"""A method's function `apply`: the network, the method's own parameters and what every step is given, to the next network. Methods that
+train take an `engine.methods.context.Context`, which jobs that train give them."""
+
+
+def implementation(step: MethodParams) -> Apply:
+    """The method of a step. Imports torch where the method trains."""
+    found: Apply = type(step).implementation()
+    return found
 
 
 class Splits(Protocol):
@@ -83,6 +94,8 @@ class StepContext:
     emit: Callable[[events.Event], None]
     baseline: Network
     """The uploaded model."""
+    network: Network | None = None
+    """What the step is given."""
     data: Splits | None = None
     threads: int = 1
     evaluation_split: str = "test"
@@ -104,14 +117,14 @@ class StepContext:
     _draws: int = 0
     _started: float = field(default_factory=time.monotonic)
 
-    def for_step(self, index: int, span: tuple[float, float]) -> Self:
-        """The context of step `index`, whose work is the given share of the whole job."""
-        return replace(self, step_index=index, reported={}, metrics={}, files=[], _span=span, _draws=0)
+    def for_step(self, index: int, span: tuple[float, float], network: Network | None = None) -> Self:
+        """The context of step `index`, whose work is the given share of the whole job; it is given `network`, by default the baseline."""
+        return replace(self, network=network, step_index=index, reported={}, metrics={}, files=[], _span=span, _draws=0)
 
     @property
     def signature(self) -> Signature:
-        """Inputs and outputs of the network; no step changes them."""
-        return self.baseline.signature
+        """Inputs and outputs of the network that the step is given, which an earlier step may have changed."""
+        return (self.network or self.baseline).signature
 
     @property
     def input_names(self) -> tuple[str, ...]:

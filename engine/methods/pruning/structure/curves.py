@@ -21,8 +21,6 @@ from engine.methods.pruning.structure.graph import ChannelGraph
 from engine.networks.masks import Mask
 from engine.training.batches import Examples, Indices
 
-RATIOS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
-EXAMPLES_COUNT = 1000
 Score = Callable[[nn.Module], dict[str, float]]
 
 

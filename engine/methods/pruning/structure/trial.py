@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from engine.contract.params import Finetune
 from engine.methods.context import Context
 from engine.training.batches import Examples
-from engine.training.loop import Hooks, Moment, iterations_of, train
+from engine.training.loop import Hooks, Moment, iterations_of
 
 State = dict[str, Tensor]
 CURVE_POINTS = 100
@@ -121,19 +121,17 @@ class Trainer:
             if not math.isnan(risk) and all(not self.risk.loss(earlier, risk) >= 0 for _, earlier, _ in trial.curve):
                 best, trial.early_stop_iteration = copy.deepcopy(moment.module.state_dict()), moment.iteration
             trial.curve.append((moment.iteration, risk, quality))
-            context.progress((moment.iteration - start) / max(1, moment.iterations - start), f"step {moment.iteration}/{moment.iterations}")
 
-        train(
+        context.train(
             module,
-            self.examples,
             self._params,
+            examples=self.examples,
             loss=loss,
-            names=context.input_names,
-            device=context.device,
             seed=seed,
             hooks=Hooks(on_step=(look,)),
             start_iteration=start,
-            replicas=context.replicas,
+            report=False,
+            save=False,
         )
         trial.end = self._figures(module) | {f"train.{self.quality.name}": self._score(module, self.examples)[self.quality.name]}
         trial.early_stop = trial.end
