@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import json
+import mmap
 import os
 import resource
 import signal
@@ -150,6 +151,45 @@ def take_memory_in_company(directory: Path, emit: Emit) -> int:
             kept = b"x" * (100 << 20)
             time.sleep(60)
             os._exit(len(kept) % 2)
+    time.sleep(60)
+    return 0
+
+
+def hide_memory(directory: Path, emit: Emit) -> int:
+    """Memory that no process has mapped, a gigabyte of it."""
+    file = os.memfd_create("hidden")
+    for _ in range(1024):
+        os.write(file, bytes(1 << 20))
+    time.sleep(60)
+    return 0
+
+
+def try_to_hide_memory(directory: Path, emit: Emit) -> int:
+    """Every way to memory that belongs to no process."""
+    refused = []
+    for attempt in (lambda: os.memfd_create("x"), lambda: mmap.mmap(-1, 4096), lambda: os.open("/dev/zero", os.O_RDWR)):
+        try:
+            attempt()
+        except OSError as error:
+            refused.append(error.errno)
+    emit(Done(outcome="no_constraints", result={"refused": len(refused)}))
+    return 0
+
+
+def fill_the_folder(directory: Path, emit: Emit) -> int:
+    """A file that grows, and has no name any more."""
+    with (directory / "tmp" / "big").open("wb", 0) as file:
+        (directory / "tmp" / "big").unlink()
+        for _ in range(200):
+            file.write(os.urandom(1 << 20))
+        time.sleep(60)
+    return 0
+
+
+def make_many_files(directory: Path, emit: Emit) -> int:
+    """Empty files without end."""
+    for index in range(5000):
+        (directory / "tmp" / str(index)).touch()
     time.sleep(60)
     return 0
 
