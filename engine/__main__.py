@@ -14,9 +14,11 @@ import yaml
 from pydantic import ValidationError
 
 from engine.contract import events
+from engine.contract.errors import JobError
 from engine.contract.file_format import Kind, by_ending, catalogue, names
-from engine.contract.job import FILE_NAME
+from engine.contract.job import FILE_NAME, RESULT
 from engine.contract.metadata import DatasetMetadata, ModelMetadata
+from engine.contract.metric import first_of
 from engine.contract.spec import Spec, parse
 from engine.jobs.run import run_job
 from engine.reporting import document as report
@@ -87,7 +89,7 @@ def _run(options: argparse.Namespace) -> int:
     }
     console = Console(sys.stderr, spec, json_events=options.json_events)
     status = _job(job, options.out, console)
-    if status != 0:
+    if status != 0 or (console.done is not None and console.done.error is not None):
         return EXIT_FAILED
     described = json.loads((options.out / "report.json").read_text())
     (options.out / "report.html").write_text(report.to_html(described), encoding="utf-8")
@@ -104,6 +106,10 @@ def _job(job: dict[str, Any], out: Path | None, console: "Console") -> int:
         status = run_job(directory, console)
         if out is not None:
             shutil.copytree(directory / "out", out, dirs_exist_ok=True)
+            if (directory / RESULT).exists():
+                shutil.copyfile(directory / RESULT, out / RESULT)
+        if console.done is not None and console.done.result is not None:
+            console.result = json.loads(console.done.result.read(directory))
     return status
 
 
@@ -175,7 +181,9 @@ class Console:
     """Shows a job's events to a person, or passes them on as JSON lines."""
 
     def __init__(self, stream: TextIO, spec: Spec | None, *, json_events: bool) -> None:
-        self.result: dict[str, Any] | None = None
+        self.done: events.Done | None = None
+        self.result: Any = None
+        """What the job came to, as JSON types."""
         self._stream = stream
         self._steps = len(spec.steps) if spec else 0
         self._json = json_events
@@ -185,7 +193,7 @@ class Console:
     def __call__(self, event: events.Event) -> None:
         """Take one event."""
         if isinstance(event, events.Done):
-            self.result = event.result
+            self.done = event
         if self._json:
             events.write_event(1, event)
             return
@@ -195,14 +203,15 @@ class Console:
             case events.StepStarted():
                 self._line(f"step {(event.step_index or 0) + 1}/{self._steps}: {event.method}")
             case events.StepFinished():
-                shown = {key: value for key, value in event.metrics.items() if key.endswith((".top1", ".agreement", "params_count"))}
+                first = first_of(event.metrics)
+                shown = {key: value for key, value in event.metrics.items() if key in (first, "params_count")}
                 self._line("  " + ", ".join(f"{key} {value:.5g}" for key, value in shown.items()))
             case events.Warned():
                 self._line(f"warning {event.code}: {event.message}")
             case events.Log():
                 self._line(event.message)
-            case events.Failed():
-                self._line(f"failed ({event.code}): {event.message}" + (f"\n  {event.hint}" if event.hint else ""))
+            case events.Failed(error=error) | events.Done(error=JobError() as error):
+                self._line(f"failed ({error.code}): {error.message}" + (f"\n  {error.hint}" if error.hint else ""))
             case _:
                 pass
 

@@ -4,10 +4,12 @@ import math
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
 from pathlib import Path
+from typing import Any
 
+from pydantic import TypeAdapter
 from sqlalchemy.exc import SQLAlchemyError
 
 from core import failpoints, jobs
@@ -18,7 +20,8 @@ from core.jobs import JobError
 from core.logging import logger
 from core.service import Service
 from engine.contract import events
-from engine.contract.job import DRAIN_FILE, devices
+from engine.contract.figures import Measured, Outcome, Summary
+from engine.contract.job import DRAIN_FILE
 from engine.process.launcher import Launcher
 from engine.process.request import Limits, Request
 from engine.process.sandbox.probe import Isolation
@@ -26,7 +29,7 @@ from worker import cgroups, endings
 from worker.cgroups import Group
 from worker.devices import Device
 from worker.memory import bound_bytes
-from worker.publishing import ManifestError, publish, store_checkpoint
+from worker.publishing import ManifestError, publish, read_result, store_checkpoint
 from worker.pulse import Pulse
 from worker.staging import stage
 from worker.stop import Reason, Stop, Stopped
@@ -44,6 +47,7 @@ _MOST_TASKS = 4096
 """Processes and threads of a job, where its control group counts them; processes alone are bounded to fewer."""
 _LEAST_DISK_BYTES = 64 << 20
 _RETRY_SECONDS = 0.5
+INSPECTION: TypeAdapter[dict[str, Any]] = TypeAdapter(dict[str, Any])
 _log = logger(__name__)
 
 End = Callable[[Session], object]
@@ -74,7 +78,7 @@ class Attempt:
         self._draining = threading.Event()
         self._directory: Path | None = None
         self._starting_since: float | None = None
-        self._is_inspection = claim.kind != "compress"
+        self._is_inspection = not claim.shown
         asked = claim.spec["limits"]["memory_bytes"]
         self._memory_bytes = bound_bytes(service.settings, asked=asked, inspection=self._is_inspection)
         state = claim.checkpoint_state or {}
@@ -133,7 +137,8 @@ class Attempt:
             checkpoint_seconds=self._service.settings.checkpoint_seconds,
         )
         failpoints.hit("worker.staged")
-        with self._control_group() as group:
+        bound = self._memory_bytes + self._claim.devices * _OWN_BYTES
+        with cgroups.of_job(f"{self._claim.job_id}-{self._claim.fence}", bound, _MOST_TASKS) as group:
             kills = endings.out_of_memory_kills()
             watched = self._run_child(directory, group)
             starved = bool(group.out_of_memory_kills()) if group is not None else endings.out_of_memory_kills() > kills
@@ -154,38 +159,41 @@ class Attempt:
             return self._failed(endings.swept())
         if error is not None and self._stop.reason is Reason.DRAINED:
             return self._stopped()
-        artifacts = publish(self._transcript.artifacts, directory, self._service.blobs, self._stop) if self._may_publish(error) else []
-        failpoints.hit("worker.published")
         if error is not None:
-            return self._failed(error, artifacts)
+            return self._failed(error)
         done = self._transcript.ending
         assert isinstance(done, events.Done)
+        result, settings = self._result(done, directory)
+        artifacts = publish(self._transcript.artifacts, directory, self._service.blobs, self._stop, settings)
+        failpoints.hit("worker.published")
+        if done.error is not None:
+            return self._failed(done.error, outcome=done.outcome, result=result, artifacts=artifacts)
         claim = self._claim
         return lambda session: jobs.finish(
             session,
             claim.job_id,
             claim.fence,
             outcome=done.outcome,
-            result=done.result,
+            result=result,
             artifacts=artifacts,
             report=self._transcript.report(),
         )
 
-    @contextmanager
-    def _control_group(self) -> Iterator[Group | None]:
-        """What the kernel bounds the job's memory by, where it can be had; gone at the end."""
-        base, claim = cgroups.base(), self._claim
-        bound = self._memory_bytes + devices(claim.spec) * _OWN_BYTES
-        name = f"{claim.job_id}-{claim.fence}"
-        group = None if base is None else base.make(name, memory_bytes=bound, processes=_MOST_TASKS)
+    def _result(self, done: events.Done, directory: Path) -> tuple[dict[str, Any], dict[str, Measured]]:
+        """What the job came to, as JSON types, and its figures by the names of the settings. Raises ManifestError."""
+        content = read_result(done.result, directory)
         try:
-            yield group
-        finally:
-            if group is not None:
-                group.close()
+            if not self._claim.shown:
+                return INSPECTION.validate_json(content or b"{}"), {}
+            if content is None:
+                raise ManifestError("a compression ended without figures")
+            summary = Summary.model_validate_json(content)
+        except ValueError as error:
+            raise ManifestError(f"the job's result is of another form: {str(error)[:500]}") from None
+        return summary.model_dump(mode="json"), {item.setting.name: item for item in summary.settings}
 
     def _run_child(self, directory: Path, group: Group | None) -> Watched:
-        settings, count, memory = self._service.settings, devices(self._claim.spec), self._memory_bytes
+        settings, count, memory = self._service.settings, self._claim.devices, self._memory_bytes
         disk_bytes = settings.job_disk_bytes or max(_LEAST_DISK_BYTES, free_bytes(directory) // 2)
         before = folder_usage(directory, group=None)
         cpu_seconds = math.ceil(self._claim.timeout_seconds * (os.cpu_count() or 1)) + 60
@@ -240,23 +248,25 @@ class Attempt:
             if self._draining.is_set():
                 self._stop.ask(Reason.DRAINED)
 
-    def _may_publish(self, error: JobError | None) -> bool:
-        """A job that missed its constraints may fail and still show what it made; any other failure shows nothing."""
-        return error is None or (isinstance(self._transcript.ending, events.Failed) and error["code"] == "constraints_not_met")
-
-    def _failed(self, error: JobError, artifacts: list[jobs.NewArtifact] | None = None) -> End:
-        claim, transient = self._claim, error["category"] == "transient"
-        self._transcript.close_running_steps("pending" if transient else "failed")
-        missed = error["code"] == "constraints_not_met"
-        summary = error["details"].pop("summary", None) if missed else None
+    def _failed(
+        self,
+        error: JobError,
+        *,
+        outcome: Outcome | None = None,
+        result: dict[str, Any] | None = None,
+        artifacts: Sequence[jobs.NewArtifact] = (),
+    ) -> End:
+        """The attempt failed; one that was done and only missed its targets still shows what it made."""
+        claim = self._claim
+        self._transcript.close_running_steps("pending" if error.category == "transient" else "failed")
         return lambda session: jobs.fail(
             session,
             claim.job_id,
             claim.fence,
             error,
-            outcome="constraints_not_met" if missed else None,
-            result=summary,
-            artifacts=artifacts or [],
+            outcome=outcome,
+            result=result,
+            artifacts=artifacts,
             report=self._transcript.report(),
             retry_delay_seconds=self._service.settings.retry_delay_seconds * 2 ** (claim.attempt - 1),
         )

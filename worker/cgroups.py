@@ -8,7 +8,8 @@ divided, so the service's own move into a group `service` beside the jobs'; wher
 import functools
 import os
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -99,6 +100,18 @@ def base() -> Base | None:
             trial.close()
             return found
     return None
+
+
+@contextmanager
+def of_job(name: str, memory_bytes: int, processes: int) -> Iterator[Group | None]:
+    """A group for one job, gone at the end; None where there can be none."""
+    found = base()
+    group = None if found is None else found.make(name, memory_bytes=memory_bytes, processes=processes)
+    try:
+        yield group
+    finally:
+        if group is not None:
+            group.close()
 
 
 def divided(folder: Path) -> Path:

@@ -8,7 +8,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from core.blobs.ingest import free_bytes
 from core.errors import ChecksumMismatch, ServiceError, StorageFull
-from core.jobs import JobError, job_error
+from core.jobs import JobError
 from engine.contract.events import Done, Failed
 from engine.process.launcher import Exit, LaunchError
 from engine.process.sandbox.probe import Isolation
@@ -47,7 +47,7 @@ def error_of(
     ending = transcript.ending
     where = f"in phase {transcript.phase!r}"
     if reason is Reason.TIMEOUT and inspection:
-        return job_error(
+        return JobError.of(
             "timeout",
             "resource",
             f"Looking into the file took longer than {timeout_seconds:g} seconds and was stopped {where}.",
@@ -55,7 +55,7 @@ def error_of(
             "MODELPRESS_INSPECTION_SECONDS.",
         )
     if reason is Reason.TIMEOUT:
-        return job_error(
+        return JobError.of(
             "timeout",
             "resource",
             f"The job ran longer than {timeout_seconds:g} seconds and was stopped {where}.",
@@ -64,26 +64,19 @@ def error_of(
     if reason is Reason.OUT_OF_MEMORY:
         return _out_of_memory(f"The job's processes took more than the {memory_bytes >> 20} MiB of memory that they may have, {where}.")
     if reason is Reason.TOO_MANY_PROCESSES:
-        return job_error("too_many_processes", "resource", f"The job started more processes than it may have, {where}.")
+        return JobError.of("too_many_processes", "resource", f"The job started more processes than it may have, {where}.")
     if reason is Reason.TOO_MUCH_ON_DISK:
         message = f"The job filled its folder with more than it may, {where}."
-        return job_error("out_of_disk", "resource", message, hint="The operator sets MODELPRESS_JOB_DISK_BYTES and MODELPRESS_JOB_FILES.")
+        return JobError.of("out_of_disk", "resource", message, hint="The operator sets MODELPRESS_JOB_DISK_BYTES and MODELPRESS_JOB_FILES.")
     if watched.protocol_error is not None:
         return _protocol(f"The job's process broke the protocol {where}: {watched.protocol_error}.")
     if isinstance(ending, Failed):
-        if ending.code == "child_killed" and starved:
+        error = ending.error
+        if error.code == "child_killed" and starved:
             return _out_of_memory(f"The kernel ran out of memory and ended a process of the job {where}.")
-        if full and ending.details.get("signal") == signal.SIGBUS:
+        if full and error.details.get("signal") == signal.SIGBUS:
             return _out_of_disk(where)
-        return job_error(
-            ending.code,
-            ending.category,
-            ending.message,
-            hint=ending.hint,
-            retryable=ending.retryable,
-            step_index=ending.step_index,
-            details=ending.details,
-        )
+        return error
     if watched.exit.returncode < 0:
         if full and watched.exit.returncode == -signal.SIGBUS:
             return _out_of_disk(where)
@@ -97,15 +90,15 @@ def _killed(exit_: Exit, where: str, *, starved: bool) -> JobError:
     number = -exit_.returncode
     name = signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
     if exit_.parent_lost:
-        return job_error("child_killed", "transient", f"The parent of the job's process ended {where}.", retryable=True)
+        return JobError.of("child_killed", "transient", f"The parent of the job's process ended {where}.", retryable=True)
     if number == signal.SIGKILL and starved:
         return _out_of_memory(f"The kernel ran out of memory and ended the job's process {where}.")
     if number == signal.SIGXCPU:
-        return job_error("timeout", "resource", f"The job used up its processor time {where}.", hint="Raise limits.timeout_seconds.")
+        return JobError.of("timeout", "resource", f"The job used up its processor time {where}.", hint="Raise limits.timeout_seconds.")
     if number in _CRASHES:
         message = f"The job's process crashed with {name} {where}; its log may say more."
-        return job_error("child_crashed", "internal", message, hint="Please report it with the model, if you can share it.")
-    return job_error("child_killed", "transient", f"The job's process was ended from outside with {name} {where}.", retryable=True)
+        return JobError.of("child_crashed", "internal", message, hint="Please report it with the model, if you can share it.")
+    return JobError.of("child_killed", "transient", f"The job's process was ended from outside with {name} {where}.", retryable=True)
 
 
 def _out_of_memory(message: str) -> JobError:
@@ -113,17 +106,17 @@ def _out_of_memory(message: str) -> JobError:
         "Use a smaller batch size, or raise limits.memory_bytes; more than its share of the machine no job gets, unless the operator sets "
         "MODELPRESS_JOB_MEMORY_BYTES."
     )
-    return job_error("out_of_memory", "resource", message, hint=hint)
+    return JobError.of("out_of_memory", "resource", message, hint=hint)
 
 
 def _out_of_disk(where: str) -> JobError:
     """Writing to the memory of a file for which there is no room ends a process with SIGBUS."""
     message = f"The disk of the job's directory was full {where}."
-    return job_error("out_of_disk", "resource", message, hint="Free space on the worker, then retry.", retryable=True)
+    return JobError.of("out_of_disk", "resource", message, hint="Free space on the worker, then retry.", retryable=True)
 
 
 def _protocol(message: str) -> JobError:
-    return job_error("child_protocol", "internal", message)
+    return JobError.of("child_protocol", "internal", message)
 
 
 def is_full(directory: Path) -> bool:
@@ -147,37 +140,37 @@ def of_exception(error: Exception) -> JobError:
     """What an exception of the supervisor means for the job."""
     match error:
         case ChecksumMismatch():
-            return job_error("checksum_mismatch", "internal", error.message, hint=error.hint)
+            return JobError.of("checksum_mismatch", "internal", error.message, hint=error.hint)
         case StorageFull():
-            return job_error("out_of_disk", "resource", f"The service's disk is full: {error.message}.", hint=error.hint, retryable=True)
+            return JobError.of("out_of_disk", "resource", f"The service's disk is full: {error.message}.", hint=error.hint, retryable=True)
         case OSError(errno=errno.ENOSPC | errno.EDQUOT):
             message = "The disk of the job's directory is full."
-            return job_error("out_of_disk", "resource", message, hint="Free space on the worker, then retry.", retryable=True)
+            return JobError.of("out_of_disk", "resource", message, hint="Free space on the worker, then retry.", retryable=True)
         case ServiceError() | OSError() | SQLAlchemyError():
             # An OSError's own text names paths of this machine.
             reason = error.strerror or type(error).__name__ if isinstance(error, OSError) else str(error)
-            return job_error(
+            return JobError.of(
                 "storage_unavailable", "transient", f"A file of the job could not be read or stored: {reason}.", retryable=True
             )
         case ManifestError():
-            return job_error("child_protocol", "internal", f"The job's process announced a file that is not there: {error}.")
+            return JobError.of("child_protocol", "internal", f"The job's process announced a file that is not there: {error}.")
         case LaunchError():
-            return job_error("child_killed", "transient", f"The job's process could not be started: {error}.", retryable=True)
+            return JobError.of("child_killed", "transient", f"The job's process could not be started: {error}.", retryable=True)
         case _:
-            return job_error("internal_error", "internal", f"The worker failed: {type(error).__name__}.", hint="Its log says more.")
+            return JobError.of("internal_error", "internal", f"The worker failed: {type(error).__name__}.", hint="Its log says more.")
 
 
 def swept() -> JobError:
     """The job's folder is gone."""
     message = "The job's directory was removed from outside while it ran."
     hint = "Keep cleaners of temporary files away from the service's data folder."
-    return job_error("storage_unavailable", "transient", message, hint=hint, retryable=True)
+    return JobError.of("storage_unavailable", "transient", message, hint=hint, retryable=True)
 
 
 def isolation_unavailable(isolation: Isolation, minimum: int) -> JobError:
     """The confinement that this worker has is weaker than the operator asks for."""
     opened = [name for name, answer in isolation.probe.items() if answer == "open"]
-    return job_error(
+    return JobError.of(
         "isolation_unavailable",
         "resource",
         f"The operator asks for isolation tier {minimum} and this worker reaches tier {isolation.tier}.",

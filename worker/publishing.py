@@ -3,7 +3,7 @@
 import errno
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -11,6 +11,8 @@ from core.blobs import Blob, Blobs
 from core.errors import DigestMismatch
 from core.jobs import NewArtifact
 from engine.contract.events import ArtifactWritten, Checkpointed
+from engine.contract.figures import Measured
+from engine.contract.files import FileRef
 from worker.staging import OUT
 from worker.stop import Reason, Stop
 
@@ -19,11 +21,31 @@ class ManifestError(Exception):
     """A file is not what the child said."""
 
 
-def publish(announced: Sequence[ArtifactWritten], directory: Path, blobs: Blobs, stop: Stop) -> list[NewArtifact]:
+def read_result(announced: FileRef | None, directory: Path) -> bytes | None:
+    """The file that holds what the job came to. Raises ManifestError where it is not the one that was announced."""
+    if announced is None:
+        return None
+    with _plain_file(directory, Path(announced.path), levels=8) as file:
+        content = file.read(announced.size_bytes + 1)
+    if not announced.holds(content):
+        raise ManifestError(f"{announced.path!r} is not the file that was announced")
+    return content
+
+
+def publish(
+    announced: Sequence[ArtifactWritten], directory: Path, blobs: Blobs, stop: Stop, settings: Mapping[str, Measured]
+) -> list[NewArtifact]:
     """Store every announced file; nothing points to the blobs until the job's last transaction does.
 
+    Args:
+        announced: The files below `out/`.
+        directory: The job's directory.
+        blobs: Where they are stored.
+        stop: Asked before each file.
+        settings: What was measured, by the names of the settings.
+
     Raises:
-        ManifestError: A file is missing, elsewhere, or differs in size or hash; or two have one name.
+        ManifestError: A file is missing, elsewhere, or differs in size or hash; two have one name; or a setting was not measured.
         ServiceError: `storage_full`, `service_unavailable`.
         Stopped: The attempt should end.
     """
@@ -35,6 +57,8 @@ def publish(announced: Sequence[ArtifactWritten], directory: Path, blobs: Blobs,
         stop.check(Reason.DRAINED)
         if max(len(artifact.kind), len(artifact.format)) > 32:
             raise ManifestError(f"{artifact.filename!r} is of no known kind and format")
+        if unknown := [name for name in artifact.settings if name not in settings]:
+            raise ManifestError(f"{artifact.filename!r} has the setting {unknown[0]!r}, for which the job has no figures")
         with _plain_file(directory, Path(OUT) / artifact.filename, levels=2) as file:
             blob = _store(blobs, file, artifact.filename, artifact.size_bytes, artifact.sha256)
         artifacts.append(
@@ -46,6 +70,7 @@ def publish(announced: Sequence[ArtifactWritten], directory: Path, blobs: Blobs,
                 gzip_bytes=artifact.gzip_bytes,
                 step_index=artifact.step_index,
                 metrics=artifact.metrics,
+                settings=[settings[name].model_dump(mode="json") for name in artifact.settings],
             )
         )
     return artifacts

@@ -10,7 +10,6 @@ from concurrent.futures import Future
 from core import failpoints, jobs
 from core.logging import bound, logger
 from core.service import Service
-from engine.contract.job import divided
 from engine.process.launcher import Launcher
 from engine.process.sandbox.probe import Isolation
 from worker.attempt import ENTRY, Attempt
@@ -134,7 +133,7 @@ class Runner(threading.Thread):
             )
             if claim is None:
                 return False
-            if divided(claim.kind, claim.spec):
+            if claim.devices > 1:
                 isolation = isolation.of_several()
                 jobs.confined(session, claim, isolation.to_json())
         failpoints.hit("worker.claimed")

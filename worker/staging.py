@@ -35,7 +35,7 @@ def stage(claim: Claim, blobs: Blobs, directory: Path, stop: Stop, *, device: st
     job: dict[str, Any] = {
         "kind": claim.kind,
         "job_id": claim.job_id,
-        "spec": claim.spec,
+        "spec": claim.spec if claim.shown else None,
         "device": device,
         "threads": threads,
         "checkpoint_seconds": checkpoint_seconds,

@@ -101,8 +101,9 @@ class Transcript:
 
     def _check(self, event: events.Event) -> None:
         """What the type of an event does not bound and the database does."""
-        if event.step_index is not None and not 0 <= event.step_index < len(self._steps):
-            raise ProtocolError(f"it spoke of step {event.step_index} of {len(self._steps)}")
+        for index in (event.step_index, event.error.step_index if isinstance(event, events.Failed) else None):
+            if index is not None and not 0 <= index < len(self._steps):
+                raise ProtocolError(f"it named step {index} of {len(self._steps)}")
         numbers = (getattr(event, name, None) for name in ("step", "size_bytes", "gzip_bytes"))
         if any(number is not None and abs(number) >= 1 << 63 for number in numbers):
             raise ProtocolError(f"a number in its {event.type!r} event is out of range")
@@ -137,8 +138,8 @@ class Transcript:
                 self.ending = event
             case events.Failed():
                 self.ending = event
-                if event.step_index is not None:
-                    self._change_step(event.step_index, status="failed")
+                if event.error.step_index is not None:
+                    self._change_step(event.error.step_index, status="failed")
             case events.Resumed():
                 self._add_event("resumed", **event.model_dump(exclude={"type", "step_index"}))
             case events.Checkpointed():

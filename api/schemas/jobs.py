@@ -6,6 +6,8 @@ from typing import Any, Literal
 from pydantic import ConfigDict, Field
 
 from api.schemas.common import Resource
+from engine.contract.errors import JobError
+from engine.contract.figures import Measured, Summary
 
 Status = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 
@@ -42,18 +44,6 @@ class Warned(Resource):
     step_index: int | None = None
 
 
-class JobError(Resource):
-    """Why a job failed; `category` is `user`, `resource`, `transient` or `internal`."""
-
-    code: str
-    category: Literal["user", "resource", "transient", "internal"]
-    message: str
-    hint: str | None
-    retryable: bool
-    step_index: int | None
-    details: dict[str, Any]
-
-
 class Isolation(Resource):
     """How the job's process was fenced off."""
 
@@ -83,8 +73,8 @@ class Job(Resource):
     spec_hash: str
     engine_version: str
     steps: list[Step]
-    summary: dict[str, Any] | None
-    """`baseline` and `result`: the same keys, measured the same way."""
+    summary: Summary | None
+    """`baseline` and `result`: the same keys, measured the same way; `settings`: the same for every setting of the network."""
     warnings: list[Warned]
     warnings_count: int
     error: JobError | None
@@ -142,6 +132,9 @@ class Artifact(Resource):
     gzip_bytes: int | None
     sha256: str
     metrics: dict[str, Any]
+    settings: list[Measured]
+    """What was measured on this very file: one entry for each setting of the network that it holds; empty where it is not a network
+    that runs."""
     created_at: datetime
     urls: dict[str, str]
 

@@ -6,7 +6,7 @@ from typing import Any, Literal
 from pydantic import ConfigDict
 
 from api.schemas.common import Resource
-from api.schemas.jobs import JobError
+from engine.contract.errors import JobError
 
 
 class TensorInfo(Resource):

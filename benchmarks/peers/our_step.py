@@ -1,6 +1,5 @@
 """The quantization step of this project alone: `python our_step.py NETWORK.onnx DATA.npz OUTPUT.onnx METADATA.json THREADS`."""
 
-import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -24,8 +23,7 @@ def main() -> None:
         context = StepContext(seed=0, work=work, emit=lambda event: None, baseline=network, data=data, threads=int(threads))
         params = StaticQuantization.model_validate({"calibration": {"samples": 320}, "reduce_range": True})
         result = static_quantization.apply(network, params, context.for_step(0, (0.0, 1.0)))
-        assert result.onnx_path is not None
-        shutil.copyfile(result.onnx_path, output)
+        result.write_onnx(Path(output))
 
 
 if __name__ == "__main__":

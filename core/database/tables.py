@@ -7,7 +7,7 @@ Ids are text that sorts by time. Times are aware and in UTC. JSON columns hold w
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, CheckConstraint, Float, ForeignKey, Index, LargeBinary, MetaData, String, Text, false, text
+from sqlalchemy import JSON, BigInteger, CheckConstraint, Float, ForeignKey, Index, LargeBinary, MetaData, String, Text, false, text, true
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, query_expression
 
 from core.database.clock import UtcDateTime, db_now
@@ -147,18 +147,20 @@ class Job(Base):
     __tablename__ = "jobs"
     __table_args__ = (
         CheckConstraint("status IN ('queued','running','succeeded','failed','cancelled')", name="status"),
-        CheckConstraint("kind IN ('compress','inspect_model','inspect_dataset')", name="kind"),
         # The claim walks the waiting projects of a queue and takes the head of one: both are a few index look-ups.
         Index("ix_jobs_waiting", "queue", "project_id", "rank", "id", postgresql_where=QUEUED, sqlite_where=QUEUED),
         # Holds no column that a heartbeat changes, so that PostgreSQL updates the row in place (HOT).
         Index("ix_jobs_running", "queue", "project_id", postgresql_where=RUNNING, sqlite_where=RUNNING),
-        Index(None, "project_id", "kind", "id"),
+        Index(None, "project_id", "shown", "id"),
         Index(None, "model_id"),
         Index(None, "dataset_id"),
     )
     id: Mapped[str] = mapped_column(Id, primary_key=True)
     project_id: Mapped[str] = mapped_column(Id, ForeignKey("projects.id"))
     kind: Mapped[str] = mapped_column(String(16))
+    """What its process does: `engine.contract.job.Job.kind`."""
+    shown: Mapped[bool] = mapped_column(server_default=true())
+    """Whether clients see it; the inspection of an upload is hidden."""
     name: Mapped[str | None] = mapped_column(String(200))
     labels: Mapped[JsonObject]
 
@@ -292,6 +294,8 @@ class Artifact(Base):
     size_bytes: Mapped[int]
     gzip_bytes: Mapped[int | None]
     metrics: Mapped[JsonObject]
+    settings: Mapped[JsonList] = mapped_column(server_default=text("'[]'"))
+    """What was measured on it, one entry a setting."""
     created_at: Mapped[datetime] = _created()
 
 

@@ -7,9 +7,11 @@ from core.jobs.control import cancel, cancel_queued, delete
 from core.jobs.create import Created, create, create_inspection, retry
 from core.jobs.history import Mark, events, log, marks, metrics, series
 from core.jobs.queries import artifacts, get, search, version
-from core.jobs.records import Heartbeat, JobError, NewArtifact, NewEvent, Outcome, Point, Report, job_error
+from core.jobs.records import Heartbeat, NewArtifact, NewEvent, Point, Report
 from core.jobs.states import EDGES, TERMINAL, Status
 from core.jobs.work import cancelled, checkpoint, fail, finish, heartbeat, lose, release, should_stop
+from engine.contract.errors import JobError
+from engine.contract.figures import Outcome
 
 __all__ = [
     "EDGES",
@@ -51,7 +53,6 @@ __all__ = [
     "finish",
     "get",
     "heartbeat",
-    "job_error",
     "listed",
     "log",
     "lose",

@@ -56,7 +56,7 @@ def body(job: Job, *, left_out: Collection[str] = ()) -> dict[str, Any]:
         "spec_hash": job.spec_hash,
         "engine_version": job.engine_version,
         "steps": job.steps,
-        "summary": job.summary,
+        "summary": job.summary and {"settings": [], **job.summary},
         "warnings": job.warnings,
         "warnings_count": len(job.warnings or ()),
         "error": job.error,
@@ -138,6 +138,7 @@ def artifact_body(artifact: Artifact) -> dict[str, Any]:
         "gzip_bytes": artifact.gzip_bytes,
         "sha256": artifact.blob_sha256,
         "metrics": artifact.metrics,
+        "settings": artifact.settings,
         "created_at": timestamp(artifact.created_at),
         "urls": {"self": f"/v1/artifacts/{artifact.id}", "content": f"/v1/artifacts/{artifact.id}/content"},
     }

@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from core.database.serialization import to_json
-from core.jobs.records import JobError, NewEvent
+from core.jobs.records import NewEvent
+from engine.contract.errors import JobError
 
 MAX_EVENTS = 10_000
 """Events that workers report of one job, over all its attempts; how it ends is always written down."""
@@ -45,10 +46,8 @@ def bounded_warnings(warnings: Sequence[dict[str, Any]]) -> list[dict[str, Any]]
 
 def bounded_error(error: JobError) -> JobError:
     """The error, with a message and details that a page can show."""
-    bounded: JobError = {**error, "message": error["message"][:MAX_MESSAGE_CHARACTERS]}
-    if error.get("details"):
-        bounded["details"] = shortened(error["details"], MAX_DETAILS_CHARACTERS)
-    return bounded
+    changes = {"message": error.message[:MAX_MESSAGE_CHARACTERS], "details": shortened(error.details, MAX_DETAILS_CHARACTERS)}
+    return error.model_copy(update=changes)
 
 
 def shortened(values: Mapping[str, Any], most_characters: int) -> dict[str, Any]:

@@ -63,10 +63,14 @@ class Claim:
     job_id: str
     project_id: str
     kind: str
+    shown: bool
+    """Whether clients see the job: its result is a summary then."""
     fence: int
     attempt: int
     max_attempts: int
     spec: dict[str, Any]
+    devices: int
+    """How many devices train together."""
     steps: list[dict[str, Any]]
     warnings: list[dict[str, Any]]
     model: Input | None
@@ -208,10 +212,12 @@ def _claim_of(session: Session, job: Job) -> Claim:
         job_id=job.id,
         project_id=job.project_id,
         kind=job.kind,
+        shown=job.shown,
         fence=job.fence,
         attempt=job.attempt,
         max_attempts=job.max_attempts,
         spec=job.normalized_spec,
+        devices=job.devices,
         steps=job.steps,
         warnings=job.warnings,
         model=_input_of(session, model) if model else None,

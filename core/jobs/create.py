@@ -59,6 +59,7 @@ def create(
         job_id,
         project_id,
         "compress",
+        shown=True,
         name=spec.name,
         labels=dict(spec.labels),
         spec=read.document,
@@ -70,7 +71,7 @@ def create(
         queue=placement.queue_of(session, settings, spec),
         rank=-spec.priority,
         gpu_memory_bytes=0 if spec.device == "cpu" else spec.limits.gpu_memory_bytes,
-        devices=spec.devices,
+        devices=spec.processes,
         any_device=spec.device == "auto",
         warnings=placement.warnings(session, settings, spec),
         max_attempts=spec.max_attempts,
@@ -103,6 +104,7 @@ def create_inspection(session: Session, settings: Settings, row: Model | Dataset
         ids.new("job"),
         row.project_id,
         kind,
+        shown=False,
         name=None,
         labels={},
         spec={},
@@ -164,7 +166,7 @@ def _check_quota(session: Session, project_id: str) -> None:
     limit = session.scalar(select(Project.max_queued_jobs).where(Project.id == project_id))
     if limit is None:
         return
-    waiting = select(func.count()).select_from(Job).where(Job.project_id == project_id, Job.status == Status.QUEUED, Job.kind == "compress")
+    waiting = select(func.count()).select_from(Job).where(Job.project_id == project_id, Job.status == Status.QUEUED, Job.shown)
     if (session.scalar(waiting) or 0) >= limit:
         raise QuotaExceeded(
             f"the project has {limit} queued jobs, which is its limit", hint="wait until some have run", retry_after_seconds=30

@@ -14,7 +14,7 @@ from core.jobs.states import Status
 
 def get(session: Session, project_id: str, job_id: str) -> Job:
     """One job of the project. Raises `not_found`."""
-    statement = select(Job).where(Job.id == job_id, Job.project_id == project_id, Job.kind == "compress")
+    statement = select(Job).where(Job.id == job_id, Job.project_id == project_id, Job.shown)
     job = session.scalars(statement, execution_options={"populate_existing": True}).one_or_none()
     if job is None:
         raise NotFound(f"there is no job {job_id!r} in this project")
@@ -37,7 +37,7 @@ def search(
 
     Their specs are read only where `expand` names `spec` or `normalized_spec`.
     """
-    statement = select(Job).where(Job.project_id == project_id, Job.kind == "compress")
+    statement = select(Job).where(Job.project_id == project_id, Job.shown)
     if unknown := [value for value in status if value not in set(Status)]:
         raise MalformedRequest(f"no such status: {unknown[0]!r}", hint=f"statuses: {', '.join(Status)}")
     if status:
@@ -58,7 +58,7 @@ def search(
 
 def version(session: Session, project_id: str, job_id: str) -> tuple[int, str]:
     """Version and status of a job, without the rest. Raises `not_found`."""
-    statement = select(Job.version, Job.status).where(Job.id == job_id, Job.project_id == project_id, Job.kind == "compress")
+    statement = select(Job.version, Job.status).where(Job.id == job_id, Job.project_id == project_id, Job.shown)
     row = session.execute(statement).one_or_none()
     if row is None:
         raise NotFound(f"there is no job {job_id!r} in this project")

@@ -2,40 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypedDict
+from typing import Any
 
 from core.blobs.digest import Blob
 from core.database.serialization import storable
-
-Outcome = Literal["constraints_met", "constraints_not_met", "no_constraints"]
-
-
-class JobError(TypedDict):
-    """Why a job failed, as the client reads it."""
-
-    code: str
-    category: Literal["user", "resource", "transient", "internal"]
-    message: str
-    hint: str | None
-    retryable: bool
-    step_index: int | None
-    details: dict[str, Any]
-
-
-def job_error(
-    code: str,
-    category: Literal["user", "resource", "transient", "internal"],
-    message: str,
-    *,
-    hint: str | None = None,
-    retryable: bool = False,
-    step_index: int | None = None,
-    details: dict[str, Any] | None = None,
-) -> JobError:
-    """A job's error with every key there."""
-    return JobError(
-        code=code, category=category, message=message, hint=hint, retryable=retryable, step_index=step_index, details=details or {}
-    )
 
 
 @dataclass(frozen=True)
@@ -68,6 +38,8 @@ class NewArtifact:
     gzip_bytes: int | None = None
     step_index: int | None = None
     metrics: dict[str, Any] = field(default_factory=dict)
+    settings: list[dict[str, Any]] = field(default_factory=list)
+    """What was measured on it, as JSON types of `engine.contract.figures.Measured`."""
 
 
 @dataclass(frozen=True)

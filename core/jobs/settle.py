@@ -23,9 +23,9 @@ def charge(session: Session, job: Job, ended: str) -> None:
 
 def settle_inspection(session: Session, job: Job) -> None:
     """Store what an inspection found on the model or dataset; a failed one makes it invalid."""
-    if job.kind == "compress" or job.status not in TERMINAL:
+    if job.shown or job.status not in TERMINAL:
         return
-    table, row_id = (Model, job.model_id) if job.kind == "inspect_model" else (Dataset, job.dataset_id)
+    table, row_id = (Model, job.model_id) if job.model_id is not None else (Dataset, job.dataset_id)
     values: dict[str, Any] = {"status": "invalid", "error": job.error}
     if job.status == Status.SUCCEEDED:
         values = {"status": "ready", "inspection": job.summary, "error": None}

@@ -11,14 +11,16 @@ from core import failpoints, ids
 from core.blobs.digest import Blob
 from core.database import db
 from core.database.clock import db_now
-from core.database.serialization import clean, storable
+from core.database.serialization import storable
 from core.database.tables import Artifact, Job
 from core.errors import LeaseLost
 from core.jobs.bounds import MAX_EVENTS, MAX_POINTS, bounded_error, bounded_event, bounded_warnings
 from core.jobs.history import add_events, add_log, add_metrics
-from core.jobs.records import Heartbeat, JobError, NewArtifact, NewEvent, Outcome, Report, job_error
+from core.jobs.records import Heartbeat, NewArtifact, NewEvent, Report
 from core.jobs.settle import charge, settle_inspection
 from core.jobs.states import Status, transition
+from engine.contract.errors import JobError
+from engine.contract.figures import Outcome
 
 _NOTHING = Report()
 _RESTING: dict[str, Any] = {"lease_expires_at": None, "worker": None, "phase": None}
@@ -93,15 +95,15 @@ def fail(
     A job may fail and still publish (`constraints.on_violation: fail`). Raises `lease_lost`.
     """
     error = bounded_error(error)
-    error["message"] = clean(error["message"])
     _tell(session, job_id, fence, report)
-    if error["category"] == "transient":
+    if error.category == "transient":
         job = _requeue(session, job_id, fence, error, retry_delay_seconds) or _try_end(
             session, job_id, fence, Status.CANCELLED, Job.cancel_requested_at.is_not(None)
         )
         if job is not None:
             return job
-    job = _end(session, job_id, fence, Status.FAILED, data={"error": error}, error=error, outcome=outcome, summary=storable(result))
+    stored = storable(error.model_dump())
+    job = _end(session, job_id, fence, Status.FAILED, data={"error": stored}, error=stored, outcome=outcome, summary=storable(result))
     _add_artifacts(session, job, artifacts)
     return job
 
@@ -142,15 +144,15 @@ def lose(session: Session, job_id: str, fence: int) -> Job | None:
     For the reconciler, which found the lease expired; asks again in the same statement.
     """
     expired = Job.lease_expires_at < db_now()
-    error = job_error(
+    error = JobError.of(
         "worker_lost", "transient", "the worker that ran the job is not heard of any more", hint="run the job again", retryable=True
     )
     job = _requeue(session, job_id, fence, error, 0, expired)
     if job is not None:
         return job
-    asked = Job.cancel_requested_at.is_not(None)
+    asked, stored = Job.cancel_requested_at.is_not(None), storable(error.model_dump())
     return _try_end(session, job_id, fence, Status.CANCELLED, expired, asked) or _try_end(
-        session, job_id, fence, Status.FAILED, expired, ~asked, data={"error": error}, error=error
+        session, job_id, fence, Status.FAILED, expired, ~asked, data={"error": stored}, error=stored
     )
 
 
@@ -204,12 +206,12 @@ def _requeue(
         Job.cancel_requested_at.is_(None),
         *conditions,
         event="requeued",
-        data={"error": error},
+        data={"error": storable(error.model_dump())},
         available_at=db_now(delay_seconds) if delay_seconds else None,
         **_RESTING,
     )
     if job is not None:
-        charge(session, job, "lost" if error["code"] == "worker_lost" else "retried")
+        charge(session, job, "lost" if error.code == "worker_lost" else "retried")
         db.ring(session, job.queue)
     return job
 
@@ -269,6 +271,7 @@ def _add_artifacts(session: Session, job: Job, artifacts: Sequence[NewArtifact])
                 size_bytes=new.blob.size_bytes,
                 gzip_bytes=new.gzip_bytes,
                 metrics=storable(new.metrics),
+                settings=storable(new.settings),
             )
         )
     session.flush()

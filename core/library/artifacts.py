@@ -28,7 +28,7 @@ def report(session: Session, project_id: str, job_id: str) -> Blob:
     statement = (
         select(Artifact)
         .join(Job, Job.id == Artifact.job_id)
-        .where(Artifact.job_id == job_id, Artifact.project_id == project_id, Artifact.kind == "report", Job.kind == "compress")
+        .where(Artifact.job_id == job_id, Artifact.project_id == project_id, Artifact.kind == "report", Job.shown)
     )
     row = session.scalars(statement).first()
     if row is None:

@@ -71,9 +71,9 @@ def remove(session: Session, row: Model | Dataset) -> None:
         Job.dataset_id == row.id,
         Job.id.in_(select(JobTeacher.job_id).where(JobTeacher.model_id == row.id)),
     )
-    waiting = list(session.execute(select(Job.id, Job.kind).where(reads, Job.status.not_in(TERMINAL))))
+    waiting = list(session.execute(select(Job.id, Job.shown).where(reads, Job.status.not_in(TERMINAL))))
     for job in waiting:
-        if job.kind == "compress":
+        if job.shown:
             raise ResourceInUse(f"{row.id} is read by {job.id}, which has not ended", hint="cancel the job, or wait for its end")
     for job in waiting:
         stop(session, job.id)

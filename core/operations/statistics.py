@@ -25,7 +25,7 @@ class Finished:
 
 def jobs_by_status(session: Session) -> dict[tuple[str, str], int]:
     """Number of compressions by queue and status."""
-    statement = select(Job.queue, Job.status, func.count()).where(Job.kind == "compress").group_by(Job.queue, Job.status)
+    statement = select(Job.queue, Job.status, func.count()).where(Job.shown).group_by(Job.queue, Job.status)
     return {(queue, status): count for queue, status, count in session.execute(statement)}
 
 
@@ -45,7 +45,7 @@ def finished_since(session: Session, moment: datetime, *, limit: int = 1000) -> 
     """Compressions that ended at `moment` or later, oldest first, and the moment to ask from next."""
     statement = (
         select(Job.id, Job.status, Job.steps, Job.created_at, Job.started_at, Job.finished_at)
-        .where(Job.kind == "compress", Job.status.in_(TERMINAL), Job.finished_at >= moment)
+        .where(Job.shown, Job.status.in_(TERMINAL), Job.finished_at >= moment)
         .order_by(Job.finished_at)
         .limit(limit)
     )

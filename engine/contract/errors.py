@@ -17,10 +17,33 @@ class JobError(BaseModel):
     code: str
     category: Category
     message: str
-    hint: str | None = None
-    retryable: bool = False
-    step_index: int | None = None
-    details: dict[str, Any] = {}
+    hint: str | None
+    retryable: bool
+    step_index: int | None
+    details: dict[str, Any]
+
+    @classmethod
+    def of(
+        cls,
+        code: str,
+        category: Category,
+        message: str,
+        *,
+        hint: str | None = None,
+        retryable: bool = False,
+        step_index: int | None = None,
+        details: dict[str, Any] | None = None,
+    ) -> Self:
+        """An error, with what is not said left empty."""
+        return cls(
+            code=code,
+            category=category,
+            message=message,
+            hint=hint,
+            retryable=retryable,
+            step_index=step_index,
+            details=details or {},
+        )
 
 
 class EngineError(Exception):

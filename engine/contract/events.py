@@ -5,7 +5,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
-from engine.contract.errors import Category, EngineError
+from engine.contract.errors import JobError
+from engine.contract.figures import Outcome
+from engine.contract.files import FileRef
 
 
 class _Event(BaseModel):
@@ -67,12 +69,11 @@ class StepStarted(_Event):
 
 
 class StepFinished(_Event):
-    """A step is done; its metrics were measured on the network in memory."""
+    """A step is done; its metrics were measured on the network in memory. What it reports stands in the report of the job."""
 
     type: Literal["step_finished"] = "step_finished"
     method: str
     metrics: dict[str, float] = {}
-    report: dict[str, Any] = {}
 
 
 class Checkpointed(_Event):
@@ -107,39 +108,26 @@ class ArtifactWritten(_Event):
     gzip_bytes: int | None = None
     sha256: str
     metrics: dict[str, Any] = {}
+    settings: tuple[str, ...] = ()
+    """Names of the settings that were measured on this file; their figures are in the result of the job."""
 
 
 class Failed(_Event):
     """The job ended with an error that the user reads."""
 
     type: Literal["failed"] = "failed"
-    code: str
-    category: Category
-    message: str
-    hint: str | None = None
-    retryable: bool = False
-    details: dict[str, Any] = {}
-
-    @classmethod
-    def of(cls, error: EngineError, step_index: int | None = None) -> "Failed":
-        """The event that carries `error` over the process border."""
-        return cls(
-            code=error.code,
-            category=error.category,
-            message=error.message,
-            hint=error.hint,
-            retryable=error.retryable,
-            details=error.details,
-            step_index=step_index,
-        )
+    error: JobError
 
 
 class Done(_Event):
-    """The job reached its end. `result` is the summary of a compression, or what an inspection found."""
+    """The job reached its end."""
 
     type: Literal["done"] = "done"
-    outcome: Literal["constraints_met", "constraints_not_met", "no_constraints"] | None = None
-    result: dict[str, Any] = {}
+    outcome: Outcome | None = None
+    result: FileRef | None = None
+    """The `Summary` of a compression, or what an inspection found, as JSON in a file: it may be larger than any line."""
+    error: JobError | None = None
+    """Set where the outcome fails the job: a missed constraint with `on_violation: fail`. Its files are published all the same."""
 
 
 Event = Annotated[

@@ -1,29 +1,20 @@
 """`job.json`: what a job child finds in its directory."""
 
+import json
 from pathlib import Path
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict
 
+from engine.contract.errors import EngineError
 from engine.contract.metadata import DatasetMetadata, ModelMetadata
-from engine.contract.spec import parse
+from engine.contract.spec import Spec, parse
 
 FILE_NAME = "job.json"
+RESULT = "result.json"
+"""What the job came to, in its directory: a `Summary`, or what an inspection found."""
 DRAIN_FILE = "drain"
 """Appears beside `job.json` when the supervisor wants a checkpoint as soon as possible, because the worker is about to stop."""
-
-
-def divided(kind: str, spec: dict[str, Any] | None) -> bool:
-    """Whether a job runs in several processes: they divide trainings, and nothing else."""
-    if kind != "compress" or devices(spec) == 1:
-        return False
-    parsed, _ = parse(spec)
-    return parsed is not None and any(step.needs.trainable for step in parsed.steps)
-
-
-def devices(spec: dict[str, Any] | None) -> int:
-    """How many devices a spec asks for; one of version 1 does not say."""
-    return int((spec or {}).get("devices", 1))
 
 
 class InputFile(BaseModel):
@@ -61,7 +52,8 @@ class Job(BaseModel):
 
     kind: Literal["compress", "inspect_model", "inspect_dataset"]
     job_id: str
-    spec: dict[str, Any] | None = None
+    spec: Spec | None = None
+    """Of a compression."""
     device: str = "cpu"
     threads: int = 1
     model: ModelFile | None = None
@@ -74,8 +66,9 @@ class Job(BaseModel):
 
     @classmethod
     def read(cls, directory: Path) -> "Job":
-        """The job in `directory`, with absolute paths."""
-        job = cls.model_validate_json((directory / FILE_NAME).read_bytes())
+        """The job in `directory`, with absolute paths. Raises `spec_invalid`."""
+        document = json.loads((directory / FILE_NAME).read_bytes())
+        job = cls.model_validate({**document, "spec": _parsed(document.get("spec"))})
         return job.model_copy(
             update={
                 "model": job.model and job.model.below(directory),
@@ -84,3 +77,13 @@ class Job(BaseModel):
                 "teachers": {name: file.below(directory) for name, file in job.teachers.items()},
             }
         )
+
+
+def _parsed(document: Any) -> Spec | None:
+    """The spec, which is read here and nowhere else in the child."""
+    if document is None:
+        return None
+    spec, problems = parse(document)
+    if spec is None:
+        raise EngineError("spec_invalid", "; ".join(f"{p.pointer}: {p.detail}" for p in problems), hint=problems[0].hint)
+    return spec

@@ -154,6 +154,11 @@ class Spec(Params):
             raise SpecProblems(problems)
         return self
 
+    @property
+    def processes(self) -> int:
+        """In how many processes the job runs, each with a device of its own: they divide trainings, and nothing else."""
+        return self.devices if any(step.needs.trainable for step in self.steps) else 1
+
     def normalized(self) -> dict[str, Any]:
         """The spec with every default written out, as JSON types."""
         return self.model_dump(mode="json")

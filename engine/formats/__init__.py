@@ -1,4 +1,4 @@
-"""Networks in and out of files. Importing this package loads neither torch nor numpy."""
+"""Networks in and out of files, a folder a format. Importing this package loads neither torch nor numpy."""
 
 from __future__ import annotations
 
@@ -19,17 +19,3 @@ def load_network(path: Path, format: str, metadata: ModelMetadata, work: Path) -
     from engine.formats.loading import load_network as load
 
     return load(path, format, metadata, work)
-
-
-def export_onnx(network: Network, path: Path) -> None:
-    """Write a network as one ONNX file; see `engine.formats.onnx.export`."""
-    from engine.formats.onnx.export import export_onnx as export
-
-    export(network, path)
-
-
-def export_safetensors(network: Network, path: Path) -> None:
-    """Write a network's weights; see `engine.formats.safetensors.write`."""
-    from engine.formats.safetensors.write import write
-
-    write(network, path)

@@ -8,18 +8,20 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
 from engine.contract import constraints, events
-from engine.contract.errors import EngineError
+from engine.contract.errors import EngineError, JobError
 from engine.contract.figures import Comparison, Figures, Judgement, Measured, Result
-from engine.contract.job import Job
+from engine.contract.files import FileRef
+from engine.contract.job import RESULT, Job
 from engine.contract.method import MethodParams
-from engine.contract.spec import Spec, parse
+from engine.contract.spec import Spec
 from engine.jobs import warnings
 from engine.jobs.inputs import Subject, read
 from engine.jobs.judging import FileJudge
@@ -31,11 +33,13 @@ from engine.measuring.examiner.messages import Score
 from engine.measuring.figures import expected_work, shares
 from engine.measuring.measurement import file_sizes
 from engine.measuring.outputs import stored_outputs
-from engine.methods.step import StepContext
+from engine.methods.step import StepContext, implementation
 from engine.networks.network import Network
 from engine.process.memory import collector_paused, keep_freed_memory
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from engine.training.parallel.replicas import Replicas
 
 _LOADED, _SCORED, _WALKED, _EXPORTED, _VERIFIED = 0.02, 0.06, 0.92, 0.94, 0.97
@@ -69,13 +73,11 @@ def compress(job: Job, directory: Path, emit: Callable[[events.Event], None], re
     Of several `replicas` the first does all this, and the others take part in its trainings.
 
     Raises:
-        EngineError: Whatever the user or the machine has to be told; `constraints_not_met` where a missed target fails the job,
-            whose files have been announced all the same.
+        EngineError: Whatever is wrong with the inputs, the network or the machine. A missed target is no error: it is an outcome.
     """
-    spec, problems = parse(job.spec)
-    if spec is None:
-        raise EngineError("spec_invalid", "; ".join(f"{p.pointer}: {p.detail}" for p in problems), hint=problems[0].hint)
-    compression = _Compression(job, spec, directory, Voice(emit), replicas)
+    if job.spec is None:
+        raise EngineError("job_invalid", "The job has no spec.", category="internal")
+    compression = _Compression(job, job.spec, directory, Voice(emit), replicas)
     if replicas is None or replicas.rank == 0:
         compression.run()
     else:
@@ -103,8 +105,10 @@ class _Compression:
                 context = self._context()
             self._score = scored()
             self._subject.check(self._score)
+            self._subject = replace(self._subject, heads=self._score.heads)
+            context = replace(context, heads=self._score.heads, unused_targets=self._score.unused_targets)
             context.judge = FileJudge(self._subject, examiner, self._score)
-            self._counts = self._subject.count(self._subject.baseline, self._score.shapes)
+            self._counts = self._subject.baseline.count(self._score.shapes)
             warnings.about_examples(self._voice, self._subject, self._score)
             # Compressing the upload takes seconds where it is large; it runs beside the steps.
             self._sizes = aside.submit(file_sizes, self._subject.upload)
@@ -119,32 +123,30 @@ class _Compression:
         context, network = self._context(), self._subject.baseline
         trained = max(index for index, step in enumerate(self._spec.steps) if step.needs.trainable)
         for index, step in enumerate(self._spec.steps[: trained + 1]):
-            own = context.for_step(index, (0.0, 1.0))
-            network = type(step).implementation()(network, step, own)
-            if network.onnx_path is None:
-                self._measured_in_memory(own, network)
+            own = context.for_step(index, (0.0, 1.0), network)
+            network = implementation(step)(network, step, own)
+            network.at(network.settings[0]).measure(on_file=lambda path: {}, on_module=partial(self._measured_in_memory, own))
 
     def _walk(self, context: StepContext, examiner: Examiner) -> list[State]:
-        spans = shares([expected_work(step) for step in self._spec.steps], _SCORED, _WALKED)
+        spans = shares([expected_work(step, self._subject.facts) for step in self._spec.steps], _SCORED, _WALKED)
         states: list[State] = []
         network = self._subject.baseline
         for index, step in enumerate(self._spec.steps):
-            states.append(self._step(context.for_step(index, spans[index]), index, step, network, examiner))
+            states.append(self._step(context.for_step(index, spans[index], network), index, step, network, examiner))
             network = states[-1].network
         return states
 
     def _step(self, context: StepContext, index: int, step: MethodParams, network: Network, examiner: Examiner) -> State:
         begin, method = time.monotonic(), step.wire_name()
         self._voice.emit(events.StepStarted(method=method, step_index=index))
-        network = type(step).implementation()(network, step, context)
-        score = None
+        network = implementation(step)(network, step, context)
         first = network.at(network.settings[0])
-        if first.onnx_path is not None:
-            score = examiner.score(self._subject.to_score(first.onnx_path, as_timed=first.batch_dependent))()
+        to_score = partial(self._subject.to_score, as_timed=first.batch_dependent)
+        score = first.measure(on_file=lambda path: examiner.score(to_score(path))(), on_module=lambda module: None)
         if first.batch_dependent:
             context.report("scored_at_batch_size", self._spec.evaluation.latency.batch_sizes[0])
-        metrics = self._measured_in_memory(context, first) if score is None else score.metrics
-        metrics = {**metrics, **asdict(self._subject.count(first, self._score.shapes))}
+        metrics = self._measured_in_memory(context, first.module) if score is None else score.metrics
+        metrics = {**metrics, **asdict(first.count(self._score.shapes))}
         for file in context.files:
             target = self._out / f"step{index}-{file.path.name}"
             shutil.move(file.path, target)
@@ -160,17 +162,17 @@ class _Compression:
                 "report": context.reported,
             }
         )
-        self._voice.emit(events.StepFinished(method=method, metrics=metrics, report=context.reported, step_index=index))
+        self._voice.emit(events.StepFinished(method=method, metrics=metrics, step_index=index))
         context.finished()
         return State(network, index, metrics, score)
 
-    def _measured_in_memory(self, context: StepContext, network: Network) -> dict[str, float]:
+    def _measured_in_memory(self, context: StepContext, module: nn.Module) -> dict[str, float]:
         """Metrics of the module; nothing without examples."""
         from engine.methods.context import Context
 
         if self._subject.data is None or not isinstance(context, Context):
             return {}
-        return context.evaluate(network, self._subject.split)
+        return context.evaluate(module, self._subject.split)
 
     def _context(self) -> StepContext:
         """What steps are given; torch is loaded only where a step trains.
@@ -211,7 +213,7 @@ class _Compression:
         if self._replicas is not None:
             common["replicas"], device = self._replicas, self._replicas.device or device
         for step in self._spec.steps:
-            type(step).implementation()
+            implementation(step)
         with suppress(EngineError):  # The step that needs the module says what is wrong with it.
             self._subject.baseline.module  # noqa: B018 - built on first use
         return Context(
@@ -287,7 +289,14 @@ class _Compression:
         for file in best.publication.files:
             target = self._out / file.path.name
             shutil.copyfile(file.path, target)
-            self._voice.artifact(target, kind="model", format=file.format, metrics=file.metrics, gzip_bytes=file.sizes.gzip_bytes)
+            self._voice.artifact(
+                target,
+                kind="model",
+                format=file.format,
+                metrics=dict(file.metrics),
+                gzip_bytes=file.sizes.gzip_bytes,
+                settings=tuple(setting.name for setting in file.settings),
+            )
 
     def _finish(self, best: Candidate) -> None:
         result = best.result
@@ -305,14 +314,19 @@ class _Compression:
         target = self._out / "report.json"
         target.write_text(json.dumps(document, indent=1, allow_nan=False))
         self._voice.artifact(target, kind="report", format="json", metrics={})
-        summary = result.summary().model_dump(mode="json")
-        if result.outcome == "constraints_not_met" and self._spec.constraints and self._spec.constraints.on_violation == "fail":
-            checks = result.first.verdict.constraints
-            raise EngineError(
-                "constraints_not_met",
-                "Missed: " + "; ".join(constraints.sentence(item) for item in checks if not item.met) + ".",
-                hint="Loosen the constraint, or say on_violation: keep_best. The files of this job are kept.",
-                details={"constraints": [item.model_dump() for item in checks], "summary": summary},
-            )
+        summary = FileRef.write(self._directory, RESULT, result.summary().model_dump_json().encode())
         self._voice.progress(1.0, "done")
-        self._voice.emit(events.Done(outcome=result.outcome, result=summary))
+        self._voice.emit(events.Done(outcome=result.outcome, result=summary, error=self._missed(result)))
+
+    def _missed(self, result: Result) -> JobError | None:
+        """The error of a job that is to fail for a missed target."""
+        target, checks = self._spec.constraints, result.first.verdict.constraints
+        if result.outcome != "constraints_not_met" or target is None or target.on_violation != "fail":
+            return None
+        return JobError.of(
+            "constraints_not_met",
+            "user",
+            "Missed: " + "; ".join(constraints.sentence(item) for item in checks if not item.met) + ".",
+            hint="Loosen the constraint, or set on_violation: keep_best. The files of this job are kept.",
+            details={"constraints": [item.model_dump() for item in checks]},
+        )

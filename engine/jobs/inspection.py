@@ -11,19 +11,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx
 
+from engine.contract import limits
 from engine.contract.errors import EngineError
 from engine.contract.metadata import DatasetMetadata, ModelMetadata
-from engine.data.loading import class_names, read_labels, read_stored
+from engine.data.loading import class_names, read_stored
 from engine.data.preprocessing import preprocessing_of
 from engine.formats.loading import load_network
 from engine.formats.onnx import runtime
 from engine.formats.onnx.checks import inferred, skeleton_of
+from engine.formats.onnx.counting import counts_of, multiplications
 from engine.formats.onnx.file import is_quantized, narrowed, read_model, signature_of
 from engine.formats.onnx.importer.names import module_path
 from engine.formats.onnx.macs import node_macs, total
 from engine.formats.onnx.weights import Weight, weight_tensors
-from engine.measuring.counting import Counts, count_module, counts_of, multiplications
-from engine.networks.network import Network, Signature
+from engine.networks.network import Counts, Network, Signature
 
 if TYPE_CHECKING:
     from torch import nn
@@ -43,11 +44,15 @@ def inspect_model(path: Path, format: str, metadata: ModelMetadata, work: Path) 
     are the weighted nodes of the graph. Shapes have null for the batch. `work` is for scratch files. Raises the codes of `load_network`.
     """
     network = load_network(path, format, metadata, work)
-    if network.onnx_path is None:
-        counts = count_module(network.module, network.signature)
-        return _document(network.signature, counts, layers=module_layers(network), reason=None)
-    model = narrowed(read_model(network.onnx_path), metadata.input_specs)
-    runtime.open_session(network.onnx_path, threads=1)
+    return network.measure(
+        on_file=lambda file: _of_graph(network, file, metadata),
+        on_module=lambda module: _document(network.signature, network.count(), layers=module_layers(network), reason=None),
+    )
+
+
+def _of_graph(network: Network, path: Path, metadata: ModelMetadata) -> dict[str, Any]:
+    model = narrowed(read_model(path), metadata.input_specs)
+    runtime.open_session(path, threads=1)
     weights, macs = weight_tensors(model), node_macs(model)
     counts = counts_of(weights, macs)
     reason = _untrainable(network, model)
@@ -64,7 +69,7 @@ def inspect_model(path: Path, format: str, metadata: ModelMetadata, work: Path) 
 
 def module_layers(network: Network) -> list[dict[str, Any]]:
     """Every leaf module that runs, in the order in which it first does: name, type, shapes, parameters, MACs, and what can be done to it."""
-    from engine.formats.onnx.export import example_inputs
+    from engine.networks.example_inputs import example_inputs
     from engine.networks.layers import PRUNABLE
 
     module = network.module
@@ -90,7 +95,7 @@ def module_layers(network: Network) -> list[dict[str, Any]]:
             for name, layer in module.named_modules():
                 if name and not list(layer.children()):
                     hooks += [layer.register_forward_pre_hook(before(name, counter)), layer.register_forward_hook(after(name, counter))]
-            module.eval()(*example_inputs(network.signature, batch=1))
+            module.eval()(*example_inputs(network.signature, 1))
     except RuntimeError as error:
         raise EngineError("model_invalid", f"The network does not run on one example: {str(error).splitlines()[0]}.") from error
     finally:
@@ -140,34 +145,54 @@ def inspect_dataset(path: Path, format: str, metadata: DatasetMetadata, work: Pa
     seen: set[int] = set()
     for split in stored.splits:
         inputs = stored.inputs(split)
-        labels = read_labels(stored, split, None)
+        targets = stored.targets(split)
         count = len(next(iter(inputs.values())))
-        splits[split] = {"examples_count": count, "labelled": labels is not None}
-        for name, array in inputs.items():
+        splits[split] = {"examples_count": count, "labelled": bool(targets)}
+        for name, array in (inputs | targets).items():
             column = {"name": name, "shape": list(array.shape[1:]), "dtype": array.dtype.name}
             if columns.setdefault(name, column)["shape"] != column["shape"]:
                 raise EngineError(
                     "dataset_invalid", f"{name} has examples of shape {column['shape']} in {split}, {columns[name]['shape']} before."
                 )
-        if labels is not None:
-            columns.setdefault("y", {"name": "y", "shape": [], "dtype": stored.targets(split)["y"].dtype.name})
-            seen.update(np.unique(labels).tolist())
-        preview[split] = [_example(index, inputs, labels) for index in range(min(count, _PREVIEW_EXAMPLES))]
+        numbers = class_numbers(targets)
+        if numbers is not None:
+            seen.update(np.unique(numbers).tolist())
+        preview[split] = [_example(index, inputs, targets) for index in range(min(count, _PREVIEW_EXAMPLES))]
     names = class_names(stored, metadata)
     classes: list[Any] | None = (list(names) if names else sorted(seen)) if seen else None
     labelled = all(split["labelled"] for split in splits.values())
     return {"splits": splits, "columns": list(columns.values()), "classes": classes, "labels": labelled, "preview": preview}
 
 
-def _example(index: int, inputs: Mapping[str, Array], labels: Any) -> dict[str, Any]:
-    values: dict[str, Any] = {}
-    for name, array in inputs.items():
-        example = np.asarray(array[index])
-        summary: dict[str, Any] = {"minimum": example.min().item(), "maximum": example.max().item(), "mean": float(example.mean())}
-        if example.size <= _PREVIEW_ELEMENTS:
-            summary["values"] = example.tolist()
-        values[name] = summary
-    return {"index": index, "label": None if labels is None else int(labels[index]), "inputs": values}
+def class_numbers(targets: Mapping[str, Array]) -> Array | None:
+    """Targets that number classes, one an example; None where they are something else."""
+    stored = targets.get("y")
+    if (
+        stored is None
+        or stored.dtype.kind not in "iub"
+        or stored[0].size != 1
+        or int(stored.max()) >= limits.MAX_CLASSES
+        or int(stored.min()) < 0
+    ):
+        return None
+    return stored.reshape(-1)
+
+
+def _example(index: int, inputs: Mapping[str, Array], targets: Mapping[str, Array]) -> dict[str, Any]:
+    numbers = class_numbers(targets)
+    label = None if numbers is None else int(numbers[index])
+    document = {"index": index, "label": label, "inputs": {name: _summary(array[index]) for name, array in inputs.items()}}
+    return (
+        document
+        if numbers is not None or not targets
+        else document | {"targets": {name: _summary(array[index]) for name, array in targets.items()}}
+    )
+
+
+def _summary(stored: Array) -> dict[str, Any]:
+    example = np.asarray(stored)
+    summary: dict[str, Any] = {"minimum": example.min().item(), "maximum": example.max().item(), "mean": float(example.mean())}
+    return summary | ({"values": example.tolist()} if example.size <= _PREVIEW_ELEMENTS else {})
 
 
 def _untrainable(network: Network, model: onnx.ModelProto) -> str | None:

@@ -1,6 +1,7 @@
 """Measures a step's files beside the baseline, for methods that choose between several."""
 
 from collections.abc import Mapping
+from pathlib import Path
 
 from engine.contract import constraints
 from engine.contract.metric import Key, catalogue
@@ -32,8 +33,7 @@ class FileJudge:
 
     def score(self, network: Network) -> Metrics:
         """Metrics of a network's ONNX file on the evaluated examples."""
-        assert network.onnx_path is not None
-        return self._examiner.score(self._subject.to_score(network.onnx_path, as_timed=network.batch_dependent))().metrics
+        return self._examiner.score(self._subject.to_score(self._file(network), as_timed=network.batch_dependent))().metrics
 
     def meets_target(self, metrics: Metrics) -> bool:
         """Whether metrics satisfy the accuracy target."""
@@ -50,6 +50,8 @@ class FileJudge:
 
     def speedup(self, network: Network) -> float:
         """How many times faster a network's file is than the uploaded model, at the first batch size."""
-        assert network.onnx_path is not None
-        request = self._subject.to_time(network.onnx_path)
+        request = self._subject.to_time(self._file(network))
         return self._examiner.time(request.model_copy(update={"batch_sizes": request.batch_sizes[:1]}))()[0].speed.speedup
+
+    def _file(self, network: Network) -> Path:
+        return network.file(self._subject.work / "judged.onnx")

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import re
-import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
@@ -16,18 +16,24 @@ from numpy.typing import NDArray
 
 from engine.contract.errors import EngineError
 from engine.contract.figures import MOST_SETTINGS, Figures, Latency, Setting, Timing
-from engine.formats import export_onnx, export_safetensors
+from engine.contract.file_format import ending_of
+from engine.formats.loading import write_network
 from engine.formats.onnx import runtime
-from engine.formats.onnx.notes import has_notes, remove_notes
+from engine.formats.onnx.counting import count_onnx
+from engine.formats.onnx.notes import remove_notes
 from engine.formats.onnx.runtime import Feed
 from engine.jobs.inputs import Subject
-from engine.measuring.counting import Counts, count_onnx
 from engine.measuring.examiner.client import Examiner
 from engine.measuring.examiner.messages import CompareRequest, DigestRequest, Score, TensorDigest
 from engine.measuring.examples import RandomExamples, SplitExamples
 from engine.measuring.measurement import FileSizes, file_sizes
-from engine.networks.network import Network
+from engine.networks.network import Counts, Network, Signature
 
+if TYPE_CHECKING:
+    from torch import nn
+
+RUNNABLE = "onnx"
+"""The format in which every result is measured, whether it is published or not."""
 COMPARED_EXAMPLES = 16
 ABSOLUTE_TOLERANCE, RELATIVE_TOLERANCE = 1e-4, 1e-3
 """An exported float network may differ from the one in memory by 1e-4 plus a thousandth of its largest output: other kernels
@@ -120,37 +126,35 @@ def publish(
     directory.mkdir(parents=True, exist_ok=True)
     formats = tuple(dict.fromkeys(subject.spec.export))
     settings = _checked(network.settings)
-    plain = {setting.name: _plain(network.at(setting)) for setting in settings}
-    place = directory if "onnx" in formats else subject.work / f"measured_{step_index}"
+    plain = network.plain()
+    networks = {setting.name: plain.at(setting) for setting in settings}
+    place = directory if RUNNABLE in formats else subject.work / f"measured_{step_index}"
     place.mkdir(exist_ok=True)
     runnable = {setting.name: place / file_name(setting, first=setting == settings[0]) for setting in settings}
     for name, path in runnable.items():
-        _write_onnx(plain[name], path)
-    tensors, whole = directory / "model.safetensors", plain[settings[0].name] if len(settings) == 1 else _plain(network)
-    if "safetensors" in formats:
-        _export_tensors(whole, tensors)
+        networks[name].write_onnx(path)
+    others = {name: write_network(plain, name, directory / f"model{ending_of(name)}") for name in formats if name != RUNNABLE}
     enter("verifying")
     for name, path in runnable.items():
-        if plain[name].onnx_path is None:
-            _compare(plain[name], path, subject, examiner)
-    if "safetensors" in formats:
-        _compare_tensors(whole, tensors, examiner)
+        networks[name].measure(on_file=partial(_check_copy, path), on_module=partial(_compare, path, networks[name], subject, examiner))
+    for name, paths in others.items():
+        _compare_tensors(plain, name, paths[0], examiner)
     scores = {
         setting.name: examiner.score(subject.to_score(runnable[setting.name], as_timed=network.batch_dependent))
         for setting in settings[score is not None :]
     }
     found = ({} if score is None else {settings[0].name: score}) | {name: waiting() for name, waiting in scores.items()}
     enter("measuring")
-    files = [PublishedFile(tensors, "safetensors", file_sizes(tensors))] if "safetensors" in formats else []
+    files = [PublishedFile(path, name, file_sizes(path)) for name, paths in others.items() for path in paths]
     measured = []
     for setting in settings:
         path, own = runnable[setting.name], found[setting.name]
         timings = examiner.time(subject.to_time(path))()
         # The exporter folds normalizations into the layers before them: what is counted is what is in the file.
-        counts = count_onnx(path, own.shapes) if "onnx" in formats else subject.count(plain[setting.name], own.shapes)
-        if "onnx" in formats:
-            files.append(PublishedFile(path, "onnx", file_sizes(path), (setting,), own.metrics))
-        sizes = files[-1].sizes if formats[0] == "onnx" else files[0].sizes
+        counts = count_onnx(path, own.shapes) if RUNNABLE in formats else networks[setting.name].count(own.shapes)
+        if RUNNABLE in formats:
+            files.append(PublishedFile(path, RUNNABLE, file_sizes(path), (setting,), own.metrics))
+        sizes = files[-1].sizes if formats[0] == RUNNABLE else next(file.sizes for file in files if file.format == formats[0])
         measured.append(MeasuredFile(setting, path, own, timings, counts, sizes))
     files.sort(key=lambda file: formats.index(file.format))
     return Publication(step_index, tuple(files), tuple(measured))
@@ -178,33 +182,18 @@ def _checked(settings: tuple[Setting, ...]) -> tuple[Setting, ...]:
     return settings
 
 
-def _write_onnx(network: Network, path: Path) -> None:
-    if network.onnx_path is None:
-        export_onnx(network, path)
-        return
-    # As it stands, but for the notes that its exporter made on the graph.
-    model = onnx.load(network.onnx_path)
-    if has_notes(model):
-        onnx.save_model(remove_notes(model), str(path))
-    else:
-        shutil.copyfile(network.onnx_path, path)
+def _check_copy(file: Path, source: Path) -> None:
+    """The published file against the network's own, which may hold notes besides."""
+    if remove_notes(onnx.load(file)) != remove_notes(onnx.load(source)):
+        raise EngineError("export_mismatch", "The published file is not the network's own graph.", category="internal")
 
 
-def _plain(network: Network) -> Network:
-    """The network without the masks and parametrizations that held it during training, on the CPU."""
-    if network.onnx_path is not None:
-        return network
-    from engine.formats.onnx.export import as_stored
-
-    return network.with_module(as_stored(network))
-
-
-def _compare(network: Network, file: Path, subject: Subject, examiner: Examiner) -> None:
+def _compare(file: Path, network: Network, subject: Subject, examiner: Examiner, module: nn.Module) -> None:
     """The exported file against the module in memory, on the same inputs."""
     feed = _some_inputs(subject, file)
     inputs, expected = subject.work / "compared_inputs.npz", subject.work / "compared_outputs.npz"
     np.savez(inputs, *feed.values())
-    np.savez(expected, *_module_outputs(network, feed))
+    np.savez(expected, *_module_outputs(module, network.signature, feed))
     request = CompareRequest(file=file, names=tuple(feed), inputs=inputs, expected=expected, threads=subject.job.threads)
     found = examiner.compare(request)()
     difference, scale = found.max_abs_difference, found.max_abs_value
@@ -229,63 +218,27 @@ def _some_inputs(subject: Subject, file: Path) -> Feed:
     return next(iter(SplitExamples(subject.split, split, session).batches(min(COMPARED_EXAMPLES, split.count)))).feed
 
 
-def _module_outputs(network: Network, feed: Feed) -> list[NDArray[Any]]:
+def _module_outputs(module: nn.Module, signature: Signature, feed: Feed) -> list[NDArray[Any]]:
     import torch
 
     with torch.no_grad():
-        given = [torch.from_numpy(np.require(feed[tensor.name], requirements=("C", "W"))) for tensor in network.signature.inputs]
-        outputs = network.module(*given)
+        given = [torch.from_numpy(np.require(feed[tensor.name], requirements=("C", "W"))) for tensor in signature.inputs]
+        outputs = module(*given)
     return [output.numpy() for output in ([outputs] if isinstance(outputs, torch.Tensor) else outputs)]
 
 
-def _export_tensors(network: Network, path: Path) -> None:
-    """The state dict of the module; of a quantized graph its constants: 8-bit weights, scales and zero-points by their names."""
-    if network.onnx_path is None:
-        export_safetensors(network, path)
-        return
-    from safetensors.numpy import save_file
-
-    graph = onnx.load(network.onnx_path).graph
-    save_file({item.name: np.asarray(onnx.numpy_helper.to_array(item), order="C") for item in graph.initializer}, path)
-
-
-def _compare_tensors(network: Network, file: Path, examiner: Examiner) -> None:
-    """The safetensors file against the weights in memory, bit for bit."""
-    stored = examiner.digest(DigestRequest(file=file))()
-    expected, aliases = _digests(network)
-    missing = {name for name in expected if name not in stored and aliases.get(name, name) not in stored}
-    wrong = sorted(missing | (set(stored) - set(expected)) | {name for name in stored if stored[name] != expected.get(name)})
+def _compare_tensors(network: Network, format: str, file: Path, examiner: Examiner) -> None:
+    """A file of weights against those in memory, bit for bit."""
+    stored = examiner.digest(DigestRequest(file=file, format=format))()
+    expected = {name: _digest(array) for name, array in network.tensors()}
+    wrong = sorted(name for name in {*stored, *expected} if stored.get(name) != expected.get(name))
     if wrong:
         raise EngineError(
             "export_mismatch",
-            f"The safetensors file does not hold the network's weights: {', '.join(wrong[:5])} differ.",
+            f"The {format} file does not hold the network's weights: {', '.join(wrong[:5])} differ.",
             category="internal",
         )
 
 
-def _digests(network: Network) -> tuple[dict[str, TensorDigest], dict[str, str]]:
-    """Shape and sha256 of the bytes of each tensor, and for a tensor that shares its memory with another one, that one's name."""
-    arrays: dict[str, NDArray[Any]]
-    if network.onnx_path is not None:
-        graph = onnx.load(network.onnx_path).graph
-        arrays, owners = {item.name: onnx.numpy_helper.to_array(item) for item in graph.initializer}, {}
-    else:
-        import torch
-
-        state = network.module.state_dict()
-        arrays = {name: tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy() for name, tensor in state.items()}
-        owners = _owners({name: tensor.data_ptr() for name, tensor in state.items() if tensor.numel()})
-        shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
-        return {name: _digest(shapes[name], array) for name, array in arrays.items()}, owners
-    return {name: _digest(array.shape, array) for name, array in arrays.items()}, owners
-
-
-def _owners(addresses: Mapping[str, int]) -> dict[str, str]:
-    names: dict[int, list[str]] = {}
-    for name, address in addresses.items():
-        names.setdefault(address, []).append(name)
-    return {name: other for group in names.values() for name in group for other in group if other != name}
-
-
-def _digest(shape: tuple[int, ...], array: NDArray[Any]) -> TensorDigest:
-    return TensorDigest(shape=shape, sha256=hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest())
+def _digest(array: NDArray[Any]) -> TensorDigest:
+    return TensorDigest(shape=array.shape, sha256=hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest())

@@ -64,6 +64,7 @@ class Voice:
         metrics: dict[str, Any],
         step_index: int | None = None,
         gzip_bytes: int | None = None,
+        settings: tuple[str, ...] = (),
     ) -> None:
         """A verified file in `out/`."""
         self.emit(
@@ -75,6 +76,7 @@ class Voice:
                 gzip_bytes=gzip_bytes,
                 sha256=sha256_of(path),
                 metrics=metrics,
+                settings=settings,
                 step_index=step_index,
             )
         )

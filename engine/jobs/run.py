@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +10,8 @@ from typing import TYPE_CHECKING
 
 from engine.contract import events
 from engine.contract.errors import EngineError, translate
-from engine.contract.job import FILE_NAME, Job, divided
+from engine.contract.files import FileRef
+from engine.contract.job import FILE_NAME, RESULT, Job
 
 if TYPE_CHECKING:
     from engine.training.parallel.replicas import Replicas
@@ -26,7 +28,7 @@ def run_job(directory: Path, emit: Emit, replicas: Replicas | None = None) -> in
         replicas: Of a job in several processes, in each of them; left out, they are started where the job asks for them.
 
     Returns:
-        The exit status: 0 after `done`, 1 after `failed`.
+        The exit status: 0 after `done`, 1 after `failed`. A missed constraint is an outcome of a job that was done.
     """
     current: list[int | None] = [None]
 
@@ -40,7 +42,7 @@ def run_job(directory: Path, emit: Emit, replicas: Replicas | None = None) -> in
         for name in ("out", "tmp"):
             (directory / name).mkdir(mode=0o700, exist_ok=True)
         job = Job.read(directory)
-        if replicas is None and divided(job.kind, job.spec):
+        if replicas is None and job.spec is not None and job.spec.processes > 1:
             from engine.jobs.parallel.launch import run_processes
 
             return run_processes(job, directory, tracking)
@@ -50,7 +52,7 @@ def run_job(directory: Path, emit: Emit, replicas: Replicas | None = None) -> in
         translated = translate(error)
         if translated.category == "internal":
             emit(events.Log(level="error", message=traceback.format_exc(), step_index=current[0]))
-        emit(events.Failed.of(translated, current[0]))
+        emit(events.Failed(error=translated.described(current[0])))
         return 1
 
 
@@ -66,8 +68,9 @@ def _do(job: Job, directory: Path, emit: Emit, replicas: Replicas | None) -> Non
     emit(events.Phase(phase="inspecting"))
     work = directory / "tmp"
     if job.kind == "inspect_model" and job.model is not None:
-        emit(events.Done(result=inspection.inspect_model(job.model.path, job.model.format, job.model.metadata, work)))
+        found = inspection.inspect_model(job.model.path, job.model.format, job.model.metadata, work)
     elif job.kind == "inspect_dataset" and job.dataset is not None:
-        emit(events.Done(result=inspection.inspect_dataset(job.dataset.path, job.dataset.format, job.dataset.metadata, work)))
+        found = inspection.inspect_dataset(job.dataset.path, job.dataset.format, job.dataset.metadata, work)
     else:
         raise EngineError("job_invalid", f"{FILE_NAME} names no file to inspect.", category="internal")
+    emit(events.Done(result=FileRef.write(directory, RESULT, json.dumps(found, allow_nan=False).encode())))

@@ -7,23 +7,33 @@ import torch
 from torch import Tensor, nn
 
 from engine.contract.errors import EngineError
-from engine.networks.network import Signature
-
-_OPEN_SIZES = (64, 32, 128, 224, 256, 512, 16, 8)
-"""Tried one after the other for dimensions that the signature leaves open, until the network runs."""
+from engine.networks.network import OPEN_SIZES, Shapes, Signature
 
 
 def example_inputs(
-    signature: Signature, batch_size: int, device: torch.device | None = None, *, seed: int = 0, open_size: int = _OPEN_SIZES[0]
+    signature: Signature,
+    batch_size: int,
+    device: torch.device | None = None,
+    *,
+    seed: int = 0,
+    open_size: int = OPEN_SIZES[0],
+    shapes: Shapes | None = None,
 ) -> tuple[Tensor, ...]:
-    """One tensor per input of the signature: standard normal numbers, zeros for integer inputs (a valid index everywhere)."""
+    """One tensor per input of the signature: standard normal numbers, zeros for integer inputs (a valid index everywhere).
+
+    Dimensions that the signature leaves open have the size that `shapes` gives them (without the batch), else `open_size`.
+    """
     rng = np.random.default_rng(seed)
     tensors = []
     for tensor in signature.inputs:
-        shape = (batch_size, *(open_size if size is None else size for size in tensor.shape[1:]))
-        dtype = np.dtype(tensor.dtype)
-        array = rng.standard_normal(shape) if np.issubdtype(dtype, np.floating) else np.zeros(shape)
-        tensors.append(torch.from_numpy(array.astype(dtype)).to(device))
+        given = (shapes or {}).get(tensor.name, ())
+        shape = [
+            batch_size if dim == 0 else size or (given[dim - 1] if dim <= len(given) else open_size)
+            for dim, size in enumerate(tensor.shape)
+        ]
+        dtype: torch.dtype = getattr(torch, tensor.dtype)
+        values = torch.from_numpy(rng.standard_normal(shape)) if dtype.is_floating_point else torch.zeros(shape)
+        tensors.append(values.to(device, dtype))
     return tuple(tensors)
 
 
@@ -31,7 +41,7 @@ def example_inputs(
 def running_inputs(module: nn.Module, signature: Signature, batch_size: int, device: torch.device) -> tuple[Tensor, ...]:
     """`example_inputs` of a size for which the module runs. Raises `shape_mismatch` where there is none."""
     last: Exception | None = None
-    for size in _OPEN_SIZES:
+    for size in OPEN_SIZES:
         inputs = example_inputs(signature, batch_size, device, open_size=size)
         try:
             module.forward(*inputs)  # Not a call: a traced network that is called prints what it fails with.

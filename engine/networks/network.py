@@ -1,17 +1,29 @@
-"""A network in memory: a trainable module, an ONNX graph, or both of them saying the same."""
+"""A network in memory: what every step takes and returns, whether it is a trainable module, an ONNX graph, or both.
+
+The two kinds stand in `engine.formats.onnx.networks`. Nobody asks which of them a network is: what differs between them is a method
+here, and `measure` is given both ways to look at it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from engine.contract.errors import EngineError
 from engine.contract.figures import Setting
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
     from torch import nn
+
+T = TypeVar("T")
+Shapes = Mapping[str, Sequence[int]]
+"""Shape of one example, without its batch, by the name of the input."""
+UNNAMED = (Setting(),)
+"""The settings of a network that runs in one way only."""
+OPEN_SIZES = (64, 128, 224, 512, 1024, 256, 32, 16, 8, 4, 2, 1)
+"""Tried one after the other for dimensions that a signature leaves open, until the network runs."""
 
 
 @dataclass(frozen=True)
@@ -41,56 +53,75 @@ class Signature:
         return cls(*sides)
 
 
-class Network:
-    """One state of the network on its way through the steps; immutable from the outside.
+@dataclass(frozen=True)
+class Counts:
+    """How large a network is; what cannot be counted is None."""
 
-    It is born from a file: an ONNX graph whose module is built on first use (so that post-training quantization works on graphs
-    with operators that cannot be trained), or a module made of a builtin architecture. A step returns a new `Network`.
-    """
+    params_count: int | None
+    nonzero_params_count: int | None
+    macs_count: int | None
 
-    def __init__(
-        self,
-        signature: Signature,
-        *,
-        module: nn.Module | None = None,
-        build_module: Callable[[], nn.Module] | None = None,
-        onnx_path: Path | None = None,
-        quantized: bool = False,
-        batch_dependent: bool = False,
-        weights_type: str = "float32",
-        settings: tuple[Setting, ...] = (Setting(),),
-    ) -> None:
-        self.signature = signature
-        self.settings = settings
+
+class Network(Protocol):
+    """One state of the network on its way through the steps; immutable from the outside. A step returns a new one."""
+
+    @property
+    def signature(self) -> Signature:
+        """What goes in and what comes out; a step may change it."""
+
+    @property
+    def settings(self) -> tuple[Setting, ...]:
         """The ways in which it runs, each of which is published and measured; one without a name in the ordinary case."""
-        self.onnx_path = onnx_path
-        """A file that says exactly what this network computes, or None where it has to be exported first."""
-        self.quantized = quantized
-        self.batch_dependent = batch_dependent
-        """Whether what it says about an example depends on the others in its batch, so that it is scored in the batches it is timed with."""
-        self.weights_type = weights_type
+
+    @property
+    def weights_type(self) -> str:
         """Type in which a file stores the weights, `float32` or `float16`; a module trains in float32 all the same."""
-        self._module = module
-        self._build_module = build_module
+
+    @property
+    def batch_dependent(self) -> bool:
+        """Whether what it says about an example depends on the others in its batch, so that it is scored in the batches it is timed with."""
 
     @property
     def module(self) -> nn.Module:
-        """The trainable module. Raises `unsupported_operator` where the graph cannot be turned into one."""
-        if self._module is None:
-            if self._build_module is None:
-                raise EngineError("not_trainable", "A quantized graph has no trainable weights.", hint="Put quantization last.")
-            self._module = self._build_module()
-        return self._module
+        """The trainable module. Raises `not_trainable` or `unsupported_operator` where there is none."""
+
+    @property
+    def architecture(self) -> Any:
+        """The builtin architecture that the network was made as, as `metadata.architecture` states it; None where it is none."""
 
     def at(self, setting: Setting) -> Network:
         """This network with one of its settings, as a network that has no other."""
-        assert setting in self.settings
-        return self
 
-    def with_module(self, module: nn.Module) -> Network:
-        """The same signature around a changed module; any ONNX file of the old state is void."""
-        return Network(self.signature, module=module, weights_type=self.weights_type)
+    def with_module(
+        self,
+        module: nn.Module,
+        *,
+        signature: Signature | None = None,
+        settings: tuple[Setting, ...] | None = None,
+        select: Callable[[nn.Module, Setting], nn.Module] | None = None,
+    ) -> Network:
+        """A network around a changed module, with the same signature and settings where no others are given.
 
-    def with_onnx(self, path: Path, *, quantized: bool, batch_dependent: bool = False) -> Network:
-        """The same signature around a new ONNX file that has no trainable form."""
-        return Network(self.signature, onnx_path=path, quantized=quantized, batch_dependent=batch_dependent)
+        `select` makes of the module, and one of several settings, a module of its own that runs so.
+        """
+
+    def with_onnx(self, path: Path, *, module: nn.Module | None = None, batch_dependent: bool = False) -> Network:
+        """The same signature around an ONNX file that says what the network computes from now on; `module` is its trainable form."""
+
+    def plain(self) -> Network:
+        """The network without the masks and parametrizations that hold it during training, on the CPU, and rounded to `weights_type`; what is published."""
+
+    def measure(self, *, on_file: Callable[[Path], T], on_module: Callable[[nn.Module], T]) -> T:
+        """What is found on the thing that this network really is: on its ONNX file, or else on its module in memory."""
+
+    def file(self, path: Path) -> Path:
+        """An ONNX file of the network: the one that it is, or a fresh one at `path`. Raises `export_failed`."""
+
+    def write_onnx(self, path: Path) -> None:
+        """Write the network with its only setting as one ONNX file. Raises `export_failed`."""
+
+    def count(self, shapes: Shapes | None = None) -> Counts:
+        """Parameters and multiply-accumulates for one example; `shapes` are for dimensions that the signature leaves open."""
+
+    def tensors(self) -> Iterator[tuple[str, NDArray[Any]]]:
+        """Every weight and constant by name, masks folded in; tied ones under each of their names."""

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
+from engine.contract.errors import Category, JobError
 from engine.contract.events import Failed, write_event
 from engine.process.environment import of_child
 from engine.process.linux import die_with_parent
@@ -60,12 +61,10 @@ def run(request: Request, parent: int, owner: tuple[int, int], events: int, log:
         confine(request)
         die_with_parent(parent, signal.SIGKILL)  # a change of namespaces may have forgotten it
     except IsolationUnavailable as error:
-        return _fail(
-            Failed(code="isolation_unavailable", category="resource", message=f"The job's process could not be confined: {error}.")
-        )
+        return _fail("isolation_unavailable", "resource", f"The job's process could not be confined: {error}.")
     except Exception:
         traceback.print_exc()
-        return _fail(Failed(code="internal_error", category="internal", message="The job's process could not be set up; its log says why."))
+        return _fail("internal_error", "internal", "The job's process could not be set up; its log says why.")
     status = entry(request.directory, lambda event: write_event(EVENTS_FD, event))
     sys.stdout.flush()
     sys.stderr.flush()
@@ -119,6 +118,6 @@ def _settle(request: Request) -> Entry:
     return entry
 
 
-def _fail(event: Failed) -> int:
-    write_event(EVENTS_FD, event)
+def _fail(code: str, category: Category, message: str) -> int:
+    write_event(EVENTS_FD, Failed(error=JobError.of(code, category, message)))
     return 1

@@ -28,6 +28,7 @@ from core.access import keys, projects
 from core.access.keys import USER_SCOPES
 from core.service import Service
 from core.settings import Settings
+from tests.results import summary
 
 MAX_UPLOAD_BYTES = 8 * 2**20
 _numbers = itertools.count()
@@ -65,7 +66,7 @@ class Server:
         claim = self.claim(job_id)
         with self.service.database.unit_of_work() as session:
             options.setdefault("outcome", "no_constraints")
-            jobs.finish(session, claim.job_id, claim.fence, result=result or {"baseline": {}, "result": {}}, **options)
+            jobs.finish(session, claim.job_id, claim.fence, result=result or summary().model_dump(mode="json"), **options)
 
     def report(self, claim: jobs.Claim, report: jobs.Report) -> None:
         """What a worker tells with its heartbeat."""
@@ -82,7 +83,7 @@ class Server:
                 if read is None or read.id != row_id:
                     continue
                 if error is not None:
-                    jobs.fail(session, claim.job_id, claim.fence, jobs.job_error(**error))
+                    jobs.fail(session, claim.job_id, claim.fence, jobs.JobError.of(**error))
                 else:
                     jobs.finish(session, claim.job_id, claim.fence, outcome=None, result=result or {})
                 return

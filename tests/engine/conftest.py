@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from engine.contract.events import Event
+from engine.formats.onnx.networks import ModuleNetwork
 from engine.methods.context import Context
 from engine.networks.network import Network, Signature, TensorSpec
 
@@ -29,9 +30,16 @@ class ToySplit:
     def count(self) -> int:
         return len(self.images)
 
-    def batch(self, indices: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray | None]:
+    @property
+    def targets(self) -> dict[str, np.ndarray]:
+        return {} if self.labels is None else {"y": self.labels}
+
+    def targets_at(self, indices: np.ndarray) -> dict[str, np.ndarray]:
+        return {name: target[indices] for name, target in self.targets.items()}
+
+    def batch(self, indices: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
         self.reads += len(indices)
-        return {"x": self.images[indices]}, None if self.labels is None else self.labels[indices]
+        return {"x": self.images[indices]}, self.targets_at(indices)
 
 
 @dataclass
@@ -97,7 +105,7 @@ def world(tmp_path: Path) -> Callable[..., World]:
     def build(
         module: nn.Module, *, seed: int = 0, train: int = 200, teachers: Mapping[str, nn.Module] | None = None, **splits: Any
     ) -> World:
-        network = Network(signature(), module=module.eval())
+        network = ModuleNetwork(signature(), module.eval())
         data = ToyData({"train": make_split(train, 1), "test": make_split(200, 2), **splits})
         events: list[Event] = []
         context = Context(
@@ -107,7 +115,7 @@ def world(tmp_path: Path) -> Callable[..., World]:
             emit=events.append,
             baseline=network,
             data=data,
-            load_teacher=lambda name: Network(signature(), module=(teachers or {})[name]),
+            load_teacher=lambda name: ModuleNetwork(signature(), (teachers or {})[name]),
         )
         return World(context.for_step(0, (0.0, 1.0)), network, data, events)
 
@@ -123,7 +131,7 @@ def toy_split() -> Callable[[int, int], ToySplit]:
 @pytest.fixture(scope="session")
 def make_network() -> Callable[[], Network]:
     """A network with convolutions that has learned the toy images a little."""
-    return lambda: Network(signature(), module=_trained(cnn()))
+    return lambda: ModuleNetwork(signature(), _trained(cnn()))
 
 
 @pytest.fixture

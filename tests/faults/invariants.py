@@ -113,7 +113,7 @@ def _artifacts(session: Session, service: Service, load: bool) -> Iterator[str]:
         to_load: list[tuple[str, str]] = []
         for job, artifact in rows:
             if artifact is None:
-                if job.status == Status.SUCCEEDED and job.kind == "compress":
+                if job.status == Status.SUCCEEDED and job.shown:
                     yield f"I2 {job.id} succeeded without an artifact"
                 continue
             if job.status not in (Status.SUCCEEDED, Status.FAILED):

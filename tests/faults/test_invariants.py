@@ -14,7 +14,7 @@ from core.access import projects
 from core.blobs.ingest import key_of
 from core.database.clock import db_now
 from core.database.tables import Artifact, Dataset, IdempotencyKey, Job, JobEvent, LedgerEntry, Model
-from core.jobs import NewArtifact, idempotency, job_error
+from core.jobs import JobError, NewArtifact, idempotency
 from core.service import Service
 from core.settings import Settings
 from tests.core.conftest import World, make_world
@@ -44,7 +44,7 @@ def _lived_in(service: Service) -> World:
         jobs.finish(session, done.job_id, done.fence, outcome=None, result={}, artifacts=[artifact])
     failed = world.running(name="failed")
     with service.database.unit_of_work() as session:
-        jobs.fail(session, failed.job_id, failed.fence, job_error("model_invalid", "user", "it has no nodes"))
+        jobs.fail(session, failed.job_id, failed.fence, JobError.of("model_invalid", "user", "it has no nodes"))
     cancelled = world.submit(name="cancelled")
     with service.database.unit_of_work() as session:
         jobs.cancel(session, world.project_id, cancelled.id)

@@ -3,7 +3,6 @@
 import gzip
 import hashlib
 import json
-import mmap
 import os
 import resource
 import signal
@@ -16,6 +15,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from engine.contract.errors import JobError
 from engine.contract.events import (
     ArtifactWritten,
     Checkpointed,
@@ -29,7 +29,11 @@ from engine.contract.events import (
     StepStarted,
     Warned,
 )
+from engine.contract.figures import Summary
+from engine.contract.files import FileRef
+from engine.contract.job import RESULT
 from engine.process.process import EVENTS_FD
+from tests.results import summary
 
 Emit = Callable[[BaseModel], None]
 
@@ -46,6 +50,12 @@ def announce(directory: Path, emit: Emit, filename: str, content: bytes, **chang
         "sha256": hashlib.sha256(content).hexdigest(),
     }
     emit(ArtifactWritten(**{**said, **changes}))
+
+
+def done(directory: Path, found: Summary | None = None, **changes: Any) -> Done:
+    """The last word, with figures in a file."""
+    content = (found or summary()).model_dump_json().encode()
+    return Done(**{"outcome": "no_constraints", "result": FileRef.write(directory, RESULT, content), **changes})
 
 
 def succeed(directory: Path, emit: Emit) -> int:
@@ -65,7 +75,7 @@ def succeed(directory: Path, emit: Emit) -> int:
         emit(StepFinished(method=step["method"], metrics={"test.top1": 0.5}, step_index=index))
     announce(directory, emit, "model.onnx", content)
     announce(directory, emit, "report.json", b"{}", kind="report", format="json")
-    emit(Done(outcome="no_constraints", result={"result": {"file_bytes": len(content)}}))
+    emit(done(directory, summary(len(content))))
     return 0
 
 
@@ -88,21 +98,21 @@ def wait_long_the_first_time(directory: Path, emit: Emit) -> int:
 def fail_well(directory: Path, emit: Emit) -> int:
     """A failure that the user reads."""
     emit(StepStarted(method="magnitude_pruning", step_index=0))
-    emit(Failed(code="pruning_impossible", category="user", message="a layer would be empty", hint="lower it", step_index=0))
+    emit(Failed(error=JobError.of("pruning_impossible", "user", "a layer would be empty", hint="lower it", step_index=0)))
     return 1
 
 
 def miss_constraints(directory: Path, emit: Emit) -> int:
     """`on_violation: fail`: the job fails and keeps what it made."""
     announce(directory, emit, "model.onnx", b"too large")
-    details = {"summary": {"result": {"file_bytes": 9}}}
-    emit(Failed(code="constraints_not_met", category="user", message="too large", details=details))
-    return 1
+    error = JobError.of("constraints_not_met", "user", "too large")
+    emit(done(directory, summary(9), outcome="constraints_not_met", error=error))
+    return 0
 
 
 def fail_once(directory: Path, emit: Emit) -> int:
     """A transient failure each time."""
-    emit(Failed(code="device_busy", category="transient", message="try again"))
+    emit(Failed(error=JobError.of("device_busy", "transient", "try again")))
     return 1
 
 
@@ -116,91 +126,6 @@ def crash(directory: Path, emit: Emit) -> int:
 def be_killed(directory: Path, emit: Emit) -> int:
     """Killed from outside, or so it looks."""
     os.kill(os.getpid(), signal.SIGKILL)
-    return 0
-
-
-def lose_the_measuring_process(directory: Path, emit: Emit) -> int:
-    """What the engine says when its measuring process was killed."""
-    emit(Failed(code="child_killed", category="transient", message="the process that measures was killed", retryable=True))
-    return 1
-
-
-def lose_the_measuring_process_on_the_bus(directory: Path, emit: Emit) -> int:
-    """The same, of a bus error."""
-    emit(Failed(code="runtime_crashed", category="internal", message="it crashed", details={"signal": signal.SIGBUS}))
-    return 1
-
-
-def crash_on_the_bus(directory: Path, emit: Emit) -> int:
-    """A bus error."""
-    os.kill(os.getpid(), signal.SIGBUS)
-    return 0
-
-
-def take_all_memory(directory: Path, emit: Emit) -> int:
-    """More memory than its limit, not handled."""
-    kept = []
-    while True:
-        kept.append(bytearray(64 << 20))
-
-
-def take_memory_in_company(directory: Path, emit: Emit) -> int:
-    """Many processes that each stay below the limit of one."""
-    for _ in range(40):
-        if os.fork() == 0:
-            kept = b"x" * (100 << 20)
-            time.sleep(60)
-            os._exit(len(kept) % 2)
-    time.sleep(60)
-    return 0
-
-
-def hide_memory(directory: Path, emit: Emit) -> int:
-    """Memory that no process has mapped, a gigabyte of it."""
-    file = os.memfd_create("hidden")
-    for _ in range(1024):
-        os.write(file, bytes(1 << 20))
-    time.sleep(60)
-    return 0
-
-
-def try_to_hide_memory(directory: Path, emit: Emit) -> int:
-    """Every way to memory that belongs to no process."""
-    refused = []
-    for attempt in (lambda: os.memfd_create("x"), lambda: mmap.mmap(-1, 4096), lambda: os.open("/dev/zero", os.O_RDWR)):
-        try:
-            attempt()
-        except OSError as error:
-            refused.append(error.errno)
-    emit(Done(outcome="no_constraints", result={"refused": len(refused)}))
-    return 0
-
-
-def fill_the_folder(directory: Path, emit: Emit) -> int:
-    """A file that grows, and has no name any more."""
-    with (directory / "tmp" / "big").open("wb", 0) as file:
-        (directory / "tmp" / "big").unlink()
-        for _ in range(200):
-            file.write(os.urandom(1 << 20))
-        time.sleep(60)
-    return 0
-
-
-def make_many_files(directory: Path, emit: Emit) -> int:
-    """Empty files without end."""
-    for index in range(5000):
-        (directory / "tmp" / str(index)).touch()
-    time.sleep(60)
-    return 0
-
-
-def multiply(directory: Path, emit: Emit) -> int:
-    """A fork bomb of bounded size."""
-    for _ in range(1000):
-        if os.fork() == 0:
-            time.sleep(60)
-            os._exit(0)
-    time.sleep(60)
     return 0
 
 
@@ -237,7 +162,7 @@ def stop_in_a_line(directory: Path, emit: Emit) -> int:
 
 def go_on_after_the_end(directory: Path, emit: Emit) -> int:
     """A word after the last."""
-    emit(Done(outcome="no_constraints"))
+    emit(done(directory))
     emit(Phase(phase="more"))
     return 0
 
@@ -253,14 +178,14 @@ def log_without_end(directory: Path, emit: Emit) -> int:
     line = b"y" * 1023 + b"\n"
     for _ in range(64 << 10):
         os.write(1, line)
-    emit(Done(outcome="no_constraints"))
+    emit(done(directory))
     return 0
 
 
 def announce_nothing(directory: Path, emit: Emit) -> int:
     """An artifact that is not there."""
     emit(ArtifactWritten(filename="model.onnx", kind="model", format="onnx", size_bytes=1, sha256="0" * 64))
-    emit(Done(outcome="no_constraints"))
+    emit(done(directory))
     return 0
 
 
@@ -268,14 +193,14 @@ def announce_other_bytes(directory: Path, emit: Emit) -> int:
     """An artifact whose bytes changed after they were hashed."""
     announce(directory, emit, "model.onnx", b"right")
     (directory / "out" / "model.onnx").write_bytes(b"wrong")
-    emit(Done(outcome="no_constraints"))
+    emit(done(directory))
     return 0
 
 
 def announce_other_size(directory: Path, emit: Emit) -> int:
     """An artifact that grew."""
     announce(directory, emit, "model.onnx", b"right", size_bytes=4)
-    emit(Done(outcome="no_constraints"))
+    emit(done(directory))
     return 0
 
 
@@ -284,7 +209,7 @@ def announce_a_link(directory: Path, emit: Emit) -> int:
     secret = Path("/etc/passwd")
     (directory / "out" / "model.onnx").symlink_to(secret)
     emit(ArtifactWritten(filename="model.onnx", kind="model", format="onnx", size_bytes=1, sha256="0" * 64))
-    emit(Done(outcome="no_constraints"))
+    emit(done(directory))
     return 0
 
 
@@ -293,14 +218,14 @@ def announce_through_a_linked_folder(directory: Path, emit: Emit) -> int:
     (directory / "out").rmdir()
     (directory / "out").symlink_to("/etc")
     emit(ArtifactWritten(filename="passwd", kind="model", format="onnx", size_bytes=1, sha256="0" * 64))
-    emit(Done(outcome="no_constraints"))
+    emit(done(directory))
     return 0
 
 
 def announce_upwards(directory: Path, emit: Emit) -> int:
     """A name that leads out of the folder."""
     emit(ArtifactWritten(filename="../job.json", kind="model", format="onnx", size_bytes=1, sha256="0" * 64))
-    emit(Done(outcome="no_constraints"))
+    emit(done(directory))
     return 0
 
 
@@ -313,7 +238,7 @@ def checkpoint_and_wait(directory: Path, emit: Emit) -> int:
         announce(directory, emit, "model.onnx", content)
         emit(StepStarted(method="magnitude_pruning", step_index=1))
         emit(StepFinished(method="magnitude_pruning", step_index=1))
-        emit(Done(outcome="no_constraints", result={"resumed": True}))
+        emit(done(directory))
         return 0
     emit(StepStarted(method="magnitude_pruning", step_index=0))
     emit(StepFinished(method="magnitude_pruning", metrics={"test.top1": 0.25}, step_index=0))
@@ -327,7 +252,7 @@ def checkpoint_and_wait(directory: Path, emit: Emit) -> int:
 def checkpoint_elsewhere(directory: Path, emit: Emit) -> int:
     """A checkpoint outside of the directory must not be read; the job itself goes on."""
     emit(Checkpointed(path="/etc/passwd", step_index=0))
-    emit(Done(outcome="no_constraints"))
+    emit(done(directory))
     return 0
 
 
@@ -345,7 +270,7 @@ def leave_an_unreadable_folder(directory: Path, emit: Emit) -> int:
     nested = directory / "tmp" / "a" / "b"
     nested.mkdir(parents=True)
     (nested / "file").write_text("x")
-    emit(Done(outcome="no_constraints"))
+    emit(done(directory))
     return 0
 
 
@@ -357,8 +282,63 @@ def lay_a_link_for_the_drain(directory: Path, emit: Emit) -> int:
     return 0
 
 
-def compress(directory: Path, emit: Emit) -> int:
+def run_the_engine(directory: Path, emit: Emit) -> int:
     """The real job, in as many processes as it asks for."""
     from engine.jobs.run import run_job
 
     return run_job(directory, emit)
+
+
+def publish_two_settings(directory: Path, emit: Emit) -> int:
+    """One file for each of two settings."""
+    announce(directory, emit, "model.onnx", b"wide", settings=("wide",))
+    announce(directory, emit, "model-narrow.onnx", b"narrow", settings=("narrow",))
+    emit(done(directory, summary(names=("wide", "narrow"))))
+    return 0
+
+
+def announce_an_unknown_setting(directory: Path, emit: Emit) -> int:
+    """A file of a setting that has no figures."""
+    announce(directory, emit, "model.onnx", b"wide", settings=("wide",))
+    emit(done(directory))
+    return 0
+
+
+def end_without_figures(directory: Path, emit: Emit) -> int:
+    """A compression that came to nothing that can be shown."""
+    emit(Done(outcome="no_constraints"))
+    return 0
+
+
+def end_with_other_figures(directory: Path, emit: Emit) -> int:
+    """A result of another form than a summary."""
+    emit(Done(outcome="no_constraints", result=FileRef.write(directory, RESULT, b'{"baseline": {}}')))
+    return 0
+
+
+def change_the_result(directory: Path, emit: Emit) -> int:
+    """A result that changed after it was hashed."""
+    last = done(directory)
+    (directory / RESULT).write_bytes(b"{}")
+    emit(last)
+    return 0
+
+
+def name_a_result_elsewhere(directory: Path, emit: Emit) -> int:
+    """A result outside of the directory."""
+    emit(done(directory, result=FileRef(path="../../other", size_bytes=1, sha256="0" * 64)))
+    return 0
+
+
+def describe_six_thousand_layers(directory: Path, emit: Emit) -> int:
+    """What an inspection finds in a very deep network."""
+    row = {
+        "type": "Conv2d",
+        "input_shape": [None, 64, 8, 8],
+        "output_shape": [None, 64, 8, 8],
+        "params_count": 36_928,
+        "macs_count": 2_359_296,
+    }
+    layers = [{"name": f"stages.{n // 100}.blocks.{n % 100}.conv", **row, "prunable": True, "quantizable": True} for n in range(6_000)]
+    emit(Done(result=FileRef.write(directory, RESULT, json.dumps({"layers": layers}).encode())))
+    return 0

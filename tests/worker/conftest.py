@@ -84,12 +84,12 @@ class Bench:
         isolation.set_result(changes.get("isolation", self._isolation))
         runner = Runner(
             changes.get("service", self.service),
-            queue="cpu",
+            queue=changes.get("queue", "cpu"),
             device=devices.cpu(),
             launcher=self._launcher,
             isolation=isolation,
             workplace=workplace,
-            entry=f"tests.worker.children:{entry}",
+            entry=entry if ":" in entry else f"tests.worker.children:{entry}",
         )
         runner.start()
         try:

@@ -3,8 +3,6 @@
 import hashlib
 import os
 import re
-import shutil
-import signal
 import threading
 import time
 from contextlib import ExitStack
@@ -21,6 +19,7 @@ from core.database.tables import Artifact, Job, JobMetric, LedgerEntry
 from engine.process.sandbox.probe import Isolation
 from tests.clock import quickest
 from tests.processes import gone, outside
+from tests.results import summary
 from tests.worker.conftest import Bench
 
 
@@ -37,7 +36,7 @@ def left_over(bench: Bench) -> list[Path]:
 def test_a_good_job_is_published_whole(bench: Bench) -> None:
     job = bench.run("succeed", steps=2)
     assert (job.status, job.outcome, job.error) == ("succeeded", "no_constraints", None)
-    assert job.summary == {"result": {"file_bytes": 7}}
+    assert job.summary == summary(7).model_dump(mode="json")
     assert [(step["status"], step["metrics"]) for step in job.steps] == [("succeeded", {"test.top1": 0.5})] * 2
     assert [(warning["code"], warning["step_index"]) for warning in job.warnings] == [("no_dense_speedup", 0), ("no_dense_speedup", 1)]
     assert job.progress is not None
@@ -93,8 +92,13 @@ def test_too_weak_a_confinement_fails_closed(bench: Bench) -> None:
         ("announce_other_size", "child_protocol", "internal", "has 5 bytes, not 4"),
         ("announce_a_link", "child_protocol", "internal", "no plain file"),
         ("announce_through_a_linked_folder", "child_protocol", "internal", "no plain file"),
+        ("announce_an_unknown_setting", "child_protocol", "internal", "no figures"),
+        ("end_without_figures", "child_protocol", "internal", "without figures"),
+        ("end_with_other_figures", "child_protocol", "internal", "another form"),
+        ("change_the_result", "child_protocol", "internal", "not the file"),
+        ("name_a_result_elsewhere", "child_protocol", "internal", "no name of a file"),
         ("announce_upwards", "child_protocol", "internal", "no name of a file"),
-        ("multiply", "too_many_processes", "resource", "more processes"),
+        ("tests.worker.greedy:multiply", "too_many_processes", "resource", "more processes"),
     ],
 )
 def test_a_bad_end_has_a_code_and_a_sentence(bench: Bench, entry: str, code: str, category: str, message: str) -> None:
@@ -119,58 +123,19 @@ def test_the_step_that_failed_is_marked(bench: Bench) -> None:
 def test_a_job_that_fails_for_missed_constraints_keeps_what_it_made(bench: Bench) -> None:
     job = bench.run("miss_constraints")
     assert (job.status, job.outcome) == ("failed", "constraints_not_met")
-    assert job.summary == {"result": {"file_bytes": 9}}
+    assert job.summary == summary(9).model_dump(mode="json")
     with bench.service.database.reader() as session:
         assert [artifact.size_bytes for artifact in artifacts(session, job)] == [9]
 
 
-@pytest.mark.parametrize("groups", [True, False], ids=["as the machine has it", "without a control group"])
-@pytest.mark.parametrize("entry", ["take_all_memory", "take_memory_in_company"])
-def test_memory_is_bounded_for_one_process_and_for_all(bench: Bench, monkeypatch: pytest.MonkeyPatch, entry: str, groups: bool) -> None:
-    if not groups:
-        monkeypatch.setattr("worker.cgroups.base", lambda: None)
-    job = bench.run(entry, limits={"memory_bytes": 512 << 20})
-    assert job.status == "failed"
-    assert job.error is not None
-    if entry == "take_all_memory":  # the child's own MemoryError: the engine would have made it out_of_memory
-        assert "MemoryError" in bench.log(job.id)
-    else:
-        assert job.error["code"] == "out_of_memory"
-
-
-@pytest.mark.parametrize("groups", [True, False], ids=["as the machine has it", "without a control group"])
-def test_memory_that_no_process_has_mapped_is_bounded_where_no_filter_refuses_it(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch, groups: bool
-) -> None:
-    if not groups:
-        monkeypatch.setattr("worker.cgroups.base", lambda: None)
-    job_id = bench.submit(limits={"memory_bytes": 256 << 20})
-    with bench.runner("hide_memory", isolation=Isolation(0, (), {})):
-        job = bench.wait(job_id, lambda job: job.status in jobs.TERMINAL)
-    assert job.error is not None
-    assert job.error["code"] == "out_of_memory"
-
-
-def test_memory_that_no_process_has_mapped_cannot_be_had_in_the_sandbox(bench: Bench) -> None:
-    assert bench.run("try_to_hide_memory").summary == {"refused": 3}
-
-
-def test_a_job_without_a_limit_has_the_operators(bench: Bench) -> None:
-    settings = bench.service.settings.model_copy(update={"job_memory_bytes": 300 << 20})
-    job_id = bench.submit()
-    with bench.runner("take_all_memory", service=replace(bench.service, settings=settings)):
-        assert bench.wait(job_id, lambda job: job.status in jobs.TERMINAL).status == "failed"
-    assert "MemoryError" in bench.log(job_id)
-
-
-@pytest.mark.parametrize(("entry", "limits"), [("fill_the_folder", {"job_disk_bytes": 50 << 20}), ("make_many_files", {"job_files": 1000})])
-def test_the_folder_of_a_job_is_bounded(bench: Bench, entry: str, limits: dict[str, int]) -> None:
-    settings = bench.service.settings.model_copy(update=limits)
-    job_id = bench.submit()
-    with bench.runner(entry, service=replace(bench.service, settings=settings)):
-        job = bench.wait(job_id, lambda job: job.status in jobs.TERMINAL)
-    assert job.error is not None
-    assert (job.error["code"], job.error["retryable"]) == ("out_of_disk", False)
+def test_each_file_shows_the_figures_of_its_settings(bench: Bench) -> None:
+    job = bench.run("publish_two_settings")
+    assert job.summary is not None
+    with bench.service.database.reader() as session:
+        found = {artifact.filename: artifact.settings for artifact in artifacts(session, job)}
+    wide, narrow = job.summary["settings"]
+    assert found == {"model.onnx": [wide], "model-narrow.onnx": [narrow]}
+    assert (wide["setting"]["name"], narrow["setting"]["name"]) == ("wide", "narrow")
 
 
 def test_a_job_that_runs_too_long_is_stopped(bench: Bench) -> None:
@@ -187,69 +152,6 @@ def test_a_killed_child_gets_another_attempt_while_there_are_some(bench: Bench) 
     assert job.error is not None
     assert (job.status, job.error["code"], job.attempt) == ("failed", "child_killed", 2)
     assert bench.events(job.id).count("requeued") == 1
-
-
-@pytest.mark.parametrize(("kills", "code", "attempts"), [([0, 0, 0, 0], "child_killed", 2), ([0, 1], "out_of_memory", 1)])
-def test_a_killed_measuring_process_is_transient_unless_the_kernel_did_it(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch, kills: list[int], code: str, attempts: int
-) -> None:
-    counter = iter(kills)
-    monkeypatch.setattr("worker.cgroups.base", lambda: None)
-    monkeypatch.setattr("worker.endings.out_of_memory_kills", lambda: next(counter))
-    job = bench.run("lose_the_measuring_process", max_attempts=2)
-    assert job.error is not None
-    assert (job.status, job.error["code"], job.attempt) == ("failed", code, attempts)
-
-
-def test_a_bus_error_on_a_full_disk_is_a_full_disk(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("worker.endings.is_full", lambda _: True)
-    for entry in ("crash_on_the_bus", "lose_the_measuring_process_on_the_bus"):
-        job = bench.run(entry)
-        assert job.error is not None
-        assert (job.error["code"], job.error["retryable"]) == ("out_of_disk", True)
-
-
-def sweep(bench: Bench) -> None:
-    """Remove the folder of all work, though the worker may be removing a part of it as well."""
-    deadline = time.monotonic() + 5
-    while bench.work_dir.exists() and time.monotonic() < deadline:
-        shutil.rmtree(bench.work_dir, ignore_errors=True)
-
-
-def test_a_swept_work_folder_costs_an_attempt_at_most(bench: Bench) -> None:
-    job_id = bench.submit()
-    with bench.runner("wait_long_the_first_time"):
-        bench.wait(job_id, lambda job: "pids" in bench.log(job_id))
-        sweep(bench)
-        os.kill(pids(bench, job_id)[0], signal.SIGTERM)
-        job = bench.wait(job_id, lambda job: job.status in jobs.TERMINAL)
-        assert (job.status, job.attempt) == ("succeeded", 2)
-        with bench.service.database.reader() as session:
-            (requeued,) = [event for event in jobs.events(session, job_id, limit=100) if event.type == "requeued"]
-        assert requeued.data["error"]["code"] == "storage_unavailable"
-        sweep(bench)
-        another = bench.submit(steps=2)
-        assert bench.wait(another, lambda job: job.status in jobs.TERMINAL).status == "succeeded"
-
-
-def test_a_runner_that_cannot_work_takes_no_job_and_says_why(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    job_id = bench.submit()
-    with bench.runner("succeed") as runner:
-        bench.wait(job_id, lambda job: job.status == "succeeded")
-        assert runner.trouble() is None
-        sweep(bench)
-        bench.work_dir.write_text("a file")
-        waiting = bench.submit()
-        time.sleep(0.5)
-        assert (bench.job(waiting).status, bench.job(waiting).attempt) == ("queued", 0)
-        assert runner.trouble() == "there is no work folder: File exists"
-        bench.work_dir.unlink()
-        assert bench.wait(waiting, lambda job: job.status in jobs.TERMINAL).status == "succeeded"
-        monkeypatch.setattr("worker.runner._PATIENCE_SECONDS", -1.0)
-        deadline = time.monotonic() + 5
-        while (trouble := runner.trouble()) is None and time.monotonic() < deadline:  # it clears up after its job
-            time.sleep(0.02)
-        assert trouble == "the claim loop stands still"
 
 
 def test_every_attempt_is_charged_once(bench: Bench) -> None:
@@ -336,7 +238,7 @@ def test_another_attempt_goes_on_from_the_checkpoint(bench: Bench) -> None:
     assert [step["status"] for step in job.steps] == ["succeeded", "pending"]
     with bench.runner("checkpoint_and_wait"):
         job = bench.wait(job_id, lambda job: job.status in jobs.TERMINAL)
-    assert (job.status, job.attempt, job.summary) == ("succeeded", 1, {"resumed": True})
+    assert (job.status, job.attempt) == ("succeeded", 1)
     assert "resumed from state after step 0" in bench.log(job_id)
     assert job.steps[0]["metrics"] == {"test.top1": 0.25}
     assert [event for event in bench.events(job_id) if event in ("released", "checkpoint", "started", "succeeded")] == [

@@ -63,7 +63,7 @@ def processes(bench: Bench) -> dict[int, int]:
 def test_two_processes_in_the_sandbox_find_the_ticket_that_one_finds(bench: Bench, files: tuple[Path, Path], tmp_path: Path) -> None:
     """Masks and metrics are the same; weights differ by less than 1e-5, as sums over a batch are added up in another order."""
     job_id = submit(bench, files, steps=[TICKET])
-    with bench.runner("compress"):
+    with bench.runner("run_the_engine"):
         job = bench.wait(job_id, lambda job: job.status in jobs.TERMINAL, seconds=120)
     assert job.status == "succeeded", (job.error, bench.log(job_id))
     assert job.isolation is not None
@@ -94,7 +94,7 @@ def in_training(bench: Bench, job_id: str) -> dict[int, int]:
 @pytest.mark.slow
 def test_a_killed_process_ends_the_attempt(bench: Bench, files: tuple[Path, Path]) -> None:
     job_id = submit(bench, files, steps=[ENDLESS], max_attempts=3)
-    with bench.runner("compress"):
+    with bench.runner("run_the_engine"):
         first = in_training(bench, job_id)
         os.kill(first[1], signal.SIGKILL)
         bench.wait(job_id, lambda job: job.attempt == 2, seconds=30)
@@ -118,7 +118,7 @@ def test_cancel_ends_both_processes_within_a_second(bench: Bench, files: tuple[P
         assert gone(*members.values())
         return time.monotonic() - started
 
-    with bench.runner("compress"):
+    with bench.runner("run_the_engine"):
         assert quickest(cancel, 1) < 1
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from engine.contract.metadata import ModelMetadata
 from engine.files.architecture import read_description
+from engine.formats.onnx.networks import ModuleNetwork
 from engine.networks.network import Network
 
 
@@ -20,4 +21,4 @@ def read(path: Path, metadata: ModelMetadata, work: Path) -> Network:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(description.seed)
         module, signature = build_architecture(description.architecture)
-    return Network(signature, module=module.eval())
+    return ModuleNetwork(signature, module.eval())

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import logging
-import shutil
 import warnings
 from collections import Counter
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,32 +14,28 @@ from torch import nn
 
 import engine
 from engine.contract.errors import EngineError
-from engine.formats.onnx.element_types import cast_outputs, round_weights, store_in_half
+from engine.formats.onnx.element_types import cast_outputs, store_in_half
 from engine.formats.onnx.importer.names import is_readable, module_path
 from engine.formats.onnx.notes import remove_notes
 from engine.networks import masks
-from engine.networks.network import Network, Signature, TensorSpec
+from engine.networks.example_inputs import example_inputs
+from engine.networks.network import Signature, TensorSpec
 from engine.process.memory import present_objects_kept
 
 OPSET = 18
 _EXAMPLE_BATCH = 2
-_OPEN_SIZE = 64
 
 
-def export_onnx(network: Network, path: Path) -> None:
-    """Write the network to `path`: same input and output names as its signature, first dimension open, no external data.
+def export_onnx(module: nn.Module, signature: Signature, path: Path, *, half: bool = False) -> None:
+    """Write a plain module on the CPU to `path`: names of the signature, first dimension open, no external data.
 
-    Masks and parametrizations become plain weights first. A network that still is an ONNX file is copied as it stands.
+    `half` stores the weights, which have been rounded to it, as float16.
+
     Raises `export_failed` where the module cannot be written as ONNX.
     """
-    if network.onnx_path is not None:
-        if network.onnx_path.resolve() != path.resolve():
-            shutil.copyfile(network.onnx_path, path)
-        return
-    module = as_stored(network)
-    arguments = example_inputs(network.signature, _EXAMPLE_BATCH)
-    batched = len({spec.shape[:1] for spec in network.signature.inputs}) == 1
-    shapes = tuple(_open_dimensions(spec, batched=batched) for spec in network.signature.inputs)
+    arguments = example_inputs(signature, _EXAMPLE_BATCH)
+    batched = len({spec.shape[:1] for spec in signature.inputs}) == 1
+    shapes = tuple(_open_dimensions(spec, batched=batched) for spec in signature.inputs)
     try:
         with warnings.catch_warnings(), _Quiet(), present_objects_kept():
             warnings.simplefilter("ignore")
@@ -50,8 +44,8 @@ def export_onnx(network: Network, path: Path) -> None:
                 arguments,
                 dynamo=True,
                 dynamic_shapes=shapes,
-                input_names=[spec.name for spec in network.signature.inputs],
-                output_names=[spec.name for spec in network.signature.outputs],
+                input_names=[spec.name for spec in signature.inputs],
+                output_names=[spec.name for spec in signature.outputs],
                 opset_version=OPSET,
                 verbose=False,
             )
@@ -62,8 +56,8 @@ def export_onnx(network: Network, path: Path) -> None:
             "export_failed", f"The network could not be written as ONNX: {_first_line(error)}.", category="internal"
         ) from error
     assert program is not None
-    model = cast_outputs(plain(program.model_proto), network.signature.outputs)
-    onnx.save_model(store_in_half(model) if network.weights_type == "float16" else model, str(path))
+    model = cast_outputs(plain(program.model_proto), signature.outputs)
+    onnx.save_model(store_in_half(model) if half else model, str(path))
 
 
 def plain(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -92,24 +86,6 @@ def plain(model: onnx.ModelProto) -> onnx.ModelProto:
 def folded(module: nn.Module) -> nn.Module:
     """A copy in eval mode on the CPU in which masks and parametrizations have become plain weights."""
     return masks.fold(module).cpu().eval()
-
-
-def as_stored(network: Network) -> nn.Module:
-    """The same, with the weights rounded to the type that the network's file stores them in."""
-    module = folded(network.module)
-    return round_weights(module) if network.weights_type == "float16" else module
-
-
-def example_inputs(signature: Signature, batch: int, shapes: Mapping[str, Sequence[int]] | None = None) -> tuple[torch.Tensor, ...]:
-    """Zeros for every input; dimensions that the signature leaves open are those of `shapes` (without the batch), else 64."""
-    examples = []
-    for spec in signature.inputs:
-        given = (shapes or {}).get(spec.name, ())
-        sizes = [
-            batch if dim == 0 else size or (given[dim - 1] if dim <= len(given) else _OPEN_SIZE) for dim, size in enumerate(spec.shape)
-        ]
-        examples.append(torch.zeros(sizes, dtype=getattr(torch, spec.dtype)))
-    return tuple(examples)
 
 
 def _open_dimensions(spec: TensorSpec, *, batched: bool) -> dict[int, Any]:

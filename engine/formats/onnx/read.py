@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from engine.contract.metadata import InputSpec, ModelMetadata
 from engine.formats.onnx.file import is_quantized, narrowed, read_model, signature_of, stored_type
+from engine.formats.onnx.networks import GraphNetwork
 from engine.networks.network import Network
 
 if TYPE_CHECKING:
@@ -20,9 +21,8 @@ def read(path: Path, metadata: ModelMetadata, work: Path) -> Network:
     Raises `model_invalid`, `external_data_forbidden`, `unsupported_operator`, `shape_mismatch` and the codes of `engine.contract.limits`.
     """
     model = narrowed(read_model(path), metadata.input_specs)
-    quantized = is_quantized(model)
-    build = None if quantized else lambda: _build(path, metadata.input_specs)
-    return Network(signature_of(model), build_module=build, onnx_path=path, quantized=quantized, weights_type=stored_type(model))
+    build = None if is_quantized(model) else lambda: _build(path, metadata.input_specs)
+    return GraphNetwork(signature_of(model), path, build_module=build, weights_type=stored_type(model))
 
 
 def _build(path: Path, stated: Sequence[InputSpec]) -> nn.Module:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
-from engine.formats.onnx.export import export_onnx
 from engine.networks.network import Network
 
 
-def write(network: Network, path: Path) -> None:
+def write(network: Network, path: Path) -> Sequence[Path]:
     """Write the network as one ONNX file. Raises `export_failed`."""
-    export_onnx(network, path)
+    network.write_onnx(path)
+    return (path,)

@@ -12,6 +12,7 @@ from engine.architectures.build import build_architecture
 from engine.contract import limits
 from engine.contract.errors import EngineError
 from engine.contract.metadata import NamedArchitecture
+from engine.formats.onnx.networks import ModuleNetwork
 from engine.networks.network import Network
 
 _NAME = re.compile(limits.TENSOR_NAME)
@@ -26,7 +27,7 @@ def network_of(architecture: NamedArchitecture | None, read: Callable[[], Mappin
     with torch.device("meta"):
         module, signature = build_architecture(architecture)
     _assign(module, read())
-    return Network(signature, module=module.eval())
+    return ModuleNetwork(signature, module.eval())
 
 
 def check_name(name: str) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from engine.contract import events
-from engine.contract.job import Job, devices
+from engine.contract.job import Job
 from engine.process.python import start_python
 from engine.training.parallel.lost import LOST, process_lost
 
@@ -30,7 +30,7 @@ def run_processes(job: Job, directory: Path, emit: Callable[[events.Event], None
     Events come over a pipe that the processes have as their standard input: it is all that they inherit besides output and error.
     Raises EngineError: what one of the processes failed with, `child_killed` where one ended without a word.
     """
-    count = devices(job.spec)
+    count = 1 if job.spec is None else job.spec.processes
     reader, writer = os.pipe()
     process = start_python(
         "engine.jobs.parallel.agent",
@@ -59,7 +59,7 @@ def run_processes(job: Job, directory: Path, emit: Callable[[events.Event], None
     if not failures:
         raise process_lost(f"all of them have ended, with status {process.returncode}.")
     # That another one is gone explains nothing where that one said why.
-    emit(next((failure for failure in failures if failure.code != LOST), failures[0]))
+    emit(next((failure for failure in failures if failure.error.code != LOST), failures[0]))
     return 1
 
 

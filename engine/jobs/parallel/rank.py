@@ -41,7 +41,7 @@ def main(arguments: Sequence[str]) -> int:
         torch.set_num_threads(job.threads)
         replicas = DistributedReplicas(device)
     except Exception as error:
-        emit(events.Failed.of(translate(error), None))
+        emit(events.Failed(error=translate(error).described()))
         raise
     return run_job(directory, emit, replicas)
 

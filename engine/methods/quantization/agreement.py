@@ -1,8 +1,7 @@
 """Whether a quantized graph still computes what the float graph does, and which operator is at fault where it does not.
 
 The QDQ graph is run with the runtime's optimizations off, so that nothing but the file itself is judged. What rounding explains is
-measured too: the float graph with noise of the size of the rounding in place of it. Some of that noise is drawn for each number and
-some for a whole tensor, since the errors of like numbers are alike.
+measured too: the float graph with noise of the size of the rounding in place of it.
 """
 
 from __future__ import annotations
@@ -13,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
 
 from engine.contract.errors import EngineError
@@ -126,20 +124,27 @@ class _Judge:
 
 
 def noise(seed: int) -> type[QdqWriter]:
-    """A class of writers that add noise where a QDQ graph rounds; weights are rounded all the same."""
+    """A class of writers that add noise where a QDQ graph rounds; weights are rounded all the same.
+
+    The noise is the fractional part of the number times a factor, so that it fills a step evenly and is the same for equal numbers.
+    """
 
     class NoiseWriter(QdqWriter):
         _rng = np.random.default_rng(seed)
 
         def round(self, tensor: str, before: str, after: str) -> None:
             how = self._scalings[self._plan.source(tensor)]
-            low, high = how.bounds
-            each, clipped, sum_ = (self._fresh.claim(f"{after}_{part}") for part in ("noise", "clipped", "sum"))
-            attributes = {"low": float(-how.scale / 2), "high": float(how.scale / 2), "seed": float(self._rng.integers(1 << 20))}
-            self.add("RandomUniformLike", [before], each, dtype=onnx.TensorProto.FLOAT, **attributes)
-            self.add("Add", [before, each], sum_)
-            self.add("Clip", [sum_, self.constant("low", np.float32(low)), self.constant("high", np.float32(high))], clipped)
-            offset = np.float32(how.scale * self._rng.choice([-0.3, 0.3]))
-            self.add("Add", [clipped, self.constant("offset", offset)], after)
+            step, (low, high) = how.scale, how.bounds
+            factor, phase = np.float32(self._rng.uniform(20, 60) / step), np.float32(self._rng.uniform())
+            names = [self._fresh.claim(f"{after}_{part}") for part in ("times", "turned", "whole", "part", "centred", "noise", "sum")]
+            times, turned, whole, part, centred, noise, total = names
+            self.add("Mul", [before, self.constant("factor", factor)], times)
+            self.add("Add", [times, self.constant("phase", phase)], turned)
+            self.add("Floor", [turned], whole)
+            self.add("Sub", [turned, whole], part)
+            self.add("Sub", [part, self.constant("half", np.float32(0.5))], centred)
+            self.add("Mul", [centred, self.constant("step", step)], noise)
+            self.add("Add", [before, noise], total)
+            self.add("Clip", [total, self.constant("low", low), self.constant("high", high)], after)
 
     return NoiseWriter

@@ -16,13 +16,12 @@ from engine.methods.quantization import footprint
 from engine.methods.quantization.histograms import BINS, entropy_threshold, percentile_range
 from engine.methods.quantization.index import Index
 from engine.methods.quantization.names import FreshNames
+from engine.methods.quantization.plan import MASKED
 from engine.methods.quantization.spec import Calibration
 
 Feeds = Callable[[int], Iterator[Feed]]
 """Starts a pass over the calibration examples, in batches of the given size."""
 Ranges = dict[str, tuple[float, float]]
-MASKED = -5000.0
-"""What lies below, on its way to a softmax, is a mask that was added: exporters write -1e4, -1e9, the lowest float or -infinity."""
 _MASK_MARGIN = 12.0
 """A masked score is stored this far below the lowest score that is not: e^-12 of any other weight in its row."""
 _PASSING = frozenset({"Add", "Cast", "Expand", "Identity", "Reshape", "Sub", "Transpose", "Unsqueeze", "Squeeze", "Where"})

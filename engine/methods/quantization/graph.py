@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 _QUANTIZED_OPS = frozenset({"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "ConvInteger", "MatMulInteger", "QLinearConv"})
 
 _SMALL_BYTES = 4096
-"""Constants of this size, such as the bounds of a Clip, are read while a graph is planned."""
+_PRODUCTS = frozenset({"Conv", "ConvTranspose", "GRU", "Gather", "Gemm", "LSTM", "MatMul", "RNN"})
+"""Operators whose weights nobody looks at while a graph is planned."""
 
 
 @dataclass(frozen=True)
@@ -85,10 +86,11 @@ def prepare(source: Path, work: Path, *, ignore: Sequence[str], minimum_opset: i
 
 
 def outline(path: Path) -> onnx.ModelProto:
-    """A graph with the names, types and shapes of its weights, and without their data where it is large."""
+    """A graph with the names, types and shapes of its weights, and without the data of large ones."""
     model = onnx.load(path)
+    summed = {name for node in all_nodes(model.graph) if node.op_type not in _PRODUCTS for name in node.input}
     for tensor in model.graph.initializer:
-        if len(tensor.raw_data) > _SMALL_BYTES:
+        if tensor.name not in summed and len(tensor.raw_data) > _SMALL_BYTES:
             tensor.ClearField("raw_data")
     return model
 
@@ -254,13 +256,7 @@ def _drop_unused_domains(model: onnx.ModelProto, original: dict[str, int]) -> No
 
 def onnx_file(network: Network, work: Path) -> Path:
     """The network as an ONNX file: the one that it came in, or a fresh export."""
-    if network.onnx_path is not None:
-        return network.onnx_path
-    from engine.formats import export_onnx
-
-    path = work / "float.onnx"
-    export_onnx(network, path)
-    return path
+    return network.file(work / "float.onnx")
 
 
 def warn_prepared(prepared: Prepared, context: "StepContext") -> None:

@@ -134,8 +134,7 @@ def _try(kind: str, make: Callable[[StepContext], Network], context: StepContext
         if error.category in ("resource", "transient"):
             raise
         return Try(kind, error=error)
-    assert network.onnx_path is not None
-    found = Try(kind, network, own.reported, tuple(warnings), network.onnx_path.stat().st_size)
+    found = Try(kind, network, own.reported, tuple(warnings), network.file(work / "candidate.onnx").stat().st_size)
     if context.judge is not None:
         found.metrics = context.judge.score(network)
         found.near = (

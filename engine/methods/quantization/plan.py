@@ -12,6 +12,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+import numpy as np
 import onnx
 
 from engine.formats.onnx.weights import int_attribute
@@ -45,6 +46,10 @@ _MOVING = frozenset(
 """Operators whose results are among the numbers that they read, so that both are rounded the same way and nothing is lost."""
 _MIXING = frozenset({"Add", "AveragePool", "Concat", "GlobalAveragePool", "LeakyRelu", "Mul", "Resize", "Sigmoid"})
 _ANYWHERE = _MOVING | _MIXING | ABSORBED | {"MatMul", "Pad", "Softmax", "Sub", "Tanh", "Where"}
+_OPERANDS = frozenset({"Add", "Concat", "MatMul", "Mul", "Sub"})
+"""Operators whose constants are read in 8 bits, with `all`."""
+MASKED = -5000.0
+"""What lies below, on its way to a softmax, is a mask that was added: exporters write -1e4, -1e9, the lowest float or -infinity."""
 _FIRST_ONLY = ABSORBED | {"Pad", "Resize"}
 """Operators whose further floats are settings."""
 
@@ -111,7 +116,7 @@ def plan(index: Index, operators: Operators, excluded: Collection[str], *, symme
     constants = {
         node.name: tuple(i for i, name in enumerate(node.input) if name in index.constants and index.is_float(name))
         for node in index.nodes
-        if node.name in others and node.op_type in ("Add", "Concat", "MatMul", "Mul", "Sub")
+        if node.name in others and node.op_type in _OPERANDS
     }
     constants = {name: found for name, found in constants.items() if found}
     return Plan(draft.inputs, weights, constants, frozenset(draft.owners), draft.same, draft.upper)
@@ -152,7 +157,7 @@ def _others(index: Index, operators: Operators, excluded: Collection[str], produ
         and (node.op_type not in _FIRST_ONLY or index.flowing(node) == [0])
     }
     if operators == "all":
-        return found
+        return {node.name for node in index.nodes if node.name in found and _operands_fit(index, node)}
     convolutions = {node.output[0] for node in index.nodes if node.name in products and node.op_type == "Conv"}
     while True:
         sources = convolutions | index.inputs | {name for node in index.nodes if node.name in found for name in node.output}
@@ -160,6 +165,20 @@ def _others(index: Index, operators: Operators, excluded: Collection[str], produ
         if kept == found:
             return found
         found = kept
+
+
+def _operands_fit(index: Index, node: onnx.NodeProto) -> bool:
+    """Whether the constants that a node adds or multiplies are ordinary numbers: eight bits hold no mask beside anything else."""
+    if node.op_type not in _OPERANDS:
+        return True
+    for name in node.input:
+        tensor = index.constants.get(name)
+        if tensor is None or not index.is_float(name) or not tensor.raw_data:
+            continue
+        values = onnx.numpy_helper.to_array(tensor)
+        if not np.isfinite(values).all() or values.min(initial=0) <= MASKED or values.max(initial=0) >= -MASKED:
+            return False
+    return True
 
 
 def _stands_between(index: Index, node: onnx.NodeProto, sources: set[str], quantized: set[str]) -> bool:

@@ -93,7 +93,7 @@ class Calibrated:
         context.report("calibration", {**self.calibration, "constant_tensors": constant})
         context.report("reduce_range", self.reduce_range)
         precision.report(self.source, target, context)
-        return self.network.with_onnx(target, quantized=True)
+        return self.network.with_onnx(target)
 
     def lossy(self, context: StepContext) -> list[str]:
         """Products that lose most to rounding, which are the first to stay in float."""
@@ -120,10 +120,11 @@ class Quantizer:
         while True:
             chosen = plan(self.index, self._params.operators, {*excluded, *self.infinite}, symmetric=self._params.symmetric)
             rounded = chosen.rounded(self.index)
-            self._ranges.observe([chosen.source(name) for name in rounded])
+            inputs = [name for name in sorted(self.index.inputs) if self.index.is_float(name)]
+            self._ranges.observe([*(chosen.source(name) for name in rounded), *inputs])
             broken = {name for name in rounded if math.isnan(self._ranges.ranges[chosen.source(name)][0])}
             if not broken:
-                self._refuse_one_number(chosen)
+                self._refuse_one_number(inputs)
                 return chosen
             found = {
                 node.name: next(name for name in (*node.input, *node.output) if name in broken)
@@ -163,14 +164,13 @@ class Quantizer:
         ranges = self._ranges.ranges
         return [name for name in chosen.rounded(self.index) if chosen.source(name) == name and ranges[name][0] == ranges[name][1]]
 
-    def _refuse_one_number(self, chosen: Plan) -> None:
+    def _refuse_one_number(self, inputs: list[str]) -> None:
         """Ranges of examples that are all alike say nothing about any other."""
-        ranges = self._ranges.ranges
-        inputs = [ranges[name] for name in chosen.rounded(self.index) if name in self.index.inputs and name in ranges]
-        if inputs and all(low == high for low, high in inputs):
+        found = [self._ranges.ranges[name] for name in inputs]
+        if found and all(low == high for low, high in found):
             raise EngineError(
                 "calibration_failed",
-                f"Every number of the calibration examples is {inputs[0][0]:g}: ranges of activations cannot be read off them.",
+                f"Every number of the calibration examples is {found[0][0]:g}: ranges of activations cannot be read off them.",
                 hint="Check the dataset and its metadata.preprocessing, or use dynamic_quantization, which needs no examples.",
             )
 

@@ -3,6 +3,7 @@
 Every attempt takes the targets that the supervisor has made for it, returns where it succeeded, and raises OSError where it was held.
 """
 
+import json
 import os
 import resource
 import shutil
@@ -15,6 +16,7 @@ from typing import Literal
 from pydantic import BaseModel
 
 from engine.contract.events import Done
+from engine.contract.files import FileRef
 from engine.process import linux
 
 Answer = Literal["denied", "open"]
@@ -51,7 +53,10 @@ def attempt_all(directory: Path, emit: Callable[[BaseModel], None]) -> int:
     targets = Targets.model_validate_json((directory / "targets.json").read_text())
     if targets.own_network and answer_of(_speak_to_self) == "denied":
         return 1
-    emit(Done(result={name: answer_of(attempt) for name, attempt in _attempts(targets, directory).items()}))
+    with (directory / "answers.json").open("wb") as file:  # opened before an attempt changes the root
+        content = json.dumps({name: answer_of(attempt) for name, attempt in _attempts(targets, directory).items()}).encode()
+        file.write(content)
+    emit(Done(result=FileRef.of("answers.json", content)))
     return 0
 
 

@@ -120,14 +120,21 @@ def probe(
         try:
             with open(child.events, "rb", closefd=False) as events:
                 reported = [_parse(line) for line in events]
+            answers = _answers(reported[-1] if reported else None, directory)
         finally:
             bound.cancel()
             child.signal(signal.SIGKILL)
             child.collect(10)
             child.close()
             shutil.rmtree(directory, ignore_errors=True)
-    last = reported[-1] if reported else None
-    return dict(last.result) if isinstance(last, Done) else None
+    return answers
+
+
+def _answers(last: BaseModel | None, directory: Path) -> dict[str, Answer] | None:
+    if not isinstance(last, Done) or last.result is None:
+        return None
+    answers: dict[str, Answer] = json.loads(last.result.read(directory))
+    return answers
 
 
 def _parse(line: bytes) -> BaseModel | None:

@@ -7,7 +7,7 @@ from core import jobs
 from core.database.clock import db_now
 from core.database.tables import Artifact, Job, JobEvent, JobMetric, LedgerEntry
 from core.errors import JobAlreadyTerminal, JobNotTerminal, LeaseLost, NotFound, ServiceError
-from core.jobs import NewArtifact, NewEvent, Point, Report, job_error
+from core.jobs import JobError, NewArtifact, NewEvent, Point, Report
 from tests.core.conftest import LEASE_SECONDS, World
 
 
@@ -38,7 +38,7 @@ def test_a_job_succeeds_with_everything_in_one_transaction(world: World) -> None
     body = jobs.body(world.job(claim.job_id))
     assert body["status"] == "succeeded"
     assert body["outcome"] == "constraints_met"
-    assert body["summary"] == summary
+    assert body["summary"] == {**summary, "settings": []}
     assert body["steps"] == report.steps
     assert body["progress"]["fraction"] == 1.0
     assert body["finished_at"] >= body["started_at"] >= body["created_at"]
@@ -156,8 +156,8 @@ def test_a_log_ends_at_its_limit_and_says_so_once(world: World) -> None:
 WRITES = {
     "heartbeat": lambda session, job, fence: jobs.heartbeat(session, job, fence, lease_seconds=60, report=Report(log="zombie")),
     "finish": lambda session, job, fence: jobs.finish(session, job, fence, outcome=None, result={}),
-    "fail": lambda session, job, fence: jobs.fail(session, job, fence, job_error("internal_error", "internal", "zombie")),
-    "transient": lambda session, job, fence: jobs.fail(session, job, fence, job_error("x", "transient", "zombie")),
+    "fail": lambda session, job, fence: jobs.fail(session, job, fence, JobError.of("internal_error", "internal", "zombie")),
+    "transient": lambda session, job, fence: jobs.fail(session, job, fence, JobError.of("x", "transient", "zombie")),
     "cancelled": jobs.cancelled,
     "release": jobs.release,
 }
@@ -215,7 +215,7 @@ def test_a_lost_job_that_was_to_be_cancelled_is_cancelled(world: World) -> None:
 
 def test_transient_failures_are_retried_later_and_others_end_the_job(world: World) -> None:
     claim = world.running(max_attempts=2)
-    transient = job_error("storage_unavailable", "transient", "the blob store does not answer")
+    transient = JobError.of("storage_unavailable", "transient", "the blob store does not answer")
     with world.service.database.unit_of_work() as session:
         assert jobs.fail(session, claim.job_id, claim.fence, transient, retry_delay_seconds=60).status == "queued"
     assert world.claim() is None, "it waits for its time"
@@ -228,7 +228,7 @@ def test_transient_failures_are_retried_later_and_others_end_the_job(world: Worl
 
     other = world.running()
     with world.service.database.unit_of_work() as session:
-        job = jobs.fail(session, other.job_id, other.fence, job_error("training_diverged", "user", "the loss is NaN", step_index=0))
+        job = jobs.fail(session, other.job_id, other.fence, JobError.of("training_diverged", "user", "the loss is NaN", step_index=0))
     assert (job.status, job.error["code"]) == ("failed", "training_diverged")
 
 
@@ -237,7 +237,7 @@ def test_a_job_that_was_to_be_cancelled_is_not_tried_again(world: World) -> None
     with world.service.database.unit_of_work() as session:
         jobs.cancel(session, world.project_id, claim.job_id)
     with world.service.database.unit_of_work() as session:
-        job = jobs.fail(session, claim.job_id, claim.fence, job_error("child_killed", "transient", "it died"))
+        job = jobs.fail(session, claim.job_id, claim.fence, JobError.of("child_killed", "transient", "it died"))
     assert (job.status, job.error) == ("cancelled", None)
 
 
@@ -249,7 +249,7 @@ def test_a_failed_job_may_publish_what_it_found(world: World) -> None:
             session,
             claim.job_id,
             claim.fence,
-            job_error("constraints_not_met", "user", "the file has 9 bytes, more than 5"),
+            JobError.of("constraints_not_met", "user", "the file has 9 bytes, more than 5"),
             outcome="constraints_not_met",
             result={"result": {"file_bytes": 9}},
             artifacts=[NewArtifact("model", "onnx", "m.onnx", blob)],

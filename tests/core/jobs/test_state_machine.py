@@ -13,7 +13,7 @@ from core import jobs
 from core.database.clock import db_now
 from core.database.tables import Job, LedgerEntry
 from core.errors import JobAlreadyTerminal, JobNotTerminal, LeaseLost, NotFound
-from core.jobs import job_error
+from core.jobs import JobError
 from core.operations.reconciler import Reconciler
 from tests.core.conftest import World, make_world
 
@@ -106,7 +106,7 @@ class Lives(RuleBasedStateMachine):
 
     @rule(claim=claims, category=st.sampled_from(["user", "transient"]))
     def fail(self, claim: tuple[str, int], category: Any) -> None:
-        error = job_error("some_error", category, "it went wrong")
+        error = JobError.of("some_error", category, "it went wrong")
         if self._write(claim, lambda *at: jobs.fail(*at, error, retry_delay_seconds=0)):
             known = self.model[claim[0]]
             if category == "transient" and known.cancel:

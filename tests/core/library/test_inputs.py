@@ -6,7 +6,7 @@ from sqlalchemy import select, update
 from core import jobs
 from core.database.tables import Job, Model, Project
 from core.errors import DatasetInvalid, DatasetRequired, ModelInvalid, NotFound, QuotaExceeded, ResourceInUse, SpecInvalid
-from core.jobs import NewArtifact, job_error
+from core.jobs import JobError, NewArtifact
 from core.library import artifacts, datasets, models
 from tests.core.conftest import LEASE_SECONDS, World
 
@@ -56,7 +56,7 @@ def test_what_cannot_be_parsed_cannot_be_used(world: World) -> None:
     claim = world.claim("inspect")
     assert claim is not None
     with world.service.database.unit_of_work() as session:
-        error = job_error("unsafe_format", "user", "a pickle is not a model", hint="save it as safetensors")
+        error = JobError.of("unsafe_format", "user", "a pickle is not a model", hint="save it as safetensors")
         jobs.fail(session, claim.job_id, claim.fence, error)
     body = models.body(_model(world, model.id))
     assert (body["status"], body["error"]["code"]) == ("invalid", "unsafe_format")
@@ -83,7 +83,7 @@ def test_an_inspection_that_found_no_room_is_repeated_for_the_next_job(world: Wo
     model = _upload(world)
     claim = world.claim("inspect")
     assert claim is not None
-    error = job_error("out_of_disk", "resource", "The disk is full.", hint="Free space, then retry.", retryable=True)
+    error = JobError.of("out_of_disk", "resource", "The disk is full.", hint="Free space, then retry.", retryable=True)
     with world.service.database.unit_of_work() as session:
         jobs.fail(session, claim.job_id, claim.fence, error)
     assert models.body(_model(world, model.id))["error"]["code"] == "out_of_disk"
@@ -135,7 +135,7 @@ def test_deleting_an_upload_ends_its_inspection(world: World) -> None:
         models.delete(session, world.project_id, model.id)
     with world.service.database.unit_of_work() as session:
         assert jobs.should_stop(session, claim.job_id, claim.fence)
-        jobs.fail(session, claim.job_id, claim.fence, job_error("worker_lost", "transient", "it died"))
+        jobs.fail(session, claim.job_id, claim.fence, JobError.of("worker_lost", "transient", "it died"))
     assert world.claim("inspect") is None
     with pytest.raises(NotFound):
         _model(world, model.id)

@@ -20,6 +20,7 @@ from safetensors.numpy import load_file
 
 from engine.contract import events
 from engine.contract.errors import translate
+from engine.formats.onnx import export as export_module
 from engine.jobs.run import run_job
 from tests.engine.conftest import make_split
 from tests.engine.small import cnn_file, dataset_file, save, trained_cnn, write_job
@@ -55,6 +56,11 @@ class Ran:
     @property
     def last(self) -> Any:
         return self.events[-1]
+
+    @property
+    def result(self) -> Any:
+        """What the job came to, as it stands in the file that its last event announces."""
+        return json.loads(self.last.result.read(self.directory))
 
     def warned(self) -> set[str]:
         return {event.code for event in self.of("warning")}
@@ -121,14 +127,14 @@ def test_every_artifact_is_announced_as_it_lies_there(pipeline: Ran) -> None:
 def test_the_figures_are_those_of_the_published_file(pipeline: Ran, files: Path) -> None:
     test = make_split(200, 2)
     for side, path in (("baseline", files / "cnn.onnx"), ("result", pipeline.directory / "out" / "model.onnx")):
-        figures = pipeline.last.result[side]
+        figures = pipeline.result[side]
         answers = ort.InferenceSession(path).run(None, {"x": test.images})[0].argmax(1)
         assert figures["metrics"]["test.top1"] == pytest.approx((answers == test.labels).mean())
         assert figures["file_bytes"] == path.stat().st_size
         assert figures["gzip_bytes"] == pytest.approx(len(gzip.compress(path.read_bytes(), 6)), abs=64)
         assert [item["batch_size"] for item in figures["latencies"]] == [1, 4]
         assert figures["latency_ms"] == figures["latencies"][0]
-    baseline, result = pipeline.last.result["baseline"], pipeline.last.result["result"]
+    baseline, result = pipeline.result["baseline"], pipeline.result["result"]
     assert baseline.keys() == result.keys()
     assert baseline["metrics"].keys() == result["metrics"].keys()
     assert result["params_count"] < 0.5 * baseline["params_count"]
@@ -144,13 +150,13 @@ def test_what_is_counted_is_in_the_published_file(ran: Callable[..., Ran], files
         tensors = [numpy_helper.to_array(item) for item in onnx.load(path).graph.initializer]
         weights = [item for item in tensors if item.dtype == np.float32]
         statistics = 2 * 8 if side == "baseline" else 0
-        figures = job.last.result[side]
+        figures = job.result[side]
         assert figures["params_count"] == sum(item.size for item in weights) - statistics
         assert figures["nonzero_params_count"] == sum(np.count_nonzero(item) for item in weights) - statistics
     only = ran({"steps": [{"method": "magnitude_pruning", "sparsity": 0.5}], "export": ["safetensors"]})
     tensors = load_file(only.directory / "out" / "model.safetensors")
     parameters = {name: value for name, value in tensors.items() if "running" not in name and "num_batches" not in name}
-    assert only.last.result["result"]["params_count"] == sum(value.size for value in parameters.values())
+    assert only.result["result"]["params_count"] == sum(value.size for value in parameters.values())
 
 
 def test_constraints_decide_the_outcome(pipeline: Ran) -> None:
@@ -161,10 +167,10 @@ def test_constraints_decide_the_outcome(pipeline: Ran) -> None:
 def test_steps_are_measured_one_by_one(pipeline: Ran) -> None:
     pruned, distilled, quantized = (event.metrics for event in pipeline.of("step_finished"))
     assert distilled["test.top1"] > pruned["test.top1"]
-    assert quantized == {**quantized, **pipeline.last.result["result"]["metrics"]}
+    assert quantized == {**quantized, **pipeline.result["result"]["metrics"]}
     assert pruned["params_count"] == distilled["params_count"]
     assert quantized["params_count"] == distilled["params_count"] - 2 * 4  # the normalization of four channels was folded away
-    assert pipeline.of("step_finished")[2].report["operators"]["Conv"]["int8"] == 2
+    assert pipeline.report["steps"][2]["report"]["operators"]["Conv"]["int8"] == 2
 
 
 def test_the_tensors_of_a_quantized_network_are_those_of_the_graph(pipeline: Ran) -> None:
@@ -181,7 +187,7 @@ def test_the_report_can_be_read_back(pipeline: Ran, files: Path) -> None:
     (measured,) = report["settings"]
     assert measured["setting"] == {"name": "", "values": {}}
     assert (measured["figures"], measured["verdict"]["constraints"]) == (report["result"], report["constraints"])
-    assert {key: report[key] for key in ("baseline", "result", "verdict", "comparison", "settings")} == pipeline.last.result
+    assert {key: report[key] for key in ("baseline", "result", "verdict", "comparison", "settings")} == pipeline.result
     assert report["inputs"]["dataset"]["sha256"] == hashlib.sha256((files / "data.npz").read_bytes()).hexdigest()
     assert report["artifacts"][0]["filename"] == "model.onnx"
     low, high = report["intervals"]["result"]["test.top1"]
@@ -211,24 +217,24 @@ def test_quantizing_an_onnx_file_never_loads_torch(files: Path, tmp_path: Path) 
 
 def test_without_a_dataset_fidelity_is_measured_on_random_inputs_and_said_so(ran: Callable[..., Ran]) -> None:
     job = ran({"quantize": "int8"}, dataset=None)
-    metrics = job.last.result["result"]["metrics"]
+    metrics = job.result["result"]["metrics"]
     assert set(metrics) == {"random.agreement", "random.sqnr_db", "random.cosine"}
     assert metrics["random.sqnr_db"] > 15
     assert "random_inputs" in job.warned()
     assert job.report["evaluation"]["inputs"] == "random"
     assert "random inputs" in job.report["sentence"]
-    assert job.last.result["result"]["file_bytes"] < job.last.result["baseline"]["file_bytes"]
+    assert job.result["result"]["file_bytes"] < job.result["baseline"]["file_bytes"]
 
 
 def test_without_labels_fidelity_is_measured_on_the_test_split(ran: Callable[..., Ran]) -> None:
     job = ran({"quantize": "int8"}, dataset="unlabelled.npz")
-    assert set(job.last.result["result"]["metrics"]) == {"test.agreement", "test.sqnr_db", "test.cosine"}
+    assert set(job.result["result"]["metrics"]) == {"test.agreement", "test.sqnr_db", "test.cosine"}
     assert job.last.outcome == "no_constraints"
 
 
 def test_accuracy_without_labels_is_refused_before_any_work(ran: Callable[..., Ran]) -> None:
     job = ran({"quantize": "int8", "evaluation": {"metrics": ["top1"]}}, dataset="unlabelled.npz")
-    assert (job.status, job.last.type, job.last.code) == (1, "failed", "dataset_invalid")
+    assert (job.status, job.last.type, job.last.error.code) == (1, "failed", "dataset_invalid")
     assert not job.of("step_started")
 
 
@@ -236,25 +242,25 @@ def test_a_missing_test_split_is_replaced_by_held_out_training_examples(ran: Cal
     job = ran({"steps": [{"method": "static_quantization", "calibration": {"samples": 1000}}]}, dataset="train_only.npz")
     assert "evaluation_split_replaced" in job.warned()
     assert job.report["evaluation"]["split"] == "validation"
-    calibrated = job.of("step_finished")[0].report["calibration"]
+    calibrated = job.report["steps"][0]["report"]["calibration"]
     assert calibrated["split"] == "train"
     assert calibrated["examples_count"] + job.report["evaluation"]["examples_count"] == 300
 
 
 def test_test_examples_never_calibrate(ran: Callable[..., Ran]) -> None:
     job = ran({"steps": [{"method": "static_quantization"}]}, dataset="test_only.npz")
-    assert (job.last.code, job.last.step_index) == ("dataset_invalid", 0)
-    assert job.last.hint
+    assert (job.last.error.code, job.last.error.step_index) == ("dataset_invalid", 0)
+    assert job.last.error.hint
 
 
 def test_a_missed_accuracy_keeps_the_earlier_state_that_met_it(ran: Callable[..., Ran]) -> None:
     steps = [{"method": "structured_pruning", "pruning_ratio": 0.1}, {"method": "magnitude_pruning", "sparsity": 0.98}]
     job = ran({"steps": steps, "constraints": {"accuracy": {"max_drop": 0.2}}})
     first, second = (event.metrics["test.top1"] for event in job.of("step_finished"))
-    baseline = job.last.result["baseline"]["metrics"]["test.top1"]
+    baseline = job.result["baseline"]["metrics"]["test.top1"]
     assert baseline - first <= 0.2 < baseline - second
     assert job.last.outcome == "constraints_met"
-    assert job.last.result["result"]["metrics"]["test.top1"] == pytest.approx(first, abs=0.01)
+    assert job.result["result"]["metrics"]["test.top1"] == pytest.approx(first, abs=0.01)
     assert "earlier_state_kept" in job.warned()
     assert job.report["kept_step_index"] == 0
     assert job.results() == ["model.onnx", "report.json"]
@@ -262,11 +268,12 @@ def test_a_missed_accuracy_keeps_the_earlier_state_that_met_it(ran: Callable[...
 
 def test_a_missed_target_can_fail_the_job_and_its_files_are_kept(ran: Callable[..., Ran]) -> None:
     job = ran({"quantize": "int8", "constraints": {"max_file_bytes": 10, "on_violation": "fail"}})
-    assert (job.status, job.last.type, job.last.code) == (1, "failed", "constraints_not_met")
-    assert "max_file_bytes" in job.last.message
-    assert job.last.details["constraints"][0]["met"] is False
-    assert job.last.details["summary"]["result"]["file_bytes"] > 10
-    assert job.last.details["summary"]["baseline"].keys() == job.last.details["summary"]["result"].keys()
+    assert (job.status, job.last.type, job.last.outcome) == (0, "done", "constraints_not_met")
+    assert job.last.error.code == "constraints_not_met"
+    assert "max_file_bytes" in job.last.error.message
+    assert job.last.error.details["constraints"][0]["met"] is False
+    assert job.result["result"]["file_bytes"] > 10
+    assert job.result["baseline"].keys() == job.result["result"].keys()
     assert {event.filename for event in job.of("artifact")} == {"model.onnx", "report.json"}
 
 
@@ -277,20 +284,18 @@ def test_a_missed_target_is_an_outcome_by_default(ran: Callable[..., Ran]) -> No
 
 
 def test_an_export_that_says_something_else_is_never_published(ran: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch) -> None:
-    from engine.jobs import publication
+    export = export_module.export_onnx
 
-    export = publication.export_onnx
-
-    def damaged(network: Any, path: Path) -> None:
-        export(network, path)
+    def damaged(module: Any, signature: Any, path: Path, **how: Any) -> None:
+        export(module, signature, path, **how)
         model = onnx.load(path)
         bias = next(item for item in model.graph.initializer if item.dims == [5])
         bias.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(bias) + np.float32(0.05), bias.name))
         onnx.save(model, path)
 
-    monkeypatch.setattr(publication, "export_onnx", damaged)
+    monkeypatch.setattr(export_module, "export_onnx", damaged)
     job = ran({"steps": [{"method": "magnitude_pruning", "sparsity": 0.1}]})
-    assert (job.status, job.last.code) == (1, "export_mismatch")
+    assert (job.status, job.last.error.code) == (1, "export_mismatch")
     assert job.results() == []
     assert not (job.directory / "out" / "model.onnx").exists()
 
@@ -302,7 +307,7 @@ def test_weights_are_published_bit_for_bit(ran: Callable[..., Ran]) -> None:
     by_step = [event for event in job.of("artifact") if event.step_index == 0]
     assert [event.filename for event in by_step] == ["step0-sparse_weights.safetensors"]
     assert all(event.size_bytes == (job.directory / "out" / event.filename).stat().st_size for event in by_step)
-    assert job.last.result["result"]["file_bytes"] == (job.directory / "out" / "model.safetensors").stat().st_size
+    assert job.result["result"]["file_bytes"] == (job.directory / "out" / "model.safetensors").stat().st_size
     weights = np.concatenate([array.ravel() for array in stored.values() if array.ndim > 1])
     assert (weights == 0).mean() == pytest.approx(0.5, abs=0.01)
     assert "no_dense_speedup" in job.warned()
@@ -327,8 +332,8 @@ def test_another_model_teaches(ran: Callable[..., Ran], files: Path) -> None:
 def test_damaged_models_fail_with_a_code(ran: Callable[..., Ran], files: Path, damage: Callable[[bytes], bytes], code: str) -> None:
     (files / "damaged.onnx").write_bytes(damage((files / "cnn.onnx").read_bytes()))
     job = ran({"quantize": "int8"}, model="damaged.onnx")
-    assert (job.status, job.last.type, job.last.category) == (1, "failed", "user")
-    assert job.last.code == code
+    assert (job.status, job.last.type, job.last.error.category) == (1, "failed", "user")
+    assert job.last.error.code == code
 
 
 def test_a_model_that_cannot_be_trained_can_be_quantized_and_says_so_when_pruned(ran: Callable[..., Ran], files: Path) -> None:
@@ -344,21 +349,21 @@ def test_a_model_that_cannot_be_trained_can_be_quantized_and_says_so_when_pruned
     save(files / "odd.onnx", nodes, weights, {"x": ["batch", 1, 8, 8]}, {"y": ["batch", 5]})
     assert ran({"steps": [{"method": "dynamic_quantization"}]}, model="odd.onnx").status == 0
     pruned = ran({"steps": [{"method": "magnitude_pruning"}]}, model="odd.onnx")
-    assert (pruned.last.code, pruned.last.step_index) == ("unsupported_operator", 0)
+    assert (pruned.last.error.code, pruned.last.error.step_index) == ("unsupported_operator", 0)
 
 
 def test_inspections_describe_files(files: Path, tmp_path: Path) -> None:
     model = Ran(write_job(tmp_path / "m", None, kind="inspect_model", model=files / "cnn.onnx"))
     assert model.last.type == "done"
-    assert model.last.result["signature"]["inputs"][0]["name"] == "x"
-    assert model.last.result["trainable"]
+    assert model.result["signature"]["inputs"][0]["name"] == "x"
+    assert model.result["trainable"]
     dataset = Ran(write_job(tmp_path / "d", None, kind="inspect_dataset", dataset=files / "data.npz"))
-    assert dataset.last.result["splits"]["test"]["examples_count"] == 200
+    assert dataset.result["splits"]["test"]["examples_count"] == 200
 
 
 def test_a_directory_without_a_job_is_our_defect(tmp_path: Path) -> None:
     job = Ran(tmp_path)
-    assert (job.status, job.last.code, job.last.category) == (1, "internal_error", "internal")
+    assert (job.status, job.last.error.code, job.last.error.category) == (1, "internal_error", "internal")
     assert "Traceback" in job.of("log")[0].message
 
 

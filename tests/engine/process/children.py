@@ -1,6 +1,7 @@
 """What the tests have a job child do: small, real, and sometimes hostile."""
 
 import contextlib
+import json
 import os
 import resource
 import signal
@@ -10,13 +11,20 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel
 
 from engine.contract.events import Done, Phase
+from engine.contract.files import FileRef
 from engine.process.sandbox import seccomp
 
 Emit = Callable[[BaseModel], None]
+
+
+def done(directory: Path, result: Any) -> Done:
+    """The last event, with its result in a file."""
+    return Done(result=FileRef.write(directory, "result.json", json.dumps(result).encode()))
 
 
 def train(directory: Path, emit: Emit) -> int:
@@ -51,7 +59,7 @@ def train(directory: Path, emit: Emit) -> int:
     assert (directory / "touched").exists()
     with tempfile.NamedTemporaryFile() as scratch:
         assert Path(scratch.name).is_relative_to(directory)
-    emit(Done(result={"losses": losses, "relu": outputs.tolist(), "fresh": fresh.stdout.strip()}))
+    emit(done(directory, {"losses": losses, "relu": outputs.tolist(), "fresh": fresh.stdout.strip()}))
     return 0
 
 
@@ -67,8 +75,9 @@ def surroundings(directory: Path, emit: Emit) -> int:
     with contextlib.suppress(OSError):
         parent = Path(f"/proc/{os.getppid()}/environ").read_bytes().decode()
     emit(
-        Done(
-            result={
+        done(
+            directory,
+            {
                 "environment": dict(os.environ),
                 "own_environ": Path("/proc/self/environ").read_bytes().decode(),
                 "parent_environ": parent,
@@ -80,7 +89,7 @@ def surroundings(directory: Path, emit: Emit) -> int:
                 "core": resource.getrlimit(resource.RLIMIT_CORE)[0],
                 "oom_score_adj": int(Path("/proc/self/oom_score_adj").read_text()),
                 "status": Path("/proc/self/status").read_text(),
-            }
+            },
         )
     )
     return 0
@@ -95,7 +104,7 @@ def take_memory(directory: Path, emit: Emit) -> int:
     except MemoryError:
         taken = len(kept)
         kept.clear()
-        emit(Done(result={"taken_bytes": taken * (64 << 20)}))
+        emit(done(directory, {"taken_bytes": taken * (64 << 20)}))
         return 0
     return 1
 
@@ -111,7 +120,7 @@ def write_much(directory: Path, emit: Emit) -> int:
     try:
         (directory / "big").write_bytes(b"x" * (2 << 20))
     except OSError as error:
-        emit(Done(result={"error": error.strerror}))
+        emit(done(directory, {"error": error.strerror}))
         return 0
     return 1
 
@@ -119,14 +128,14 @@ def write_much(directory: Path, emit: Emit) -> int:
 def leave_one_behind(directory: Path, emit: Emit) -> int:
     """End while a process that it started goes on."""
     kept = subprocess.Popen(["sleep", "60"])
-    emit(Done(result={"pid": kept.pid}))
+    emit(done(directory, {"pid": kept.pid}))
     return 0
 
 
 def wait_with_company(directory: Path, emit: Emit) -> int:
     """Stay, with a process beside it."""
     kept = subprocess.Popen(["sleep", "60"])
-    emit(Done(result={"pids": [os.getpid(), kept.pid]}))
+    emit(done(directory, {"pids": [os.getpid(), kept.pid]}))
     time.sleep(60)
     return 0
 
@@ -143,7 +152,7 @@ def wait_for_file(directory: Path, emit: Emit) -> int:
     """End with status 7 as soon as there is a file `go`."""
     while not (directory / "go").exists():
         time.sleep(0.02)
-    emit(Done(result={"pid": os.getpid()}))
+    emit(done(directory, {"pid": os.getpid()}))
     return 7
 
 
@@ -165,5 +174,5 @@ def hold_signals(directory: Path, emit: Emit) -> int:
             answers[name] = "open"
         except PermissionError:
             answers[name] = "denied"
-    emit(Done(result=answers))
+    emit(done(directory, answers))
     return 0

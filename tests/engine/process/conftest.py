@@ -1,5 +1,6 @@
 """One parent of job children for all tests of a module, and a way to run a child to its end."""
 
+import json
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -8,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from engine.contract.events import Event, parse_event
+from engine.contract.events import Done, Event, parse_event
 from engine.process.launcher import Exit, Launcher
 from engine.process.request import Limits, Request
 
@@ -19,6 +20,7 @@ CHILDREN = "tests.engine.process.children"
 class Ended:
     """What a child said until it ended."""
 
+    directory: Path
     exit: Exit
     events: list[Event]
     log: str
@@ -26,7 +28,14 @@ class Ended:
     @property
     def result(self) -> dict[str, Any]:
         """Of its last event."""
-        return self.events[-1].result  # type: ignore[union-attr]
+        return result_of(self.events[-1], self.directory)
+
+
+def result_of(event: Event, directory: Path) -> Any:
+    """What stands in the file of a `done` event."""
+    assert isinstance(event, Done)
+    assert event.result is not None
+    return json.loads(event.result.read(directory))
 
 
 def run_to_end(launcher: Launcher, request: Request) -> Ended:
@@ -37,7 +46,7 @@ def run_to_end(launcher: Launcher, request: Request) -> Ended:
             lines, text = events.read().splitlines(), log.read().decode()
         exit_ = child.wait(10)
         assert exit_ is not None
-        return Ended(exit_, [parse_event(line) for line in lines], text)
+        return Ended(request.directory, exit_, [parse_event(line) for line in lines], text)
     finally:
         child.close()
 

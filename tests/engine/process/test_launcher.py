@@ -13,7 +13,7 @@ from engine.contract.events import Done, parse_event
 from engine.process.launcher import Launcher, LaunchError
 from engine.process.request import Request
 from engine.process.sandbox.isolation import LAYERS, NAMESPACES
-from tests.engine.process.conftest import CHILDREN, Ended, run_to_end
+from tests.engine.process.conftest import CHILDREN, Ended, result_of, run_to_end
 from tests.processes import alive, gone, outside
 
 Run = Callable[..., Ended]
@@ -23,7 +23,7 @@ def company(launcher: Launcher, directory: Path) -> list[int]:
     """Process ids of a child that stays, and of the one that it started."""
     child = launcher.start(Request(directory, entry=f"{CHILDREN}:wait_with_company", layers=LAYERS))
     with open(child.events, "rb", closefd=False) as events:
-        pids: list[int] = parse_event(events.readline()).result["pids"]  # type: ignore[union-attr]
+        pids: list[int] = result_of(parse_event(events.readline()), directory)["pids"]
     child.close()
     assert all(alive(pid) for pid in pids)
     return pids
@@ -82,7 +82,7 @@ def test_what_a_child_leaves_behind_is_killed(run: Run) -> None:
 def test_a_signal_reaches_the_whole_group(cold: Launcher, tmp_path: Path, layers: tuple[str, ...]) -> None:
     child = cold.start(Request(tmp_path, entry=f"{CHILDREN}:wait_with_company", layers=layers))
     with open(child.events, "rb", closefd=False) as events:
-        pids = parse_event(events.readline()).result["pids"]  # type: ignore[union-attr]
+        pids = result_of(parse_event(events.readline()), tmp_path)["pids"]
     if NAMESPACES in layers:
         pids = [outside(pid) for pid in pids]
     assert all(alive(pid) for pid in (child.pid, *pids))
@@ -100,7 +100,7 @@ def test_a_killed_parent_takes_its_children_along_and_is_replaced(cold: Launcher
     assert parent is not None
     child = cold.start(Request(tmp_path, entry=f"{CHILDREN}:wait_with_company", layers=LAYERS))
     with open(child.events, "rb", closefd=False) as events:
-        pids = parse_event(events.readline()).result["pids"]  # type: ignore[union-attr]
+        pids = result_of(parse_event(events.readline()), tmp_path)["pids"]
     os.kill(parent, signal.SIGKILL)
     exit_ = child.wait(5)
     child.close()

@@ -11,12 +11,11 @@ import onnxruntime as ort
 from torch import nn
 
 from engine.formats.onnx import runtime
-from engine.formats.onnx.export import export_onnx
+from engine.formats.onnx.networks import ModuleNetwork
 from engine.measuring import measurement
 from engine.measuring.examples import Examples
 from engine.methods.context import Context
 from engine.methods.pruning.structure.channels import Inputs
-from engine.networks.network import Network
 
 REPEATS = 60
 """Timed pairs of runs a candidate; the share is their median, so a disturbed run does not count."""
@@ -54,5 +53,5 @@ class Stopwatch:
     def _session(self, module: nn.Module) -> ort.InferenceSession:
         with tempfile.TemporaryDirectory(dir=self._context.work) as folder:
             path = Path(folder) / "candidate.onnx"
-            export_onnx(Network(self._context.signature, module=module), path)
+            ModuleNetwork(self._context.signature, module).write_onnx(path)
             return runtime.open_session(path, threads=self._context.threads)

@@ -10,11 +10,10 @@ from safetensors.numpy import load_file, save_file
 from torch import nn
 
 from engine.contract.errors import EngineError
-from engine.formats.onnx.export import export_onnx
+from engine.formats.onnx.networks import ModuleNetwork
 from engine.methods.context import Context
 from engine.methods.pruning.structure.trial import State
 from engine.networks.masks import Mask
-from engine.networks.network import Network
 
 _SHAPES = "modelpress.shapes"
 
@@ -33,7 +32,7 @@ def publish(context: Context, initial: State, rewound: State | None, rounds: lis
     _save(context, "ticket", ticket.state_dict())
     path = context.work / "ticket.onnx"
     try:
-        export_onnx(Network(context.signature, module=ticket), path)
+        ModuleNetwork(context.signature, ticket).write_onnx(path)
     except EngineError as error:
         context.warn(error.code, f"The ticket is published as safetensors only: {error.message}")
     else:

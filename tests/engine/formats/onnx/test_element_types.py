@@ -9,8 +9,8 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from engine.contract.metadata import ModelMetadata
-from engine.formats import export_onnx, load_network
-from engine.measuring.counting import count_onnx
+from engine.formats import load_network
+from engine.formats.onnx.counting import count_onnx
 from tests.engine.formats.onnx.graphs import BATCH, node, normal, run_reference
 
 F16, F32, F64, I32 = TensorProto.FLOAT16, TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.INT32
@@ -55,7 +55,7 @@ def network(folder: Path, *, given: int, stored: int, computed: int, returned: i
 def test_types_stay(given: int, stored: int, computed: int, returned: int, tmp_path: Path) -> None:
     path = network(tmp_path, given=given, stored=stored, computed=computed, returned=returned)
     original = load_network(path, "onnx", ModelMetadata(), tmp_path)
-    export_onnx(original.with_module(original.module), tmp_path / "out.onnx")
+    original.with_module(original.module).write_onnx(tmp_path / "out.onnx")
     before, after = onnx.load(path), onnx.load(tmp_path / "out.onnx")
     for side in ("input", "output"):
         kinds = [[(item.name, item.type.tensor_type.elem_type) for item in getattr(proto.graph, side)] for proto in (before, after)]
@@ -74,7 +74,7 @@ def test_half_precision_weights_are_stored_in_half_again_and_count_the_same(tmp_
     module = original.module
     with torch.no_grad():
         module.get_parameter("fc1.weight").mul_(1.0001)
-    export_onnx(original.with_module(module), tmp_path / "out.onnx")
+    original.with_module(module).write_onnx(tmp_path / "out.onnx")
     stored = {item.name: item for item in onnx.load(tmp_path / "out.onnx").graph.initializer}
     assert {item.data_type for item in stored.values() if np.prod(item.dims) > 1} == {F16}
     assert count_onnx(tmp_path / "out.onnx") == count_onnx(path)
@@ -86,6 +86,6 @@ def test_weights_beyond_half_precision_stay_single(tmp_path: Path) -> None:
     module = original.module
     with torch.no_grad():
         module.get_parameter("fc2.bias")[0] = 1e6
-    export_onnx(original.with_module(module), tmp_path / "out.onnx")
+    original.with_module(module).write_onnx(tmp_path / "out.onnx")
     stored = {item.name: item for item in onnx.load(tmp_path / "out.onnx").graph.initializer}
     assert numpy_helper.to_array(stored["fc2.bias"])[0] == np.float32(1e6)

@@ -14,9 +14,11 @@ from torch import nn
 from engine.architectures.build import build_architecture
 from engine.contract.errors import EngineError
 from engine.contract.metadata import ModelMetadata
-from engine.formats import export_onnx, export_safetensors, load_network
+from engine.formats import load_network
 from engine.formats.onnx.file import signature_of
+from engine.formats.onnx.networks import ModuleNetwork
 from engine.formats.safetensors.read import read_safetensors
+from engine.formats.safetensors.write import write
 from engine.networks import masks
 from engine.networks.network import Network, Signature, TensorSpec
 from tests.engine.formats.onnx.exporting import export
@@ -36,7 +38,7 @@ def test_an_imported_network_is_written_and_computes_the_same(name: str, tmp_pat
     network = source.with_module(copy.deepcopy(source.module))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        export_onnx(network, tmp_path / "out.onnx")
+        network.write_onnx(tmp_path / "out.onnx")
     assert capfd.readouterr() == ("", "")
     proto = onnx.load_model(tmp_path / "out.onnx", load_external_data=False)
     assert [item.name for item in signature_of(proto).inputs] == [item.name for item in source.signature.inputs]
@@ -57,7 +59,7 @@ def test_an_imported_network_is_written_and_computes_the_same(name: str, tmp_pat
 def test_the_batch_of_a_file_that_fixes_it_is_open_in_the_result(tmp_path: Path) -> None:
     source = imported("mobilenet", tmp_path, dynamic=False)
     assert source.signature.inputs[0].shape[0] == 2
-    export_onnx(source.with_module(source.module), tmp_path / "out.onnx")
+    source.with_module(source.module).write_onnx(tmp_path / "out.onnx")
     inputs = CASES["mobilenet"].inputs(7)
     np.testing.assert_allclose(runtime_outputs(tmp_path / "out.onnx", inputs)[0], outputs(source.module, inputs)[0].numpy(), atol=1e-4)
 
@@ -68,7 +70,7 @@ def test_a_trained_network_is_written_in_eval_mode_with_its_masks_folded_in(tmp_
     keep = torch.rand(module.get_parameter("features.4.weight").shape) > 0.7
     masks.hold(module, {"features.4.weight": masks.Mask(keep)})
     module(*CASES["simple_cnn"].inputs(8)).square().sum().backward()
-    export_onnx(source.with_module(module), tmp_path / "out.onnx")
+    source.with_module(module).write_onnx(tmp_path / "out.onnx")
     assert module.training
     assert masks.held(module)
     inputs = CASES["simple_cnn"].inputs(4, seed=2)
@@ -81,15 +83,15 @@ def test_a_trained_network_is_written_in_eval_mode_with_its_masks_folded_in(tmp_
 
 def test_a_file_is_copied_byte_for_byte(tmp_path: Path) -> None:
     source = imported("mlp", tmp_path)
-    export_onnx(source, tmp_path / "copy.onnx")
+    source.write_onnx(tmp_path / "copy.onnx")
     assert (tmp_path / "copy.onnx").read_bytes() == (tmp_path / "mlp.onnx").read_bytes()
-    export_onnx(source, tmp_path / "mlp.onnx")
+    source.write_onnx(tmp_path / "mlp.onnx")
 
 
 def test_dimensions_that_are_open_stay_open(tmp_path: Path) -> None:
     module = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(2, 3)).eval()
     signature = Signature((TensorSpec("x", (None, 1, None, None)),), (TensorSpec("y", (None, 3)),))
-    export_onnx(Network(signature, module=module), tmp_path / "out.onnx")
+    ModuleNetwork(signature, module).write_onnx(tmp_path / "out.onnx")
     for size in (9, 40):
         images = torch.randn(3, 1, size, size + 2)
         np.testing.assert_allclose(runtime_outputs(tmp_path / "out.onnx", (images,))[0], outputs(module, (images,))[0].numpy(), atol=1e-5)
@@ -104,7 +106,7 @@ class Unwritable(nn.Module):
 def test_what_cannot_be_written_is_said(tmp_path: Path) -> None:
     signature = Signature((TensorSpec("x", (None, 3)),), (TensorSpec("y", (None, 3)),))
     with pytest.raises(EngineError) as caught:
-        export_onnx(Network(signature, module=Unwritable()), tmp_path / "out.onnx")
+        ModuleNetwork(signature, Unwritable()).write_onnx(tmp_path / "out.onnx")
     assert caught.value.code == "export_failed"
     assert "torch.onnx" not in caught.value.message, "the reason, not advice for the exporter's developers"
     assert "\x1b" not in caught.value.message
@@ -124,7 +126,7 @@ def test_numbers_may_stand_before_tensors(tmp_path: Path) -> None:
     proto = model([*nodes, node("Concat", parts, ["y"], axis=1)], {"x": [BATCH, 3]}, ["y"], constants)
     onnx.save_model(proto, tmp_path / "in.onnx")
     source = load_network(tmp_path / "in.onnx", "onnx", ModelMetadata(), tmp_path)
-    export_onnx(source.with_module(source.module), tmp_path / "out.onnx")
+    source.with_module(source.module).write_onnx(tmp_path / "out.onnx")
     feed = {"x": normal(4, 3)}
     np.testing.assert_allclose(run_reference(onnx.load_model(tmp_path / "out.onnx"), feed)[0], run_reference(proto, feed)[0], atol=1e-5)
 
@@ -132,7 +134,7 @@ def test_numbers_may_stand_before_tensors(tmp_path: Path) -> None:
 def test_safetensors_of_a_builtin_architecture_load_by_themselves(tmp_path: Path) -> None:
     torch.manual_seed(0)
     module, signature = build_architecture({"name": "resnet8", "params": {"width": 4, "num_classes": 3, "image_size": 16}})
-    export_safetensors(Network(signature, module=module), tmp_path / "w.safetensors")
+    write(ModuleNetwork(signature, module), tmp_path / "w.safetensors")
     network = load_network(tmp_path / "w.safetensors", "safetensors", ModelMetadata(), tmp_path)
     images = torch.randn(2, 3, 16, 16)
     torch.testing.assert_close(network.module(images), module.eval()(images), atol=0, rtol=0)
@@ -143,7 +145,7 @@ def test_safetensors_of_a_changed_architecture_do_not_claim_it(tmp_path: Path) -
     module, signature = build_architecture({"name": "resnet8", "params": {"width": 4}})
     narrow = copy.deepcopy(module)
     narrow.fc = nn.Linear(16, 4)
-    export_safetensors(Network(signature, module=narrow), tmp_path / "w.safetensors")
+    write(ModuleNetwork(signature, narrow), tmp_path / "w.safetensors")
     with pytest.raises(EngineError) as caught:
         load_network(tmp_path / "w.safetensors", "safetensors", ModelMetadata(), tmp_path)
     assert caught.value.code == "architecture_invalid"
@@ -156,7 +158,7 @@ def test_safetensors_of_an_imported_network_fit_the_module_of_its_onnx_file(name
     with torch.no_grad():
         for parameter in changed.parameters():
             parameter.mul_(1.5)
-    export_safetensors(source.with_module(changed), tmp_path / "w.safetensors")
+    write(source.with_module(changed), tmp_path / "w.safetensors")
     with safetensors.safe_open(str(tmp_path / "w.safetensors"), "pt") as file:
         assert '"in0"' in file.metadata()["modelpress.signature"]
     again = imported(name, tmp_path).module
@@ -180,5 +182,5 @@ def test_half_precision_files_are_trained_in_single_and_keep_their_inputs(tmp_pa
     assert network.module.get_parameter("fc.weight").dtype == torch.float32
     x = torch.randn(5, 4).half()
     torch.testing.assert_close(network.module(x), x.float() @ torch.from_numpy(weight).float().T)
-    export_onnx(network.with_module(network.module), tmp_path / "out.onnx")
+    network.with_module(network.module).write_onnx(tmp_path / "out.onnx")
     np.testing.assert_allclose(runtime_outputs(tmp_path / "out.onnx", (x,))[0], network.module(x).detach().numpy(), atol=1e-3)

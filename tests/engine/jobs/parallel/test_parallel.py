@@ -18,7 +18,7 @@ from torch.testing import assert_close
 
 from engine.__main__ import main
 from engine.contract.events import Checkpointed, Event, Failed, Resumed
-from engine.contract.job import divided
+from engine.contract.spec import parse
 from engine.jobs.run import run_job
 from tests.engine.small import cnn_file, dataset_file, write_job
 from tests.processes import descendants
@@ -151,7 +151,7 @@ def test_the_number_of_devices_is_checked_before_anything_starts(tmp_path: Path,
 def test_a_job_without_a_training_needs_one_process_only() -> None:
     quantized = {"model": "mdl_a", "steps": [{"method": "dynamic_quantization"}], "devices": 2}
     trained = {"model": "mdl_a", "dataset": "ds_a", "steps": [{"method": "train", "epochs": 1}]}
-    assert not divided("compress", quantized)
-    assert not divided("compress", trained)
-    assert divided("compress", {**trained, "devices": 2})
-    assert not divided("inspect_model", {**trained, "devices": 2})
+    for document, processes in ((quantized, 1), (trained, 1), ({**trained, "devices": 2}, 2)):
+        spec, problems = parse(document)
+        assert spec is not None, problems
+        assert spec.processes == processes

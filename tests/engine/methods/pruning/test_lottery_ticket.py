@@ -23,7 +23,7 @@ QUICK = {"training": {"iterations": 12, "learning_rate": 5e-3, "batch_size": 32}
 @pytest.fixture
 def without_onnx(monkeypatch):
     """Leaves out the export of the ticket as ONNX, which takes longer than everything else here."""
-    monkeypatch.setattr("engine.methods.pruning.ticket.files.export_onnx", lambda network, path: path.touch())
+    monkeypatch.setattr("engine.formats.onnx.networks.ModuleNetwork.write_onnx", lambda network, path: path.touch())
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ from pydantic import ValidationError
 from torch import nn
 
 from engine.contract.errors import EngineError
+from engine.formats.onnx.networks import ModuleNetwork
 from engine.methods.pruning.spec import StructuredPruning
 from engine.methods.pruning.structured_pruning import apply
 
@@ -233,15 +234,15 @@ def test_batch_normalization_scales_rank_only_what_has_them(world, trained_cnn, 
 
 
 def test_open_dimensions_are_given_a_size_that_runs(world):
-    from engine.networks.network import Network, Signature, TensorSpec
+    from engine.networks.network import Signature, TensorSpec
 
     module = nn.Sequential(
         nn.Conv2d(3, 8, 7, stride=4), nn.ReLU(), nn.Conv2d(8, 4, 7), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5)
     )
     setting = world(module)
     setting.context.data = None
-    setting.context.baseline = Network(
-        Signature((TensorSpec("x", (None, 3, None, None)),), (TensorSpec("y", (None, 5)),)), module=module.eval()
+    setting.context.baseline = ModuleNetwork(
+        Signature((TensorSpec("x", (None, 3, None, None)),), (TensorSpec("y", (None, 5)),)), module.eval()
     )
     assert apply(setting.context.baseline, StructuredPruning(pruning_ratio=0.5), setting.context).module[0].out_channels == 4
 

@@ -3,7 +3,6 @@
 import pytest
 import torch
 
-from engine.measuring.counting import count_module
 from engine.methods.pruning import lottery_ticket, magnitude_pruning, supermask
 from engine.methods.pruning.spec import LotteryTicket, MagnitudePruning, Supermask
 from engine.networks import masks
@@ -37,5 +36,5 @@ def test_a_tied_weight_is_pruned_once_and_stays_tied(world, method, params):
         assert setting.context.metrics["density"] == pytest.approx(kept / WEIGHTS)
     else:
         assert kept == pytest.approx(WEIGHTS / 2, abs=2), "half of each layer by rank, rounded"
-    before, after = (count_module(module, setting.network.signature) for module in (setting.network.module, plain))
+    before, after = (setting.network.with_module(module).count() for module in (setting.network.module, plain))
     assert after.params_count == before.params_count

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from engine.contract.events import Event
+from engine.formats.onnx.networks import GraphNetwork
 from engine.methods.step import StepContext
 from engine.networks.network import Network, Signature, TensorSpec
 from tests.engine.conftest import CLASSES, ToyData, make_split
@@ -39,7 +40,7 @@ def bench(tmp_path: Path, cnn_onnx: Path) -> Callable[..., Bench]:
 
     def build(file: Path | None = None, *, seed: int = 0, signature: Signature | None = None, splits: Any = None) -> Bench:
         shapes = Signature((TensorSpec("x", (None, *IMAGE)),), (TensorSpec("y", (None, CLASSES)),))
-        network = Network(signature or shapes, onnx_path=file or cnn_onnx)
+        network = GraphNetwork(signature or shapes, file or cnn_onnx)
         data = ToyData(splits if splits is not None else {"train": make_split(200, 1), "test": make_split(100, 2)})
         events: list[Event] = []
         work = tmp_path / f"work{len(list(tmp_path.iterdir()))}"

@@ -16,9 +16,7 @@ from tests.engine.small import save
 
 
 def quantize(bench: Any, **params: Any) -> Path:
-    path = apply(bench.network, DynamicQuantization(**params), bench.context).onnx_path
-    assert path is not None
-    return path
+    return apply(bench.network, DynamicQuantization(**params), bench.context).file(bench.context.work / "none.onnx")
 
 
 def run(path: Path, **feed: np.ndarray) -> np.ndarray:

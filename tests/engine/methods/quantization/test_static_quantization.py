@@ -26,10 +26,7 @@ def constants(path: Path) -> dict[str, np.ndarray]:
 
 
 def quantize(bench: Any, **params: Any) -> Path:
-    result = apply(bench.network, StaticQuantization(**params), bench.context)
-    assert result.quantized
-    assert result.onnx_path is not None
-    return result.onnx_path
+    return apply(bench.network, StaticQuantization(**params), bench.context).file(bench.context.work / "none.onnx")
 
 
 def test_everything_runs_in_int8_and_accuracy_stays(bench: Callable[..., Any], cnn_onnx: Path) -> None:

@@ -90,7 +90,7 @@ def test_threads_that_no_layer_would_hold_fail_closed(cold: Launcher, tmp_path: 
     ended = run_to_end(cold, Request(tmp_path, entry="tests.engine.process.threaded:run", layers=LAYERS))
     (failed,) = ended.events
     assert isinstance(failed, Failed)
-    assert failed.code == "isolation_unavailable"
+    assert failed.error.code == "isolation_unavailable"
     assert ended.exit.returncode == 1
 
 

@@ -12,12 +12,13 @@ from torch.nn import functional
 
 from engine.architectures.spec import ViT
 from engine.architectures.vit import build
-from engine.formats import export_onnx
 from engine.formats.onnx.importer.rebuild import build_module
+from engine.formats.onnx.networks import ModuleNetwork
 from engine.methods.pruning.spec import StructuredPruning
-from engine.methods.pruning.structure.graph import ChannelGraph, is_maskable, mask_as_cut, removable
+from engine.methods.pruning.structure.graph import ChannelGraph
+from engine.methods.pruning.structure.proof import mask_as_cut, removable
 from engine.methods.pruning.structured_pruning import apply
-from engine.networks.network import Network, Signature, TensorSpec
+from engine.networks.network import Signature, TensorSpec
 from tests.engine.conftest import signature
 from tests.engine.formats.onnx.exporting import export
 from tests.engine.formats.onnx.networks import Case
@@ -150,7 +151,6 @@ def test_cutting_heads_and_hidden_channels_equals_masking_them(made, form, tmp_p
     assert rows == (4 if form == "grouped" else 3) * WIDTH
     assert {group.name for group in graph.groups} == set(removable(made[form], (X[:2],), [group.name for group in graph.groups]))
     for group, twin in zip(graph.groups, shadow.groups, strict=True):
-        assert is_maskable(group)
         channels = group.units[1 :: 2 if group.heads else 3].reshape(-1)
         mask_as_cut(twin, channels)
         graph.remove(group, channels.tolist())
@@ -162,7 +162,7 @@ def test_cutting_heads_and_hidden_channels_equals_masking_them(made, form, tmp_p
     if form not in ("fused-legacy", "torch-dynamo", "builtin"):
         return
     path = tmp_path / "cut.onnx"
-    export_onnx(Network(Signature((TensorSpec("x", (None, 1, 8, 8)),), (TensorSpec("y", (None, 5)),)), module=cut.eval()), path)
+    ModuleNetwork(Signature((TensorSpec("x", (None, 1, 8, 8)),), (TensorSpec("y", (None, 5)),)), cut.eval()).write_onnx(path)
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     for batch in (1, 3):
         np.testing.assert_allclose(session.run(None, {"x": X[:batch].numpy()})[0], cut(X[:batch]).detach().numpy(), atol=1e-4)
@@ -179,7 +179,7 @@ def test_heads_go_by_importance_and_the_last_one_stays(made, world):
     kept = {}
     for ratio in (0.5, 0.99):
         setting = world(module)
-        setting.context.baseline = Network(signature(), module=module)
+        setting.context.baseline = ModuleNetwork(signature(), module)
         pruned = apply(setting.network, StructuredPruning(pruning_ratio=ratio, include=(attention.name,)), setting.context).module
         assert setting.context.reported["layers"][attention.name]["channels_before"] == WIDTH
         kept[ratio] = pruned.get_submodule(attention.name).weight

@@ -15,33 +15,25 @@ Files are counted on their graph, without torch; modules by running them once.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import onnx
 
 from engine.formats.onnx.file import read_model
 from engine.formats.onnx.macs import node_macs, total
 from engine.formats.onnx.weights import Weight, is_mask, weight_tensors
+from engine.networks.network import Counts
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
     from torch.utils.flop_counter import FlopCounterMode
 
     from engine.networks.network import Signature
-
-
-@dataclass(frozen=True)
-class Counts:
-    """Figures of one network."""
-
-    params_count: int | None
-    nonzero_params_count: int | None
-    macs_count: int | None
 
 
 def count_onnx(path: Path, shapes: Mapping[str, Sequence[int]] | None = None) -> Counts:
@@ -60,18 +52,29 @@ def counts_of(weights: Mapping[str, Weight], macs: Mapping[str, int | None]) -> 
 
 
 def count_module(module: nn.Module, signature: Signature, shapes: Mapping[str, Sequence[int]] | None = None) -> Counts:
-    """Count a copy of a module, with masks and parametrizations folded in; it runs once on the meta device, which computes nothing."""
+    """Count a module without masks and parametrizations; a copy runs once on the meta device, which holds and computes nothing."""
     import torch
 
-    from engine.formats.onnx.export import example_inputs, folded
+    from engine.networks.example_inputs import example_inputs
 
-    plain = folded(module)
-    weights = [*plain.parameters(), *_stray_constants(plain)]
+    weights = [*module.parameters(), *_stray_constants(module)]
     params, nonzero = sum(item.numel() for item in weights), sum(int(torch.count_nonzero(item)) for item in weights)
-    inputs = [item.to("meta") for item in example_inputs(signature, batch=1, shapes=shapes)]
-    with torch.device("meta"), multiplications(plain) as counter:
-        plain.to("meta")(*inputs)
+    inputs = example_inputs(signature, 1, torch.device("meta"), shapes=shapes)
+    empty = _on_meta(module)
+    with torch.device("meta"), multiplications(empty) as counter:
+        empty(*inputs)
     return Counts(params, nonzero, int(counter.get_total_flops()) // 2)
+
+
+def _on_meta(module: nn.Module) -> nn.Module:
+    """A copy of the module whose weights have shapes only; none of them is copied."""
+    import torch
+
+    empty: dict[int, Any] = {}
+    for item in (*module.parameters(), *module.buffers()):
+        value = item.detach().to("meta")
+        empty[id(item)] = torch.nn.Parameter(value, item.requires_grad) if isinstance(item, torch.nn.Parameter) else value
+    return copy.deepcopy(module, empty)
 
 
 @contextmanager

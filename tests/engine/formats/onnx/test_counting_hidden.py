@@ -8,13 +8,13 @@ import onnxruntime.quantization as ort_quantization
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from engine.formats.onnx.counting import count_graph, count_onnx
 from engine.formats.onnx.macs import node_macs
 from engine.formats.onnx.weights import weight_tensors
-from engine.measuring.counting import count_graph, count_onnx
+from tests.engine.formats.onnx.elements import elements
 from tests.engine.formats.onnx.exporting import export
 from tests.engine.formats.onnx.graphs import BATCH, ints, model, node, normal, scalar
 from tests.engine.formats.onnx.networks import CASES
-from tests.engine.measuring.elements import elements
 
 
 def graph(name: str, nodes: list[onnx.NodeProto], inputs: list[str], outputs: list[str], weights: dict[str, np.ndarray]) -> onnx.GraphProto:

@@ -11,7 +11,8 @@ from torch import nn
 
 from engine.contract.metadata import ModelMetadata
 from engine.formats import load_network
-from engine.measuring.counting import Counts, count_graph, count_module, count_onnx
+from engine.formats.onnx.counting import Counts, count_graph, count_onnx
+from engine.formats.onnx.networks import ModuleNetwork
 from engine.networks import masks
 from engine.networks.network import Signature, TensorSpec
 from tests.engine.formats.onnx.exporting import export
@@ -71,7 +72,7 @@ def test_shared_weights_count_once_and_zeros_do_not_count_as_nonzero() -> None:
 def test_a_file_and_its_module_count_the_same(name: str, tmp_path: Path) -> None:
     path = export(CASES[name].network(), CASES[name], tmp_path / "m.onnx", exporter="legacy")
     network = load_network(path, "onnx", ModelMetadata(), tmp_path)
-    assert count_onnx(path) == count_module(network.module, network.signature)
+    assert count_onnx(path) == network.with_module(network.module).count()
 
 
 class Reader(ort_quantization.CalibrationDataReader):
@@ -103,7 +104,7 @@ def test_masks_and_parametrizations_are_folded_in() -> None:
     keep[:, :3] = True
     masks.hold(layer, {"weight": masks.Mask(keep)})
     signature = Signature((TensorSpec("x", (None, 6)),), (TensorSpec("y", (None, 5)),))
-    assert count_module(layer, signature) == Counts(35, 20, 30)
+    assert ModuleNetwork(signature, layer).count() == Counts(35, 20, 30)
     assert masks.held(layer)
 
 
@@ -124,5 +125,5 @@ def test_a_parameter_that_is_spread_over_the_batch_and_a_product_with_a_vector()
     module = Remembering()
     signature = Signature((TensorSpec("x", (None, 5, 4)),), (TensorSpec("y", (None, 6)),))
     params = 6 + 4 + 6 + 18 * (4 + 6 + 2)
-    assert count_module(module, signature) == Counts(params, params, 6 * (18 * (4 + 6) + 6))
+    assert ModuleNetwork(signature, module).count() == Counts(params, params, 6 * (18 * (4 + 6) + 6))
     assert all(parameter.requires_grad for parameter in module.parameters())
