@@ -143,7 +143,7 @@ def _show(console: Console, job: dict[str, Any], out: Path, data_dir: Path, port
         table.add_column(heading, justify="left" if not heading else "right")
     for title, key, form in ROWS:
         before, after = _value(baseline, key), _value(result, key)
-        change = f"{100 * (after - before):+.2f} points" if key == "test.top1" else f"{before / after:.2f}× less"
+        change = f"{100 * (after - before):+.2f} points" if key.startswith("test.") else f"{before / after:.2f}× less"
         table.add_row(title, form.format(before), form.format(after), change)
     console.print(table)
     console.print(f"Outcome: {job['outcome']}; speed: {job['summary']['verdict']}")

@@ -18,6 +18,7 @@ from engine.contract.errors import JobError
 from engine.contract.file_format import Kind, by_ending, catalogue, names
 from engine.contract.job import FILE_NAME, RESULT
 from engine.contract.metadata import DatasetMetadata, ModelMetadata
+from engine.contract.metric import first_of
 from engine.contract.spec import Spec, parse
 from engine.jobs.run import run_job
 from engine.reporting import document as report
@@ -202,7 +203,8 @@ class Console:
             case events.StepStarted():
                 self._line(f"step {(event.step_index or 0) + 1}/{self._steps}: {event.method}")
             case events.StepFinished():
-                shown = {key: value for key, value in event.metrics.items() if key.endswith((".top1", ".agreement", "params_count"))}
+                first = first_of(event.metrics)
+                shown = {key: value for key, value in event.metrics.items() if key in (first, "params_count")}
                 self._line("  " + ", ".join(f"{key} {value:.5g}" for key, value in shown.items()))
             case events.Warned():
                 self._line(f"warning {event.code}: {event.message}")

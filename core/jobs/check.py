@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session, undefer
 from core.database.tables import Dataset, Model
 from core.errors import DatasetInvalid, DatasetRequired, FieldError, MethodUnavailable, ModelInvalid, NotFound, SpecInvalid
 from core.jobs.fit import misfit
+from engine.contract.metadata import SELF_SUPERVISED
 from engine.contract.metric import catalogue
 from engine.contract.spec import Problem, Spec, parse
 
@@ -60,10 +61,10 @@ def check(session: Session, project_id: str, submission: Submission) -> Checked:
             raise ModelInvalid(f"{row.id} cannot be used: {_reason(row)}", hint="GET /v1/models/{id} says what was found")
     if dataset is not None and _unusable(dataset):
         raise DatasetInvalid(f"{dataset.id} cannot be used: {_reason(dataset)}", hint="GET /v1/datasets/{id} says what was found")
-    errors = [*_unavailable_errors(spec), *_label_errors(spec, dataset), *_training_errors(spec, model)]
+    errors = [*_unavailable_errors(spec), *_label_errors(spec, model, dataset), *_training_errors(spec, model)]
     if errors:
         raise _refusal(errors)
-    if (error := misfit(model, dataset)) is not None:
+    if (error := misfit(model, dataset, trained=_needs_targets(spec))) is not None:
         raise error
     return Checked(spec, model, dataset, list({teacher.id: teacher for teacher in teachers}.values()))
 
@@ -103,8 +104,18 @@ def _unavailable_errors(spec: Spec) -> list[FieldError]:
     ]
 
 
-def _label_errors(spec: Spec, dataset: Dataset | None) -> list[FieldError]:
+def _needs_targets(spec: Spec) -> bool:
+    """Whether the spec cannot do without targets: labels of any kind stand in the way of no other."""
+    accuracy = spec.constraints.accuracy if spec.constraints else None
+    named = (*spec.evaluation.metrics, *([accuracy.metric] if accuracy else []))
+    return any(step.needs.labels for step in spec.steps) or any(catalogue()[name].needs == "targets" for name in named)
+
+
+def _label_errors(spec: Spec, model: Model, dataset: Dataset | None) -> list[FieldError]:
     if dataset is None or dataset.inspection is None or dataset.inspection.get("labels") is not False:
+        return []
+    tasks = {model.declared.get("task"), *(output.get("task") for output in model.declared.get("outputs") or ())}
+    if tasks & SELF_SUPERVISED:
         return []
     errors = [
         FieldError(f"/steps/{index}", "labels_required", f"steps[{index}] ({step.wire_name()}) needs labels, and {dataset.id} has none")

@@ -8,7 +8,7 @@ from core.database.tables import Dataset, Model
 from core.errors import DatasetInvalid, FieldError, ServiceError, ShapeMismatch
 
 
-def misfit(model: Model, dataset: Dataset | None) -> ServiceError | None:
+def misfit(model: Model, dataset: Dataset | None, *, trained: bool = True) -> ServiceError | None:
     """`shape_mismatch` or `dataset_invalid` where the two cannot belong together; None where they may, or nothing is known yet."""
     if dataset is None or model.inspection is None or dataset.inspection is None:
         return None
@@ -20,7 +20,12 @@ def misfit(model: Model, dataset: Dataset | None) -> ServiceError | None:
     if errors:
         hint = "metadata.preprocessing.layout says what the stored dimensions mean; it does not change how many values there are"
         return ShapeMismatch(errors[0].detail, hint=hint, errors=errors)
-    return _wrong_labels(signature["outputs"], dataset)
+    return _wrong_labels(signature["outputs"], dataset) if trained and not declared(model) else None
+
+
+def declared(model: Model) -> bool:
+    """Whether the owner says what the model is for; only the engine can tell whether a dataset's targets fit that."""
+    return bool(model.declared.get("task") or model.declared.get("outputs"))
 
 
 def _wrong_inputs(
@@ -44,11 +49,13 @@ def _wrong_inputs(
 
 
 def _wrong_labels(outputs: Sequence[Mapping[str, Any]], dataset: Dataset) -> DatasetInvalid | None:
-    """Labels are numbers of outputs, where the model has one output of known width."""
+    """Labels are numbers of outputs, where the model has one vector of known width; a single value decides between two, or is a number."""
     classes = (dataset.inspection or {}).get("classes")
     if not classes or len(outputs) != 1 or len(outputs[0]["shape"]) != 2 or outputs[0]["shape"][1] is None:
         return None
     width = outputs[0]["shape"][1]
+    if width == 1:
+        return None
     highest = max(classes) if all(isinstance(item, int) for item in classes) else len(classes) - 1
     if highest < width:
         return None

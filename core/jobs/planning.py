@@ -14,8 +14,8 @@ from core.errors import FieldError, NotFound, ServiceError
 from core.jobs import placement
 from core.jobs.check import Checked, Submission, check
 from core.settings import Settings
+from engine.contract.cost import Facts
 from engine.contract.method import MethodParams
-from engine.contract.params import Params, TrainingFields
 from engine.contract.spec import Spec
 
 MACS_PER_SECOND = 1.5e10
@@ -23,8 +23,6 @@ START_SECONDS = 3.0
 """Loading, exporting and verifying, whatever the size."""
 BATCH_SIZE_SECONDS = 2.0
 """Time that the latency of each batch size is measured for."""
-BACKWARD = 3
-"""A training pass costs this many forward passes (Baydin et al., JMLR 2018, section 3.2)."""
 STATES = 5
 """Copies of the weights while training: weights, gradients, two moments, the baseline."""
 PROCESS_BYTES = 450 * 2**20
@@ -88,7 +86,7 @@ def _warnings(spec: Spec, facts: "_Facts") -> Iterator[dict[str, Any]]:
                 f"whether steps[{index}] ({step.wire_name()}) makes inference faster depends on the CPU that measures",
                 index,
             )
-        wanted = getattr(getattr(step, "calibration", None), "samples", 0)
+        wanted = step.cost(facts.known).calibration_samples
         if facts.train_examples is not None and wanted > facts.train_examples:
             yield _warning(
                 "few_calibration_examples", f"steps[{index}] calibrates on all {facts.train_examples} examples instead of {wanted}", index
@@ -128,15 +126,16 @@ class _Facts:
             waiting=tuple(waiting),
         )
 
+    @property
+    def known(self) -> Facts:
+        """What methods state their costs by; one example stands for a number that is not known."""
+        return Facts(train_examples=1 if self.train_examples is None else self.train_examples)
+
     def step_macs(self, step: MethodParams) -> float | None:
         """Multiply-accumulate operations of one step."""
         if self.macs is None or self.train_examples is None:
             return None
-        teachers = getattr(step, "teacher", ())
-        count = len(teachers) if isinstance(teachers, tuple) else 1
-        trained = sum(_examples(group, self.train_examples) for group in _training_groups(step)) * step.trainings
-        calibrated = min(getattr(getattr(step, "calibration", None), "samples", 0), self.train_examples)
-        return self.macs * (trained * (BACKWARD + count) + BACKWARD * calibrated)
+        return self.macs * step.cost(self.known).passes(self.known)
 
     def duration_seconds(self, spec: Spec, costs: list[float | None]) -> float | None:
         """Wall-clock time of the whole job on one core."""
@@ -150,20 +149,8 @@ class _Facts:
         """Resident memory of the job's process."""
         if self.params is None:
             return None
-        trains = any(_training_groups(step) for step in spec.steps)
+        trains = any(step.cost(self.known).trained_examples for step in spec.steps)
         return PROCESS_BYTES + 4 * self.params * (STATES if trains else 2) + 2 * self.dataset_bytes
-
-
-def _training_groups(step: MethodParams) -> list[TrainingFields]:
-    """The parameter groups by which a step trains: its own fields, or `finetune`, `training`, …"""
-    groups: list[Params] = [step, *(getattr(step, name) for name in type(step).model_fields)]
-    return [group for group in groups if isinstance(group, TrainingFields)]
-
-
-def _examples(group: TrainingFields, train_examples: int) -> int:
-    if group.iterations is not None:
-        return group.iterations * group.batch_size
-    return (group.epochs or 0) * train_examples
 
 
 def _rounded(seconds: float) -> float:

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from engine.contract.figures import ConstraintCheck, Figures, Outcome
+from engine.contract.metric import Key, catalogue
 from engine.contract.spec import AccuracyConstraint, Constraints
 
 Metrics = Mapping[str, float | None]
@@ -63,19 +64,21 @@ def accuracy_kept(constraint: AccuracyConstraint, baseline: Metrics, result: Met
 
 
 def _accuracy(constraint: AccuracyConstraint, baseline: Metrics, result: Metrics, split: str) -> list[ConstraintCheck]:
-    key = f"{split}.{constraint.metric}"
+    metric = catalogue()[constraint.metric]
+    key = str(Key(split, constraint.metric, constraint.output))
+    if constraint.output is not None and key not in baseline:  # a network with a single output has one figure, which is the output's
+        key = str(Key(split, constraint.metric))
     before, after = baseline.get(key), result.get(key)
-    falls = -1.0 if constraint.metric == "cross_entropy" else 1.0
     checks = []
     if constraint.max_drop is not None:
-        drop = None if before is None or after is None else falls * (before - after)
+        drop = None if before is None or after is None else metric.loss(before, after)
         if drop is not None and constraint.drop_type == "relative":
             drop = drop / abs(before) if before else (0.0 if drop <= 0 else float("inf"))
         # Both are ratios of counts; their difference carries a rounding error that must not decide.
         met = drop is not None and drop <= constraint.max_drop + 1e-9
         checks.append(_entry("accuracy.max_drop", constraint.max_drop, drop, met, metric=key, drop_type=constraint.drop_type))
     if constraint.min is not None:
-        met = after is not None and falls * (after - constraint.min) >= -1e-9
+        met = after is not None and metric.loss(constraint.min, after) <= 1e-9
         checks.append(_entry("accuracy.min", constraint.min, after, met, metric=key))
     return checks
 

@@ -24,6 +24,8 @@ class Head(Params):
     """File name of the task in `engine/tasks`."""
     target: str | None = None
     """Name of its array among the targets of a split; None where there is none to compare it with."""
+    from_input: str | None = None
+    """Name of the input that its targets are made of, such as the tokens that a language model continues."""
     class_axis: int | None = Field(None, ge=1)
     """Dimension of the output that counts the classes, the batch being 0."""
     classes_count: int | None = Field(None, ge=1)
@@ -44,6 +46,11 @@ class Head(Params):
     def index(self) -> int:
         """Place of its (first) output."""
         return self.indices[0]
+
+    @property
+    def has_targets(self) -> bool:
+        """Whether there is something to train it on, beside what another network gives."""
+        return self.target is not None or self.from_input is not None
 
     @property
     def decides(self) -> bool:

@@ -1,6 +1,6 @@
 """What a client may declare about an upload: the `metadata` of `POST /v1/models` and `POST /v1/datasets`. Loads no numpy."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, field_validator
 
@@ -23,6 +23,30 @@ class InputSpec(Params):
     dtype: str = Field("float32", pattern=r"^[a-z]+[0-9]{0,2}$")
 
 
+SELF_SUPERVISED = frozenset({"causal_lm"})
+"""Tasks whose targets are made of the inputs, so that a dataset needs none."""
+
+
+class OutputMeaning(Params):
+    """What one output is, where that is not seen from its shape, its values and its targets."""
+
+    name: Name
+    """Of the output in the model."""
+    task: str | None = Field(None, pattern=r"^[a-z][a-z0-9_]{0,62}$")
+    """Such as `classification`, `binary`, `multi_label`, `regression`, `segmentation`, `token_classification`, `causal_lm`, `embedding`, or
+    `fidelity` for anything that is to stay what it is; see `docs/tasks.md`."""
+    class_axis: int | None = Field(None, ge=1, le=15)
+    """Dimension that counts the classes, the batch being 0."""
+    scale: Literal["logits", "probabilities"] | None = None
+    """Whether its scores are probabilities already."""
+    ignored: int | None = None
+    """Class number of places that do not count, such as padding."""
+    target: Name | None = None
+    """Its targets in the dataset: `y`, or `y.<name>`; left out, those of its own name."""
+    weight: float = Field(1.0, ge=0, le=1e6)
+    """Of its loss among those of the other outputs."""
+
+
 class ModelMetadata(Params):
     """What an uploaded network is, as far as the file itself does not say it."""
 
@@ -32,7 +56,10 @@ class ModelMetadata(Params):
     input_specs: tuple[InputSpec, ...] = Field((), max_length=64)
     """Inputs in order, where the file does not name them."""
     task: str | None = Field(None, pattern=r"^[a-z_]{1,64}$")
-    """Such as `image_classification`; shown, not interpreted."""
+    """What the network is for: a task's name (see `outputs`), also at the end of a longer one such as `image_classification`. Left out, it
+    is inferred; other names are shown and not interpreted."""
+    outputs: tuple[OutputMeaning, ...] = Field((), max_length=64)
+    """What single outputs are, where the network has several or inference would be wrong."""
     labels: tuple[Name, ...] = Field((), max_length=100_000)
     """Names of the classes, in the order of the outputs."""
 

@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 import engine.methods
+from engine.contract.cost import NOTHING, Cost, Facts
 from engine.contract.params import Params
 
 
@@ -63,10 +64,9 @@ class MethodParams(Params):
         """What this step needs with these very parameters; `requires` unless a parameter changes it."""
         return self.requires
 
-    @property
-    def trainings(self) -> int:
-        """How often the step runs its training or tuning, for estimates."""
-        return 1
+    def cost(self, facts: Facts) -> Cost:
+        """What the step costs with these very parameters, for plan, estimate and progress bar; no pass of any example by default."""
+        return NOTHING
 
     def teachers(self) -> tuple[str, ...]:
         """Ids of further models that this step reads."""

@@ -24,6 +24,8 @@ class Metric(Params):
     name: str = Field(pattern=r"^[a-z][a-z0-9_]{0,62}$")
     title: str
     """What people read."""
+    spoken: str = ""
+    """In a sentence; the name in words where nothing is said."""
     goal: Literal["max", "min"]
     """Whether the largest or the smallest value is the best."""
     needs: Literal["targets", "baseline"]
@@ -34,6 +36,11 @@ class Metric(Params):
     """Where there is room for one metric only, the smallest number of those measured is shown."""
     counts_examples: bool = False
     """Whether it is the share of examples that are right, so that it has a Wilson interval."""
+
+    @property
+    def short(self) -> str:
+        """The name in a sentence."""
+        return self.spoken or self.name.replace("_", " ")
 
     def loss(self, before: float, after: float) -> float:
         """How much worse `after` is than `before`, in the metric's own unit; negative where it is better."""

@@ -4,6 +4,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, WrapValidator, model_validator
 
+from engine.contract.cost import Cost, Facts
+
 
 class Params(BaseModel):
     """Frozen, closed and documented: the base of everything that comes from a spec."""
@@ -75,6 +77,12 @@ class TrainingFields(Params):
     """Share of the target spread evenly over all classes."""
     gradient_clip_norm: float | None = Field(None, gt=0)
     """Largest norm of the gradient of one step; longer ones are scaled down."""
+
+    def training_cost(self, facts: Facts) -> Cost:
+        """What one such training costs."""
+        if self.iterations is not None:
+            return Cost(trained_examples=self.iterations * self.batch_size)
+        return Cost(trained_examples=(self.epochs or 0) * facts.train_examples)
 
     @model_validator(mode="after")
     def _one_length(self) -> "TrainingFields":

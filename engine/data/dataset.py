@@ -21,12 +21,13 @@ class Split:
     """Examples at rest, as they were stored (say uint8), and the preprocessing that a batch goes through.
 
     `inputs` has one array for each input of the network, examples first. With `chosen`, the split is the given examples of those
-    arrays, in that order. `labels` are those of the split's examples, in its order; int64, or None.
+    arrays, in that order. `targets` are arrays by name, `y` or `y.<output>`, as they were stored; what they mean is up to a task.
     """
 
     name: str
     inputs: Mapping[str, Array]
-    labels: npt.NDArray[np.int64] | None
+    targets: Mapping[str, Array]
+    """Before anything was chosen: `batch` gives those of the split's own examples."""
     preprocessing: Mapping[str, Preprocessing]
     chosen: npt.NDArray[np.int64] | None = None
 
@@ -35,38 +36,44 @@ class Split:
         """Number of examples."""
         return len(self.chosen) if self.chosen is not None else len(next(iter(self.inputs.values())))
 
-    def batch(self, indices: Sequence[int] | npt.NDArray[Any]) -> tuple[dict[str, Array], npt.NDArray[np.int64] | None]:
-        """The given examples, preprocessed: arrays of shape (len(indices), ...) by input name, and their labels."""
-        own = np.asarray(indices, dtype=np.int64)
-        rows = own if self.chosen is None else self.chosen[own]
-        arrays = {name: self.preprocessing[name](_rows(array, rows)) for name, array in self.inputs.items()}
-        return arrays, None if self.labels is None else self.labels[own]
+    def batch(self, indices: Sequence[int] | npt.NDArray[Any]) -> tuple[dict[str, Array], dict[str, Array]]:
+        """The given examples: preprocessed inputs by name, of shape (len(indices), ...), and their targets by name."""
+        rows = self._rows(indices)
+        return {name: self.preprocessing[name](_rows(array, rows)) for name, array in self.inputs.items()}, self.targets_at(indices)
 
-    def batches(self, batch_size: int) -> Iterator[tuple[dict[str, Array], npt.NDArray[np.int64] | None]]:
+    def targets_at(self, indices: Sequence[int] | npt.NDArray[Any]) -> dict[str, Array]:
+        """The targets of the given examples, by name."""
+        rows = self._rows(indices)
+        return {name: _rows(array, rows) for name, array in self.targets.items()}
+
+    def batches(self, batch_size: int) -> Iterator[tuple[dict[str, Array], dict[str, Array]]]:
         """All examples in their order, `batch_size` at a time."""
         for start in range(0, self.count, batch_size):
             yield self.batch(np.arange(start, min(start + batch_size, self.count)))
 
     def take(self, indices: npt.NDArray[Any], name: str | None = None) -> Split:
-        """A split of the given examples; no input is copied."""
+        """A split of the given examples; nothing is copied."""
+        return Split(name or self.name, self.inputs, self.targets, self.preprocessing, self._rows(indices))
+
+    def strata(self) -> npt.NDArray[np.int64] | None:
+        """A class of every example, by which a part of them can be taken that is like the whole; None without such targets."""
+        for target in self.targets.values():
+            if target.dtype.kind in "iub" and target[0].size == 1:
+                return np.asarray(_rows(target, self._rows(np.arange(self.count))), dtype=np.int64).reshape(-1)
+        return None
+
+    def _rows(self, indices: Sequence[int] | npt.NDArray[Any]) -> npt.NDArray[np.int64]:
         own = np.asarray(indices, dtype=np.int64)
-        labels = None if self.labels is None else self.labels[own]
-        return Split(name or self.name, self.inputs, labels, self.preprocessing, own if self.chosen is None else self.chosen[own])
+        return own if self.chosen is None else self.chosen[own]
 
 
 @dataclass(frozen=True, eq=False)
 class Data:
-    """All splits of a dataset. `num_classes` counts the labels that may occur; None without labels."""
+    """All splits of a dataset."""
 
     splits: Mapping[str, Split]
-    num_classes: int | None
     classes: tuple[str, ...] | None = None
     _carved: dict[tuple[float, int], tuple[Split, Split]] = field(default_factory=dict, repr=False)
-
-    @property
-    def labelled(self) -> bool:
-        """Whether every split has labels."""
-        return all(split.labels is not None for split in self.splits.values())
 
     def split(self, name: str) -> Split:
         """A stored split. Raises `dataset_invalid` where the dataset lacks it."""
@@ -83,18 +90,6 @@ class Data:
         """The validation split, or `fraction` of the train split chosen by `seed`: the same choice each time, class by class."""
         return self.splits["validation"] if "validation" in self.splits else self._carve(fraction, seed)[1]
 
-    def calibration(self, samples: int, seed: int = 0) -> Split:
-        """At most `samples` examples chosen by `seed` from train, else from validation; never from test."""
-        source = self.splits.get("train") or self.splits.get("validation")
-        if source is None:
-            raise EngineError(
-                "dataset_invalid",
-                "The dataset has only a test split, and calibration never reads test examples.",
-                hint="Add x_train (labels are not needed for calibration).",
-            )
-        order = np.random.default_rng([seed, 0xCA11B]).permutation(source.count)[:samples]
-        return source.take(np.sort(order), "calibration")
-
     def _carve(self, fraction: float, seed: int) -> tuple[Split, Split]:
         key = (fraction, seed)
         if key not in self._carved:
@@ -103,14 +98,15 @@ class Data:
 
 
 def _carve(split: Split, fraction: float, seed: int) -> tuple[Split, Split]:
-    """A stratified cut without labels lost: at least one example stays on either side."""
+    """A stratified cut that loses nothing: at least one example stays on either side."""
     if split.count < 2:
         raise EngineError("dataset_invalid", "The train split has fewer than two examples, so no validation examples can be taken from it.")
     rng = np.random.default_rng([seed, 0x5EED])
     order = rng.permutation(split.count)
     wanted = min(split.count - 1, max(1, round(split.count * fraction)))
-    if split.labels is not None:
-        by_class = order[np.argsort(split.labels[order], kind="stable")]
+    strata = split.strata()
+    if strata is not None:
+        by_class = order[np.argsort(strata[order], kind="stable")]
         picks = np.floor((np.arange(wanted) + 0.5) * split.count / wanted).astype(np.int64)
         held = by_class[picks]
     else:

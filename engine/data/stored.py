@@ -55,6 +55,11 @@ class Stored:
                 raise EngineError(
                     "dataset_invalid", f"The inputs of split {split} differ in length: {counts}.", hint="Give each input every example."
                 )
+            (count,) = set(counts.values())
+            for name, array in self.targets(split).items():
+                if len(array) != count:
+                    detail = f"{shown(name, split)} has targets of {len(array)} examples, and the split has {count}."
+                    raise EngineError("dataset_invalid", detail, hint="Give each example its target.")
 
 
 def shown(column: str, split: str) -> str:

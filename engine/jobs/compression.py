@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,7 +33,7 @@ from engine.measuring.examiner.messages import Score
 from engine.measuring.figures import expected_work, shares
 from engine.measuring.measurement import file_sizes
 from engine.measuring.outputs import stored_outputs
-from engine.methods.step import StepContext
+from engine.methods.step import StepContext, implementation
 from engine.networks.network import Network
 from engine.process.memory import collector_paused, keep_freed_memory
 
@@ -105,6 +105,8 @@ class _Compression:
                 context = self._context()
             self._score = scored()
             self._subject.check(self._score)
+            self._subject = replace(self._subject, heads=self._score.heads)
+            context = replace(context, heads=self._score.heads, unused_targets=self._score.unused_targets)
             context.judge = FileJudge(self._subject, examiner, self._score)
             self._counts = self._subject.baseline.count(self._score.shapes)
             warnings.about_examples(self._voice, self._subject, self._score)
@@ -121,23 +123,23 @@ class _Compression:
         context, network = self._context(), self._subject.baseline
         trained = max(index for index, step in enumerate(self._spec.steps) if step.needs.trainable)
         for index, step in enumerate(self._spec.steps[: trained + 1]):
-            own = context.for_step(index, (0.0, 1.0))
-            network = type(step).implementation()(network, step, own)
+            own = context.for_step(index, (0.0, 1.0), network)
+            network = implementation(step)(network, step, own)
             network.at(network.settings[0]).measure(on_file=lambda path: {}, on_module=partial(self._measured_in_memory, own))
 
     def _walk(self, context: StepContext, examiner: Examiner) -> list[State]:
-        spans = shares([expected_work(step) for step in self._spec.steps], _SCORED, _WALKED)
+        spans = shares([expected_work(step, self._subject.facts) for step in self._spec.steps], _SCORED, _WALKED)
         states: list[State] = []
         network = self._subject.baseline
         for index, step in enumerate(self._spec.steps):
-            states.append(self._step(context.for_step(index, spans[index]), index, step, network, examiner))
+            states.append(self._step(context.for_step(index, spans[index], network), index, step, network, examiner))
             network = states[-1].network
         return states
 
     def _step(self, context: StepContext, index: int, step: MethodParams, network: Network, examiner: Examiner) -> State:
         begin, method = time.monotonic(), step.wire_name()
         self._voice.emit(events.StepStarted(method=method, step_index=index))
-        network = type(step).implementation()(network, step, context)
+        network = implementation(step)(network, step, context)
         first = network.at(network.settings[0])
         to_score = partial(self._subject.to_score, as_timed=first.batch_dependent)
         score = first.measure(on_file=lambda path: examiner.score(to_score(path))(), on_module=lambda module: None)
@@ -211,7 +213,7 @@ class _Compression:
         if self._replicas is not None:
             common["replicas"], device = self._replicas, self._replicas.device or device
         for step in self._spec.steps:
-            type(step).implementation()
+            implementation(step)
         with suppress(EngineError):  # The step that needs the module says what is wrong with it.
             self._subject.baseline.module  # noqa: B018 - built on first use
         return Context(

@@ -8,10 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engine.contract import events
+from engine.contract.cost import Facts
 from engine.contract.errors import EngineError
 from engine.contract.file_format import format_of
+from engine.contract.heads import Head
 from engine.contract.job import Job, ModelFile
-from engine.contract.metric import catalogue
+from engine.contract.metadata import ModelMetadata
+from engine.contract.metric import Key, catalogue
 from engine.contract.spec import Spec
 from engine.data import load_dataset
 from engine.formats import load_network
@@ -21,8 +24,6 @@ from engine.networks.network import Network
 
 if TYPE_CHECKING:
     from engine.data.dataset import Data
-
-DEFAULT_METRICS = ("top1", "cross_entropy")
 
 
 @dataclass(frozen=True)
@@ -40,8 +41,8 @@ class Subject:
     data: Data | None
     split: str
     """Where metrics are measured: a split of the dataset, or `random` inputs where there is none."""
-    metrics: tuple[str, ...]
-    """Label metrics that are measured; none without labels."""
+    heads: tuple[Head, ...] | None = None
+    """How the outputs are read, once the baseline was scored."""
 
     @classmethod
     def load(cls, job: Job, spec: Spec, work: Path, warn: Callable[[events.Warned], None]) -> Subject:
@@ -58,15 +59,20 @@ class Subject:
             stored = load_dataset(file.path, file.format, file.metadata, network.signature, work / "data")
             split = _evaluated_split(stored, spec.evaluation.split, warn)
             data = with_evaluation_split(stored, split, spec.seed)
-        metrics = _label_metrics(spec, data, split)
         onnx = network.file(work / "baseline.onnx")
         upload = job.model.path if format_of(job.model.format, "model").has_weights else onnx
-        return cls(job, spec, work, network, upload, onnx, data, split, metrics)
+        return cls(job, spec, work, network, upload, onnx, data, split)
 
     @property
     def untrained(self) -> bool:
         """Whether the baseline's weights are mere random ones, which a result need not resemble."""
         return self.job.model is not None and not format_of(self.job.model.format, "model").has_weights
+
+    @property
+    def facts(self) -> Facts:
+        """What methods state their costs by."""
+        splits = {} if self.data is None else self.data.splits
+        return Facts(train_examples=splits["train"].count if "train" in splits else 0)
 
     @property
     def outputs(self) -> Path:
@@ -91,8 +97,10 @@ class Subject:
             baseline=self.onnx,
             outputs=self.outputs,
             source=self.source(),
-            metrics=self.metrics,
-            required=any(catalogue()[name].needs == "targets" for name in _asked(self.spec)),
+            heads=self.heads,
+            declared=self.job.model.metadata if self.job.model is not None else ModelMetadata(),
+            metrics=_asked(self.spec),
+            usual=not self.spec.evaluation.metrics,
             batch_size=self.spec.evaluation.latency.batch_sizes[0] if as_timed else self.spec.evaluation.batch_size,
             threads=self.job.threads,
         )
@@ -110,13 +118,34 @@ class Subject:
         )
 
     def check(self, score: Score) -> None:
-        """Raise `shape_mismatch` where a metric that the spec asks for cannot be measured on this network."""
+        """Raise `dataset_invalid` or `shape_mismatch` where a metric that the spec asks for cannot be measured, with the reason."""
         for name in _asked(self.spec):
-            if f"{self.split}.{name}" not in score.metrics:
+            if f"{self.split}.{name}" in score.metrics:
+                continue
+            others = ", ".join(sorted({Key.parse(key).name for key in score.metrics}))
+            targets = {} if self.data is None else self.data.splits[self.split].targets
+            if catalogue()[name].needs == "targets" and not targets and not any(head.from_input for head in score.heads):
+                raise EngineError(
+                    "dataset_invalid",
+                    f"The metric {name} needs targets, but the {self.split!r} split has none.",
+                    hint=f"Upload y_{self.split}, or ask for {others}.",
+                )
+            reasons = "".join(f" {reason[:1].upper()}{reason[1:]}." for reason in score.unused_targets.values())
+            raise EngineError(
+                "shape_mismatch",
+                f"The metric {name} cannot be measured on outputs of this network.{reasons}",
+                hint=f"These can: {others}.",
+                details={"outputs": {head.name: head.task for head in score.heads}},
+            )
+        wanted = self.spec.constraints.accuracy if self.spec.constraints else None
+        if wanted is not None and wanted.output is not None:
+            names = [head.name for head in score.heads]
+            key = Key(self.split, wanted.metric, wanted.output)
+            if wanted.output not in names or (len(names) > 1 and str(key) not in score.metrics):
                 raise EngineError(
                     "shape_mismatch",
-                    f"The metric {name} cannot be measured on outputs of this network.",
-                    hint=f"These can: {', '.join(key.partition('.')[2] for key in score.metrics)}.",
+                    f"constraints.accuracy names the output {wanted.output!r}, on which {wanted.metric} is not measured.",
+                    hint=f"Outputs: {', '.join(names)}.",
                 )
 
 
@@ -129,19 +158,6 @@ def _asked(spec: Spec) -> tuple[str, ...]:
     """Metrics that the spec names."""
     constrained = (spec.constraints.accuracy.metric,) if spec.constraints and spec.constraints.accuracy else ()
     return tuple(dict.fromkeys((*spec.evaluation.metrics, *constrained)))
-
-
-def _label_metrics(spec: Spec, data: Data | None, split: str) -> tuple[str, ...]:
-    asked = tuple(name for name in _asked(spec) if catalogue()[name].needs == "targets")
-    if data is not None and data.splits[split].labels is not None:
-        return tuple(dict.fromkeys((*(DEFAULT_METRICS if not spec.evaluation.metrics else ()), *asked)))
-    if asked:
-        raise EngineError(
-            "dataset_invalid",
-            f"The metric {asked[0]} needs labels, but the {split!r} split has none.",
-            hint=f"Upload y_{split}, or ask for agreement, sqnr_db or cosine.",
-        )
-    return ()
 
 
 def _evaluated_split(data: Data, wanted: str, warn: Callable[[events.Warned], None]) -> str:

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx
 
+from engine.contract import limits
 from engine.contract.errors import EngineError
 from engine.contract.metadata import DatasetMetadata, ModelMetadata
-from engine.data.loading import class_names, read_labels, read_stored
+from engine.data.loading import class_names, read_stored
 from engine.data.preprocessing import preprocessing_of
 from engine.formats.loading import load_network
 from engine.formats.onnx import runtime
@@ -145,34 +146,54 @@ def inspect_dataset(path: Path, format: str, metadata: DatasetMetadata, work: Pa
     seen: set[int] = set()
     for split in stored.splits:
         inputs = stored.inputs(split)
-        labels = read_labels(stored, split, None)
+        targets = stored.targets(split)
         count = len(next(iter(inputs.values())))
-        splits[split] = {"examples_count": count, "labelled": labels is not None}
-        for name, array in inputs.items():
+        splits[split] = {"examples_count": count, "labelled": bool(targets)}
+        for name, array in (inputs | targets).items():
             column = {"name": name, "shape": list(array.shape[1:]), "dtype": array.dtype.name}
             if columns.setdefault(name, column)["shape"] != column["shape"]:
                 raise EngineError(
                     "dataset_invalid", f"{name} has examples of shape {column['shape']} in {split}, {columns[name]['shape']} before."
                 )
-        if labels is not None:
-            columns.setdefault("y", {"name": "y", "shape": [], "dtype": stored.targets(split)["y"].dtype.name})
-            seen.update(np.unique(labels).tolist())
-        preview[split] = [_example(index, inputs, labels) for index in range(min(count, _PREVIEW_EXAMPLES))]
+        numbers = class_numbers(targets)
+        if numbers is not None:
+            seen.update(np.unique(numbers).tolist())
+        preview[split] = [_example(index, inputs, targets) for index in range(min(count, _PREVIEW_EXAMPLES))]
     names = class_names(stored, metadata)
     classes: list[Any] | None = (list(names) if names else sorted(seen)) if seen else None
     labelled = all(split["labelled"] for split in splits.values())
     return {"splits": splits, "columns": list(columns.values()), "classes": classes, "labels": labelled, "preview": preview}
 
 
-def _example(index: int, inputs: Mapping[str, Array], labels: Any) -> dict[str, Any]:
-    values: dict[str, Any] = {}
-    for name, array in inputs.items():
-        example = np.asarray(array[index])
-        summary: dict[str, Any] = {"minimum": example.min().item(), "maximum": example.max().item(), "mean": float(example.mean())}
-        if example.size <= _PREVIEW_ELEMENTS:
-            summary["values"] = example.tolist()
-        values[name] = summary
-    return {"index": index, "label": None if labels is None else int(labels[index]), "inputs": values}
+def class_numbers(targets: Mapping[str, Array]) -> Array | None:
+    """Targets that number classes, one an example; None where they are something else."""
+    stored = targets.get("y")
+    if (
+        stored is None
+        or stored.dtype.kind not in "iub"
+        or stored[0].size != 1
+        or int(stored.max()) >= limits.MAX_CLASSES
+        or int(stored.min()) < 0
+    ):
+        return None
+    return stored.reshape(-1)
+
+
+def _example(index: int, inputs: Mapping[str, Array], targets: Mapping[str, Array]) -> dict[str, Any]:
+    numbers = class_numbers(targets)
+    label = None if numbers is None else int(numbers[index])
+    document = {"index": index, "label": label, "inputs": {name: _summary(array[index]) for name, array in inputs.items()}}
+    return (
+        document
+        if numbers is not None or not targets
+        else document | {"targets": {name: _summary(array[index]) for name, array in targets.items()}}
+    )
+
+
+def _summary(stored: Array) -> dict[str, Any]:
+    example = np.asarray(stored)
+    summary: dict[str, Any] = {"minimum": example.min().item(), "maximum": example.max().item(), "mean": float(example.mean())}
+    return summary | ({"values": example.tolist()} if example.size <= _PREVIEW_ELEMENTS else {})
 
 
 def _untrainable(network: Network, model: onnx.ModelProto) -> str | None:

@@ -8,16 +8,14 @@ from typing import Any
 
 from engine.contract.figures import Result
 from engine.contract.job import InputFile
+from engine.contract.metric import Key
 from engine.jobs.inputs import Subject
 from engine.jobs.publication import Publication
 from engine.jobs.recorder import sha256_of
 from engine.measuring import environment
 from engine.measuring.layer_table import layer_table
-from engine.metrics.evaluation import wilson_interval
+from engine.metrics.intervals import wilson_interval
 from engine.reporting.document import REPORT_VERSION, sentence
-
-SHARES = frozenset({"top1", "top5", "agreement"})
-"""Metrics that count examples, so that they have a Wilson interval."""
 
 
 def build(
@@ -57,6 +55,7 @@ def build(
             "result": _intervals(result.first.figures.metrics, examples_count),
         },
         "evaluation": evaluation,
+        "outputs": [head.model_dump(mode="json", exclude={"indices"}) for head in subject.heads or ()],
         "constraints": [item.model_dump() for item in result.first.verdict.constraints],
         "steps": list(steps),
         "kept_step_index": publication.step_index,
@@ -79,7 +78,8 @@ def build(
 
 def _intervals(metrics: Mapping[str, float | None], count: int) -> dict[str, list[float]]:
     """95 % Wilson intervals of the metrics that count examples."""
-    shares = {key: value for key, value in metrics.items() if value is not None and key.partition(".")[2] in SHARES}
+    known = {key: Key.parse(key).metric for key in metrics}
+    shares = {key: value for key, value in metrics.items() if value is not None and (metric := known[key]) and metric.counts_examples}
     return {key: list(wilson_interval(value, count)) for key, value in shares.items()}
 
 

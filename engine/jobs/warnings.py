@@ -18,8 +18,16 @@ def about_examples(voice: Voice, subject: Subject, score: Score) -> None:
         voice.warn("random_inputs", "There is no dataset: fidelity to the original was measured on random inputs, which says little.")
     elif examples < SMALL_SPLIT:
         voice.warn("small_test_split", f"Only {examples} examples were scored: one of them is {100 / examples:.2g} points of accuracy.")
-    if score.skipped:
-        voice.warn("labels_unused", f"Labels were not used: {score.skipped}")
+    for target, reason in score.unused_targets.items():
+        voice.warn("labels_unused", f"The target {target!r} was not used: {reason}.", target=target)
+    for note in score.notes:
+        voice.warn("task_inferred", note)
+    if score.near_chance and not subject.untrained:
+        voice.warn(
+            "baseline_near_chance",
+            f"The uploaded model does no better on these examples than answers that do not look at them: {'; '.join(score.near_chance)}. "
+            "Figures that compare with it say little. Check the preprocessing (scale, mean, std, layout) and the order of the labels.",
+        )
 
 
 def about_result(voice: Voice, subject: Subject, step_index: int, result: Result) -> None:

@@ -1,6 +1,6 @@
 """What a published file is tried on: a split of the dataset, or random inputs where there is none. Numpy only."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -22,10 +22,11 @@ RANDOM = "random"
 
 @dataclass(frozen=True)
 class Batch:
-    """Inputs by name, labels where there are any, and how many of the examples count (the rest fills up a fixed batch)."""
+    """Inputs by name, targets by name, and how many of the examples count (the rest fills up a fixed batch)."""
 
     feed: Feed
-    labels: NDArray[np.int64] | None
+    targets: Mapping[str, NDArray[Any]]
+    """Of the examples that count."""
     count: int
 
 
@@ -34,7 +35,6 @@ class Examples(Protocol):
 
     name: str
     count: int
-    labelled: bool
 
     def batches(self, size: int) -> Iterator[Batch]:
         """All examples in order."""
@@ -49,7 +49,6 @@ class SplitExamples:
     def __init__(self, name: str, split: Any, session: ort.InferenceSession) -> None:
         self.name = name
         self.count = int(split.count)
-        self.labelled = split.labels is not None
         self._split = split
         self._fixed = fixed_batch(session)
 
@@ -58,8 +57,8 @@ class SplitExamples:
         remaining = self.count
         for indices in runtime.batches(np.arange(self.count), size, self._fixed):
             count = min(remaining, len(indices))
-            feed, labels = self._split.batch(indices)
-            yield Batch(feed, None if labels is None else labels[:count], count)
+            feed, targets = self._split.batch(indices)
+            yield Batch(feed, {name: array[:count] for name, array in targets.items()}, count)
             remaining -= count
 
     def feed(self, size: int) -> Feed:
@@ -80,7 +79,6 @@ class RandomExamples:
     """
 
     name = RANDOM
-    labelled = False
 
     def __init__(self, session: ort.InferenceSession, *, seed: int, count: int = 64, signature: Signature | None = None) -> None:
         self.count = count
@@ -99,7 +97,7 @@ class RandomExamples:
         """
         if self._fixed:
             for start in range(0, self.count, self._fixed):
-                yield Batch(self._draw(self._fixed, start, self._open_size), None, min(self._fixed, self.count - start))
+                yield Batch(self._draw(self._fixed, start, self._open_size), {}, min(self._fixed, self.count - start))
             return
         everything = self._draw(self.count, 0, self._open_size)
         for start in range(0, self.count, size):
@@ -108,7 +106,7 @@ class RandomExamples:
                 item.name: tuple(part if self._is_batch(position, dim) else slice(None) for position, dim in enumerate(item.shape))
                 for item in self._inputs
             }
-            yield Batch({name: value[places[name]] for name, value in everything.items()}, None, part.stop - part.start)
+            yield Batch({name: value[places[name]] for name, value in everything.items()}, {}, part.stop - part.start)
 
     def feed(self, size: int) -> Feed:
         """One batch of just `size` examples."""

@@ -2,10 +2,11 @@
 
 from collections.abc import Sequence
 
-from engine.contract.params import Params, TrainingFields
+from engine.contract.cost import BACKWARD, Facts
+from engine.contract.method import MethodParams
 
-_SOME_EPOCHS = 3.0
-"""What a training that is counted in iterations is taken for."""
+_FIXED_EPOCHS = 0.5
+"""What a step takes besides passes of examples, in epochs of training; a guess for the progress bar only."""
 
 
 def shares(works: Sequence[float], start: float, end: float) -> list[tuple[float, float]]:
@@ -18,14 +19,6 @@ def shares(works: Sequence[float], start: float, end: float) -> list[tuple[float
     return spans
 
 
-def expected_work(step: Params) -> float:
-    """How much of the job's time a step may take, in epochs of training; a guess for the progress bar only."""
-    if isinstance(step, TrainingFields):
-        return 0.5 + _epochs(step)
-    trained = sum(_epochs(value) for _, value in step if isinstance(value, TrainingFields))
-    rounds = getattr(step, "iterations", None) or 1
-    return 0.5 + trained * rounds
-
-
-def _epochs(training: TrainingFields) -> float:
-    return float(training.epochs) if training.epochs is not None else _SOME_EPOCHS
+def expected_work(step: MethodParams, facts: Facts) -> float:
+    """How much of the job's time a step may take, in epochs of training."""
+    return _FIXED_EPOCHS + step.cost(facts).passes(facts) / (BACKWARD * max(1, facts.train_examples))

@@ -13,14 +13,20 @@ from numpy.typing import NDArray
 from torch import nn
 
 from engine.contract.errors import EngineError
+from engine.contract.heads import Head
+from engine.contract.metadata import ModelMetadata
+from engine.contract.metric import Metric, catalogue
 from engine.contract.params import TrainingFields
+from engine.heads.evidence import columns_of
+from engine.heads.find import Found, find_heads, outputs_of
+from engine.heads.scoring import Scores
 from engine.methods.step import StepContext
-from engine.metrics.evaluation import fidelity_metrics, label_metrics
 from engine.networks import masks
 from engine.networks.network import Network
-from engine.training.batches import Batch, ClassHead, Examples, fingerprint, predict
+from engine.tasks import task_of
+from engine.training.batches import Examples, fingerprint, predict
 from engine.training.checkpoints import Checkpoints, Place
-from engine.training.loop import NO_HOOKS, Hooks, Loss, Moment, classification_loss, train
+from engine.training.loop import NO_HOOKS, Hooks, Loss, Moment, targets_loss, train
 from engine.training.parallel.replicas import ALONE, Replicas
 from engine.training.resume import History
 
@@ -28,6 +34,10 @@ _PROGRESS_SECONDS = 0.2
 _MOST_RECORDS = 1000
 """Epochs in a report; of a longer training every other one is dropped, again and again."""
 _COMPARED_EXAMPLES = 16
+_SEEN_EXAMPLES = 64
+"""On which it is seen what the outputs mean."""
+_SCORED_TOGETHER = 4096
+"""Metrics take so many examples at a time, which bounds their memory."""
 _TOLERANCE = 1e-3
 """Outputs of two runtimes count as the same up to a thousandth of each number and a ten thousandth of the largest: kernels add up in
 another order, which costs some 1e-6; a wrong operator costs far more."""
@@ -46,14 +56,16 @@ class Context(StepContext):
     """The processes of this job. What decides by a measurement asks `replicas.once`, so that all of them go the same way."""
     outputs_of_file: Callable[[str], Sequence[Any] | None] = lambda split: None
     """What the baseline's file said about all examples of a split, as far as that was kept."""
+    _heads: list[Head] = field(default_factory=list)
+    """Of the job; found when they are first asked for."""
     _baseline_outputs: dict[str, Sequence[Any]] = field(default_factory=dict)
     _evaluated: dict[tuple[str, bytes], dict[str, float]] = field(default_factory=dict)
     """Figures by split and state of the network: the end of one step is the beginning of the next."""
     _trainings: int = 0
 
-    def for_step(self, index: int, span: tuple[float, float]) -> Context:
+    def for_step(self, index: int, span: tuple[float, float], network: Network | None = None) -> Context:
         """The context of step `index`, which counts its own trainings."""
-        return replace(super().for_step(index, span), _trainings=0)
+        return replace(super().for_step(index, span, network), _trainings=0)
 
     def generator(self) -> torch.Generator:
         """A fresh, seeded torch generator on the CPU."""
@@ -67,18 +79,61 @@ class Context(StepContext):
             raise EngineError("model_not_found", f"The teacher {name} is not part of this job.", category="internal")
         return self.load_teacher(name)
 
-    def probe(self, module: nn.Module, examples: Examples) -> ClassHead:
-        """How `module` says class scores, seen on a few examples; checks that the labels fit."""
+    # What outputs mean
+
+    def reading(self) -> tuple[Head, ...]:
+        """How the network's outputs are read, the same in every process of the job."""
+        if not self._heads:
+            found = self.replicas.once(self._known)
+            self._heads.extend(Head.model_validate(head) for head in found["heads"])
+            self.unused_targets.update(found["unused"])
+        return tuple(self._heads)
+
+    def _known(self) -> dict[str, Any]:
+        """As JSON."""
+        found = Found(self.heads, self.unused_targets) if self.heads else self._found()
+        return {"heads": [head.model_dump() for head in found.heads], "unused": dict(found.unused)}
+
+    def _found(self) -> Found:
+        """From what the baseline answers to a few examples."""
+        if self.data is None or not self.data.splits:
+            return Found(())
+        splits = self.data.splits
+        examples = splits.get("train") or next(iter(splits.values()))
+        few = predict(
+            masks.fold(self.baseline.module).to(self.device),
+            examples,
+            self.input_names,
+            self.device,
+            indices=np.arange(min(_SEEN_EXAMPLES, examples.count)),
+            keep=self.input_names,
+        )
+        names = [tensor.name for tensor in self.signature.outputs] or [f"output{index}" for index in range(len(few.outputs))]
+        return find_heads(outputs_of(names, few.outputs, few.inputs), columns_of(splits), ModelMetadata())
+
+    def quality(self, examples: Examples) -> Metric:
+        """The metric of the trained outputs that people look at, of the first of them where there are several."""
+        return catalogue()[task_of(self.trained_heads(examples)[0]).metrics[0]]
+
+    def risk(self, examples: Examples) -> Metric:
+        """The metric whose best value is the best network of a training run; `quality` where the task has no other."""
+        task = task_of(self.trained_heads(examples)[0])
+        return catalogue()[task.risk or task.metrics[0]]
+
+    def loss(self, module: nn.Module, examples: Examples, label_smoothing: float = 0.0) -> Loss:
+        """The loss of all outputs for which `examples` have targets. Puts the module on the device."""
         module.to(self.device)
-        count = min(examples.count, 32)
-        head = ClassHead.probe(module, Batch.of(examples, np.arange(count), self.input_names, self.device))
-        if examples.labels is not None and examples.count and int(examples.labels.max()) >= head.classes_count:
-            raise EngineError(
-                "shape_mismatch",
-                f"The dataset has the label {int(examples.labels.max())}, but the model gives only {head.classes_count} class scores.",
-                hint="Labels count from 0 to classes - 1.",
-            )
-        return head
+        return targets_loss(self.trained_heads(examples), label_smoothing)
+
+    def score(self, module: nn.Module, examples: Examples) -> dict[str, float]:
+        """Metrics against the targets of `examples`, by `<metric>` and, of several outputs, `<metric>.<output>`."""
+        scores = Scores(self.trained_heads(examples), fidelity=False)
+        answers = predict(module, examples, self.input_names, self.device, keep=self._read_inputs())
+        scores.add(answers.outputs, answers.targets, answers.inputs)
+        return scores.figures()
+
+    def _read_inputs(self) -> tuple[str, ...]:
+        return tuple({head.from_input: None for head in self.reading() if head.from_input is not None})
 
     # Training and evaluation
 
@@ -90,26 +145,33 @@ class Context(StepContext):
         loss: Loss | None = None,
         hooks: Hooks = NO_HOOKS,
         split: str = "train",
+        examples: Examples | None = None,
         seed: int | None = None,
         start_iteration: int = 0,
+        report: bool = True,
+        save: bool = True,
     ) -> History:
-        """Train a module in place on a split, by default on its labels; emits `train.loss` and, with a validation split, its metrics.
+        """Train a module in place on a split, by default on its targets; emits `train.loss` and, with a validation split, its metrics.
 
         Two runs with the same explicit `seed` see the same examples in the same order. The run is saved in the job's checkpoints, and
-        what another attempt did of it is not done again.
+        what another attempt did of it is not done again; a method that saves more than the run itself says `save=False`. `examples` are
+        trained on in the place of a split's. A training beside the one that the step is about (a baseline, a trial) is not part of the
+        step's series and report: `report=False` leaves its progress only.
         """
         module = network if isinstance(network, nn.Module) else network.module
         if loss is None:
-            loss = classification_loss(self.probe(module, self.labelled(split)), params.label_smoothing)
-        examples = self.split(split)
-        epochs_before = len(self.reported.setdefault("training", []))
+            loss = self.loss(module, self.labelled(split), params.label_smoothing)
+        examples = self.split(split) if examples is None else examples
+        records: list[dict[str, float]] = self.reported.setdefault("training", []) if report else []
+        epochs_before = len(records)
         clock = time.monotonic()
 
         def on_step(moment: Moment) -> None:
             nonlocal clock
             if time.monotonic() - clock > _PROGRESS_SECONDS or moment.iteration == moment.iterations:
                 clock = time.monotonic()
-                self.progress(moment.iteration / moment.iterations, f"epoch {moment.epoch}, step {moment.iteration}/{moment.iterations}")
+                done = (moment.iteration - start_iteration) / max(1, moment.iterations - start_iteration)
+                self.progress(done, f"epoch {moment.epoch}, step {moment.iteration}/{moment.iterations}")
 
         def on_epoch(moment: Moment, record: dict[str, float]) -> None:
             if self.data is not None and "validation" in self.data.splits:
@@ -117,7 +179,6 @@ class Context(StepContext):
             remember(record)
 
         def remember(record: dict[str, float]) -> None:
-            records = self.reported["training"]
             records.append(dict(record))
             if len(records) > _MOST_RECORDS:
                 del records[1:-1:2]
@@ -125,8 +186,8 @@ class Context(StepContext):
                 if name != "epoch":
                     self.metric(name, value, step=epochs_before + int(record["epoch"]))
 
-        place = self.place()
-        saved = None if place is None else place.load()
+        place = self.place() if save else None
+        saved = place.load() if place is not None and report else None
         for record in saved.info["epochs"] if saved else ():
             remember(record)
         return train(
@@ -137,7 +198,7 @@ class Context(StepContext):
             names=self.input_names,
             device=self.device,
             seed=self.new_seed() if seed is None else seed,
-            hooks=replace(hooks, on_step=(*hooks.on_step, on_step), on_epoch=(*hooks.on_epoch, on_epoch)),
+            hooks=replace(hooks, on_step=(*hooks.on_step, on_step), on_epoch=(*hooks.on_epoch, *((on_epoch,) if report else ()))),
             start_iteration=start_iteration,
             place=place,
             replicas=self.replicas,
@@ -154,7 +215,7 @@ class Context(StepContext):
             self.checkpoints.write()
 
     def evaluate(self, network: Network | nn.Module, split: str) -> dict[str, float]:
-        """Metrics `<split>.<name>`: `top1` and `cross_entropy` with labels, fidelity to the baseline in any case."""
+        """Metrics by `<split>.<metric>`: those of the outputs' tasks where there are targets, fidelity to the baseline in any case."""
         module = network if isinstance(network, nn.Module) else network.module
         figures: dict[str, float] = self.replicas.once(lambda: self._evaluate(module, split))
         return figures
@@ -167,10 +228,14 @@ class Context(StepContext):
             expected = self._baseline_outputs[split]
             same = state[1] == fingerprint(self.baseline.module)
             outputs = expected if same else self._predict(module, split)
-            labels = self.split(split).labels
-            figures = {} if labels is None else label_metrics(outputs, labels)
-            figures |= fidelity_metrics(expected, outputs)
-            self._evaluated[state] = {f"{split}.{name}": value for name, value in figures.items()}
+            scores = Scores(self.reading())
+            examples = self.split(split)
+            for start in range(0, examples.count, _SCORED_TOGETHER):
+                places = np.arange(start, min(start + _SCORED_TOGETHER, examples.count))
+                inputs = examples.batch(places)[0] if self._read_inputs() else {}
+                ours, theirs = ([_at(part, places, examples.count) for part in parts] for parts in (outputs, expected))
+                scores.add(ours, examples.targets_at(places), inputs, theirs)
+            self._evaluated[state] = {f"{split}.{name}": value for name, value in scores.figures().items()}
         return dict(self._evaluated[state])
 
     def _outputs_of_baseline(self, split: str) -> Sequence[Any]:
@@ -195,6 +260,11 @@ class Context(StepContext):
         self.reported.setdefault("stages", []).append({"stage": name, **figures})
         self.metrics |= figures
         return figures
+
+
+def _at(output: NDArray[Any], places: NDArray[np.int64], count: int) -> NDArray[Any]:
+    """The given examples of an output; all of it where it has other things than examples in its first dimension."""
+    return output[places[0] : places[-1] + 1] if len(output) == count else output
 
 
 def _close(kept: NDArray[Any], own: NDArray[Any]) -> bool:

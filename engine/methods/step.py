@@ -13,10 +13,22 @@ import numpy as np
 
 from engine.contract import events
 from engine.contract.errors import EngineError
+from engine.contract.heads import Head
+from engine.contract.method import MethodParams
 from engine.networks.network import Network, Signature
 
 if TYPE_CHECKING:
     from engine.training.batches import Examples
+
+Apply = Callable[[Network, MethodParams, "StepContext"], Network]
+"""A method's function `apply`: the network, the method's own parameters and what every step is given, to the next network. Methods that
+train take an `engine.methods.context.Context`, which jobs that train give them."""
+
+
+def implementation(step: MethodParams) -> Apply:
+    """The method of a step. Imports torch where the method trains."""
+    found: Apply = type(step).implementation()
+    return found
 
 
 class Splits(Protocol):
@@ -82,10 +94,16 @@ class StepContext:
     emit: Callable[[events.Event], None]
     baseline: Network
     """The uploaded model."""
+    network: Network | None = None
+    """What the step is given."""
     data: Splits | None = None
     threads: int = 1
     evaluation_split: str = "test"
     """The split on which stages are measured."""
+    heads: tuple[Head, ...] = ()
+    """How the outputs are read, where that was found out already; methods ask `reading`."""
+    unused_targets: dict[str, str] = field(default_factory=dict)
+    """Targets of the dataset that no output is compared with, and why."""
     judge: Judge | None = None
     """Absent where a method runs outside of a job."""
     step_index: int | None = None
@@ -99,14 +117,14 @@ class StepContext:
     _draws: int = 0
     _started: float = field(default_factory=time.monotonic)
 
-    def for_step(self, index: int, span: tuple[float, float]) -> Self:
-        """The context of step `index`, whose work is the given share of the whole job."""
-        return replace(self, step_index=index, reported={}, metrics={}, files=[], _span=span, _draws=0)
+    def for_step(self, index: int, span: tuple[float, float], network: Network | None = None) -> Self:
+        """The context of step `index`, whose work is the given share of the whole job; it is given `network`, by default the baseline."""
+        return replace(self, network=network, step_index=index, reported={}, metrics={}, files=[], _span=span, _draws=0)
 
     @property
     def signature(self) -> Signature:
-        """Inputs and outputs of the network; no step changes them."""
-        return self.baseline.signature
+        """Inputs and outputs of the network that the step is given, which an earlier step may have changed."""
+        return (self.network or self.baseline).signature
 
     @property
     def input_names(self) -> tuple[str, ...]:
@@ -138,15 +156,30 @@ class StepContext:
             )
         return splits[name]
 
+    def reading(self) -> tuple[Head, ...]:
+        """How the network's outputs are read, in their order."""
+        return self.heads
+
+    def trained_heads(self, examples: Examples) -> tuple[Head, ...]:
+        """The heads for which `examples` have targets."""
+        return tuple(head for head in self.reading() if head.from_input is not None or head.target in examples.targets)
+
     def labelled(self, name: str) -> Examples:
-        """A split that has labels. Raises `dataset_invalid` where it has none."""
+        """A split with targets that the network can be trained on. Raises `dataset_invalid` or `shape_mismatch` where it has none."""
         examples = self.split(name)
-        if examples.labels is None:
-            raise EngineError("dataset_invalid", f"This step needs labels, but the {name!r} split has none.", hint=f"Upload y_{name}.")
-        return examples
+        if self.trained_heads(examples):
+            return examples
+        if not examples.targets:
+            raise EngineError("dataset_invalid", f"This step needs targets, but the {name!r} split has none.", hint=f"Upload y_{name}.")
+        reasons = "; ".join(self.unused_targets.get(target, "no output is compared with it") for target in examples.targets)
+        raise EngineError(
+            "shape_mismatch",
+            f"This step needs targets that fit an output of the network, but {reasons}.",
+            hint="Say what the outputs are in the model's metadata (task, outputs), or use methods that need no targets.",
+        )
 
     def held_out(self) -> tuple[Examples, Examples]:
-        """Training and validation examples that have none in common. Raises `dataset_invalid` without labelled training examples."""
+        """Training and validation examples that have none in common. Raises `dataset_invalid` without training examples with targets."""
         self.labelled("train")
         assert self.data is not None
         return self.data.train(seed=self.seed), self.data.validation(seed=self.seed)

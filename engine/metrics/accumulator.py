@@ -50,7 +50,6 @@ class Mean:
         return self._sum / self._count if self._count else None
 
     def target(self, targets: Targets | None) -> Array:
-        """The head's own array."""
+        """The head's own array; of targets that are made of an input, it has no name."""
         assert targets is not None
-        assert self.head.target is not None
-        return np.asarray(targets[self.head.target])
+        return np.asarray(targets[self.head.target or ""])

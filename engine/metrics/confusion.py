@@ -17,6 +17,8 @@ class Confusion(Mean):
     def __init__(self, head: Head) -> None:
         super().__init__(head)
         self.right = self.named = self.wanted = np.zeros(0, dtype=np.int64)
+        self.labels_count: int | None = None
+        """How often each label was decided on, where they are independent of each other."""
 
     def add(self, outputs: Sequence[Array], targets: Targets | None, reference: Sequence[Array] | None) -> None:
         """Take one batch in."""
@@ -27,6 +29,7 @@ class Confusion(Mean):
             count = rows.shape[1]
         elif outputs[0].ndim > 1 and outputs[0].shape[1] > 1:  # each label by itself: how well its yes is found
             yes, wished = (_by_label(item) for item in (decisions(self.head, outputs[0]), target.astype(bool)))
+            self.labels_count = (self.labels_count or 0) + len(yes)
             self._count_in((yes & wished).sum(axis=0), yes.sum(axis=0), wished.sum(axis=0))
             return
         else:

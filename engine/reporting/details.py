@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from engine.reporting.text import LABELS, value_text
+from engine.contract.metric import Key, catalogue
+from engine.reporting.text import metric_title, value_text
 
 MAX_ROWS = 200
 MAX_RATIOS = 12
@@ -30,7 +31,7 @@ def detail_tables(steps: Sequence[Mapping[str, Any]]) -> Iterator[Table]:
         if stages:
             yield _figures(f"Stages of {name}", "stage", stages)
         if "sensitivity" in found:
-            yield _sensitivity(f"Accuracy with one layer pruned: {name}", found["sensitivity"])
+            yield _sensitivity(f"Quality with one layer pruned: {name}", found["sensitivity"])
         if "baselines" in found:
             yield _figures(f"Baselines of {name}", "baseline", found["baselines"]["rows"])
 
@@ -43,23 +44,22 @@ def _figures(title: str, first: str, rows: Sequence[Mapping[str, Any]]) -> Table
 
 
 def _label(key: str) -> str:
-    split, _, name = key.rpartition(".")
-    text = LABELS.get(name, name.replace("_", " "))
-    return f"{text}, {split}" if split else text
+    return metric_title(key) if Key.parse(key).metric else key.replace("_", " ")
 
 
 def _value(key: str, value: Any) -> str:
     if isinstance(value, int):
         return value_text("_count", value)
-    return value_text(key.rpartition(".")[2], value)
+    return value_text(Key.parse(key).name or key, value)
 
 
 def _sensitivity(title: str, found: Mapping[str, Any]) -> Table:
+    name = next((name for name in catalogue() if name in found["unpruned"]), "")
     ratios = sorted({point["ratio"] for curve in found["curves"].values() for point in curve})
     shown = ratios[:: -(-len(ratios) // MAX_RATIOS)] if ratios else []
     rows = [
-        (layer, *(value_text("top1", {point["ratio"]: point["top1"] for point in curve}.get(ratio)) for ratio in shown))
+        (layer, *(value_text(name, {point["ratio"]: point.get(name) for point in curve}.get(ratio)) for ratio in shown))
         for layer, curve in list(found["curves"].items())[:MAX_ROWS]
     ]
-    whole = value_text("top1", found["unpruned"]["top1"])
+    whole = value_text(name, found["unpruned"].get(name))
     return Table(f"{title} (whole: {whole})", ("layer", *(f"{100 * ratio:.3g} % pruned" for ratio in shown)), rows)

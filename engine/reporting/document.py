@@ -10,9 +10,10 @@ from typing import Any
 
 from engine.contract import constraints
 from engine.contract.figures import ConstraintCheck
+from engine.contract.metric import Key, first_of
 from engine.reporting.html import to_html
 from engine.reporting.markdown import to_markdown
-from engine.reporting.text import ratio_text, value_text
+from engine.reporting.text import moved_text, ratio_text, value_text
 
 __all__ = ["REPORT_VERSION", "sentence", "to_html", "to_markdown"]
 
@@ -26,16 +27,17 @@ def sentence(document: Mapping[str, Any]) -> str:
     parts = [f"{ratio_text(smaller)} smaller" if smaller >= 1.005 else "no smaller file"]
     if smaller < 1.005 and (compared["gzip_ratio"] or 0) >= 1.05:
         parts.append(f"{ratio_text(compared['gzip_ratio'])} smaller after gzip")
-    metric = next(
-        (key for name in ("top1", "agreement", "cosine", "sqnr_db") if (key := f"{split}.{name}") in document["result"]["metrics"]), None
-    )
-    if metric is not None:
-        before, after = (document[side]["metrics"][metric] for side in ("baseline", "result"))
-        name = metric.partition(".")[2]
-        if name == "top1":
-            parts.append(f"top-1 {100 * (after - before):+.2f} points ({value_text(name, before)} → {value_text(name, after)})")
-        else:
-            parts.append(f"{name} with the original {value_text(name, after)}" + (" on random inputs" if split == "random" else ""))
+    key = first_of(key for key in document["result"]["metrics"] if Key.parse(key).split == split)
+    metric = Key.parse(key).metric if key is not None else None
+    if key is not None and metric is not None:
+        before, after = (document[side]["metrics"].get(key) for side in ("baseline", "result"))
+        if metric.needs == "baseline":
+            parts.append(
+                f"{metric.name} with the original {value_text(metric.name, after)}" + (" on random inputs" if split == "random" else "")
+            )
+        elif before is not None and after is not None:
+            change = moved_text(metric.name, after - before)
+            parts.append(f"{metric.short} {change} ({value_text(metric.name, before)} → {value_text(metric.name, after)})")
     speed, latency = compared["latencies"][0], document["result"]["latency_ms"]
     how = {"faster": f"{ratio_text(speed['speedup'])} faster", "same": "as fast as the original"}.get(
         document["verdict"], f"{ratio_text(1 / speed['speedup'])} slower"

@@ -3,14 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-LABELS = {
-    "top1": "Top-1 accuracy",
-    "top5": "Top-5 accuracy",
-    "cross_entropy": "Cross-entropy (nats)",
-    "agreement": "Agreement with the original",
-    "sqnr_db": "Signal-to-noise against the original",
-    "cosine": "Cosine to the original",
-}
+from engine.contract.metric import Key, catalogue
+
 IDENTICAL_DB = 200.0
 """What equal outputs are given, as JSON has no infinity."""
 FIGURES = (
@@ -29,9 +23,11 @@ def value_text(name: str, value: Any) -> str:
     """A figure with its unit."""
     if value is None:
         return "–"
-    if name in ("top1", "top5", "agreement", "sparsity"):
+    metric = catalogue().get(name)
+    unit = metric.unit if metric is not None else "share" if name == "sparsity" else ""
+    if unit == "share":
         return f"{100 * value:.2f} %"
-    if name == "sqnr_db":
+    if unit == "dB":
         return "identical" if value >= IDENTICAL_DB else f"{value:.1f} dB"
     if name.endswith("bytes"):
         return bytes_text(value)
@@ -71,14 +67,14 @@ def before_after(document: Mapping[str, Any]) -> list[tuple[str, ...]]:
     baseline, result, compared = document["baseline"], document["result"], document["comparison"]
     rows: list[tuple[str, ...]] = []
     for key, after in result["metrics"].items():
-        split, _, name = key.partition(".")
+        name = Key.parse(key).name
         before = baseline["metrics"].get(key)
         change = compared["metric_changes"].get(key)
-        shown = "–" if change is None or name in ("agreement", "sqnr_db", "cosine") else _moved(name, change)
+        shown = "–" if change is None else moved_text(name, change)
         texts = [
             _with_interval(name, value, document["intervals"][side].get(key)) for side, value in (("baseline", before), ("result", after))
         ]
-        rows.append((f"{LABELS.get(name, name)}, {split}", *texts, shown))
+        rows.append((metric_title(key), *texts, shown))
     for key, label in FIGURES:
         before, after = baseline.get(key), result.get(key)
         rows.append((label, value_text(key, before), value_text(key, after), _change_text(before, after)))
@@ -120,8 +116,20 @@ def _quoted(name: str) -> str:
     return shlex.quote(name)
 
 
-def _moved(name: str, change: float) -> str:
-    return f"{change:+.4g}" if name == "cross_entropy" else f"{100 * change:+.2f} points"
+def metric_title(key: str) -> str:
+    """What a metric measures, on which split and of which output."""
+    split, name, output = Key.parse(key)
+    metric = catalogue().get(name)
+    title = name.replace("_", " ") if metric is None else f"{metric.title} ({metric.unit})" if metric.unit == "nats" else metric.title
+    return ", ".join(part for part in (title, output, split) if part)
+
+
+def moved_text(name: str, change: float) -> str:
+    """How far a metric moved; nothing for one that compares with the original already."""
+    metric = catalogue().get(name)
+    if metric is not None and metric.needs == "baseline":
+        return "–"
+    return f"{100 * change:+.2f} points" if metric is not None and metric.unit == "share" else f"{change:+.4g}"
 
 
 def _change_text(before: Any, after: Any) -> str:

@@ -1,9 +1,9 @@
-"""Reading class scores off a module's outputs, and running a module over a split."""
+"""Batches of a split on the device, and running a module over a split."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -12,8 +12,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from engine.contract.errors import EngineError
+from engine.contract.heads import Head
 from engine.networks.channels_last import channels_last
+from engine.tasks import task_of
 
 Outputs = Tensor | Sequence[Tensor]
 Indices = NDArray[np.int64]
@@ -27,66 +28,44 @@ class Examples(Protocol):
         """Number of examples."""
 
     @property
-    def labels(self) -> NDArray[np.int64] | None:
-        """Class of every example, or None."""
+    def targets(self) -> Mapping[str, NDArray[Any]]:
+        """Stored targets by name, at least those of the split's examples; read those of certain examples with `batch`."""
 
-    def batch(self, indices: Indices) -> tuple[Mapping[str, NDArray[Any]], NDArray[np.int64] | None]:
-        """Preprocessed inputs by name, and labels, of the examples at `indices`."""
+    def targets_at(self, indices: Indices) -> Mapping[str, NDArray[Any]]:
+        """Stored targets by name of the examples at `indices`."""
+
+    def batch(self, indices: Indices) -> tuple[Mapping[str, NDArray[Any]], Mapping[str, NDArray[Any]]]:
+        """Preprocessed inputs by name, and stored targets by name, of the examples at `indices`."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Examples on the device: inputs in the signature's order, labels where there are any, and their places in the split."""
+    """Examples on the device: inputs in the signature's order, and their places in the split."""
 
     inputs: tuple[Tensor, ...]
-    labels: Tensor | None
     indices: Indices
+    given: Mapping[str, NDArray[Any]]
+    """The same inputs by name, where targets may be made of them."""
+    stored: Mapping[str, NDArray[Any]]
+    """The dataset's targets by name."""
+    device: torch.device
 
     @classmethod
     def of(cls, examples: Examples, indices: Indices, names: Sequence[str], device: torch.device) -> Batch:
         """Read the examples at `indices`; what was mapped from a file is copied, as a network may work in place."""
-        arrays, labels = examples.batch(indices)
+        arrays, targets = examples.batch(indices)
         inputs = tuple(torch.from_numpy(np.require(arrays[name], requirements=("C", "W"))).to(device) for name in names)
-        return cls(inputs, None if labels is None else torch.from_numpy(np.asarray(labels, dtype=np.int64)).to(device), indices)
+        return cls(inputs, indices, arrays, targets, device)
+
+    def target(self, head: Head) -> Tensor | None:
+        """The targets of one head on the device, in the form that its task takes; None without any."""
+        prepared = task_of(head).prepare(head, self.stored, self.given)
+        return None if prepared is None else torch.from_numpy(np.require(prepared, requirements=("C", "W"))).to(self.device)
 
 
-@dataclass(frozen=True)
-class ClassHead:
-    """How the first output of a module says class scores: found once on real examples, valid for all batches."""
-
-    classes_count: int
-    probabilities: bool
-    """The module ends in a softmax; its logarithm is a valid logit, a second softmax would not be."""
-
-    @classmethod
-    def probe(cls, module: nn.Module, batch: Batch) -> ClassHead:
-        """Look at the module's answer to one batch. Raises `shape_mismatch` where it gives no class scores."""
-        mode = module.training
-        module.eval()
-        with torch.no_grad():
-            scores = _scores(module(*batch.inputs))
-        module.train(mode)
-        if scores.ndim < 2 or scores.shape[1] < 2:
-            raise EngineError(
-                "shape_mismatch",
-                f"Training needs class scores of shape (batch, classes), but the first output has the shape {list(scores.shape)}.",
-                hint="Use methods that need no training, or a model that gives one score per class.",
-            )
-        total = scores.sum(dim=1)
-        normalized = bool((scores >= 0).all()) and torch.allclose(total, torch.ones_like(total), atol=1e-3)
-        return cls(int(scores.shape[1]), normalized)
-
-    def logits(self, outputs: Outputs) -> Tensor:
-        """Unnormalized log-probabilities, classes along dimension 1."""
-        scores = _scores(outputs)
-        return torch.log(scores.clamp_min(1e-12)) if self.probabilities else scores
-
-
-def _scores(outputs: Outputs) -> Tensor:
-    scores = outputs if isinstance(outputs, Tensor) else outputs[0]
-    while scores.ndim > 2 and scores.shape[-1] == 1:
-        scores = scores.squeeze(-1)
-    return scores
+def as_list(outputs: Outputs) -> list[Tensor]:
+    """What a module gave, one tensor an output."""
+    return [outputs] if isinstance(outputs, Tensor) else list(outputs)
 
 
 def batches(examples: Examples, names: Sequence[str], size: int, device: torch.device, indices: Indices | None = None) -> Iterator[Batch]:
@@ -98,30 +77,46 @@ def batches(examples: Examples, names: Sequence[str], size: int, device: torch.d
 
 @dataclass(frozen=True)
 class Prediction:
-    """Outputs of a module for all examples of a split, one array per output, and the labels beside them."""
+    """Outputs of a module for all examples of a split, one array per output, and what is beside them."""
 
     outputs: list[NDArray[Any]]
-    labels: NDArray[np.int64] | None
+    targets: dict[str, NDArray[Any]]
+    """The dataset's, by name."""
+    inputs: dict[str, NDArray[Any]]
+    """Those that were asked for, by name."""
 
 
 @torch.no_grad()
 def predict(
-    module: nn.Module, examples: Examples, names: Sequence[str], device: torch.device, *, size: int = 64, indices: Indices | None = None
+    module: nn.Module,
+    examples: Examples,
+    names: Sequence[str],
+    device: torch.device,
+    *,
+    size: int = 64,
+    indices: Indices | None = None,
+    keep: Collection[str] = (),
 ) -> Prediction:
-    """What the module, in evaluation mode, answers to all examples (or those at `indices`) in order."""
+    """What the module, in evaluation mode, answers to all examples (or those at `indices`) in order; `keep` names inputs to remember."""
     mode = module.training
     module.eval()
     parts: list[list[NDArray[Any]]] = []
-    labels: list[NDArray[np.int64]] = []
+    targets: dict[str, list[NDArray[Any]]] = {}
+    inputs: dict[str, list[NDArray[Any]]] = {}
     first = Batch.of(examples, np.arange(min(examples.count, 1)), names, device)
     with channels_last(module, first.inputs):
         for batch in batches(examples, names, size, device, indices):
-            outputs = module(*batch.inputs)
-            parts.append([output.cpu().numpy() for output in ([outputs] if isinstance(outputs, Tensor) else outputs)])
-            if batch.labels is not None:
-                labels.append(batch.labels.cpu().numpy())
+            parts.append([output.cpu().numpy() for output in as_list(module(*batch.inputs))])
+            for name, array in batch.stored.items():
+                targets.setdefault(name, []).append(array)
+            for name in keep:
+                inputs.setdefault(name, []).append(batch.given[name])
     module.train(mode)
-    return Prediction([np.concatenate(column) for column in zip(*parts, strict=True)], np.concatenate(labels) if labels else None)
+    return Prediction([np.concatenate(column) for column in zip(*parts, strict=True)], _joined(targets), _joined(inputs))
+
+
+def _joined(parts: Mapping[str, list[NDArray[Any]]]) -> dict[str, NDArray[Any]]:
+    return {name: np.concatenate(arrays) for name, arrays in parts.items()}
 
 
 def fingerprint(module: nn.Module) -> bytes:

@@ -9,13 +9,14 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from engine.contract.errors import EngineError
+from engine.contract.heads import Head
 from engine.contract.params import TrainingFields
 from engine.networks.channels_last import channels_last
-from engine.training.batches import Batch, ClassHead, Examples, Indices, Outputs
+from engine.tasks import task_of
+from engine.training.batches import Batch, Examples, Indices, Outputs, as_list
 from engine.training.checkpoints import Place
 from engine.training.parallel.replicas import ALONE, Replicas
 from engine.training.resume import History, Run
@@ -181,11 +182,18 @@ def build_optimizer(module: nn.Module, params: TrainingFields) -> torch.optim.Op
     return kind(groups, lr=params.learning_rate, fused=True)
 
 
-def classification_loss(head: ClassHead, label_smoothing: float = 0.0) -> Loss:
-    """Cross-entropy with the labels, as a mean over the batch."""
+def targets_loss(heads: Sequence[Head], label_smoothing: float = 0.0) -> Loss:
+    """The loss of each head against its targets, as its task has it, times its weight; their sum, a mean over the batch."""
 
     def loss(outputs: Outputs, batch: Batch) -> Tensor:
-        return functional.cross_entropy(head.logits(outputs), batch.labels, label_smoothing=label_smoothing)  # type: ignore[arg-type]
+        given = as_list(outputs)
+        values = []
+        for head in heads:
+            target = batch.target(head)
+            if target is not None:
+                value = task_of(head).loss(head, [given[i] for i in head.indices], target, label_smoothing)
+                values.append(value if head.weight == 1 else head.weight * value)
+        return values[0] if len(values) == 1 else torch.stack(values).sum()
 
     return loss
 

@@ -30,9 +30,16 @@ class ToySplit:
     def count(self) -> int:
         return len(self.images)
 
-    def batch(self, indices: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray | None]:
+    @property
+    def targets(self) -> dict[str, np.ndarray]:
+        return {} if self.labels is None else {"y": self.labels}
+
+    def targets_at(self, indices: np.ndarray) -> dict[str, np.ndarray]:
+        return {name: target[indices] for name, target in self.targets.items()}
+
+    def batch(self, indices: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
         self.reads += len(indices)
-        return {"x": self.images[indices]}, None if self.labels is None else self.labels[indices]
+        return {"x": self.images[indices]}, self.targets_at(indices)
 
 
 @dataclass

@@ -7,7 +7,8 @@ from pydantic import Field, TypeAdapter
 
 from engine.contract.errors import JobError
 from engine.contract.figures import Record, Timing
-from engine.contract.metadata import DatasetMetadata
+from engine.contract.heads import Head
+from engine.contract.metadata import DatasetMetadata, ModelMetadata
 from engine.networks.network import Signature
 
 
@@ -36,9 +37,14 @@ class Score(Record):
     metrics: dict[str, float]
     """By `<split>.<name>`."""
     examples_count: int
-    labelled: bool
-    skipped: str | None = None
-    """Why metrics that need labels were left out, if they were."""
+    heads: tuple[Head, ...] = ()
+    """How the outputs were read."""
+    unused_targets: dict[str, str] = {}
+    """Targets of the dataset that no output was compared with, and why."""
+    notes: tuple[str, ...] = ()
+    """What else was seen when the meaning of the outputs was found, in sentences."""
+    near_chance: tuple[str, ...] = ()
+    """Of the baseline: outputs that do no better than answers that do not look at the input, each with its figures in a sentence."""
     shapes: dict[str, tuple[int, ...]]
     """Shape of one example of each input."""
 
@@ -53,10 +59,14 @@ class ScoreRequest(Record):
     outputs: Path
     """A folder for the baseline's outputs."""
     source: ExampleSource
+    heads: tuple[Head, ...] | None = None
+    """How the outputs are read; None where it is to be found."""
+    declared: ModelMetadata = ModelMetadata()
+    """What the model's owner says about its outputs."""
     metrics: tuple[str, ...] = ()
-    """Metrics that need labels."""
-    required: bool = False
-    """Whether outputs without class scores are an error."""
+    """Metrics that the spec names."""
+    usual: bool = True
+    """Whether those that are usual for the outputs' tasks are measured as well."""
     batch_size: int
     threads: int
 

@@ -11,9 +11,10 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnxruntime as ort
@@ -22,6 +23,10 @@ from numpy.typing import NDArray
 from engine.contract.errors import EngineError, translate
 from engine.data import load_dataset
 from engine.formats.onnx import runtime
+from engine.heads.chance import Chance
+from engine.heads.evidence import Column, columns_of
+from engine.heads.find import Found, find_heads, outputs_of
+from engine.heads.scoring import Scores
 from engine.measuring.examiner.messages import (
     REQUEST,
     Answer,
@@ -38,28 +43,30 @@ from engine.measuring.examiner.messages import (
 from engine.measuring.examples import Batch, Examples, RandomExamples, SplitExamples, with_evaluation_split
 from engine.measuring.measurement import timings
 from engine.measuring.outputs import Arrays, OutputStore
-from engine.metrics import evaluation
 from engine.process.linux import die_with_parent
 
 if TYPE_CHECKING:
     from engine.data.dataset import Data
 
-LABEL_ORDER = ("top1", "top5", "cross_entropy")
-"""What people look for first stands first."""
+
+SEEN_EXAMPLES = 64
+"""On so many it is seen what the baseline's outputs mean."""
 
 
-def score(request: ScoreRequest, own: ort.InferenceSession, examples: Examples) -> Score:
+def score(request: ScoreRequest, own: ort.InferenceSession, examples: Examples, columns: Mapping[str, Column]) -> Score:
     """Metrics of one file on all examples, in one pass.
 
-    Label metrics need labels and class scores. Fidelity compares with the baseline: its stored outputs, or the file run beside.
+    Metrics against targets are those of the outputs' tasks. Fidelity compares with the baseline: its stored outputs, or the file run beside.
 
     Args:
         request: Which file to score beside which baseline.
         own: The file's session.
         examples: What to run on.
+        columns: What is known of the dataset's targets, in all its splits.
 
     Raises:
-        EngineError: `export_mismatch` where an output is NaN, `non_finite_outputs` where the baseline's is, `shape_mismatch`.
+        EngineError: `export_mismatch` where an output is NaN, `non_finite_outputs` where the baseline's is, `shape_mismatch`,
+            `metadata_invalid` where a declared task cannot read its output.
     """
     is_baseline = request.file == request.baseline
     store = OutputStore(request.outputs, examples.count)
@@ -71,68 +78,62 @@ def score(request: ScoreRequest, own: ort.InferenceSession, examples: Examples) 
     else:
         baseline = runtime.open_session(request.baseline, threads=request.threads)
         reference = lambda batch, place, _: _outputs(baseline, batch)  # noqa: E731
-    totals = Totals(request.metrics if examples.labelled else (), required=request.required)
+    found = None if request.heads is None else Found(request.heads)
+    scores, chance = Scores(()), Chance(())
     start = 0
     shapes: dict[str, tuple[int, ...]] = {}
+    pending: list[_Answered] = []
     for batch in examples.batches(request.batch_size):
         outputs = _outputs(own, batch)
         expected = reference(batch, slice(start, start + batch.count), outputs)
         _refuse_nan(outputs, is_baseline=is_baseline)
-        totals.add(expected, outputs, batch)
+        given = {name: array[: batch.count] if np.ndim(array) else array for name, array in batch.feed.items()}
+        pending.append(_Answered(outputs, expected, given, batch.targets))
         shapes = {name: value.shape[1:] for name, value in batch.feed.items()}
         start += batch.count
+        if found is None and start < min(SEEN_EXAMPLES, examples.count):
+            continue
+        if found is None:
+            names = [output.name for output in own.get_outputs()]
+            found = find_heads(outputs_of(names, *_together(pending)), columns, request.declared)
+        if not scores.heads:
+            scores, chance = Scores(found.heads, request.metrics, usual=request.usual), Chance(found.heads if is_baseline else ())
+        for item in pending:
+            scores.add(item.outputs, item.targets, item.given, item.expected)
+            chance.add(item.outputs, item.targets, item.given)
+        pending.clear()
     store.close()
-    figures = totals.figures()
+    assert found is not None
     return Score(
-        metrics={f"{examples.name}.{name}": value for name, value in figures.items()},
+        metrics={f"{examples.name}.{name}": value for name, value in scores.figures().items()},
         examples_count=examples.count,
-        labelled=examples.labelled,
-        skipped=totals.skipped,
+        heads=found.heads,
+        unused_targets=dict(found.unused),
+        notes=found.notes,
+        near_chance=chance.sentences(),
         shapes=shapes,
     )
 
 
-class Totals:
-    """Means over all examples of figures that are computed batch by batch, and the signal-to-noise ratio of all of them together."""
+@dataclass(frozen=True)
+class _Answered:
+    """One batch: what a file and the baseline gave, what they were given, and the targets."""
 
-    def __init__(self, metrics: Iterable[str], *, required: bool) -> None:
-        self.skipped: str | None = None
-        self._metrics = tuple(metrics)
-        self._required = required
-        self._sums: dict[str, float] = {}
-        self._count = 0
-        self._signal = self._noise = 0.0
+    outputs: Arrays
+    expected: Arrays
+    given: Mapping[str, NDArray[Any]]
+    targets: Mapping[str, NDArray[Any]]
 
-    def add(self, expected: Arrays, outputs: Arrays, batch: Batch) -> None:
-        """Take one batch in."""
-        expected, compared = _bounded(expected), _bounded(outputs)
-        figures = evaluation.fidelity_metrics(expected, compared)
-        if batch.labels is not None and self._metrics:
-            figures |= self._label_metrics(outputs, batch.labels)
-        for name, value in figures.items():
-            self._sums[name] = self._sums.get(name, 0.0) + value * batch.count
-        self._count += batch.count
-        for left, right in zip(expected, compared, strict=True):
-            if np.issubdtype(left.dtype, np.floating):
-                wide = left.astype(np.float64)
-                self._signal += float(np.square(wide).sum())
-                self._noise += float(np.square(wide - right).sum())
 
-    def figures(self) -> dict[str, float]:
-        """All metrics by name, less those that have no finite value (a label whose score is -inf costs infinitely much)."""
-        means = {name: total / self._count for name, total in self._sums.items() if math.isfinite(total)}
-        if "sqnr_db" in means:
-            means["sqnr_db"] = evaluation.ratio_db(self._signal, self._noise)
-        return {name: means[name] for name in (*LABEL_ORDER, *means) if name in means}
+def _together(answered: Sequence[_Answered]) -> tuple[Arrays, dict[str, NDArray[Any]]]:
+    """The baseline's outputs and the inputs of several batches; of what has no batch in its first dimension, those of the first."""
 
-    def _label_metrics(self, outputs: Arrays, labels: NDArray[np.int64]) -> dict[str, float]:
-        try:
-            return evaluation.label_metrics(outputs, labels, self._metrics)
-        except EngineError as error:
-            if self._required or self._count:
-                raise
-            self._metrics, self.skipped = (), error.message
-            return {}
+    def joined(parts: list[NDArray[Any]]) -> NDArray[Any]:
+        same = all(part.ndim and part.shape[1:] == parts[0].shape[1:] for part in parts)
+        return np.concatenate(parts) if same else parts[0]
+
+    outputs = [joined([item.expected[place] for item in answered]) for place in range(len(answered[0].expected))]
+    return outputs, {name: joined([item.given[name] for item in answered]) for name in answered[0].given}
 
 
 def compare(request: CompareRequest) -> Difference:
@@ -183,11 +184,6 @@ def _refuse_nan(outputs: Arrays, *, is_baseline: bool) -> None:
     )
 
 
-def _bounded(arrays: Arrays) -> Arrays:
-    """Infinite outputs (masked classes) as the largest numbers, so that equal ones cancel."""
-    return [np.nan_to_num(array) if np.issubdtype(array.dtype, np.floating) else array for array in arrays]
-
-
 class Desk:
     """Answers requests about one job; keeps its dataset loaded between them."""
 
@@ -199,7 +195,8 @@ class Desk:
         match request:
             case ScoreRequest():
                 session = runtime.open_session(request.file, threads=request.threads)
-                return score(request, session, self._examples(request.source, session))
+                examples = self._examples(request.source, session)
+                return score(request, session, examples, {} if self._data is None else columns_of(self._data.splits))
             case TimingRequest():
                 sessions = [runtime.open_session(path, threads=request.threads) for path in (request.baseline, request.result)]
                 examples = self._examples(request.source, sessions[0])

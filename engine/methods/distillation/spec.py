@@ -4,6 +4,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from engine.contract.cost import Cost, Facts
 from engine.contract.method import MethodParams, Reference, Requires
 from engine.contract.params import Ratio, TrainingRun
 
@@ -37,6 +38,11 @@ class Distillation(MethodParams, TrainingRun):
     def needs(self) -> Requires:
         """No labels when the teacher's answers are the only target."""
         return Requires(dataset=True, labels=self.alpha < 1)
+
+    def cost(self, facts: Facts) -> Cost:
+        """One training, in which every teacher is asked once for each example."""
+        training, count = self.training_cost(facts), 1 if isinstance(self.teacher, str) else len(self.teacher)
+        return training + Cost(read_examples=count * min(training.trained_examples, facts.train_examples))
 
     def teachers(self) -> tuple[str, ...]:
         """The model ids among the teachers."""

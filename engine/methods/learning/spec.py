@@ -2,6 +2,7 @@
 
 from typing import ClassVar, Literal
 
+from engine.contract.cost import Cost, Facts
 from engine.contract.method import MethodParams, Reference, Requires
 from engine.contract.params import TrainingRun
 
@@ -30,3 +31,7 @@ class Train(MethodParams, TrainingRun):
     with biases of zero)."""
     hold_zeros: bool = False
     """Weights of convolutions and linear layers that are exactly zero now stay zero: this is how a lottery ticket is trained again."""
+
+    def cost(self, facts: Facts) -> Cost:
+        """One training."""
+        return self.training_cost(facts)

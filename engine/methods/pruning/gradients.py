@@ -9,7 +9,7 @@ from torch import nn
 
 from engine.methods.context import Context
 from engine.training.batches import Examples, batches
-from engine.training.loop import Loss, classification_loss
+from engine.training.loop import Loss
 
 EXAMPLES_COUNT = 1024
 """Training examples from which gradients are taken, drawn with the job's seed; all where there are fewer."""
@@ -31,7 +31,7 @@ def backpropagated(
     `seed` chooses the examples, by default the next one of the step. Afterwards the module is as it was, without gradients. Needs labels.
     """
     examples = examples or context.labelled("train")
-    loss = loss or classification_loss(context.probe(module, examples))
+    loss = loss or context.loss(module, examples)
     chosen = np.random.default_rng(context.new_seed() if seed is None else seed).permutation(examples.count)[:count]
     mode = module.training
     module.eval()

@@ -105,10 +105,11 @@ class _Search:
             trial, _ = self._trainer.run(candidate, seed=self._order_seed, start=self._start)
         with context.part(1 / (1 + compared), 1):
             if params.max_drop is not None and self._origin is not None:
-                drop = self._dense.early_stop["validation.top1"] - trial.early_stop["validation.top1"]
+                quality = self._trainer.quality
+                drop = quality.loss(*(item.early_stop[f"validation.{quality.name}"] for item in (self._dense, trial)))
                 if drop > params.max_drop:
                     context.log(
-                        f"Round {number} loses {drop:.4f} of validation accuracy, more than max_drop: the one before is the result."
+                        f"Round {number} loses {drop:.4f} of the validation examples' {quality.name}, more than max_drop: the one before is the result."
                     )
                     if not each:
                         self._compare(self._rows[-1], self._origin)

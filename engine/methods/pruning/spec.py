@@ -5,6 +5,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, TypeAdapter, ValidatorFunctionWrapHandler, WrapValidator, model_validator
 
+from engine.contract.cost import NOTHING, Cost, Facts
 from engine.contract.method import Effect, MethodParams, Reference, Requires
 from engine.contract.params import Finetune, LayerChoice, LayerPattern, NotAPercentage, OpenRatio, Params, Ratio, RatioOrAuto
 from engine.methods.pruning.spec_filters import Sensitivity, SoftFilterPruning, SparseStructureSelection
@@ -60,6 +61,11 @@ RatiosByLayer = Annotated[dict[LayerPattern, Annotated[float, Field(ge=0, lt=1),
 _BY_LAYER: TypeAdapter[dict[str, float]] = TypeAdapter(RatiosByLayer)
 _ONE: TypeAdapter[Any] = TypeAdapter(RatioOrAuto)
 PruningRatio = Annotated[RatioOrAuto | RatiosByLayer, WrapValidator(_one_or_each)]
+
+CURVE_RATIOS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+"""Shares of a layer at which `pruning_ratio: auto` looks."""
+CURVE_EXAMPLES = 1000
+"""Validation examples that it looks at, at most."""
 
 
 class StructuredPruning(MethodParams, LayerChoice):
@@ -141,10 +147,14 @@ class StructuredPruning(MethodParams, LayerChoice):
     training: Finetune | None = None
     """How the original network was trained, for `scratch_e` and `scratch_b`."""
 
-    @property
-    def trainings(self) -> int:
-        """One tuning a round."""
-        return self.iterations
+    def cost(self, facts: Facts) -> Cost:
+        """Sparse training, one tuning a round, the curves of `auto`, and the baselines as if the network were as large as before."""
+        tuned = (self.finetune.training_cost(facts) if self.finetune else NOTHING).times(self.iterations)
+        sparse = self.regularization.training_cost(facts) if self.regularization else NOTHING
+        scratch = self.training.training_cost(facts) if self.training else NOTHING
+        compared = sum((tuned if name == "random" else scratch for name in self.baselines), NOTHING)
+        curves = len(CURVE_RATIOS) * facts.layers_count * min(CURVE_EXAMPLES, facts.train_examples) if self.pruning_ratio == "auto" else 0
+        return sparse + tuned + compared + Cost(read_examples=curves)
 
     @property
     def needs(self) -> Requires:
@@ -217,10 +227,10 @@ class MagnitudePruning(MethodParams, LayerChoice):
         """Share of the weights that becomes zero, of those that a pattern does not rule."""
         return 0.5 if self.sparsity is None else self.sparsity
 
-    @property
-    def trainings(self) -> int:
+    def cost(self, facts: Facts) -> Cost:
         """One tuning a round of `iterative`, one in all otherwise."""
-        return self.iterations if self.schedule == "iterative" else 1
+        tuning = self.finetune.training_cost(facts) if self.finetune else NOTHING
+        return tuning.times(self.iterations if self.schedule == "iterative" else 1)
 
     @property
     def needs(self) -> Requires:

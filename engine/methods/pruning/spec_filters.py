@@ -4,6 +4,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from engine.contract.cost import NOTHING, Cost, Facts
 from engine.contract.method import Effect, MethodParams, Reference, Requires
 from engine.contract.params import Finetune, LayerChoice, OpenRatio, TrainingRun
 
@@ -37,6 +38,10 @@ class SoftFilterPruning(MethodParams, LayerChoice, TrainingRun):
     """No layer keeps fewer channels than this."""
     finetune: Finetune | None = None
     """Tuning of the smaller network after the removal; the paper needs none."""
+
+    def cost(self, facts: Facts) -> Cost:
+        """The training and the tuning."""
+        return self.training_cost(facts) + (self.finetune.training_cost(facts) if self.finetune else NOTHING)
 
 
 Structure = Literal["neuron", "group", "block"]
@@ -91,6 +96,10 @@ class SparseStructureSelection(MethodParams, LayerChoice, TrainingRun):
     finetune: Finetune | None = None
     """Tuning of the smaller network after the removal; the paper needs none."""
 
+    def cost(self, facts: Facts) -> Cost:
+        """The training and the tuning."""
+        return self.training_cost(facts) + (self.finetune.training_cost(facts) if self.finetune else NOTHING)
+
     @model_validator(mode="before")
     @classmethod
     def _defaults_of_the_optimizer(cls, data: Any) -> Any:
@@ -141,6 +150,10 @@ class Sensitivity(MethodParams, LayerChoice):
     """Shares of each layer's channels or weights that are pruned, one after the other."""
     examples_count: int = Field(1000, ge=1, le=1_000_000)
     """Validation examples that every point is measured on, at most; carved from the training split where there are none."""
+
+    def cost(self, facts: Facts) -> Cost:
+        """Every layer at every ratio, on examples that are at most as many as the training ones."""
+        return Cost(read_examples=len(self.ratios) * facts.layers_count * min(self.examples_count, facts.train_examples))
 
     @model_validator(mode="after")
     def _consistent(self) -> "Sensitivity":

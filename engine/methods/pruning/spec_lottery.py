@@ -4,6 +4,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from engine.contract.cost import Cost, Facts
 from engine.contract.method import Effect, MethodParams, Reference, Requires
 from engine.contract.params import Finetune, LayerChoice, OpenRatio, Ratio
 
@@ -103,6 +104,12 @@ class LotteryTicket(MethodParams, LayerChoice):
     """Stop before a round whose validation accuracy falls further than this below the dense network's; the first round always counts."""
     training: Finetune
     """One training run; every round and control repeats it with the same budget."""
+
+    def cost(self, facts: Facts) -> Cost:
+        """The dense training, one after each pruning, and those of the controls."""
+        prunings = self.rounds if self.mode == "iterative" else 1
+        compared = prunings if self.control_rounds == "all" else 1
+        return self.training.training_cost(facts).times(1 + prunings + compared * len(self.controls) * self.control_repeats)
 
     @model_validator(mode="after")
     def _consistent(self) -> "LotteryTicket":

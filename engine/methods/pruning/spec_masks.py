@@ -4,8 +4,12 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from engine.contract.cost import Cost, Facts
 from engine.contract.method import Effect, MethodParams, Reference, Requires
 from engine.contract.params import LayerChoice, OpenRatio, TrainingRun
+
+TRIED_EXAMPLES = 1024
+"""Training examples on which drawn masks are compared, at most."""
 
 
 class Supermask(MethodParams, LayerChoice, TrainingRun):
@@ -66,6 +70,11 @@ class Supermask(MethodParams, LayerChoice, TrainingRun):
     """Peak learning rate of the scores; the gradient of a sigmoid's score is tiny. 0.1 by default for `edge_popup`."""
     schedule: Literal["constant", "cosine", "linear", "multistep"] = "constant"
     """Learning-rate schedule over the whole run. `cosine` by default for `edge_popup`."""
+
+    def cost(self, facts: Facts) -> Cost:
+        """One training of the scores, and masks that are drawn and tried."""
+        drawn = self.eval_samples if self.algorithm == "bernoulli" else 0
+        return self.training_cost(facts) + Cost(read_examples=drawn * min(TRIED_EXAMPLES, facts.train_examples))
 
     @model_validator(mode="before")
     @classmethod

@@ -10,7 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from engine.contract.errors import EngineError
 from engine.methods.context import Context
-from engine.methods.pruning.spec import Budget, StructuredPruning
+from engine.methods.pruning.spec import CURVE_EXAMPLES, CURVE_RATIOS, Budget, StructuredPruning
 from engine.methods.pruning.structure import curves, thinet
 from engine.methods.pruning.structure.baselines import compare
 from engine.methods.pruning.structure.channels import ChannelGroup, Inputs, mask_channels, own_parameters
@@ -30,6 +30,7 @@ from engine.methods.pruning.structure.plan import (
     plan_of,
     rank,
 )
+from engine.methods.pruning.structure.proof import shared_copy
 from engine.methods.pruning.structure.removal import Shrinkage, choose_groups, graph_inputs, ratios_of
 from engine.methods.pruning.structure.stopwatch import Stopwatch
 from engine.networks import masks
@@ -80,12 +81,13 @@ class _Cutter:
         """Units that each cut took from every group."""
         timed = params.budget is not None and params.budget.latency_ratio is not None
         self._stopwatch = Stopwatch(module, inputs, context) if timed else None
-        graph = ChannelGraph(module, inputs)
-        groups = graph.groups
+        self._graph = ChannelGraph(module, inputs)
+        self._is_current = True
+        groups = self._graph.groups
         if params.importance == "bn_scale":
             groups = [group for group in groups if any(isinstance(part.layer, _BatchNorm) for part in group.parts)]
-        groups = choose_groups(groups, graph, inputs, params, context)
-        self._units = {group.name: len(group.units) for group in groups}
+        groups = choose_groups(groups, self._graph, inputs, params, context)
+        self._channels = {group.name: group.channels_count for group in groups}
         self._channels_count = sum(group.channels_count for group in groups)
         self._shares: dict[str, float] = {}
         if params.pruning_ratio == "auto":
@@ -98,33 +100,38 @@ class _Cutter:
         if self._params.regularization is None:
             return
         self._context.phase("training")
-        groups = ChannelGraph(self._module, self._inputs, self._units).groups
-        train_sparsely(self._module, groups, self._params.regularization, self._context)
+        train_sparsely(self._module, self._chosen(), self._params.regularization, self._context)
         self._context.stage("regularized", self._module)
+
+    def _chosen(self) -> list[ChannelGroup]:
+        """The groups that were chosen, in their present shape."""
+        if not self._is_current:
+            self._graph, self._is_current = ChannelGraph(self._module, self._inputs), True
+        return [group for group in self._graph.groups if group.name in self._channels]
 
     def _bearable_shares(self, groups: list[ChannelGroup]) -> dict[str, float]:
         """How much of each group may go by its own sensitivity curve."""
         params, context = self._params, self._context
         context.phase("analysing")
         scores = unit_scores(self._module, groups, params.importance, context, together=False)
-        score = curves.scorer(context, curves.EXAMPLES_COUNT)
+        score = curves.scorer(context, CURVE_EXAMPLES)
         figures = score(self._module)
         found = {
-            group.name: curves.channel_curve(self._module, self._inputs, group, scores=values, ratios=curves.RATIOS, score=score)
+            group.name: curves.channel_curve(self._module, self._inputs, group, scores=values, ratios=CURVE_RATIOS, score=score)
             for group, values in zip(groups, scores, strict=True)
         }
         curves.report(found, figures, context)
-        shares = {name: curves.bearable(points, figures["top1"], params.max_drop) for name, points in found.items()}
+        quality = context.quality(context.held_out()[1])
+        shares = {name: curves.bearable(points, figures, quality, params.max_drop) for name, points in found.items()}
         context.report("pruning_ratios", shares)
         return shares
 
     def cut(self, done: float, *, last: bool) -> None:
         """Remove channels until the share `done` of the way is gone."""
         params = self._params
-        graph = ChannelGraph(self._module, self._inputs, self._units)
-        groups = graph.groups
+        groups = self._chosen()
         scores = unit_scores(self._module, groups, params.importance, self._context, together=self._together)
-        ranked = [rank(group, values, self._units[group.name]) for group, values in zip(groups, scores, strict=True)]
+        ranked = [rank(g, values, self._channels[g.name] // g.units.shape[1]) for g, values in zip(groups, scores, strict=True)]
         every = blocks(ranked, together=self._together, limits=self._limits)
         if params.budget is not None:
             plan = self._within_budget(params.budget, every, ranked, done, last=last)
@@ -134,7 +141,8 @@ class _Cutter:
             plan = self._by_shares(every, ranked, done, last=last)
         if params.importance == "thinet":
             self._make_up(ranked, plan)
-        _remove(graph, ranked, plan)
+        _remove(self._graph, ranked, plan)
+        self._is_current = False
         self.removed.append({item.group.name: count for item, count in zip(ranked, plan, strict=True)})
 
     def _make_up(self, ranked: list[Ranked], plan: Plan) -> None:
@@ -202,8 +210,8 @@ class _Cutter:
 
     def _time(self, ranked: list[Ranked], plan: Plan) -> float:
         assert self._stopwatch is not None
-        candidate = copy.deepcopy(self._module)
-        _remove(ChannelGraph(candidate, self._inputs, self._units), ranked, plan)
+        candidate = shared_copy(self._module)
+        _remove(self._graph.on(candidate), ranked, plan)
         return self._stopwatch.latency_ratio(candidate)
 
     def report(self) -> None:

@@ -16,17 +16,13 @@ from torch.nn.utils import parametrize
 from engine.contract.errors import EngineError
 from engine.formats.sparse import Recipe, save_sparse, seeded_normal, signed
 from engine.methods.context import Context
-from engine.methods.pruning.spec import Supermask
+from engine.methods.pruning.spec_masks import TRIED_EXAMPLES, Supermask
 from engine.networks import masks
 from engine.networks.layers import CONVOLUTIONS, select
 from engine.networks.masks import Density, Mask
 from engine.networks.network import Network
 from engine.training.batch_norm import has_running_statistics, recalibrate
 from engine.training.batches import batches
-from engine.training.loop import classification_loss
-
-EXAMPLES_COUNT = 1024
-"""Training examples on which the published mask is chosen."""
 
 
 class LearnedMask(nn.Module):
@@ -215,8 +211,8 @@ def _sample(module: nn.Module, learned: Mapping[str, LearnedMask], params: Super
 def _best(module: nn.Module, learned: Mapping[str, LearnedMask], candidates: list[Draw], context: Context) -> Draw:
     """The candidate with the lowest loss on training examples; test examples have no say."""
     examples = context.labelled("train")
-    loss = classification_loss(context.probe(module, examples))
-    chosen = np.sort(context.rng().permutation(examples.count)[:EXAMPLES_COUNT])
+    loss = context.loss(module, examples)
+    chosen = np.sort(context.rng().permutation(examples.count)[:TRIED_EXAMPLES])
     losses = []
     for candidate in candidates:
         _fix(learned, candidate)

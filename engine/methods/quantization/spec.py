@@ -4,6 +4,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
+from engine.contract.cost import NOTHING, Cost, Facts
 from engine.contract.method import Effect, MethodParams, Reference, Requires
 from engine.contract.params import LayerPattern, Params
 
@@ -62,6 +63,10 @@ class StaticQuantization(MethodParams):
     ignore: tuple[LayerPattern, ...] = ()
     """Nodes that stay in floating point, by name, glob, `re:` pattern or operator type."""
 
+    def cost(self, facts: Facts) -> Cost:
+        """The calibration."""
+        return Cost(calibration_samples=self.calibration.samples)
+
 
 class DynamicQuantization(MethodParams):
     """Weights in 8-bit integers; activation ranges are found while the network runs. Needs no data."""
@@ -80,6 +85,10 @@ class DynamicQuantization(MethodParams):
     """Seven-bit weights, which avoid saturation in 8-bit kernels without VNNI; by default on where the measuring CPU lacks VNNI."""
     ignore: tuple[LayerPattern, ...] = ()
     """Nodes that stay in floating point, by name, glob, `re:` pattern or operator type."""
+
+    def cost(self, facts: Facts) -> Cost:
+        """No pass of any example."""
+        return NOTHING
 
 
 class Int8Quantization(MethodParams):
@@ -107,3 +116,7 @@ class Int8Quantization(MethodParams):
     """The examples that show the activation ranges."""
     ignore: tuple[LayerPattern, ...] = ()
     """Nodes that stay in floating point, by name, glob, `re:` pattern or operator type."""
+
+    def cost(self, facts: Facts) -> Cost:
+        """The calibration; the tries are measured like the result."""
+        return Cost(calibration_samples=self.calibration.samples)

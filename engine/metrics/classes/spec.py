@@ -3,8 +3,12 @@
 from engine.contract.metric import Metric
 
 METRICS = (
-    Metric(name="top1", title="Top-1 accuracy", goal="max", needs="targets", unit="share", precedence=10, counts_examples=True),
-    Metric(name="top5", title="Top-5 accuracy", goal="max", needs="targets", unit="share", precedence=30, counts_examples=True),
+    Metric(
+        name="top1", title="Top-1 accuracy", spoken="top-1", goal="max", needs="targets", unit="share", precedence=10, counts_examples=True
+    ),
+    Metric(
+        name="top5", title="Top-5 accuracy", spoken="top-5", goal="max", needs="targets", unit="share", precedence=30, counts_examples=True
+    ),
     Metric(name="cross_entropy", title="Cross-entropy", goal="min", needs="targets", unit="nats", precedence=40),
     Metric(name="f1_macro", title="F1, mean of the classes", goal="max", needs="targets", unit="share", precedence=31),
     Metric(

@@ -182,4 +182,7 @@ def _columns(**shapes: list[int]) -> dict[str, Any]:
 )
 def test_a_dataset_fits_a_model_or_is_refused(world: World, model: dict[str, Any], dataset: dict[str, Any], code: str | None) -> None:
     _inspections(world, model, dataset)
-    assert {error["code"] for error in _verdict(world)["errors"]} == ({code} if code else set())
+    trained = {"steps": [{"method": "magnitude_pruning", "finetune": {"epochs": 1}}]}
+    assert {error["code"] for error in _verdict(world, **trained)["errors"]} == ({code} if code else set())
+    untrained = code if code != "dataset_invalid" else None  # labels of any kind refuse no method that needs none
+    assert {error["code"] for error in _verdict(world)["errors"]} == ({untrained} if untrained else set())

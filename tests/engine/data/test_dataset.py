@@ -12,8 +12,8 @@ from engine.networks.network import TensorSpec
 def split(name: str, count: int, *, labelled: bool = True) -> Split:
     """Examples that are their own index."""
     ready = {"x": Preprocessing(PreprocessingSpec(), (1,), TensorSpec("x", (None, 1)))}
-    labels = np.arange(count) % 4 if labelled else None
-    return Split(name, {"x": np.arange(count, dtype=np.float32)[:, None]}, labels, ready)
+    targets = {"y": np.arange(count) % 4} if labelled else {}
+    return Split(name, {"x": np.arange(count, dtype=np.float32)[:, None]}, targets, ready)
 
 
 def examples(part: Split) -> list[int]:
@@ -22,7 +22,7 @@ def examples(part: Split) -> list[int]:
 
 @pytest.mark.parametrize("labelled", [True, False])
 def test_carved_validation_examples_are_not_trained_on(labelled: bool) -> None:
-    data = Data({"train": split("train", 100, labelled=labelled)}, 4)
+    data = Data({"train": split("train", 100, labelled=labelled)})
     train, validation = examples(data.train()), examples(data.validation())
     assert sorted(train + validation) == list(range(100))
     assert len(validation) == 10
@@ -30,55 +30,43 @@ def test_carved_validation_examples_are_not_trained_on(labelled: bool) -> None:
 
 
 def test_the_carved_part_is_the_same_each_time_and_depends_on_the_seed() -> None:
-    chosen = [examples(Data({"train": split("train", 200)}, 4).validation(seed=seed)) for seed in (0, 0, 1)]
+    chosen = [examples(Data({"train": split("train", 200)}).validation(seed=seed)) for seed in (0, 0, 1)]
     assert chosen[0] == chosen[1] != chosen[2]
 
 
 def test_every_class_is_held_out() -> None:
-    held = Data({"train": split("train", 200)}, 4).validation(0.1)
-    _, labels = held.batch(np.arange(held.count))
-    assert np.bincount(labels).tolist() == [5, 5, 5, 5]
+    held = Data({"train": split("train", 200)}).validation(0.1)
+    _, targets = held.batch(np.arange(held.count))
+    assert np.bincount(targets["y"]).tolist() == [5, 5, 5, 5]
 
 
 @pytest.mark.parametrize("part", ["train", "validation"])
 def test_labels_are_those_of_the_splits_own_examples(part: str) -> None:
-    held = getattr(Data({"train": split("train", 203)}, 4), part)()
+    held = getattr(Data({"train": split("train", 203)}), part)()
     further = held.take(np.arange(held.count)[::-2])
     for chosen in (held, further):
-        assert chosen.labels is not None
-        assert chosen.labels.tolist() == [example % 4 for example in examples(chosen)] == chosen.batch(np.arange(chosen.count))[1].tolist()
+        own = [example % 4 for example in examples(chosen)]
+        strata = chosen.strata()
+        assert strata is not None
+        assert strata.tolist() == own == chosen.batch(np.arange(chosen.count))[1]["y"].tolist()
 
 
 def test_a_stored_validation_split_is_used_as_it_is() -> None:
-    data = Data({"train": split("train", 10), "validation": split("validation", 3)}, 4)
+    data = Data({"train": split("train", 10), "validation": split("validation", 3)})
     assert (data.train().count, data.validation().count) == (10, 3)
-
-
-def test_calibration_takes_train_or_validation_and_never_test() -> None:
-    data = Data({"train": split("train", 50), "test": split("test", 50)}, 4)
-    chosen = examples(data.calibration(8))
-    assert len(set(chosen)) == 8
-    assert chosen == examples(data.calibration(8)) != examples(data.calibration(8, seed=1))
-    assert data.calibration(80).count == 50
-    assert Data({"validation": split("validation", 5), "test": split("test", 5)}, 4).calibration(3).count == 3
-    with pytest.raises(EngineError, match="never reads test") as caught:
-        Data({"test": split("test", 50)}, 4).calibration(8)
-    assert caught.value.code == "dataset_invalid"
-    assert "x_train" in (caught.value.hint or "")
 
 
 def test_a_split_that_is_not_there_is_named() -> None:
     with pytest.raises(EngineError, match="no validation split, only train"):
-        Data({"train": split("train", 5)}, 4).split("validation")
+        Data({"train": split("train", 5)}).split("validation")
 
 
 def test_taking_from_a_taken_part_counts_within_it() -> None:
     part = split("train", 20).take(np.array([4, 6, 8, 10])).take(np.array([3, 1]))
     assert examples(part) == [10, 6]
-    _, labels = part.batch([0, 1])
-    assert labels.tolist() == [2, 2]
+    assert part.targets_at([0, 1])["y"].tolist() == [2, 2]
 
 
 def test_one_example_cannot_be_divided() -> None:
     with pytest.raises(EngineError, match="fewer than two"):
-        Data({"train": split("train", 1)}, 4).validation()
+        Data({"train": split("train", 1)}).validation()

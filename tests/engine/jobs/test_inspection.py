@@ -143,7 +143,7 @@ def test_a_dataset_of_several_inputs_without_labels(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arrays", "metadata", "word"),
     [
-        ({"x_train": np.zeros((3, 2)), "y_train": np.zeros(4, int)}, {}, "4 labels"),
+        ({"x_train": np.zeros((3, 2)), "y_train": np.zeros(4, int)}, {}, "targets of 4 examples"),
         ({"x_train": np.zeros((3, 2)), "x_test": np.zeros((3, 4))}, {}, "[4]"),
         ({"x_train.a": np.zeros((3, 2)), "x_train.b": np.zeros((4, 2))}, {}, "length"),
         ({"x_train.a": np.zeros((3, 2))}, {"preprocessing": {"b": {"std": 2}}}, "'b'"),

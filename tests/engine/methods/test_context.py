@@ -7,6 +7,8 @@ import pytest
 import torch
 
 from engine.contract.errors import EngineError
+from engine.contract.params import TrainingRun
+from engine.networks.network import Signature, TensorSpec
 
 
 def test_random_choices_depend_on_seed_step_and_order_alone(world, trained_mlp):
@@ -23,7 +25,7 @@ def test_missing_splits_and_labels_are_said(world, trained_mlp):
     with pytest.raises(EngineError, match="'validation' split"):
         setting.context.split("validation")
     setting.data.splits["train"].labels = None
-    with pytest.raises(EngineError, match="labels"):
+    with pytest.raises(EngineError, match="needs targets"):
         setting.context.labelled("train")
 
 
@@ -93,3 +95,28 @@ def test_without_labels_fidelity_is_left(world, trained_mlp):
     setting = world(trained_mlp)
     setting.data.splits["test"].labels = None
     assert set(setting.context.evaluate(trained_mlp, "test")) == {"test.agreement", "test.sqnr_db", "test.cosine"}
+
+
+def test_a_training_beside_the_steps_own_leaves_progress_only_and_the_same_weights(world, trained_mlp):
+    training = TrainingRun(iterations=6, batch_size=20)
+    told, quiet = copy.deepcopy(trained_mlp), copy.deepcopy(trained_mlp)
+    setting = world(trained_mlp)
+    setting.context.train(told, training, seed=5)
+    assert [record["epoch"] for record in setting.context.reported["training"]] == [1.0]
+    assert "train.loss" in {event.name for event in setting.of("metric")}
+    setting = world(trained_mlp)
+    history = setting.context.train(quiet, training, seed=5, report=False, save=False)
+    assert setting.context.reported == {}
+    assert setting.of("metric") == []
+    assert [event.fraction for event in setting.of("progress")][-1] == 1
+    assert len(history.epochs) == 1
+    assert all(torch.equal(told.state_dict()[name], value) for name, value in quiet.state_dict().items())
+
+
+def test_a_step_sees_the_signature_of_the_network_that_it_is_given(world, trained_mlp):
+    setting = world(trained_mlp)
+    wide = Signature((TensorSpec("x", (None, 64)),), setting.network.signature.outputs)
+    changed = setting.network.with_module(trained_mlp, signature=wide)
+    assert setting.context.for_step(1, (0, 1)).signature == setting.network.signature
+    assert setting.context.for_step(1, (0, 1), changed).signature == wide
+    assert changed.with_module(trained_mlp).signature == wide

@@ -133,7 +133,7 @@ def test_softmax_outputs_are_not_softmaxed_again(world, trained_mlp):
     plain, ended = copy.deepcopy(trained_mlp), nn.Sequential(copy.deepcopy(trained_mlp), nn.Softmax(dim=1))
     params = TrainingFields(iterations=3, optimizer="sgd", momentum=0)
     world(trained_mlp).context.train(plain, params)
-    world(trained_mlp).context.train(ended, params)
+    world(ended).context.train(ended, params)
     torch.testing.assert_close(weights(plain), weights(ended), atol=1e-6, rtol=1e-4)
 
 
@@ -144,8 +144,8 @@ def test_labels_beyond_the_classes_are_a_shape_mismatch(world, trained_mlp):
         setting.context.train(copy.deepcopy(trained_mlp), TrainingFields(epochs=1))
 
 
-def test_an_output_without_classes_cannot_be_trained_on_labels(world):
-    module = nn.Sequential(nn.Flatten(), nn.Linear(64, 1))
+def test_an_output_that_the_targets_do_not_fit_cannot_be_trained_on_them(world):
+    module = nn.Sequential(nn.Conv2d(1, 3, 1))
     with pytest.raises(EngineError) as caught:
         world(module).context.train(module, TrainingFields(epochs=1))
     assert caught.value.code == "shape_mismatch"

@@ -17,7 +17,7 @@ from engine.methods.pruning.structure.channels import Inputs
 from engine.methods.pruning.structure.graph import ChannelGraph
 from engine.methods.pruning.structure.plan import Costs
 from engine.networks.initialization import initialize
-from engine.training.loop import Hooks, Moment, classification_loss, iterations_of, train
+from engine.training.loop import iterations_of
 
 Rounds = Sequence[Mapping[str, int]]
 """For each round, how many units every group lost, by the group's name."""
@@ -75,24 +75,8 @@ def _random(
 
 def _train(module: nn.Module, training: TrainingFields, macs: int, context: Context) -> dict[str, Any]:
     """Train in place without a trace in the step's own series; returns what it took. A backward pass counts as two forward ones."""
-    examples = context.labelled("train")
-
-    def on_step(moment: Moment) -> None:
-        context.progress(moment.iteration / moment.iterations, f"step {moment.iteration}/{moment.iterations}")
-
-    history = train(
-        module,
-        examples,
-        training,
-        loss=classification_loss(context.probe(module, examples), training.label_smoothing),
-        names=context.input_names,
-        device=context.device,
-        seed=context.new_seed(),
-        hooks=Hooks(on_step=(on_step,)),
-        place=context.place(),
-        replicas=context.replicas,
-    )
-    return spent(training, examples.count, macs) | {"training_seconds": history.seconds}
+    history = context.train(module, training, report=False)
+    return spent(training, context.split("train").count, macs) | {"training_seconds": history.seconds}
 
 
 def spent(training: TrainingFields, examples_count: int, macs: int) -> dict[str, Any]:

@@ -1,10 +1,11 @@
-"""Sensitivity curves: what is left of the accuracy when one layer alone is pruned, more and more."""
+"""Sensitivity curves: what is left of the quality when one layer alone is pruned, more and more."""
 
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,16 +13,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from engine.contract.metric import Key, Metric, first_of
 from engine.methods.context import Context
 from engine.methods.pruning.magnitude_pruning import keep_best
 from engine.methods.pruning.structure.channels import ChannelGroup, Inputs, mask_channels
 from engine.methods.pruning.structure.graph import ChannelGraph
-from engine.metrics.evaluation import label_metrics
 from engine.networks.masks import Mask
-from engine.training.batches import Examples, Indices, predict
+from engine.training.batches import Examples, Indices
 
-RATIOS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
-EXAMPLES_COUNT = 1000
 Score = Callable[[nn.Module], dict[str, float]]
 
 
@@ -32,23 +31,21 @@ class Point:
     ratio: float
     """Share that was asked for; counts are rounded."""
     pruned_count: int
-    top1: float
-    cross_entropy: float
+    figures: Mapping[str, float]
+    """Metrics against the targets of validation examples, by name."""
 
     def to_json(self) -> dict[str, Any]:
         """The point as a row of the report."""
-        return asdict(self)
+        return {"ratio": self.ratio, "pruned_count": self.pruned_count, **self.figures}
 
 
 def scorer(context: Context, examples_count: int) -> Score:
-    """Measures top-1 accuracy and cross-entropy on validation examples, the same ones every time; test examples decide nothing."""
+    """Measures the metrics of the outputs' tasks on validation examples, the same ones every time; test examples decide nothing."""
     _, validation = context.held_out()
     examples = _Chosen(validation, np.sort(context.rng().permutation(validation.count)[:examples_count]))
 
     def score(module: nn.Module) -> dict[str, float]:
-        answers = predict(module, examples, context.input_names, context.device)
-        assert answers.labels is not None
-        return label_metrics(answers.outputs, answers.labels)
+        return context.score(module, examples)
 
     return score
 
@@ -58,11 +55,15 @@ class _Chosen:
 
     def __init__(self, examples: Examples, chosen: Indices) -> None:
         self.count = len(chosen)
-        self.labels = None if examples.labels is None else examples.labels[chosen]
+        self.targets = examples.targets
         self._examples, self._chosen = examples, chosen
 
-    def batch(self, indices: Indices) -> tuple[Mapping[str, NDArray[Any]], NDArray[np.int64] | None]:
-        """Inputs and labels of the examples at `indices`."""
+    def targets_at(self, indices: Indices) -> Mapping[str, NDArray[Any]]:
+        """Targets of the examples at `indices`."""
+        return self._examples.targets_at(self._chosen[indices])
+
+    def batch(self, indices: Indices) -> tuple[Mapping[str, NDArray[Any]], Mapping[str, NDArray[Any]]]:
+        """Inputs and targets of the examples at `indices`."""
         return self._examples.batch(self._chosen[indices])
 
 
@@ -87,7 +88,7 @@ def channel_curve(
             mask_channels(group, channels)
             figures = score(module)
             module.load_state_dict(before)
-        points.append(Point(pruned[0], pruned[1], figures["top1"], figures["cross_entropy"]))
+        points.append(Point(pruned[0], pruned[1], figures))
     return points
 
 
@@ -100,27 +101,31 @@ def weight_curve(module: nn.Module, weight: Tensor, *, scores: Tensor, ratios: S
         weight.mul_(keep_best(scores, Mask.full(weight), weight.numel() - pruned).keep)
         figures = score(module)
         weight.copy_(before)
-        points.append(Point(ratio, pruned, figures["top1"], figures["cross_entropy"]))
+        points.append(Point(ratio, pruned, figures))
     return points
 
 
-def bearable(curve: Iterable[Point], top1: float, max_drop: float) -> float:
-    """The largest ratio up to which no point of the curve loses more than `max_drop` against `top1`; 0 where the first one does."""
+def bearable(curve: Iterable[Point], whole: Mapping[str, float], metric: Metric, max_drop: float) -> float:
+    """The largest ratio up to which no point of the curve is worse than `whole` by more than `max_drop`; 0 where the first one is."""
     reached = 0.0
     for point in sorted(curve, key=lambda point: point.ratio):
         # A rounding error in the difference of two shares must not decide.
-        if top1 - point.top1 > max_drop + 1e-9:
+        if metric.loss(whole[metric.name], point.figures.get(metric.name, math.nan)) <= max_drop + 1e-9:
+            reached = point.ratio
+        else:
             break
-        reached = point.ratio
     return reached
 
 
 def report(curves: Mapping[str, Sequence[Point]], figures: Mapping[str, float], context: Context) -> None:
     """Put the curves and the unpruned figures into the step's report, and each curve into a series."""
     context.report("sensitivity", {"unpruned": dict(figures), "curves": {k: [point.to_json() for point in v] for k, v in curves.items()}})
-    for name, points in curves.items():
+    shown = first_of(f"validation.{name}" for name in figures)
+    name = Key.parse(shown).name if shown is not None else ""
+    for layer, points in curves.items():
         for point in points:
-            context.metric(f"sensitivity.{name}.top1", point.top1, step=round(100 * point.ratio))
+            if name in point.figures:
+                context.metric(f"sensitivity.{layer}.{name}", point.figures[name], step=round(100 * point.ratio))
 
 
 def _counts(ratios: Sequence[float], most: int, total: int) -> list[tuple[float, int]]:

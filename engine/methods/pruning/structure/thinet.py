@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from engine.contract.errors import EngineError
 from engine.methods.context import Context
-from engine.methods.pruning.structure.channels import ChannelGroup, Part, is_depthwise
+from engine.methods.pruning.structure.channels import ChannelGroup, Part, is_single
 from engine.networks.layers import CONVOLUTIONS
 from engine.training.batches import batches
 
@@ -103,7 +103,7 @@ def least_squares(matrix: Tensor, wanted: Tensor) -> Tensor:
 
 def readers(group: ChannelGroup) -> list[Part]:
     """The parts through which convolutions and linear layers read the group's channels."""
-    return [part for part in group.parts if part.consuming and not is_depthwise(part.layer)]
+    return [part for part in group.parts if part.consuming and not is_single(part.layer)]
 
 
 @torch.no_grad()
@@ -114,7 +114,7 @@ def contributions(module: nn.Module, groups: Sequence[ChannelGroup], context: Co
     examples = context.split("train")
     rng = context.rng()
     widest = max((group.channels_count for group in groups), default=1)
-    classes = 10 if examples.labels is None else int(examples.labels.max()) + 1
+    classes = max((head.classes_count or 0 for head in context.reading()), default=0) or 10
     wanted = max(classes * EXAMPLES_PER_CLASS, -(-SAMPLES_PER_CHANNEL * widest // PLACES_PER_EXAMPLE))
     chosen = np.sort(rng.permutation(examples.count)[:wanted])
     places = -(-max(PLACES_PER_EXAMPLE * len(chosen), SAMPLES_PER_CHANNEL * widest) // len(chosen))

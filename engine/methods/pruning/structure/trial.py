@@ -13,9 +13,8 @@ from torch import Tensor, nn
 
 from engine.contract.params import Finetune
 from engine.methods.context import Context
-from engine.metrics.evaluation import label_metrics
-from engine.training.batches import Examples, predict
-from engine.training.loop import Hooks, Moment, classification_loss, iterations_of, train
+from engine.training.batches import Examples
+from engine.training.loop import Hooks, Moment, iterations_of
 
 State = dict[str, Tensor]
 CURVE_POINTS = 100
@@ -33,7 +32,7 @@ class Trial:
     untrained: dict[str, float] = field(default_factory=dict)
     """Figures before the first step: what the mask alone is worth."""
     curve: list[tuple[int, float, float]] = field(default_factory=list)
-    """Iteration, validation loss and validation accuracy at every look."""
+    """Iteration, and the validation examples' risk (such as cross-entropy) and quality (such as accuracy), at every look."""
 
     @classmethod
     def from_json(cls, fields: dict[str, Any]) -> Trial:
@@ -47,7 +46,7 @@ class Trial:
             "early_stop": self.early_stop,
             "end": self.end,
             "untrained": self.untrained,
-            "curve": [[iteration, float(f"{loss:.6g}"), float(f"{top1:.6g}")] for iteration, loss, top1 in thinned(self.curve)],
+            "curve": [[iteration, float(f"{loss:.6g}"), float(f"{quality:.6g}")] for iteration, loss, quality in thinned(self.curve)],
         }
 
 
@@ -81,6 +80,7 @@ class Trainer:
         self._context, self._params, self._every = context, training, validation_every
         self.examples, self._validation = context.held_out()
         self.iterations = iterations_of(training, self.examples.count)
+        self.quality, self.risk = context.quality(self.examples), context.risk(self.examples)
 
     def run(self, module: nn.Module, *, seed: int, start: int = 0, capture: int | None = None) -> tuple[Trial, State]:
         """Train the module in place from iteration `start`; returns the trial and the state after iteration `capture` (or the end).
@@ -105,7 +105,7 @@ class Trainer:
 
     def _run(self, module: nn.Module, *, seed: int, start: int, capture: int | None) -> tuple[Trial, State]:
         context, trial = self._context, Trial()
-        head = context.probe(module, self.examples)
+        loss = context.loss(module, self.examples, self._params.label_smoothing)
         trial.untrained = self._figures(module)
         captured: State = copy.deepcopy(module.state_dict()) if capture == start else {}
         best: State = {}
@@ -117,24 +117,23 @@ class Trainer:
             if moment.iteration % self._every and moment.iteration != moment.iterations:
                 return
             seen = self._score(moment.module, self._validation)
-            if seen["cross_entropy"] < min((loss for _, loss, _ in trial.curve), default=math.inf):
+            risk, quality = (seen.get(metric.name, math.nan) for metric in (self.risk, self.quality))
+            if not math.isnan(risk) and all(not self.risk.loss(earlier, risk) >= 0 for _, earlier, _ in trial.curve):
                 best, trial.early_stop_iteration = copy.deepcopy(moment.module.state_dict()), moment.iteration
-            trial.curve.append((moment.iteration, seen["cross_entropy"], seen["top1"]))
-            context.progress((moment.iteration - start) / max(1, moment.iterations - start), f"step {moment.iteration}/{moment.iterations}")
+            trial.curve.append((moment.iteration, risk, quality))
 
-        train(
+        context.train(
             module,
-            self.examples,
             self._params,
-            loss=classification_loss(head, self._params.label_smoothing),
-            names=context.input_names,
-            device=context.device,
+            examples=self.examples,
+            loss=loss,
             seed=seed,
             hooks=Hooks(on_step=(look,)),
             start_iteration=start,
-            replicas=context.replicas,
+            report=False,
+            save=False,
         )
-        trial.end = self._figures(module) | {"train.top1": self._score(module, self.examples)["top1"]}
+        trial.end = self._figures(module) | {f"train.{self.quality.name}": self._score(module, self.examples)[self.quality.name]}
         trial.early_stop = trial.end
         if best:
             final = copy.deepcopy(module.state_dict())
@@ -152,10 +151,5 @@ class Trainer:
         return figures
 
     def _score(self, module: nn.Module, examples: Examples) -> dict[str, float]:
-        def measure() -> dict[str, float]:
-            answers = predict(module, examples, self._context.input_names, self._context.device)
-            assert answers.labels is not None
-            return label_metrics(answers.outputs, answers.labels)
-
-        figures: dict[str, float] = self._context.replicas.once(measure)
+        figures: dict[str, float] = self._context.replicas.once(lambda: self._context.score(module, examples))
         return figures

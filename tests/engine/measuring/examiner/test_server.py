@@ -100,7 +100,7 @@ def test_outputs_that_are_too_large_are_not_kept(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr("engine.measuring.outputs.MAX_STORED_OUTPUT_BYTES", 100)
     store = OutputStore(tmp_path / "outputs", 10)
     outputs = [np.ones((5, 3), np.float32)]
-    assert store.keep(Batch({}, None, 5), slice(0, 5), outputs) is outputs
+    assert store.keep(Batch({}, {}, 5), slice(0, 5), outputs) is outputs
     store.close()
     assert not store.complete
     assert not (tmp_path / "outputs").exists()
@@ -141,15 +141,13 @@ def test_masked_classes_may_be_infinitely_unlikely(examiner: Examiner, folder: P
     assert "test.cross_entropy" not in found
 
 
-def test_labels_are_skipped_where_outputs_are_no_scores_unless_they_were_asked_for(examiner: Examiner, folder: Path) -> None:
+def test_targets_that_fit_no_output_are_left_out_with_the_reason(examiner: Examiner, folder: Path) -> None:
     save(folder / "image.onnx", [helper.make_node("Abs", ["x"], ["y"], "abs")], {}, {"x": ["batch", *IMAGE]}, {"y": ["batch", *IMAGE]})
     same = {"baseline": str(folder / "image.onnx"), "outputs": str(folder / "image")}
     score = examiner.score(request(folder, "image.onnx", **same))()
     assert set(score.metrics) == {"test.sqnr_db", "test.cosine"}
-    assert "class scores" in score.skipped
-    with pytest.raises(EngineError) as caught:
-        examiner.score(request(folder, "image.onnx", **same, required=True))()
-    assert caught.value.code == "shape_mismatch"
+    assert score.heads[0].task == "fidelity"
+    assert "not one class number for every place" in score.unused_targets["y"]
 
 
 def test_a_damaged_file_is_an_error_and_the_process_goes_on(examiner: Examiner, folder: Path) -> None:

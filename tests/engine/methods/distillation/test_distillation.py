@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from engine.contract.errors import EngineError
-from engine.methods.distillation.distillation import apply, distillation_loss
+from engine.heads.losses import distillation_loss
+from engine.methods.distillation.distillation import apply
 from engine.methods.distillation.spec import Distillation
 from engine.networks import masks
 from engine.networks.masks import Mask
@@ -92,7 +93,7 @@ def test_an_ensemble_is_the_mean_of_softened_probabilities(world, trained_mlp, m
         seen.append(teacher)
         return logits.sum() * 0
 
-    monkeypatch.setattr("engine.methods.distillation.distillation.distillation_loss", record)
+    monkeypatch.setattr("engine.heads.losses.distillation_loss", record)
     apply(
         setting.network,
         Distillation(teacher=("baseline", "mdl_2"), alpha=1, iterations=1, temperature=2.0, batch_size=200),
@@ -149,7 +150,7 @@ def test_a_teacher_that_does_not_fit_is_refused(world, trained_mlp, teacher):
 def test_labels_are_demanded_only_when_they_are_used(world, trained_mlp):
     setting = world(trained_mlp)
     setting.data.splits["train"].labels = None
-    with pytest.raises(EngineError, match="labels"):
+    with pytest.raises(EngineError, match="needs targets"):
         apply(setting.network, Distillation(alpha=0.9, epochs=1), setting.context)
 
 
@@ -159,4 +160,4 @@ def test_batches_keep_their_places(world, trained_mlp):
     split = world(trained_mlp).data.splits["train"]
     batch = Batch.of(split, np.array([5, 3]), ["x"], torch.device("cpu"))
     assert torch.equal(batch.inputs[0], torch.from_numpy(split.images[[5, 3]]))
-    assert batch.labels.tolist() == split.labels[[5, 3]].tolist()
+    assert batch.stored["y"].tolist() == split.labels[[5, 3]].tolist()

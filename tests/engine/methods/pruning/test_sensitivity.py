@@ -7,12 +7,12 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
+from engine.contract.metric import catalogue
 from engine.methods.pruning.sensitivity import apply
 from engine.methods.pruning.spec import Sensitivity, StructuredPruning
 from engine.methods.pruning.structure.curves import Point, bearable
 from engine.methods.pruning.structured_pruning import apply as prune
-from engine.metrics.evaluation import label_metrics
-from engine.training.batches import fingerprint, predict
+from engine.training.batches import fingerprint
 
 
 def curves(setting):
@@ -21,8 +21,7 @@ def curves(setting):
 
 def accuracy(context, module):
     _, validation = context.held_out()
-    answers = predict(module, validation, context.input_names, context.device)
-    return label_metrics(answers.outputs, answers.labels)
+    return context.score(module, validation)
 
 
 def test_every_point_is_the_network_with_that_layer_alone_pruned(world, trained_cnn):
@@ -70,11 +69,10 @@ def test_test_examples_decide_nothing(world, trained_cnn):
 
 
 def test_bearable_stops_at_the_first_drop():
-    curve = [Point(ratio, 0, top1, 0.0) for ratio, top1 in ((0.3, 0.90), (0.1, 0.95), (0.2, 0.93), (0.4, 0.95))]
-    assert bearable(curve, 0.95, 0.02) == 0.2
-    assert bearable(curve, 0.95, 0.0) == 0.1
-    assert bearable(curve, 0.99, 0.01) == 0.0
-    assert bearable(curve, 0.95, 1.0) == 0.4
+    curve = [Point(ratio, 0, {"top1": top1, "rmse": 1 - top1}) for ratio, top1 in ((0.3, 0.90), (0.1, 0.95), (0.2, 0.93), (0.4, 0.95))]
+    for name in ("top1", "rmse"):  # larger is better, smaller is better
+        for whole, max_drop, ratio in ((0.95, 0.02, 0.2), (0.95, 0.0, 0.1), (0.99, 0.01, 0.0), (0.95, 1.0, 0.4)):
+            assert bearable(curve, {"top1": whole, "rmse": 1 - whole}, catalogue()[name], max_drop) == ratio
 
 
 def test_auto_takes_from_every_layer_what_its_curve_allows(world):

@@ -20,7 +20,7 @@ def groups(module):
 
 def test_magnitudes_sum_over_the_filters_that_produce_a_channel(network_of):
     module = network_of("residual")
-    group = groups(module)["one.3"]
+    group = groups(module)["stem.0"]
     producers = [module.stem[0].weight.detach(), module.one[3].weight.detach()]
     torch.testing.assert_close(magnitude_l1(group).detach(), sum(w.abs().sum((1, 2, 3)) for w in producers))
     torch.testing.assert_close(magnitude_l2(group).detach(), sum(w.square().sum((1, 2, 3)) for w in producers).sqrt())
@@ -60,7 +60,7 @@ def test_lamp_divides_by_what_is_not_smaller():
 
 def loss_of(module, data, indices):
     batch = Batch.of(data, indices, ["x"], torch.device("cpu"))
-    return nn.functional.cross_entropy(module(*batch.inputs), batch.labels)
+    return nn.functional.cross_entropy(module(*batch.inputs), torch.from_numpy(batch.stored["y"]))
 
 
 def test_taylor_is_the_squared_slope_of_the_loss_as_the_channel_fades(world, trained_cnn):
@@ -78,7 +78,7 @@ def test_taylor_is_the_squared_slope_of_the_loss_as_the_channel_fades(world, tra
                 faded[4].weight[:, channel] *= scale
             batch = Batch.of(data, everything, ["x"], torch.device("cpu"))
             with torch.no_grad():
-                losses.append(float(nn.functional.cross_entropy(faded(batch.inputs[0].double()), batch.labels)))
+                losses.append(float(nn.functional.cross_entropy(faded(batch.inputs[0].double()), torch.from_numpy(batch.stored["y"]))))
         slope = (losses[0] - losses[1]) / 2e-4
         assert float(scores[channel]) == pytest.approx(32 * slope**2, rel=1e-3, abs=1e-6)
 

@@ -1,0 +1,52 @@
+"""A yes or no an example: targets are 0 and 1, the output is one logit or one probability."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from engine.heads.evidence import Array, Column, Output, yes_or_no_head
+from engine.tasks import Task
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from engine.contract.heads import Head
+    from engine.contract.metadata import OutputMeaning
+
+
+class Binary(Task):
+    """Sigmoid and cross-entropy."""
+
+    name = "binary"
+    metrics = ("top1", "cross_entropy")
+    more = ("auroc", "average_precision", "f1_macro")
+    risk = "cross_entropy"
+    order = 30
+
+    def read(self, outputs: Sequence[Output], column: Column | None, declared: OutputMeaning | None) -> Head | str:
+        """A single value an example."""
+        (output,) = outputs
+        if any(size != 1 for size in output.sample.shape[1:]) or not output.floating:
+            return f"{output.said} is not one value an example"
+        if column is None and declared is None:
+            return f"nothing about {output.said} shows that it decides between yes and no"
+        if column is not None and (column.shape != () or not column.yes_or_no):
+            return f"the {column.said} is not a 0 or 1 an example"
+        return yes_or_no_head(output, self.name, column)
+
+    def prepare(self, head: Head, targets: Mapping[str, Array], inputs: Mapping[str, Array]) -> Array | None:
+        """(N) zeros and ones as float32."""
+        stored = super().prepare(head, targets, inputs)
+        return None if stored is None else np.asarray(stored.reshape(len(stored)), dtype=np.float32)
+
+    def loss(self, head: Head, outputs: Sequence[Tensor], target: Tensor, label_smoothing: float) -> Tensor:
+        """Binary cross-entropy, in nats."""
+        from engine.heads.losses import binary_cross_entropy
+
+        return binary_cross_entropy(head, outputs[0], target, label_smoothing)
+
+
+TASK = Binary()
