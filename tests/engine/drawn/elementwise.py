@@ -64,6 +64,17 @@ def activation(s: Sketch, x: str) -> None:
         s.flows(*s.node(kind, [x]))
 
 
+def keeping_zero(s: Sketch, x: str) -> None:
+    """An activation that is zero at zero."""
+    s.flows(*s.node(s.rng.choice(["Relu", "Relu", "Tanh", "LeakyRelu", "Elu", "Abs", "Erf", "Softsign", "Neg"]), [x]))
+
+
+def added(s: Sketch, x: str) -> None:
+    """Two values of one shape, added."""
+    same = [name for name in s.pool if s.shape(name) == s.shape(x) and s.arrays[name].dtype == np.float32]
+    s.flows(*s.node("Add", [x, s.rng.choice(same)]))
+
+
 def arithmetic(s: Sketch, x: str) -> None:
     """Two values of one shape, or a value and a constant that is broadcast, in either order."""
     rng, shape = s.rng, s.shape(x)
