@@ -14,7 +14,7 @@ from fastapi.openapi.utils import get_openapi
 from fastapi.responses import Response
 from fastapi.routing import APIRoute
 
-from api.deps import EXAMPLES
+from api.examples import EXAMPLES
 from api.front.authentication import PUBLIC
 from api.http.fields import body_of
 from api.http.problems import MEDIA_TYPE, Problem
