@@ -93,7 +93,7 @@ class Declared:
 
     name: str | None
     format: str | None
-    metadata: dict[str, Any]
+    metadata: ModelMetadata | DatasetMetadata
 
 
 @dataclass(frozen=True)
@@ -158,7 +158,7 @@ def _keep(service: Service, staged: Staged, digests: Digests, kind: Kind, declar
         blob = staged.finish()
         digests.check(blob.sha256, staged.path)
         with staged.path.open("rb") as file:
-            found, metadata = _look(file, declared.format, declared.metadata, kind)
+            found, metadata = _look(file, declared, kind)
         service.blobs.keep(staged)
     return Taken(declared.name or blob.sha256[:12], found, metadata, blob)
 
@@ -206,7 +206,7 @@ def _from_upload(service: Service, project_id: str, kind: Kind, named: Finished)
         blob = uploads.blob_of(session, project_id, named.upload_id)
     declared = named.declared
     with io.BufferedReader(BlobFile(service.blobs, blob)) as file:
-        found, metadata = _look(file, declared.format, declared.metadata, kind)
+        found, metadata = _look(file, declared, kind)
     return Taken(declared.name or blob.sha256[:12], found, metadata, blob)
 
 
@@ -218,10 +218,10 @@ def _sniff(head: bytes, declared: str | None, kind: Kind) -> str:
     return found
 
 
-def _look(file: IO[bytes], declared: str | None, metadata: dict[str, Any], kind: Kind) -> tuple[str, dict[str, Any]]:
+def _look(file: IO[bytes], declared: Declared, kind: Kind) -> tuple[str, dict[str, Any]]:
     """The format of a file that is whole and harmless as far as its bytes tell, and its metadata with the architecture that it names."""
-    found = file_format.catalogue()[_sniff(file.read(magic.SNIFF_BYTES), declared, kind)]
-    stated = kind.metadata.model_validate(metadata)
+    found = file_format.catalogue()[_sniff(file.read(magic.SNIFF_BYTES), declared.format, kind)]
+    stated = declared.metadata
     with _refusing():
         with contextlib.suppress(effort.Unfinished), effort.at_most(_EFFORT, _EFFORT_SECONDS):
             # What is not seen to its end here is seen by the sandboxed inspection.
@@ -232,7 +232,7 @@ def _look(file: IO[bytes], declared: str | None, metadata: dict[str, Any], kind:
                 stated = found.metadata(file, stated)
             if stated.architecture is not None or not found.has_structure:
                 read_architecture(stated.architecture)
-    return found.name, stated.model_dump(mode="json", exclude_unset=True)
+    return found.name, stored(stated)
 
 
 @contextlib.contextmanager
@@ -264,9 +264,14 @@ def check_format(format: str, kind: Kind) -> None:
         raise Refused("unsupported_format", f"{format[:80]!r} is no format of a {kind.noun}", hint=hint)
 
 
-def check_metadata(document: Any, kind: Kind) -> dict[str, Any]:
-    """Validated metadata as JSON types, without what was left out. Raises `invalid_metadata`."""
-    return checked(kind.metadata, document, InvalidMetadata, "/metadata").model_dump(mode="json", exclude_unset=True)
+def check_metadata(document: Any, kind: Kind) -> ModelMetadata | DatasetMetadata:
+    """Validated metadata. Raises `invalid_metadata`."""
+    return checked(kind.metadata, document, InvalidMetadata, "/metadata")
+
+
+def stored(metadata: ModelMetadata | DatasetMetadata) -> dict[str, Any]:
+    """Metadata as JSON types, without what was left out."""
+    return metadata.model_dump(mode="json", exclude_unset=True)
 
 
 def request_body(kind: Kind) -> dict[str, Any]:

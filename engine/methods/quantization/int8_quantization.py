@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from engine.contract.display import Shown
 from engine.contract.errors import EngineError
 from engine.contract.events import Event, Warned
 from engine.contract.metric import Key
@@ -28,6 +29,7 @@ class Try:
     kind: str
     network: Network | None = None
     reported: Mapping[str, Any] = field(default_factory=dict)
+    shown: tuple[Shown, ...] = ()
     warnings: tuple[Event, ...] = ()
     file_bytes: int = 0
     metrics: Mapping[str, float | None] = field(default_factory=dict)
@@ -62,6 +64,8 @@ def apply(network: Network, params: Int8Quantization, context: StepContext) -> N
         context.emit(event)
     for key, value in kept.reported.items():
         context.report(key, value)
+    for item in kept.shown:
+        context.show(item)
     context.report("kept", kept.kind)
     context.report("tries", [item.document(kept) for item in tries])
     assert kept.network is not None
@@ -126,7 +130,11 @@ def _try(kind: str, make: Callable[[StepContext], Network], context: StepContext
     work = context.work / kind
     work.mkdir(exist_ok=True)
     own = replace(
-        context, work=work, reported={}, emit=lambda event: (warnings.append if isinstance(event, Warned) else context.emit)(event)
+        context,
+        work=work,
+        reported={},
+        shown=[],
+        emit=lambda event: (warnings.append if isinstance(event, Warned) else context.emit)(event),
     )
     try:
         network = make(own)
@@ -134,7 +142,7 @@ def _try(kind: str, make: Callable[[StepContext], Network], context: StepContext
         if error.category in ("resource", "transient"):
             raise
         return Try(kind, error=error)
-    found = Try(kind, network, own.reported, tuple(warnings), network.file(work / "candidate.onnx").stat().st_size)
+    found = Try(kind, network, own.reported, tuple(own.shown), tuple(warnings), network.file(work / "candidate.onnx").stat().st_size)
     if context.judge is not None:
         found.metrics = context.judge.score(network)
         found.near = (
