@@ -66,7 +66,15 @@ def _scopes(route: APIRoute) -> set[Scope]:
 
 
 PROTECTED = [(method, path, route) for method, path, route in ROUTES if path not in PUBLIC and not path.startswith("/docs/")]
-OPEN_TO_ANY_KEY = {"/v1/methods", "/v1/methods/{name}", "/v1/architectures", "/v1/architectures/{name}", "/v1/schemas/spec", "/v1/version"}
+OPEN_TO_ANY_KEY = {
+    "/v1/methods",
+    "/v1/methods/{name}",
+    "/v1/architectures",
+    "/v1/architectures/{name}",
+    "/v1/schemas/spec",
+    "/v1/usage",
+    "/v1/version",
+}
 
 
 def test_every_route_that_touches_data_asks_for_a_scope() -> None:
