@@ -12,7 +12,7 @@ import onnx
 from tests.engine.drawn import elementwise, layers, moving
 from tests.engine.drawn.sketch import BATCH, Array, Sketch, Unfit, assemble, outer_names, run
 
-OPSETS = (11, 12, 13, 14, 15, 17, 18, 20, 21)
+OPSETS = (7, 8, 9, 10, 11, 11, 12, 13, 13, 14, 15, 16, 17, 17, 18, 18, 19, 20, 21, 22, 23, 24, 25, 26)
 Operator = Callable[[Sketch, str], None]
 ANY: tuple[Operator, ...] = (
     elementwise.activation,

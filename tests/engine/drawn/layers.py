@@ -55,7 +55,7 @@ def gemm(s: Sketch, x: str) -> None:
     out, transposed = rng.choice([1, 2, 3, 5, 8]), rng.random() < 0.5
     weight = s.weight(*((out, width) if transposed else (width, out)))
     forms = [(out,), (1, out), (1,), (), (1, 1)]
-    bias = [s.constant(s.normal(*rng.choice(forms), scale=0.3), "b")] if rng.random() < 0.8 else []
+    bias = [s.constant(s.normal(*rng.choice(forms), scale=0.3), "b")] if rng.random() < 0.8 or s.opset < 11 else []
     attributes: dict[str, object] = {"transB": int(transposed)} if transposed or rng.random() < 0.5 else {}
     if rng.random() < 0.3:
         attributes |= {"alpha": rng.choice([0.5, 2.0]), "beta": rng.choice([0.5, 1.0, 0.0, -1.0])}
