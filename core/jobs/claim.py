@@ -40,6 +40,8 @@ _QUEUED: ColumnElement[str] = literal_column("'queued'")
 _RUNNING: ColumnElement[str] = literal_column("'running'")
 _JOBS, _PROJECTS = cast(Table, Job.__table__), cast(Table, Project.__table__)
 _TRIES = 8
+UNBOUNDED = 2**31 - 1
+"""More running jobs than a project has."""
 UNBOUNDED_MEMORY = 2**63 - 1
 """Memory of a device that no job asks about: the CPU."""
 
@@ -93,13 +95,16 @@ def claim(
     isolation: dict[str, Any] | None = None,
     device_memory_bytes: int = UNBOUNDED_MEMORY,
     devices: int = 1,
+    most_per_project: int = UNBOUNDED,
     spec_version: int = SPEC_VERSION,
 ) -> Claim | None:
     """Take the next job of `queue`, or None when there is none that this worker can run.
 
-    The caller commits at once: the lease runs from now on. The worker has `devices` devices of `device_memory_bytes` each.
+    The caller commits at once: the lease runs from now on. The worker has `devices` devices of `device_memory_bytes` each. A project
+    that has `most_per_project` running jobs on the queue gets no more.
     """
-    may_take = {"p_queue": queue, "p_spec_version": spec_version, "p_memory_bytes": device_memory_bytes, "p_devices": devices}
+    may_take: dict[str, Any] = {"p_queue": queue, "p_spec_version": spec_version, "p_most_per_project": most_per_project}
+    may_take |= {"p_memory_bytes": device_memory_bytes, "p_devices": devices}
     for attempt in range(_TRIES):
         job = transition(
             session,
@@ -189,7 +194,10 @@ def _next_project() -> ScalarSelect[str]:
         select(lines.c.project_id)
         .join(head, head.c.id == lines.c.head_id)
         .join(_PROJECTS, _PROJECTS.c.id == lines.c.project_id)
-        .where(or_(_PROJECTS.c.max_running_jobs.is_(None), lines.c.running < _PROJECTS.c.max_running_jobs))
+        .where(
+            or_(_PROJECTS.c.max_running_jobs.is_(None), lines.c.running < _PROJECTS.c.max_running_jobs),
+            lines.c.running < bindparam("p_most_per_project"),
+        )
         .order_by(head.c.rank, lines.c.running, head.c.id)
         .limit(1)
         .scalar_subquery()

@@ -18,7 +18,6 @@ from core.jobs.states import TERMINAL, Status
 from core.settings import Settings
 from engine import __version__ as engine_version
 
-INSPECTION_TIMEOUT_SECONDS = 900
 _INSPECTION_ATTEMPTS = 3
 
 
@@ -100,7 +99,7 @@ def retry(session: Session, settings: Settings, project_id: str, job_id: str, *,
 def create_inspection(session: Session, settings: Settings, row: Model | Dataset) -> Job:
     """The hidden job that parses an upload in a sandbox and says what is in it."""
     kind: Literal["inspect_model", "inspect_dataset"] = "inspect_model" if isinstance(row, Model) else "inspect_dataset"
-    spec = {"limits": {"timeout_seconds": INSPECTION_TIMEOUT_SECONDS, "memory_bytes": None}}
+    spec = {"limits": {"timeout_seconds": settings.inspection_seconds, "memory_bytes": None}}
     job = _job(
         ids.new("job"),
         row.project_id,

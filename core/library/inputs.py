@@ -12,9 +12,9 @@ from core.database.paging import Cut, Page, page
 from core.database.tables import Artifact, Dataset, Job, JobTeacher, Model, Project
 from core.errors import NotFound, QuotaExceeded, ResourceInUse
 from core.jobs.body import timestamp
-from core.jobs.control import cancel_queued
+from core.jobs.control import stop
 from core.jobs.create import create_inspection
-from core.jobs.states import TERMINAL, Status
+from core.jobs.states import TERMINAL
 from core.settings import Settings
 
 Row = TypeVar("Row", Model, Dataset)
@@ -62,17 +62,21 @@ def content(session: Session, row: Model | Dataset | Artifact) -> Blob:
 
 
 def remove(session: Session, row: Model | Dataset) -> None:
-    """Take a row out of sight and let go of its blob. Raises `resource_in_use` while a job that has not ended reads it."""
+    """Take a row out of sight and let go of its blob; its inspection is cancelled.
+
+    Raises `resource_in_use` while a job that has not ended reads it.
+    """
     reads = or_(
         Job.model_id == row.id,
         Job.dataset_id == row.id,
         Job.id.in_(select(JobTeacher.job_id).where(JobTeacher.model_id == row.id)),
     )
-    waiting = list(session.execute(select(Job.id, Job.shown, Job.status).where(reads, Job.status.not_in(TERMINAL))))
+    waiting = list(session.execute(select(Job.id, Job.shown).where(reads, Job.status.not_in(TERMINAL))))
     for job in waiting:
-        if job.shown or job.status == Status.RUNNING or cancel_queued(session, job.id) is None:
-            reader = job.id if job.shown else "its inspection"
-            raise ResourceInUse(f"{row.id} is read by {reader}, which has not ended", hint="cancel the job, or wait for its end")
+        if job.shown:
+            raise ResourceInUse(f"{row.id} is read by {job.id}, which has not ended", hint="cancel the job, or wait for its end")
+    for job in waiting:
+        stop(session, job.id)
     row.deleted_at = now(session)
     row.blob_sha256 = None
 

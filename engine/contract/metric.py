@@ -34,6 +34,8 @@ class Metric(Params):
     """`share` for 0 to 1; empty for a number without a unit, or in the targets' own unit."""
     precedence: int = 100
     """Where there is room for one metric only, the smallest number of those measured is shown."""
+    alike: float | None = None
+    """Of a comparison with the baseline: the least value at which outputs pass for the same."""
     counts_examples: bool = False
     """Whether it is the share of examples that are right, so that it has a Wilson interval."""
 
