@@ -40,7 +40,7 @@ check: install ## Lint, types, import rules, dependencies, migrations, fresh doc
 	$(BIN)/lint-imports
 	$(BIN)/deptry .
 	$(BIN)/python -m core.database.migrate check
-	$(BIN)/python -m api.documentation.openapi --check
+	$(BIN)/python docs/generate_openapi.py --check
 	$(BIN)/python docs/generate.py --check
 
 format: install ## Format the code
@@ -49,7 +49,7 @@ format: install ## Format the code
 
 docs: install ## Write docs/methods.md and docs/openapi.json anew
 	$(BIN)/python docs/generate.py
-	$(BIN)/python -m api.documentation.openapi
+	$(BIN)/python docs/generate_openapi.py
 
 faults: install ## Run the whole fault matrix with seeded random kills (minutes)
 	$(BIN)/python -m tests.faults

@@ -10,7 +10,7 @@ from fastapi import Query, Request
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
 
-from api.deps import EXAMPLES
+from api.examples import EXAMPLES
 from api.http import documents, problems
 from api.http.beside import beside
 from api.http.conditional import Digests

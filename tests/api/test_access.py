@@ -12,7 +12,7 @@ import pytest
 from fastapi.routing import APIRoute
 
 from api.app import create_app
-from api.deps import EXAMPLES
+from api.examples import EXAMPLES
 from api.front.authentication import PUBLIC
 from core.access import keys
 from core.access.keys import Scope
