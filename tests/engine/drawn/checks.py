@@ -119,7 +119,7 @@ def exported(bench: Bench, module: torch.nn.Module) -> Path:
 
 def quantized_computes_nearly_the_same(bench: Bench, apply: Callable[..., Network], params: Any) -> Path | None:
     """An 8-bit file, run without the runtime's optimizations; None where it was refused with a reason."""
-    codes = {"nothing_quantized", "calibration_failed", "quantization_mismatch"}
+    codes = {"nothing_quantized", "calibration_failed", "quantization_mismatch", "unsupported_operator"}
     result = _or_refused(lambda: apply(bench.network, params, bench.context), codes)
     if result is None:
         return None
