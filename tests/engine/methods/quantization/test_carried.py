@@ -69,4 +69,4 @@ def test_files_of_older_operator_sets_and_stored_weights_stay_as_they_are(tmp_pa
         [weight, numpy_helper.from_array(np.float32(0.1), "s"), numpy_helper.from_array(np.array(0, np.int8), "z")],
     )
     stored = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
-    assert [item.data_type for item in unsigned(stored).graph.initializer][0] == TensorProto.INT8
+    assert next(item.data_type for item in unsigned(stored).graph.initializer) == TensorProto.INT8
