@@ -11,7 +11,7 @@ DATA_DIR ?= data
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo serve test check format docs migration faults claims
+.PHONY: help install demo serve test check format docs migration faults attack claims
 
 help: ## Show the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -53,6 +53,9 @@ docs: install ## Write docs/methods.md and docs/openapi.json anew
 
 faults: install ## Run the whole fault matrix with seeded random kills (minutes)
 	$(BIN)/python -m tests.faults
+
+attack: install ## Attack a running service: slow, silent, endless and greedy clients (minutes)
+	$(BIN)/python -m tests.attack
 
 claims: install ## Reproduce the papers' claims on small data (minutes)
 	$(BIN)/python -m benchmarks.claims --quick --json build/claims.json --table docs/claims.md

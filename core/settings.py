@@ -29,6 +29,11 @@ class Settings(BaseSettings):
     """Whether every request needs an API key; off is allowed on a loopback bind only."""
     max_upload_bytes: int = Field(64 * GIB, ge=1)
     """Largest model or dataset."""
+    requests_per_second: float = Field(200, ge=0)
+    """Requests of one key, or of one address without a key, to one API process; twice as many at once. 0: no limit. Jobs that are polled
+    are answered from memory and do not count."""
+    max_requests_at_once: int = Field(256, ge=1)
+    """Requests of one project that one API process answers at a time, event streams and waiting polls included."""
     max_connections: int = Field(1000, ge=16)
     """Open connections of one API process; fewer where the system grants it too few descriptors."""
     keep_alive_seconds: float = Field(15, ge=1)

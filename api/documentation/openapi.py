@@ -5,12 +5,14 @@
 
 import argparse
 import copy
+import functools
 import json
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
-from fastapi import FastAPI, Request
+from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from fastapi.responses import Response
 from fastapi.routing import APIRoute
@@ -50,9 +52,17 @@ def install(app: FastAPI) -> None:
 
     app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's own way to extend it
 
+    building = threading.Lock()
+
+    @functools.cache
+    def written() -> bytes:
+        return json.dumps(app.openapi()).encode()
+
     @app.get("/openapi.json", include_in_schema=False)
-    def document(request: Request) -> Response:
-        return Response(json.dumps(app.openapi()), media_type="application/json")
+    def document() -> Response:
+        with building:  # once, however many ask at first
+            content = written()
+        return Response(content, media_type="application/json")
 
 
 def build(app: FastAPI) -> dict[str, Any]:

@@ -24,6 +24,9 @@ from core.service import Service
 _log = logger(__name__)
 
 
+_PIECE_BYTES = 128 * 1024
+
+
 class Source(Protocol):
     """Bytes with a known size and hash."""
 
@@ -157,15 +160,24 @@ class ContentResponse(Response):
         The first chunk is read before the head is sent, so that damage in it is said in a problem document (`checksum_mismatch`). Damage
         further on cuts the connection off: the client has fewer bytes than were announced, and none that are wrong.
         """
-        content = self._content() if not scope["state"]["head"] else iter(())
+        if scope["state"]["head"]:
+            await self._send(scope, receive, send, iter(()))
+            return
+        async with scope["state"]["held"].download():
+            await self._send(scope, receive, send, self._content())
+
+    async def _send(self, scope: Scope, receive: Receive, send: Send, content: Iterator[bytes]) -> None:
         try:
             first = await run_in_threadpool(next, content, b"")
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
             gone = asyncio.ensure_future(_disconnected(receive))
             try:
-                await send({"type": "http.response.body", "body": first, "more_body": True})
-                while not gone.done() and (chunk := await run_in_threadpool(next, content, b"")):
-                    await send({"type": "http.response.body", "body": chunk, "more_body": True})
+                chunk = first
+                while chunk and not gone.done():
+                    # In small pieces, each of which waits for the client to take the one before.
+                    for start in range(0, len(chunk), _PIECE_BYTES):
+                        await send({"type": "http.response.body", "body": chunk[start : start + _PIECE_BYTES], "more_body": True})
+                    chunk = await run_in_threadpool(next, content, b"")
             finally:
                 gone.cancel()
         except ChecksumMismatch:

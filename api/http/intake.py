@@ -114,7 +114,7 @@ async def take(request: Request, service: Service, project_id: str, kind: Kind, 
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type in documents.JSON_TYPES:
         body = await documents.read_body(request, service.settings.max_spec_bytes)
-        named = await beside(_named, body, media_type, kind, declared)
+        named = await beside(_named, body, media_type, kind, declared, quick=documents.is_quick(body, media_type))
         if isinstance(named, Drawn):
             return await _from_architecture(service, named)
         return await beside(_from_upload, service, project_id, kind, named)
@@ -125,11 +125,12 @@ async def take(request: Request, service: Service, project_id: str, kind: Kind, 
         raise UnsupportedMediaType(f"Content-Encoding {coding!r} is not undone", hint="send the file as it is")
     digests = Digests.sent(request.headers)
     announced = request.headers.get("content-length")
-    staged = await service.blobs.receive(
-        _sniffed(request.stream(), declared.format, kind),
-        limit_bytes=service.settings.max_upload_bytes,
-        size_bytes=int(announced) if announced else None,
-    )
+    with request.state.held.upload():
+        staged = await service.blobs.receive(
+            _sniffed(request.stream(), declared.format, kind),
+            limit_bytes=service.settings.max_upload_bytes,
+            size_bytes=int(announced) if announced else None,
+        )
     return await run_in_threadpool(_keep, service, staged, digests, kind, declared)
 
 

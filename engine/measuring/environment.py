@@ -10,7 +10,7 @@ from typing import Any
 import engine
 
 _SHOWN_FLAGS = ("avx", "avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8", "asimd", "asimddp", "i8mm", "sve")
-_SHOWN_PACKAGES = ("torch", "onnx", "onnxruntime", "numpy", "torch-pruning", "safetensors")
+_SHOWN_PACKAGES = ("torch", "onnx", "onnxruntime", "numpy", "safetensors")
 
 
 @functools.cache

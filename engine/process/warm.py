@@ -38,7 +38,6 @@ _LIBRARIES = (
     "onnx.reference",
     "onnxruntime.quantization",
     "onnxscript.optimizer",
-    "torch_pruning",
     # What torch imports on the way: at an optimizer's first step (a second), at an export (five).
     "torch._dynamo",
     "torch.export._trace",

@@ -30,6 +30,7 @@ from engine.methods.pruning.structure.plan import (
     plan_of,
     rank,
 )
+from engine.methods.pruning.structure.proof import shared_copy
 from engine.methods.pruning.structure.removal import Shrinkage, choose_groups, graph_inputs, ratios_of
 from engine.methods.pruning.structure.stopwatch import Stopwatch
 from engine.networks import masks
@@ -80,12 +81,13 @@ class _Cutter:
         """Units that each cut took from every group."""
         timed = params.budget is not None and params.budget.latency_ratio is not None
         self._stopwatch = Stopwatch(module, inputs, context) if timed else None
-        graph = ChannelGraph(module, inputs)
-        groups = graph.groups
+        self._graph = ChannelGraph(module, inputs)
+        self._is_current = True
+        groups = self._graph.groups
         if params.importance == "bn_scale":
             groups = [group for group in groups if any(isinstance(part.layer, _BatchNorm) for part in group.parts)]
-        groups = choose_groups(groups, graph, inputs, params, context)
-        self._units = {group.name: len(group.units) for group in groups}
+        groups = choose_groups(groups, self._graph, inputs, params, context)
+        self._channels = {group.name: group.channels_count for group in groups}
         self._channels_count = sum(group.channels_count for group in groups)
         self._shares: dict[str, float] = {}
         if params.pruning_ratio == "auto":
@@ -98,9 +100,14 @@ class _Cutter:
         if self._params.regularization is None:
             return
         self._context.phase("training")
-        groups = ChannelGraph(self._module, self._inputs, self._units).groups
-        train_sparsely(self._module, groups, self._params.regularization, self._context)
+        train_sparsely(self._module, self._chosen(), self._params.regularization, self._context)
         self._context.stage("regularized", self._module)
+
+    def _chosen(self) -> list[ChannelGroup]:
+        """The groups that were chosen, in their present shape."""
+        if not self._is_current:
+            self._graph, self._is_current = ChannelGraph(self._module, self._inputs), True
+        return [group for group in self._graph.groups if group.name in self._channels]
 
     def _bearable_shares(self, groups: list[ChannelGroup]) -> dict[str, float]:
         """How much of each group may go by its own sensitivity curve."""
@@ -122,10 +129,9 @@ class _Cutter:
     def cut(self, done: float, *, last: bool) -> None:
         """Remove channels until the share `done` of the way is gone."""
         params = self._params
-        graph = ChannelGraph(self._module, self._inputs, self._units)
-        groups = graph.groups
+        groups = self._chosen()
         scores = unit_scores(self._module, groups, params.importance, self._context, together=self._together)
-        ranked = [rank(group, values, self._units[group.name]) for group, values in zip(groups, scores, strict=True)]
+        ranked = [rank(g, values, self._channels[g.name] // g.units.shape[1]) for g, values in zip(groups, scores, strict=True)]
         every = blocks(ranked, together=self._together, limits=self._limits)
         if params.budget is not None:
             plan = self._within_budget(params.budget, every, ranked, done, last=last)
@@ -135,7 +141,8 @@ class _Cutter:
             plan = self._by_shares(every, ranked, done, last=last)
         if params.importance == "thinet":
             self._make_up(ranked, plan)
-        _remove(graph, ranked, plan)
+        _remove(self._graph, ranked, plan)
+        self._is_current = False
         self.removed.append({item.group.name: count for item, count in zip(ranked, plan, strict=True)})
 
     def _make_up(self, ranked: list[Ranked], plan: Plan) -> None:
@@ -203,8 +210,8 @@ class _Cutter:
 
     def _time(self, ranked: list[Ranked], plan: Plan) -> float:
         assert self._stopwatch is not None
-        candidate = copy.deepcopy(self._module)
-        _remove(ChannelGraph(candidate, self._inputs, self._units), ranked, plan)
+        candidate = shared_copy(self._module)
+        _remove(self._graph.on(candidate), ranked, plan)
         return self._stopwatch.latency_ratio(candidate)
 
     def report(self) -> None:

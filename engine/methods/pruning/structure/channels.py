@@ -1,8 +1,7 @@
-"""Which channels of a network can be removed, and what goes with each of them.
+"""Which channels of a network can be removed, and what goes with each of them, as plain data.
 
-The dependency graph of torch-pruning (Fang et al., DepGraph, CVPR 2023) finds the slices of all layers that a channel ties together
-through residual connections, concatenations, depthwise convolutions or a flatten. Here they become plain data: groups of units, each
-unit a set of channels that can only go together, with the slices ("parts") that vanish with them.
+Groups of units, each unit a set of channels that can only go together, with the slices of all layers ("parts") that vanish with them
+through residual connections, concatenations, depthwise convolutions or a flatten (as in DepGraph, Fang et al., CVPR 2023).
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from engine.networks.layers import CONVOLUTIONS, PRUNABLE
 
 Inputs = tuple[Tensor, ...]
-_MIXES_CHANNELS = (nn.LayerNorm, nn.GroupNorm, nn.MultiheadAttention)
+_MIXES_CHANNELS = (nn.LayerNorm, nn.GroupNorm)
 """Layers that compute with all channels of an example at once: a masked channel still counts in them, a removed one does not."""
 
 
@@ -28,36 +27,36 @@ class Part:
     """The slices of one layer or bare parameter that belong to a group: slice `indices[i]` goes with channel `channels[i]`."""
 
     layer: Any
-    """The module, or the parameter itself."""
+    """The module, or the parameter or buffer itself."""
     outgoing: bool
     """Slices of the layer's outputs (rows, filters, normalized channels), not of its inputs."""
     indices: Tensor
     channels: Tensor
     dimension: int = 0
     """Where the slices of a bare parameter lie."""
+    owner: nn.Module | None = None
+    """The recurrent layer that a bare parameter belongs to."""
 
     @property
     def producing(self) -> bool:
         """The layer computes these channels."""
-        return self.outgoing and isinstance(self.layer, PRUNABLE)
+        return self.outgoing and (isinstance(self.layer, PRUNABLE) or self.owner is not None)
 
     @property
     def consuming(self) -> bool:
-        """The layer reads these channels through its weights."""
+        """A convolution or linear layer reads these channels through its weights."""
         return not self.outgoing and isinstance(self.layer, PRUNABLE)
+
+    @property
+    def recurrent(self) -> bool:
+        """A recurrent layer reads these channels, or its own units, through its weights."""
+        return not self.outgoing and self.owner is not None
 
     def rows(self, tensor: Tensor) -> Tensor:
         """The slices of `tensor`, which has the shape of the layer's weight, as a matrix with one row for each of `indices`."""
         index = self.indices.to(tensor.device)
         if isinstance(self.layer, CONVOLUTIONS):
-            transposed, groups = self.layer.transposed, self.layer.groups
-            if groups > 1 and not (self.outgoing or is_depthwise(self.layer)):
-                # weight (out, in / groups, …): input i meets only the outputs of its own group.
-                cells = tensor.reshape(groups, tensor.shape[0] // groups, *tensor.shape[1:])
-                width = tensor.shape[1]
-                return cells[torch.div(index, width, rounding_mode="floor"), :, index % width].flatten(1)
-            along = 0 if is_depthwise(self.layer) else int(self.outgoing == transposed)
-            return tensor.movedim(along, 0)[index].flatten(1)
+            return _filters(self.layer, tensor, index, outgoing=self.outgoing)
         if isinstance(self.layer, nn.Linear):
             return tensor.movedim(0 if self.outgoing else 1, 0)[index].flatten(1)
         if isinstance(self.layer, nn.Embedding):
@@ -65,10 +64,25 @@ class Part:
         return tensor.movedim(self.dimension, 0)[index].reshape(len(index), -1)
 
     @property
-    def weight(self) -> nn.Parameter | None:
-        """The parameter that the slices are cut from, if the layer has one."""
-        value = self.layer if isinstance(self.layer, nn.Parameter) else getattr(self.layer, "weight", None)
+    def weight(self) -> Tensor | None:
+        """The parameter or buffer that the slices are cut from, if the layer has one."""
+        if isinstance(self.layer, Tensor):
+            return self.layer
+        value = getattr(self.layer, "weight", None)
         return value if isinstance(value, nn.Parameter) else None
+
+
+def _filters(layer: Any, tensor: Tensor, index: Tensor, *, outgoing: bool) -> Tensor:
+    """Rows of a convolution's kernel, (out, in / groups, …) or transposed (in, out / groups, …)."""
+    along = int(outgoing == layer.transposed)
+    if layer.groups == 1 or along == 0:
+        return tensor.movedim(along, 0)[index].flatten(1)
+    if is_single(layer):
+        return tensor.flatten(0, 1)[index].flatten(1)
+    # Slice i of the second dimension stands once for each group.
+    cells = tensor.reshape(layer.groups, tensor.shape[0] // layer.groups, *tensor.shape[1:])
+    width = tensor.shape[1]
+    return cells[torch.div(index, width, rounding_mode="floor"), :, index % width].flatten(1)
 
 
 @dataclass(frozen=True)
@@ -109,9 +123,9 @@ class ChannelGroup:
         return torch.zeros(self.channels_count) if total is None else total
 
 
-def is_depthwise(layer: nn.Module) -> bool:
-    """A convolution that gives every input channel one filter of its own."""
-    return isinstance(layer, CONVOLUTIONS) and layer.groups == layer.out_channels == layer.in_channels and layer.groups > 1
+def is_single(layer: nn.Module) -> bool:
+    """A convolution whose groups read one input channel each: depthwise, with one filter a channel or several."""
+    return isinstance(layer, CONVOLUTIONS) and layer.groups == layer.in_channels > 1
 
 
 def own_parameters(module: nn.Module, layers: Iterable[nn.Module]) -> None:
@@ -138,7 +152,7 @@ def zero_slices(part: Part, indices: Tensor) -> None:
     if part.weight is None:
         return
     chosen = Part(part.layer, part.outgoing, indices, indices, part.dimension)
-    marks = torch.zeros_like(part.weight, dtype=torch.bool)
+    marks = torch.zeros(part.weight.shape, dtype=torch.bool, device=part.weight.device)
     # Mark entries through the same view that `rows` takes: positions are told apart by their number.
     numbers = torch.arange(part.weight.numel(), device=part.weight.device).reshape(part.weight.shape)
     marks.view(-1)[chosen.rows(numbers).reshape(-1)] = True
@@ -148,26 +162,3 @@ def zero_slices(part: Part, indices: Tensor) -> None:
         bias[indices] = 0
     if isinstance(part.layer, _BatchNorm) and part.layer.running_mean is not None:
         part.layer.running_mean[indices] = 0
-
-
-@torch.no_grad()
-def cut_slices(part: Part, gone: Tensor) -> None:
-    """Cut slices out of a plain layer by hand, for what torch-pruning does not see or would keep."""
-    layer = part.layer
-    dimension = 0 if part.outgoing else 1
-    kept = torch.ones(layer.weight.shape[dimension], dtype=torch.bool)
-    kept[gone] = False
-    index = kept.nonzero().flatten().to(layer.weight.device)
-    layer.weight = nn.Parameter(layer.weight.index_select(dimension, index))
-    if part.outgoing and layer.bias is not None:
-        layer.bias = nn.Parameter(layer.bias.index_select(0, index))
-    if isinstance(layer, _BatchNorm):
-        layer.num_features = len(index)
-        for name in ("running_mean", "running_var"):
-            value = getattr(layer, name)
-            if value is not None:
-                setattr(layer, name, value.index_select(0, index))
-    elif isinstance(layer, CONVOLUTIONS):
-        setattr(layer, "out_channels" if part.outgoing else "in_channels", len(index))
-    else:
-        setattr(layer, "out_features" if part.outgoing else "in_features", len(index))

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor, nn
 
-from engine.methods.pruning.structure.channels import ChannelGroup, Inputs, Part, is_depthwise
+from engine.methods.pruning.structure.channels import ChannelGroup, Inputs, Part, is_single
 from engine.networks.layers import CONVOLUTIONS
 
 
@@ -33,7 +33,7 @@ def absorb(module: nn.Module, removed: Iterable[tuple[ChannelGroup, Tensor]], in
 
 def _absorbs(part: Part) -> bool:
     layer = part.layer
-    plain = isinstance(layer, CONVOLUTIONS) and not layer.transposed and not is_depthwise(layer)
+    plain = isinstance(layer, CONVOLUTIONS) and not layer.transposed and not is_single(layer)
     return part.consuming and (plain or isinstance(layer, nn.Linear))
 
 

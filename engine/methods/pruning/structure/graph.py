@@ -1,27 +1,29 @@
-"""The dependency graph of a network: which channels can be removed, found by torch-pruning and proved by trying.
+"""The dependency graph of a network: groups of channels that can be cut out of it, and the cutting.
 
-Layers whose channels the graph cannot follow are left whole and named; layers that it follows wrongly are found by `removable`.
+Every channel that a layer computes gets a number, and the numbers are followed through one run of the network, element by element:
+what meets in an element, or reads through the same slice of a weight, can only go together (DepGraph, Fang et al., CVPR 2023, found by
+what operations do instead of by their kind). Heads of attention, halves of gated units, flattened or shuffled channels are all the same
+to it. Layers whose channels cannot go are left whole and named.
 """
 
 from __future__ import annotations
 
-import copy
-import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import Tensor, fx, nn
+from torch.utils._pytree import tree_leaves
 
-from engine.methods.pruning.structure import heads
-from engine.methods.pruning.structure.boundaries import Boundaries
-from engine.methods.pruning.structure.buffers import as_buffers, as_parameters, constant_channels
-from engine.methods.pruning.structure.channels import ChannelGroup, Inputs, Part, cut_slices, is_depthwise, mask_channels, own_parameters
-from engine.methods.pruning.structure.walks import follow
-from engine.networks.layers import CONVOLUTIONS, PRUNABLE
+from engine.methods.pruning.structure.channels import ChannelGroup, Inputs, Part, is_single
+from engine.methods.pruning.structure.cutting import cut_slices, refresh
+from engine.methods.pruning.structure.following import elementwise, layers, products, reductions, shaping
+from engine.methods.pruning.structure.following.follower import ALONE, CROSSED, SINGLE, Follower, Slices
+from engine.methods.pruning.structure.following.ties import FIXED, Ties, essence, simplified, varying
+from engine.methods.pruning.structure.resizing import as_sum, kept_by, resize
+from engine.networks.layers import PRUNABLE
 
-UNFOLLOWED = "the network does something with them that the dependency graph cannot follow"
+_RULES = elementwise.RULES | shaping.RULES | products.RULES | reductions.RULES
 
 
 class ChannelGraph:
@@ -29,246 +31,278 @@ class ChannelGraph:
 
     Args:
         module: The network.
-        inputs: What it is traced with.
+        inputs: What it is run with.
         only: Names of the groups that are asked for; by default all are found.
     """
 
     def __init__(self, module: nn.Module, inputs: Inputs, only: Collection[str] | None = None) -> None:
-        import torch_pruning
-
         self.module = module
-        self._pruning = torch_pruning
-        self._names = {layer: name for name, layer in module.named_modules()}
-        self._ends: dict[Any, str] = {}
         self.fixed: dict[str, str] = {}
-        """Layers whose channels stay because the graph cannot follow them, with the reason; not those that make an output."""
-        for parameter in module.parameters():
-            parameter.requires_grad_(parameter.is_floating_point())
-        self._constants: list[tuple[nn.Module, str]] = []
-        self._graph = self._traced(inputs)
-        attentions = [self._heads_group(found) for found in heads.find(module, inputs)]
-        whole = {name for group in attentions for name in group.layers}
-        wanted = set(self._names.values() if only is None else only)
-        self.groups = [group for group in self._groups(wanted - whole) if not whole & set(group.layers)]
-        self.groups += [group for group in attentions if group.name in wanted]
-        self.fixed = {name: reason for name, reason in self.fixed.items() if name not in whole}
-
-    def _traced(self, inputs: Inputs) -> Any:
-        """The dependency graph; where it cannot be drawn, one that ends at every reshape of channels."""
-        found = constant_channels(self.module)
+        """Layers whose channels stay, with the reason; not those that make an output."""
+        self._ties = Ties()
+        self._known: tuple[Tensor, Tensor] | None = None
+        self._follower = Follower(module, self._ties, _RULES, layers.LAYERS, shaping.MAKING)
+        mode = module.training
         try:
-            if found:
-                self._constants = found
-                with as_parameters(found):
-                    return self._trace(inputs, Boundaries())
-        except Exception:  # Constants that only look like values of channels; as below.
-            self._constants = []
-        try:
-            return self._trace(inputs, Boundaries())
-        except Exception:  # torch-pruning fails in many ways on operations that it does not expect; all mean the same.
-            return self._trace(inputs, Boundaries(wide=True))
-
-    def _trace(self, inputs: Inputs, boundaries: Boundaries) -> Any:
-        def forward(module: nn.Module, values: Inputs) -> list[Tensor]:
-            with boundaries:
-                outputs = _outputs(module.forward(*values))
-            # Each output stands behind an operation that belongs to no module, so that the graph knows where channels leave.
-            marked = [output * 1 for output in outputs if output.requires_grad]
-            ends = [(value * 1, reason) for value, reason in boundaries.crossed]
-            self._ends = {value.grad_fn: reason for value, reason in ends}
-            return marked + [value for value, _ in ends]
-
-        mode = self.module.training
-        try:
-            with torch.enable_grad():
-                return self._pruning.DependencyGraph().build_dependency(
-                    self.module, example_inputs=inputs, forward_fn=forward, verbose=False
-                )
+            module.eval()
+            outputs = self._follower.run(inputs)
         finally:
-            self.module.train(mode)
+            module.train(mode)
+        self._follower.fix(outputs, "")
+        self._follower.settle()
+        self._slices = [*self._follower.slices]
+        self._separate()
+        self._roots = self._ties.roots()
+        self._slices += self._bare()
+        self._numbers: dict[str, Tensor] = {}
+        """For each group the number of each unit."""
+        names = {layer: name for name, layer in module.named_modules()}
+        self.groups = [group for group in self._groups(names) if only is None or group.name in only]
+        self._tell_fixed(names)
+        self._bind(module)
 
-    def _groups(self, names: set[str]) -> list[ChannelGroup]:
-        """The groups of these layers, each once."""
-        found: list[ChannelGroup] = []
-        seen: set[Any] = set()
-        for layer in list(self._graph.module2node):
-            if not isinstance(layer, PRUNABLE) or layer in seen or self._names[layer] not in names:
+    # What was found
+
+    def _separate(self) -> None:
+        """Tie until every channel is a slice of every value: of crossing dimensions the last one keeps its channels apart."""
+        seen: dict[Any, Tensor] = {}
+        for numbers in self._follower.seen:
+            (core,) = essence(numbers)
+            seen.setdefault((core.data_ptr(), core.shape, core.stride()), core)
+        changed = True
+        while changed:
+            changed = False
+            for core in seen.values():
+                roots, alive = self._ties.roots(), self._alive()
+                known = roots[core]
+                known = simplified(torch.where(alive[known], known, FIXED))
+                where = sorted(varying(known))
+                if not where and bool(known.any()):
+                    self._ties.fix(core, ALONE)
+                    changed = True
+                elif len(where) > 1:
+                    first = core
+                    for dimension in where[:-1]:
+                        first = first.narrow(dimension, 0, 1)
+                    self._ties.tie(core, first.expand(core.shape), CROSSED)
+                    changed = True
+
+    def _alive(self) -> Tensor:
+        """For every number whether a layer computes channels that it is the smallest number of."""
+        roots = self._ties.roots()
+        if self._known is None or self._known[0] is not roots:
+            alive = torch.zeros(len(roots), dtype=torch.bool)
+            for item in self._follower.slices:
+                if _computes(item):
+                    alive[roots[item.numbers]] = True
+            alive[FIXED] = False
+            self._known = roots, alive
+        return self._known[1]
+
+    def _bare(self) -> Iterator[Slices]:
+        """Slices of parameters and constants that stand by themselves, such as a table of positions."""
+        for value, numbers in self._follower.own():
+            known = self._roots[numbers]
+            known = simplified(torch.where(self._alive()[known], known, FIXED))
+            for dimension in varying(known):
+                line = known.movedim(dimension, -1)
+                yield Slices(value, outgoing=True, numbers=line.reshape(-1, line.shape[-1])[0], dimension=dimension)
+
+    def _groups(self, names: Mapping[nn.Module, str]) -> list[ChannelGroup]:
+        """Units that tie the same numbers of slices of the same layers, together."""
+        signatures: dict[int, list[tuple[int, int]]] = {}
+        for place, item in enumerate(self._slices):
+            if isinstance(item.layer, nn.RNNBase):
                 continue
-            seen.add(layer)
-            pruner = self._graph.get_pruner_of_module(layer)
-            try:
-                tied = follow(self._graph, layer, pruner.prune_out_channels, list(range(pruner.get_out_channels(layer))))
-            except Exception:  # As in `_traced`: the channels of this layer cannot be followed, others can.
-                self.fixed[self._names[layer]] = UNFOLLOWED
+            found, counts = torch.unique(self._roots[item.numbers], return_counts=True)
+            for root, count in zip(found.tolist(), counts.tolist(), strict=True):
+                if root != FIXED:
+                    signatures.setdefault(root, []).append((place, count))
+        alike: dict[tuple[tuple[int, int], ...], list[int]] = {}
+        for root, signature in signatures.items():
+            if any(_computes(self._slices[place]) for place, _ in signature):
+                alike.setdefault(tuple(signature), []).append(root)
+        groups: list[ChannelGroup] = []
+        for ties, roots in sorted(alike.items(), key=lambda item: next(p for p, _ in item[0] if _computes(self._slices[p]))):
+            producers = [self._slices[place] for place, _ in ties if _computes(self._slices[place])]
+            makers = list(dict.fromkeys(names[_module(item)] for item in producers))
+            if len(roots) < 2:
+                self.fixed |= dict.fromkeys(makers, SINGLE)
                 continue
-            seen.update(item.dep.target.module for item in tied if self._graph.is_out_channel_pruning_fn(item.dep.handler))
-            group = self._group(tied)
-            if group is not None:
-                found.append(group)
-        return found
+            taken = {group.name for group in groups}
+            name = next((maker for maker in makers if maker not in taken), f"{makers[0]}#{len(taken)}")
+            groups.append(self._group(name, makers, ties, roots))
+        return groups
+
+    def _group(self, name: str, makers: Sequence[str], signature: Sequence[tuple[int, int]], roots: Sequence[int]) -> ChannelGroup:
+        unit_of = torch.full((len(self._roots),), -1)
+        unit_of[torch.tensor(roots)] = torch.arange(len(roots))
+        placed = {place: _places(unit_of[self._roots[self._slices[place].numbers]], count) for place, count in signature}
+        first = next(place for place, _ in signature if _computes(self._slices[place]))
+        order = placed[first].min(1).values.argsort()
+        placed = {place: rows[order] for place, rows in placed.items()}
+        width = max(placed[place].shape[1] for place, _ in signature if _computes(self._slices[place]))
+        rows = placed[first]
+        units = (
+            torch.argsort(torch.argsort(rows.flatten())).reshape(rows.shape)
+            if rows.shape[1] == width
+            else torch.arange(len(roots) * width).reshape(len(roots), width)
+        )
+        parts = []
+        for place, _ in signature:
+            item, indices = self._slices[place], placed[place]
+            count = indices.shape[1]
+            channels = units[:, torch.arange(count) * width // count]
+            ascending = indices.flatten().argsort()
+            given = indices.flatten()[ascending], channels.flatten()[ascending]
+            parts.append(Part(item.layer, item.outgoing, *given, item.dimension, item.owner))
+        self._numbers[name] = torch.tensor(roots)[order]
+        together = {int(self._roots[number]) for item in self._follower.together for number in torch.unique(essence(item)[0])}
+        return ChannelGroup(name, tuple(makers), units, tuple(parts), heads=bool(together & set(roots)))
+
+    def _tell_fixed(self, names: Mapping[nn.Module, str]) -> None:
+        cut = {name for group in self.groups for name in group.layers}
+        for item in self._slices:
+            name = names[_module(item)] if _computes(item) else None
+            if name is not None and name not in self.fixed and name not in cut and not self._roots[item.numbers].any():
+                reasons = self._ties.reasons(item.numbers)
+                if reasons:
+                    self.fixed[name] = "; ".join(reasons)
+        self.fixed = {name: reason for name, reason in self.fixed.items() if name not in cut}
+
+    # Cutting
+
+    def _bind(self, module: nn.Module) -> None:
+        self.module = module
+        self._gone = torch.zeros(len(self._roots), dtype=torch.bool)
+        self._left: dict[tuple[int, bool, int], Tensor] = {}
+        self._single = {layer for layer in module.modules() if is_single(layer)}
+        self._holders: dict[int, list[tuple[nn.Module, str]]] = {}
+        for owner in module.modules():
+            for name, value in [*owner.named_parameters(recurse=False), *owner.named_buffers(recurse=False)]:
+                self._holders.setdefault(id(value), []).append((owner, name))
+        self._nodes = {node.name: node for node in module.graph.nodes} if isinstance(module, fx.GraphModule) else {}
+        self._arguments = {
+            made.node.name: tuple(self._nodes[made.node.name].args) for made in self._follower.resized if made.node.name in self._nodes
+        }
+
+    def on(self, twin: nn.Module) -> ChannelGraph:
+        """The same graph for a copy of the module as it was when the graph was drawn, which may share tensors with it."""
+        graph = object.__new__(ChannelGraph)
+        graph.__dict__.update(self.__dict__)
+        modules = dict(twin.named_modules())
+        layers_there = {layer: modules[name] for name, layer in self.module.named_modules()}
+        tensors = {
+            id(value): getattr(layers_there[owner], name)
+            for key, places in self._holders.items()
+            for owner, name in places[:1]
+            for value in [getattr(owner, name)]
+            if id(value) == key
+        }
+
+        def moved(part: Part) -> Part:
+            layer = tensors[id(part.layer)] if isinstance(part.layer, Tensor) else layers_there[part.layer]
+            owner = None if part.owner is None else layers_there[part.owner]
+            return Part(layer, part.outgoing, part.indices, part.channels, part.dimension, owner)
+
+        graph.groups = [
+            ChannelGroup(group.name, group.layers, group.units, tuple(moved(part) for part in group.parts), group.heads)
+            for group in self.groups
+        ]
+        graph._bind(twin)
+        return graph
 
     def remove(self, group: ChannelGroup, channels: Sequence[int]) -> None:
-        """Cut the channels out of every layer that they tie."""
-        if group.heads:
-            marked = torch.tensor(sorted(channels))
-            for part in group.parts:
-                cut_slices(part, part.indices[torch.isin(part.channels, marked)])
-            return
-        root = self.module.get_submodule(group.name)
-        function = self._graph.get_pruner_of_module(root).prune_out_channels
-        follow(self._graph, root, function, sorted(channels)).prune(record_history=False)
-        as_buffers(self._constants)
+        """Cut the channels out of every layer that they tie, and out of the sizes that a traced network has written down.
 
-    def _group(self, found: Any) -> ChannelGroup | None:
-        """The group as plain data; None where its channels leave the network or cannot be cut evenly."""
-        kinds = self._pruning.ops.OPTYPE
-        parts, names, blocks = [], [], 1
-        count = len(found[0].idxs)
-        leaves, reason = False, ""
-        for item in found:
-            node, handler = item.dep.target, item.dep.handler
-            if node.type == kinds.OUTPUT:
-                leaves = True
-                reason = reason or self._ends.get(node.grad_fn, "")
-            if any(root is None for root in item.root_idxs) or not self._are_there(item):
-                reason = UNFOLLOWED
-            outgoing = bool(self._graph.is_out_channel_pruning_fn(handler))
-            layer = node.module
-            if outgoing and isinstance(layer, PRUNABLE):
-                names.append(self._names[layer])
-            if isinstance(layer, CONVOLUTIONS) and layer.groups > 1 and not is_depthwise(layer):
-                reason = UNFOLLOWED if layer.transposed else reason
-                blocks = math.lcm(blocks, layer.groups)
-            if isinstance(layer, nn.GroupNorm):
-                blocks = math.lcm(blocks, layer.num_groups)
-            if not reason and (isinstance(layer, nn.Parameter) or (isinstance(layer, nn.Module) and layer in self._names)):
-                indices, channels = torch.tensor(item.idxs), torch.tensor(item.root_idxs)
-                parts.append(Part(layer, outgoing, indices, channels, node.pruning_dim if isinstance(layer, nn.Parameter) else 0))
-        if count % blocks:
-            reason = reason or f"layers in {blocks} groups read them, which {count} channels do not fill evenly"
-        if reason:
-            self.fixed |= dict.fromkeys(names, reason)
-        if reason or leaves:
-            return None
-        units = torch.arange(count).reshape(blocks, count // blocks).T.contiguous()
-        return ChannelGroup(names[0], tuple(dict.fromkeys(names)), units, tuple(parts))
+        The group may be that of another drawing of the same network: its name says which one is meant.
+        """
+        group = next(own for own in self.groups if own.name == group.name)
+        marked = torch.tensor(sorted(channels))
+        for part in group.parts:
+            key = (id(part.layer), part.outgoing, part.dimension)
+            length = _length(part)
+            left = self._left.get(key, torch.arange(length))
+            gone = torch.isin(left, part.indices[torch.isin(part.channels, marked)])
+            self._left[key] = left[~gone]
+            if isinstance(part.layer, Tensor):
+                self._cut_bare(part, gone.nonzero().flatten())
+            else:
+                cut_slices(part, gone.nonzero().flatten(), single=part.layer in self._single)
+        for owner in {part.owner for part in group.parts if isinstance(part.owner, nn.RNNBase)}:
+            refresh(owner)
+        newly = self._numbers[group.name][torch.isin(group.units[:, 0], marked)]
+        self._gone[newly] = True
+        if isinstance(self.module, fx.GraphModule):
+            self._resize(self.module, newly)
 
-    def _are_there(self, item: Any) -> bool:
-        """Whether a layer has the channels that the graph says are tied."""
-        node = item.dep.target
-        if isinstance(node.module, nn.Parameter):
-            count = node.module.shape[node.pruning_dim]
-        elif node.module in self._names:
-            pruner = self._graph.get_pruner_of_module(node.module)
-            outgoing = self._graph.is_out_channel_pruning_fn(item.dep.handler)
-            count = pruner.get_out_channels(node.module) if outgoing else pruner.get_in_channels(node.module)
-        else:
-            return True
-        return count is None or all(0 <= index < count for index in item.idxs)
+    def _cut_bare(self, part: Part, gone: Tensor) -> None:
+        for owner, name in self._holders[id(part.layer)]:
+            value = getattr(owner, name)
+            if isinstance(owner, tuple(layers.LAYERS)) and owner is not part.owner:
+                continue
+            kept = torch.ones(value.shape[part.dimension], dtype=torch.bool)
+            kept[gone] = False
+            left = value.detach().index_select(part.dimension, kept.nonzero().flatten().to(value.device))
+            setattr(owner, name, nn.Parameter(left, requires_grad=value.requires_grad) if isinstance(value, nn.Parameter) else left)
 
-    def _heads_group(self, found: heads.Heads) -> ChannelGroup:
-        """The heads of an attention as units; a head has as many channels as its widest layer has rows for it."""
-        width = max(len(lists[0]) for lists in found.producers.values())
-        parts = []
-        for side, outgoing in ((found.producers, True), (found.consumers, False)):
-            for layer, lists in side.items():
-                channels = [head * width + place for head, rows in enumerate(lists) for place in range(len(rows))]
-                parts.append(Part(layer, outgoing, torch.tensor([row for rows in lists for row in rows]), torch.tensor(channels)))
-        names = tuple(self._names[layer] for layer in found.producers)
-        return ChannelGroup(names[0], names, torch.arange(found.count * width).reshape(found.count, width), tuple(parts), heads=True)
+    def _resize(self, module: fx.GraphModule, newly: Tensor) -> None:
+        kept = kept_by(self._roots, self._gone)
+        fresh = torch.zeros_like(self._gone)
+        fresh[newly] = True
+
+        def touched(families: Iterable[Tensor]) -> bool:
+            return any(bool(fresh[self._roots[essence(numbers)[0]]].any()) for numbers in families)
+
+        changed = False
+        for made in self._follower.resized:
+            if touched((*made.source, *(numbers for _, found in made.results for numbers in found))):
+                node = self._nodes[made.node.name]
+                changed |= resize(module, node, self._arguments[node.name], made, kept)
+        for mean, shape, over in self._follower.averaged:
+            node = self._nodes[mean.name]
+            if touched(over) and not node._erased:
+                value = as_sum(module.graph, node, shape, {dimension for numbers in over for dimension in varying(numbers)})
+                self._arguments = {name: _with(value, node, given) for name, given in self._arguments.items()}
+                changed = True
+        if changed:
+            module.recompile()
 
 
-def removable(module: nn.Module, inputs: Inputs, names: Sequence[str]) -> list[str]:
-    """Those of the named groups whose channels can really be cut out, found by trying on a copy.
-
-    A group is kept out where the cut network does not run, changes the shape of an output, or computes something else than the
-    network with the same channels masked: its graph does something with channels that the dependency graph does not see, such as a
-    reshape to a fixed size, adding the network's input, or shuffling channels. Layer and group normalization count as masked where
-    they normalize what is left; only of torch's own multi-head attention nothing but running and shapes is asked.
-    """
-    if _agrees(module, inputs, names):
-        return list(names)
-    if len(names) == 1:
-        return []
-    half = len(names) // 2
-    found = removable(module, inputs, names[:half]) + removable(module, inputs, names[half:])
-    while found and not _agrees(module, inputs, found):
-        found.pop()
-    return found
+def _with(value: fx.Node, old: fx.Node, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Arguments of a node with one value put in the place of another."""
+    replaced: Any = fx.node.map_arg(arguments, lambda item: value if item is old else item)
+    return tuple(replaced)
 
 
-def _agrees(module: nn.Module, inputs: Inputs, names: Sequence[str]) -> bool:
-    """Cut every third unit of every named group out of a copy and compare with the same units masked."""
-    cut, masked = (copy.deepcopy(module).eval() for _ in range(2))
-    own_parameters(masked, [layer for layer in masked.modules() if isinstance(layer, PRUNABLE)])
-    try:
-        for exact in (True, False):
-            graph = ChannelGraph(cut, inputs, names)
-            chosen = [g for g in graph.groups if len(g.units) > 1 and is_maskable(g) == exact]
-            if exact:
-                wanted = {group.name: group.units[::3].reshape(-1).tolist() for group in chosen}
-                _mask(ChannelGraph(masked, inputs, names), wanted)
-            for group in chosen:
-                graph.remove(group, group.units[::3].reshape(-1).tolist())
-            with torch.no_grad():
-                # A traced network prints what it fails with where it is called as a module.
-                expected, got = _outputs(masked.forward(*inputs)), _outputs(cut.forward(*inputs))
-            if [output.shape for output in got] != [output.shape for output in expected]:
-                return False
-            if exact and not all(_close(left, right) for left, right in zip(expected, got, strict=True)):
-                return False
-    except Exception:  # Whatever a cut network fails with, the answer is the same: these channels cannot be cut.
-        return False
-    return True
+def _computes(item: Slices) -> bool:
+    return item.outgoing and (isinstance(item.layer, PRUNABLE) or item.owner is not None)
 
 
-def is_maskable(group: ChannelGroup) -> bool:
-    """Whether masking can be made the same as cutting for every layer of the group."""
-    layers = [part.layer for part in group.parts]
-    return not any(
-        isinstance(layer, nn.MultiheadAttention) or (isinstance(layer, nn.LayerNorm) and len(layer.normalized_shape) > 1)
-        for layer in layers
-    )
+def _module(item: Slices) -> Any:
+    return item.layer if item.owner is None else item.owner
 
 
-def _mask(graph: ChannelGraph, wanted: dict[str, list[int]]) -> None:
-    for group in graph.groups:
-        if group.name in wanted:
-            mask_as_cut(group, torch.tensor(wanted[group.name]))
+def _length(part: Part) -> int:
+    """Slices that a layer has now along the part's dimension."""
+    layer = part.layer
+    if isinstance(layer, Tensor):
+        return layer.shape[part.dimension]
+    if isinstance(layer, nn.LayerNorm | nn.RMSNorm):
+        return int(layer.normalized_shape[0])
+    names = ("out_channels", "out_features", *_WIDTHS) if part.outgoing else ("in_channels", "in_features")
+    return next(int(getattr(layer, name)) for name in names if hasattr(layer, name))
 
 
-def mask_as_cut(group: ChannelGroup, channels: Tensor) -> None:
-    """`mask_channels`, after which layer and group normalization leave the channels out, too: hooks make them normalize the others."""
-    mask_channels(group, channels)
-    for part in group.parts:
-        if isinstance(part.layer, nn.LayerNorm | nn.GroupNorm):
-            part.layer.register_forward_hook(_over_kept(part.layer, part.indices[torch.isin(part.channels, channels)]))
+_WIDTHS = ("num_features", "num_channels", "num_parameters", "embedding_dim")
 
 
-def _over_kept(layer: nn.LayerNorm | nn.GroupNorm, gone: Tensor) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
-    count = layer.normalized_shape[0] if isinstance(layer, nn.LayerNorm) else layer.num_channels
-    along = -1 if isinstance(layer, nn.LayerNorm) else 1
-    kept = torch.tensor([place for place in range(count) if place not in set(gone.tolist())])
-
-    def normalize(_: nn.Module, received: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        index = kept.to(output.device)
-        values = received[0].index_select(along, index)
-        weight, bias = (None if item is None else item[index] for item in (layer.weight, layer.bias))
-        if isinstance(layer, nn.LayerNorm):
-            normal = functional.layer_norm(values, (len(index),), weight, bias, layer.eps)
-        else:
-            normal = functional.group_norm(values, layer.num_groups, weight, bias, layer.eps)
-        return torch.zeros_like(output).index_copy(along, index, normal)
-
-    return normalize
+def _places(units: Tensor, count: int) -> Tensor:
+    """For each unit, in a row, the places where its number stands, `count` of them."""
+    found = (units >= 0).nonzero().flatten()
+    return found[torch.argsort(units[found], stable=True)].reshape(-1, count)
 
 
-def _close(expected: Tensor, got: Tensor) -> bool:
-    if not expected.is_floating_point():
-        return torch.equal(expected, got)
-    scale = expected.abs().max().clamp_min(1e-6)
-    return bool(((expected - got).abs().max() / scale) < 1e-3)
-
-
-def _outputs(outputs: Any) -> list[Tensor]:
-    return [outputs] if isinstance(outputs, Tensor) else list(outputs)
+def leaves(value: Any) -> list[Tensor]:
+    """The tensors among a network's outputs."""
+    return [item for item in tree_leaves(value) if isinstance(item, Tensor)]

@@ -121,5 +121,5 @@ def _read(group: ChannelGroup, function: Callable[[Tensor, Tensor], Tensor]) -> 
     return group.per_channel(
         (part, part.rows(function(part.weight, part.weight.grad)).sum(1))
         for part in group.parts
-        if part.consuming and part.weight is not None and part.weight.grad is not None
+        if (part.consuming or part.recurrent) and part.weight is not None and part.weight.grad is not None
     )

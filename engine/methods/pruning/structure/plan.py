@@ -7,14 +7,14 @@ layer loses the same share; global scope orders by score. A ratio or a budget th
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
 import torch
 from torch import Tensor, nn
 
-from engine.methods.pruning.structure.channels import ChannelGroup, Inputs, Part, is_depthwise
+from engine.methods.pruning.structure.channels import ChannelGroup, Inputs, is_single
 from engine.networks.layers import CONVOLUTIONS, PRUNABLE
 
 
@@ -122,73 +122,56 @@ class Costs:
     def __init__(self, module: nn.Module, inputs: Inputs) -> None:
         self._module = module
         self._positions = _positions(module, inputs)
-        self._layers = {layer: name for name, layer in module.named_modules()}
 
     def params_count(self, ranked: Sequence[Ranked] = (), plan: Plan = ()) -> int:  # type: ignore[assignment]
         """Number of parameters."""
-        gone = _slices_gone(ranked, plan)
-        return sum(p.numel() for p in self._module.parameters()) - sum(
-            parameters - self._left(layer, *counts, parameters=True) for layer, counts, parameters in self._touched(gone)
-        )
+        parameters = set(self._module.parameters())
+        total = sum(p.numel() for p in parameters)
+        for layer, gone in _slices_gone(ranked, plan).items():
+            if isinstance(layer, nn.Module):
+                total += _left(layer, gone, parameters=True) - sum(p.numel() for p in layer.parameters(recurse=False))
+            elif layer in parameters:  # a constant is none of them
+                assert isinstance(layer, Tensor)
+                total += math.prod(size - gone.get(place, 0) for place, size in enumerate(layer.shape)) - layer.numel()
+        return total
 
     def macs_count(self, ranked: Sequence[Ranked] = (), plan: Plan = ()) -> int:  # type: ignore[assignment]
         """Multiply-accumulate operations of all convolutions and linear layers for one example."""
         gone = _slices_gone(ranked, plan)
-        return sum(
-            self._left(layer, *gone.get(layer, (0, 0)), parameters=False) * positions for layer, positions in self._positions.items()
-        )
-
-    def _touched(self, gone: dict[object, tuple[int, int]]) -> list[tuple[object, tuple[int, int], int]]:
-        found = []
-        parameters = set(self._module.parameters())
-        for layer, counts in gone.items():
-            if isinstance(layer, nn.Parameter) and layer not in parameters:
-                continue  # a constant is none of them
-            own = [layer] if isinstance(layer, nn.Parameter) else list(layer.parameters(recurse=False))  # type: ignore[attr-defined]
-            found.append((layer, counts, sum(p.numel() for p in own)))
-        return found
-
-    @staticmethod
-    def _left(layer: object, out_gone: int, in_gone: int, *, parameters: bool) -> int:
-        """Parameters of a layer, or its operations at one position, after slices are gone."""
-        if isinstance(layer, CONVOLUTIONS):
-            kernel = math.prod(layer.kernel_size)
-            if is_depthwise(layer):
-                outputs, inputs = layer.out_channels - max(out_gone, in_gone), 1
-            else:
-                outputs, inputs = layer.out_channels - out_gone, (layer.in_channels - in_gone) // layer.groups
-            return outputs * inputs * kernel + (outputs if parameters and layer.bias is not None else 0)
-        if isinstance(layer, nn.Linear):
-            outputs = layer.out_features - out_gone
-            return outputs * (layer.in_features - in_gone) + (outputs if parameters and layer.bias is not None else 0)
-        own = [layer] if isinstance(layer, nn.Parameter) else list(layer.parameters(recurse=False))  # type: ignore[attr-defined]
-        gone = max(out_gone, in_gone)
-        return sum(_parameter_left(p, gone) for p in own)
+        return sum(_left(layer, gone.get(layer, {}), parameters=False) * positions for layer, positions in self._positions.items())
 
 
-def _parameter_left(parameter: nn.Parameter, gone: int) -> int:
-    # The pruned dimension of a bare parameter or a normalization is its last one that is longer than one.
-    width = next((size for size in reversed(parameter.shape) if size > 1), 1)
-    return parameter.numel() // width * (width - gone) if width > gone else parameter.numel()
+_OUT, _IN = 0, 1
 
 
-def _slices_gone(ranked: Sequence[Ranked], plan: Plan) -> dict[object, tuple[int, int]]:
-    """Layer → number of output and of input slices that the plan cuts."""
-    gone: dict[object, tuple[int, int]] = {}
+def _left(layer: nn.Module, gone: Mapping[int, int], *, parameters: bool) -> int:
+    """Parameters of a layer, or its operations at one position, after output and input slices are gone."""
+    out_gone, in_gone = gone.get(_OUT, 0), gone.get(_IN, 0)
+    if isinstance(layer, CONVOLUTIONS):
+        kernel, outputs = math.prod(layer.kernel_size), layer.out_channels - out_gone
+        inputs = 1 if is_single(layer) else (layer.in_channels - in_gone) // layer.groups
+        return outputs * inputs * kernel + (outputs if parameters and layer.bias is not None else 0)
+    if isinstance(layer, nn.Linear):
+        outputs = layer.out_features - out_gone
+        return outputs * (layer.in_features - in_gone) + (outputs if parameters and layer.bias is not None else 0)
+    if isinstance(layer, nn.Embedding):
+        return layer.num_embeddings * (layer.embedding_dim - out_gone)
+    return sum(p.numel() - out_gone for p in layer.parameters(recurse=False))
+
+
+def _slices_gone(ranked: Sequence[Ranked], plan: Plan) -> dict[object, dict[int, int]]:
+    """Layer → number of output and of input slices that the plan cuts; bare parameter → those of each of its dimensions."""
+    gone: dict[object, dict[int, int]] = {}
     for item, removed in zip(ranked, plan, strict=False):
         if not removed:
             continue
         marked = torch.zeros(item.group.channels_count, dtype=torch.bool)
         marked[item.group.units[item.order[:removed].cpu()].reshape(-1)] = True
         for part in item.group.parts:
-            count = _count(part, marked)
-            outs, ins = gone.get(part.layer, (0, 0))
-            gone[part.layer] = (outs + count, ins) if part.outgoing else (outs, ins + count)
+            place = part.dimension if isinstance(part.layer, Tensor) else _OUT if part.outgoing else _IN
+            counts = gone.setdefault(part.layer, {})
+            counts[place] = counts.get(place, 0) + int(marked[part.channels].sum())
     return gone
-
-
-def _count(part: Part, marked: Tensor) -> int:
-    return int(marked[part.channels].sum())
 
 
 def _positions(module: nn.Module, inputs: Inputs) -> dict[nn.Module, int]:

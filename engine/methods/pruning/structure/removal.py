@@ -11,13 +11,14 @@ from engine.contract.errors import EngineError
 from engine.contract.params import Finetune, LayerChoice
 from engine.methods.context import Context
 from engine.methods.pruning.structure.channels import ChannelGroup, Inputs
-from engine.methods.pruning.structure.graph import ChannelGraph, removable
+from engine.methods.pruning.structure.graph import ChannelGraph
 from engine.methods.pruning.structure.plan import Costs
+from engine.methods.pruning.structure.proof import removable
 from engine.networks.example_inputs import running_inputs
 from engine.networks.layers import PRUNABLE, layer_not_found, matches, select
 from engine.training.batches import Batch
 
-TRIED = "a network without some of them does not run or computes something else, because they are tied to a fixed size or an input"
+TRIED = "tried, a network without some of them does not run or computes something else: its own code takes their number for granted"
 
 SEARCHED = 0.7
 """Share of the progress of a step that finds channels while it trains, and then tunes."""
@@ -46,7 +47,7 @@ def choose_groups(
         for group in groups
         if any(name in included.layers for name in group.layers) and all(name in allowed.layers for name in group.layers)
     ]
-    names = removable(module, inputs, [group.name for group in wanted])
+    names = removable(module, inputs, [group.name for group in wanted], graph)
     tried = {name: TRIED for group in wanted if group.name not in names for name in group.layers}
     kept_out = {name: why for name, why in graph.fixed.items() if name in included.layers and name in allowed.layers} | tried
     reasons = ". ".join(

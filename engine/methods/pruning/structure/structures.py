@@ -17,7 +17,8 @@ from torch.nn.utils import parametrize
 
 from engine.contract.params import LayerChoice
 from engine.methods.pruning.structure.blocks import Block, remove_blocks
-from engine.methods.pruning.structure.channels import ChannelGroup, Inputs, Part, cut_slices, is_depthwise
+from engine.methods.pruning.structure.channels import ChannelGroup, Inputs, Part, is_single
+from engine.methods.pruning.structure.cutting import cut_slices
 from engine.methods.pruning.structure.graph import ChannelGraph
 from engine.networks.layers import CONVOLUTIONS, matches
 
@@ -73,7 +74,7 @@ def attach(structures: Structures) -> Factors:
 
 def neurons(group: ChannelGroup) -> Structures | None:
     """The channels of a group; None where something else than weights reads them in a way that a factor of zero does not stop."""
-    if group.mixes or not any(_reads(part) for part in group.parts):
+    if group.mixes or any(part.recurrent for part in group.parts) or not any(_reads(part) for part in group.parts):
         return None
     owner = torch.empty(group.channels_count, dtype=torch.long)
     owner[group.units] = torch.arange(len(group.units))[:, None].expand_as(group.units)
@@ -92,7 +93,7 @@ def conv_groups(module: nn.Module, groups: Sequence[ChannelGroup], choice: Layer
     """The groups of every grouped convolution whose inputs nobody else reads, and whose outputs nothing else is added to."""
     found = []
     for name, layer in module.named_modules():
-        if not (isinstance(layer, CONVOLUTIONS) and layer.groups > 1 and not layer.transposed and not is_depthwise(layer)):
+        if not (isinstance(layer, CONVOLUTIONS) and layer.groups > 1 and not layer.transposed and not is_single(layer)):
             continue
         before = next((g for g in groups if [part.layer for part in g.parts if part.consuming] == [layer]), None)
         behind = next((g for g in groups if g.layers == (name,)), None)
@@ -138,7 +139,7 @@ def _narrow(index: Tensor) -> Tensor:
 
 
 def _reads(part: Part) -> bool:
-    return part.consuming and not is_depthwise(part.layer)
+    return part.consuming and not is_single(part.layer)
 
 
 def _sliceable(part: Part, conv: nn.Module) -> bool:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from engine.contract.errors import EngineError
 from engine.methods.context import Context
-from engine.methods.pruning.structure.channels import ChannelGroup, Part, is_depthwise
+from engine.methods.pruning.structure.channels import ChannelGroup, Part, is_single
 from engine.networks.layers import CONVOLUTIONS
 from engine.training.batches import batches
 
@@ -103,7 +103,7 @@ def least_squares(matrix: Tensor, wanted: Tensor) -> Tensor:
 
 def readers(group: ChannelGroup) -> list[Part]:
     """The parts through which convolutions and linear layers read the group's channels."""
-    return [part for part in group.parts if part.consuming and not is_depthwise(part.layer)]
+    return [part for part in group.parts if part.consuming and not is_single(part.layer)]
 
 
 @torch.no_grad()

@@ -160,7 +160,7 @@ def test_no_layer_is_emptied_and_blocks_may_all_go(world, network_of):
     assert all(width == 0 or width >= 2 for width in widths.values())
     assert find_blocks(result) == []
     (emptied,) = [event.details["layers"] for event in setting.of("warning") if event.code == "structures_all_zero"]
-    assert set(emptied) == {"one.0", "one.3", "two.0", "project"}, "their channels are there, but all that reads them is zero"
+    assert set(emptied) == {"one.0", "stem.0", "two.0", "project"}, "their channels are there, but all that reads them is zero"
     assert result(*INPUTS).shape == (4, 5)
 
 
