@@ -74,6 +74,19 @@ class Settings(BaseSettings):
     isolation_minimum: int = Field(0, ge=0, le=3)
     """Lowest isolation tier (0..3) under which a worker may run a job; a lower one fails closed."""
 
+    inspection_seconds: float = Field(300, gt=0)
+    """Longest look into an uploaded file."""
+    inspections_at_once: int = Field(3, ge=1, le=64)
+    """Uploads that one inspector looks into side by side, each of another project."""
+    job_memory_bytes: int = Field(0, ge=0)
+    """Memory of one job, whatever its spec asks for; 0: an equal share of the machine's for each worker."""
+    job_disk_bytes: int = Field(0, ge=0)
+    """Disk space that one job may fill with scratch files and results; 0: half of what is free when it begins."""
+    job_files: int = Field(100_000, ge=100)
+    """Files and folders that one job may have at a time."""
+    workers_here: int = Field(1, ge=1)
+    """Workers that share this machine's memory, for the share of each; `modelpress serve` says it to its own."""
+
     lock_wait_seconds: float = Field(10, gt=0)
     """How long a writer of the database waits for another one before its request is answered with an error."""
     log_format: Literal["json", "console"] = "json"
