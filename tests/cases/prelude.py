@@ -119,8 +119,8 @@ def build(
     **kw: Any,
 ) -> onnx.ModelProto:
     """Write a graph of these nodes; inputs and outputs are (name, type, shape)."""
-    sides = [[H.make_tensor_value_info(*side) for side in sides] for sides in (inputs, outputs)]
-    graph = H.make_graph(nodes, "g", *sides, [N.from_array(np.asarray(value), key) for key, value in weights.items()], **kw)
+    before, after = ([H.make_tensor_value_info(*side) for side in sides] for sides in (inputs, outputs))
+    graph = H.make_graph(nodes, "g", before, after, [N.from_array(np.asarray(value), key) for key, value in weights.items()], **kw)
     model = H.make_model(graph, opset_imports=[H.make_opsetid("", opset)], ir_version=ir)
     if check:
         onnx.checker.check_model(model)
