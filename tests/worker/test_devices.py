@@ -1,10 +1,10 @@
 """GPUs of a machine, as NVML tells of them; what NVML says is set at the border of its library."""
 
-from types import socket
+import socket
+from types import SimpleNamespace
 
 import pynvml
 import pytest
-import SimpleNamespace
 
 from cli.serve import _programs
 from core.settings import Settings
