@@ -11,11 +11,11 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests.attack import connections, documents, rights
+from tests.attack import connections, documents, load, rights
 from tests.attack.target import Target
 from tests.attack.verdict import Verdict, attacked
 
-ATTACKS = (*documents.ATTACKS, *connections.ATTACKS, *rights.ATTACKS)
+ATTACKS = (*documents.ATTACKS, *connections.ATTACKS, *rights.ATTACKS, *load.ATTACKS)
 
 
 def main() -> int:
