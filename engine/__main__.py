@@ -63,6 +63,9 @@ def _parser() -> argparse.ArgumentParser:
     inspect.add_argument("file", type=Path)
     inspect.add_argument("--format", choices=list(catalogue()), help="default: by the file's ending")
     inspect.add_argument("--metadata", default="{}", metavar="JSON|FILE")
+    inspect.add_argument("--data", type=Path, help="of a model: a dataset to try it on; says what the outputs mean and how good they are")
+    inspect.add_argument("--data-format", choices=[name for name, known in catalogue().items() if known.holds == "dataset"])
+    inspect.add_argument("--data-metadata", default="{}", metavar="JSON|FILE")
     return parser
 
 
@@ -121,8 +124,13 @@ def _job(job: dict[str, Any], out: Path | None, console: "Console") -> int:
 def _inspect(options: argparse.Namespace) -> int:
     kind = catalogue()[_format(options.file, options.format)].holds
     described = _input(options.file, options.format, options.metadata, None, holds=kind)
+    job = {"kind": f"inspect_{kind}", "job_id": "job_local", kind: described}
+    if options.data is not None:
+        if kind != "model":
+            raise _usage("--data goes with a model")
+        job["dataset"] = _input(options.data, options.data_format, options.data_metadata, None, holds="dataset")
     console = Console(sys.stderr, None, json_events=False)
-    status = _job({"kind": f"inspect_{kind}", "job_id": "job_local", kind: described}, None, console)
+    status = _job(job, None, console)
     if status == 0 and console.result is not None:
         print(json.dumps(console.result, indent=2))
     return status

@@ -69,6 +69,10 @@ def _do(job: Job, directory: Path, emit: Emit, replicas: Replicas | None) -> Non
     work = directory / "tmp"
     if job.kind == "inspect_model" and job.model is not None:
         found = inspection.inspect_model(job.model.path, job.model.format, job.model.metadata, work)
+        if job.dataset is not None:
+            from engine.jobs.pair import inspect_pair
+
+            found["pair"] = inspect_pair(job.model, job.dataset, work)
     elif job.kind == "inspect_dataset" and job.dataset is not None:
         found = inspection.inspect_dataset(job.dataset.path, job.dataset.format, job.dataset.metadata, work)
     else:
