@@ -3,13 +3,14 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sqlalchemy import func, select, update
+from sqlalchemy import update
 from sqlalchemy.orm import Session
 
 from core import failpoints, ids
+from core.access import quotas
 from core.database import db
-from core.database.tables import Dataset, Job, JobEvent, JobLabel, JobTeacher, JsonObject, Model, Project
-from core.errors import JobNotTerminal, QuotaExceeded
+from core.database.tables import Dataset, Job, JobEvent, JobLabel, JobTeacher, JsonObject, Model
+from core.errors import JobNotTerminal
 from core.jobs import idempotency, placement
 from core.jobs.check import Submission, check
 from core.jobs.claim import SPEC_VERSION
@@ -50,7 +51,7 @@ def create(
             return Created(get(session, project_id, bound), replayed=True)
     read = submission if isinstance(submission, Submission) else Submission.read(submission)
     checked = check(session, project_id, read)
-    _check_quota(session, project_id)
+    quotas.take_job(session, project_id)
     for row in (checked.model, checked.dataset, *checked.teachers):
         if row is not None and row.status == "invalid":
             _inspect_again(session, settings, row)
@@ -160,14 +161,3 @@ def _first_event(session: Session, job: Job) -> None:
     db.ring(session, job.queue)
     failpoints.hit("create.before_commit")
     db.after_commit(session, lambda: failpoints.hit("create.after_commit"))
-
-
-def _check_quota(session: Session, project_id: str) -> None:
-    limit = session.scalar(select(Project.max_queued_jobs).where(Project.id == project_id))
-    if limit is None:
-        return
-    waiting = select(func.count()).select_from(Job).where(Job.project_id == project_id, Job.status == Status.QUEUED, Job.shown)
-    if (session.scalar(waiting) or 0) >= limit:
-        raise QuotaExceeded(
-            f"the project has {limit} queued jobs, which is its limit", hint="wait until some have run", retry_after_seconds=30
-        )

@@ -14,7 +14,6 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic import Field
 
-import engine.metrics
 from engine.contract.params import Params
 
 
@@ -99,6 +98,6 @@ def first_of(keys: Iterable[str]) -> str | None:
 
 @functools.cache
 def _families() -> tuple[Any, ...]:
-    packages = pkgutil.iter_modules(engine.metrics.__path__, "engine.metrics.")
+    packages = pkgutil.iter_modules(importlib.import_module("engine.metrics").__path__, "engine.metrics.")
     names = [f"{package.name}.spec" for package in packages if package.ispkg]
     return tuple(importlib.import_module(name) for name in names if importlib.util.find_spec(name))

@@ -17,13 +17,13 @@ from engine.contract.heads import Head
 from engine.contract.metadata import ModelMetadata
 from engine.contract.params import TrainingFields
 from engine.formats.onnx.networks import ModuleNetwork
-from engine.heads import losses
-from engine.heads.evidence import Column
 from engine.heads.find import find_heads, outputs_of
 from engine.methods.context import Context
 from engine.methods.distillation.distillation import apply as distil
 from engine.methods.distillation.spec import Distillation
 from engine.networks.network import Signature, TensorSpec
+from engine.outputs import losses
+from engine.outputs.evidence import Column
 from engine.tasks import catalogue, task_of
 
 COUNT = 160
