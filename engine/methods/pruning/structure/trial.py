@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from engine.contract.params import Finetune
 from engine.methods.context import Context
-from engine.training.batches import Examples
 from engine.training.loop import Hooks, Moment, iterations_of
 
 State = dict[str, Tensor]
