@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from engine.contract.errors import EngineError
+from engine.contract.inspection import PairInspection
 from engine.contract.job import DatasetFile, ModelFile
 from engine.contract.metric import Key
 from engine.data import load_dataset
@@ -17,12 +17,8 @@ BATCH_SIZE = 64
 _ORDER = ("test", "validation", "train")
 
 
-def inspect_pair(model: ModelFile, dataset: DatasetFile, work: Path) -> dict[str, Any]:
+def inspect_pair(model: ModelFile, dataset: DatasetFile, work: Path) -> PairInspection:
     """Score the model as it is on the first of `test`, `validation` and `train` that the dataset has.
-
-    Returns:
-        `split`, `examples_count`, `outputs` (task, axis of the classes, target and reason of each), `metrics` (`<metric>` by
-        `<split>.<metric>[.<output>]`, against targets only), `unused_targets` with reasons, `near_chance` (sentences; empty is good), `notes`.
 
     Raises the codes of `load_network` and `load_dataset`, and `metadata_invalid` where a declared task cannot read its output.
     """
@@ -51,12 +47,12 @@ def inspect_pair(model: ModelFile, dataset: DatasetFile, work: Path) -> dict[str
         )
         score = examiner.score(request)()
     known = {key: Key.parse(key).metric for key in score.metrics}
-    return {
-        "split": split,
-        "examples_count": score.examples_count,
-        "outputs": [head.model_dump(mode="json", exclude={"indices"}) for head in score.heads],
-        "metrics": {key: score.metrics[key] for key, metric in known.items() if metric is not None and metric.needs == "targets"},
-        "unused_targets": score.unused_targets,
-        "near_chance": list(score.near_chance),
-        "notes": list(score.notes),
-    }
+    return PairInspection(
+        split=split,
+        examples_count=score.examples_count,
+        outputs=score.heads,
+        metrics={key: score.metrics[key] for key, metric in known.items() if metric is not None and metric.needs == "targets"},
+        unused_targets=score.unused_targets,
+        near_chance=score.near_chance,
+        notes=score.notes,
+    )

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from engine.contract.heads import Head
+from engine.contract.inspection import PairInspection
 from engine.contract.job import DatasetFile, ModelFile
 from engine.contract.metadata import DatasetMetadata
 from engine.heads.chance import Chance
@@ -28,30 +29,30 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def pair(folder: Path, work: Path, data: str = "data.npz", **metadata: object) -> dict:
+def pair(folder: Path, work: Path, data: str = "data.npz", **metadata: object) -> PairInspection:
     dataset = DatasetFile(path=folder / data, format="npz", metadata=DatasetMetadata.model_validate(metadata))
     return inspect_pair(ModelFile(path=folder / "cnn.onnx", format="onnx"), dataset, work)
 
 
 def test_a_pair_that_fits_says_how_good_it_is(folder: Path, tmp_path: Path) -> None:
     found = pair(folder, tmp_path)
-    assert (found["split"], found["examples_count"], found["near_chance"]) == ("test", 200, [])
-    assert set(found["metrics"]) == {"test.top1", "test.cross_entropy"}
-    assert found["metrics"]["test.top1"] > 0.8
-    assert [(output["task"], output["target"]) for output in found["outputs"]] == [("classification", "y")]
+    assert (found.split, found.examples_count, found.near_chance) == ("test", 200, ())
+    assert set(found.metrics) == {"test.top1", "test.cross_entropy"}
+    assert found.metrics["test.top1"] > 0.8
+    assert [(output.task, output.target) for output in found.outputs] == [("classification", "y")]
 
 
 def test_labels_in_another_order_leave_a_model_near_chance(folder: Path, tmp_path: Path) -> None:
     split = make_split(200, 2)
     shuffled = np.random.default_rng(0).permutation(split.labels)
     np.savez(folder / "shuffled.npz", x_test=split.images, y_test=shuffled)
-    (sentence,) = pair(folder, tmp_path, "shuffled.npz")["near_chance"]
+    (sentence,) = pair(folder, tmp_path, "shuffled.npz").near_chance
     assert "output 'y' is right in" in sentence
     assert "chance is" in sentence
 
 
 def test_data_that_is_scaled_away_leaves_a_model_near_chance(folder: Path, tmp_path: Path) -> None:
-    assert pair(folder, tmp_path, preprocessing={"scale": 1e-4})["near_chance"]
+    assert pair(folder, tmp_path, preprocessing={"scale": 1e-4}).near_chance
 
 
 def test_the_command_line_inspects_a_pair(folder: Path) -> None:
