@@ -4,7 +4,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 MIB = 2**20
@@ -74,10 +74,32 @@ class Settings(BaseSettings):
     isolation_minimum: int = Field(0, ge=0, le=3)
     """Lowest isolation tier (0..3) under which a worker may run a job; a lower one fails closed."""
 
+    inspection_seconds: float = Field(300, gt=0)
+    """Longest look into an uploaded file."""
+    inspections_at_once: int = Field(3, ge=1, le=64)
+    """Uploads that one inspector looks into side by side, each of another project."""
+    job_memory_bytes: int = Field(0, ge=0)
+    """Memory of one job, whatever its spec asks for; 0: an equal share of the machine's for each worker."""
+    job_disk_bytes: int = Field(0, ge=0)
+    """Disk space that one job may fill with scratch files and results; 0: half of what is free when it begins."""
+    job_files: int = Field(100_000, ge=100)
+    """Files and folders that one job may have at a time."""
+    workers_here: int = Field(1, ge=1)
+    """Workers that share this machine's memory, for the share of each; `modelpress serve` says it to its own."""
+
     lock_wait_seconds: float = Field(10, gt=0)
     """How long a writer of the database waits for another one before its request is answered with an error."""
     log_format: Literal["json", "console"] = "json"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    @model_validator(mode="after")
+    def _lease_outlives_a_heartbeat(self) -> "Settings":
+        if self.lease_seconds < self.heartbeat_seconds:
+            raise ValueError(
+                f"MODELPRESS_LEASE_SECONDS ({self.lease_seconds:g}) is shorter than MODELPRESS_HEARTBEAT_SECONDS ({self.heartbeat_seconds:g}): "
+                "every lease would end before it is renewed"
+            )
+        return self
 
     @cached_property
     def resolved_database_url(self) -> str:

@@ -1,6 +1,5 @@
 """Files as responses: ranges, conditional requests and digests over immutable, content-addressed bytes."""
 
-import asyncio
 import hashlib
 import io
 import secrets
@@ -15,6 +14,7 @@ from starlette.types import Receive, Scope, Send
 
 from api.http import conditional, headers, problems, ranges
 from api.http.errors import RangeNotSatisfiable
+from api.http.gone import until_gone
 from core.blobs import Blob, Blobs
 from core.blobs.digest import CHUNK_BYTES
 from core.errors import ChecksumMismatch
@@ -170,16 +170,13 @@ class ContentResponse(Response):
         try:
             first = await run_in_threadpool(next, content, b"")
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-            gone = asyncio.ensure_future(_disconnected(receive))
-            try:
+            async with until_gone(receive) as gone:
                 chunk = first
                 while chunk and not gone.done():
                     # In small pieces, each of which waits for the client to take the one before.
                     for start in range(0, len(chunk), _PIECE_BYTES):
                         await send({"type": "http.response.body", "body": chunk[start : start + _PIECE_BYTES], "more_body": True})
                     chunk = await run_in_threadpool(next, content, b"")
-            finally:
-                gone.cancel()
         except ChecksumMismatch:
             scope["app"].state.metrics.count_damage()
             _log.error("stored bytes are damaged", sha256=self.source.sha256, path=scope["path"])
@@ -193,11 +190,6 @@ class ContentResponse(Response):
             if whole := head + next(chunks, b""):
                 yield whole
             yield from chunks
-
-
-async def _disconnected(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
 
 
 def download(request: Request, service: Service, blob: Blob, filename: str) -> Response:

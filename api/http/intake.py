@@ -10,7 +10,7 @@ from fastapi import Query, Request
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
 
-from api.deps import EXAMPLES
+from api.examples import EXAMPLES
 from api.http import documents, problems
 from api.http.beside import beside
 from api.http.conditional import Digests
@@ -19,6 +19,7 @@ from api.http.errors import InvalidBody, InvalidMetadata, Refused, UnsupportedMe
 from api.http.headers import documented
 from api.http.validation import checked
 from api.schemas.common import PRINTABLE
+from core.access import quotas
 from core.blobs import Blob, Staged
 from core.library import uploads
 from core.service import Service
@@ -125,6 +126,7 @@ async def take(request: Request, service: Service, project_id: str, kind: Kind, 
         raise UnsupportedMediaType(f"Content-Encoding {coding!r} is not undone", hint="send the file as it is")
     digests = Digests.sent(request.headers)
     announced = request.headers.get("content-length")
+    await run_in_threadpool(_check_share, service, project_id, int(announced) if announced else 0)
     with request.state.held.upload():
         staged = await service.blobs.receive(
             _sniffed(request.stream(), declared.format, kind),
@@ -132,6 +134,12 @@ async def take(request: Request, service: Service, project_id: str, kind: Kind, 
             size_bytes=int(announced) if announced else None,
         )
     return await run_in_threadpool(_keep, service, staged, digests, kind, declared)
+
+
+def _check_share(service: Service, project_id: str, size_bytes: int) -> None:
+    """Refuse what does not fit into the project's share before it is sent; it is taken when the file is whole."""
+    with service.database.reader() as session:
+        quotas.check_bytes(session, project_id, size_bytes)
 
 
 async def _sniffed(stream: AsyncIterator[bytes], declared: str | None, kind: Kind) -> AsyncIterator[bytes]:

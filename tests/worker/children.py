@@ -31,6 +31,7 @@ from engine.contract.events import (
 )
 from engine.contract.figures import Summary
 from engine.contract.files import FileRef
+from engine.contract.inspection import LayerInfo, ModelInspection, SignatureInfo
 from engine.contract.job import RESULT
 from engine.process.process import EVENTS_FD
 from tests.results import summary
@@ -126,52 +127,6 @@ def crash(directory: Path, emit: Emit) -> int:
 def be_killed(directory: Path, emit: Emit) -> int:
     """Killed from outside, or so it looks."""
     os.kill(os.getpid(), signal.SIGKILL)
-    return 0
-
-
-def lose_the_measuring_process(directory: Path, emit: Emit) -> int:
-    """What the engine says when its measuring process was killed."""
-    emit(Failed(error=JobError.of("child_killed", "transient", "the process that measures was killed", retryable=True)))
-    return 1
-
-
-def lose_the_measuring_process_on_the_bus(directory: Path, emit: Emit) -> int:
-    """The same, of a bus error."""
-    emit(Failed(error=JobError.of("runtime_crashed", "internal", "it crashed", details={"signal": signal.SIGBUS})))
-    return 1
-
-
-def crash_on_the_bus(directory: Path, emit: Emit) -> int:
-    """A bus error."""
-    os.kill(os.getpid(), signal.SIGBUS)
-    return 0
-
-
-def take_all_memory(directory: Path, emit: Emit) -> int:
-    """More memory than its limit, not handled."""
-    kept = []
-    while True:
-        kept.append(bytearray(64 << 20))
-
-
-def take_memory_in_company(directory: Path, emit: Emit) -> int:
-    """Many processes that each stay below the limit of one."""
-    for _ in range(40):
-        if os.fork() == 0:
-            kept = b"x" * (100 << 20)
-            time.sleep(60)
-            os._exit(len(kept) % 2)
-    time.sleep(60)
-    return 0
-
-
-def multiply(directory: Path, emit: Emit) -> int:
-    """A fork bomb of bounded size."""
-    for _ in range(1000):
-        if os.fork() == 0:
-            time.sleep(60)
-            os._exit(0)
-    time.sleep(60)
     return 0
 
 
@@ -378,13 +333,21 @@ def name_a_result_elsewhere(directory: Path, emit: Emit) -> int:
 
 def describe_six_thousand_layers(directory: Path, emit: Emit) -> int:
     """What an inspection finds in a very deep network."""
-    row = {
-        "type": "Conv2d",
-        "input_shape": [None, 64, 8, 8],
-        "output_shape": [None, 64, 8, 8],
-        "params_count": 36_928,
-        "macs_count": 2_359_296,
-    }
-    layers = [{"name": f"stages.{n // 100}.blocks.{n % 100}.conv", **row, "prunable": True, "quantizable": True} for n in range(6_000)]
-    emit(Done(result=FileRef.write(directory, RESULT, json.dumps({"layers": layers}).encode())))
+    layers = tuple(
+        LayerInfo(
+            name=f"stages.{n // 100}.blocks.{n % 100}.conv",
+            type="Conv2d",
+            input_shape=(None, 64, 8, 8),
+            output_shape=(None, 64, 8, 8),
+            params_count=36_928,
+            macs_count=2_359_296,
+            prunable=True,
+            quantizable=True,
+        )
+        for n in range(6_000)
+    )
+    counts = {"params_count": 1, "nonzero_params_count": 1, "macs_count": 1}
+    signature = SignatureInfo(inputs=(), outputs=())
+    found = ModelInspection(signature=signature, **counts, trainable=True, untrainable_reason=None, layers=layers)
+    emit(Done(result=FileRef.write(directory, RESULT, found.model_dump_json().encode())))
     return 0

@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from engine.contract.display import Shown
+from engine.contract.display import Cell, Shown, Table
 from engine.contract.errors import EngineError
 from engine.contract.events import Event, Warned
-from engine.contract.metric import Key
+from engine.contract.metric import Key, catalogue
 from engine.methods.quantization import dynamic_quantization
 from engine.methods.quantization.spec import DynamicQuantization, Int8Quantization, StaticQuantization
 from engine.methods.quantization.static_quantization import Calibrated
@@ -18,8 +18,8 @@ from engine.networks.network import Network
 if TYPE_CHECKING:
     from engine.methods.step import Judge, StepContext
 
-POINT, COSINE = 0.01, 0.99
-"""What is near enough to the original where the spec sets no target: a point of top-1 accuracy or agreement, or this cosine."""
+POINT = 0.01
+"""How much of what the targets say may be lost where the spec sets no limit: a point of accuracy, of R² …"""
 
 
 @dataclass
@@ -47,6 +47,14 @@ class Try:
         measured = {"file_bytes": self.file_bytes, "metrics": dict(self.metrics), "speedup": self.speedup, "near_enough": self.near}
         return {**said, **measured, **operators}
 
+    def row(self, kept: Try) -> dict[str, Cell]:
+        """As a line of the table of tries."""
+        what = self.error.message if self.error is not None else "kept" if self is kept else "near enough" if self.near else "too far"
+        row: dict[str, Cell] = {"kind": self.kind.replace("_", " "), "outcome": what}
+        if self.error is None:
+            row |= {"file_bytes": self.file_bytes, "speedup_ratio": self.speedup, **self.metrics}
+        return row
+
 
 def apply(network: Network, params: Int8Quantization, context: StepContext) -> Network:
     """Try each kind, measure its file as the job measures what it publishes, and keep one.
@@ -64,6 +72,7 @@ def apply(network: Network, params: Int8Quantization, context: StepContext) -> N
         context.emit(event)
     for key, value in kept.reported.items():
         context.report(key, value)
+    context.show(Table.of("Kinds of int8 quantization that were tried", "kind", [item.row(kept) for item in tries]))
     for item in kept.shown:
         context.show(item)
     context.report("kept", kept.kind)
@@ -89,14 +98,21 @@ def choose(done: list[Try], judge: Judge | None) -> Try:
 
 
 def is_near(baseline: Mapping[str, float | None], metrics: Mapping[str, float | None]) -> bool:
-    """Whether figures are within a point of the original's where classes are named, or its outputs point the same way."""
-    found = {Key.parse(key): value for key, value in metrics.items()}
-    original = {Key.parse(key): value for key, value in baseline.items()}
-    for name in ("top1", "agreement"):
-        pairs = [(original.get(key), value) for key, value in found.items() if key.name == name]
-        if pairs:
-            return all(before is not None and value is not None and before - value <= POINT + 1e-9 for before, value in pairs)
-    return all(value is not None and value >= COSINE for key, value in found.items() if key.name == "cosine")
+    """Whether every output is within a point of the original's by its targets, or without any is like the original's."""
+    found = {Key.parse(key): (baseline.get(key), value) for key, value in metrics.items()}
+    outputs: set[str | None] = {key.output for key in found if key.output is not None}
+    return all(_is_near({key.name: pair for key, pair in found.items() if key.output == output}) for output in outputs or {None})
+
+
+def _is_near(values: Mapping[str, tuple[float | None, float | None]]) -> bool:
+    measured = [(metric, *values[name]) for name, metric in catalogue().items() if name in values]
+    for metric, before, after in measured:
+        if metric.needs == "targets" and metric.goal == "max":
+            return before is not None and after is not None and metric.loss(before, after) <= POINT + 1e-9
+    for metric, _, after in measured:
+        if metric.alike is not None:
+            return after is not None and after >= metric.alike - 1e-9
+    return True
 
 
 def _tries(network: Network, params: Int8Quantization, context: StepContext) -> Iterator[Try]:

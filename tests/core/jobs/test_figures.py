@@ -126,6 +126,8 @@ def test_the_estimate_grows_with_what_the_job_does(world: World) -> None:
     assert short["duration_seconds"] < tuned["duration_seconds"] < longer["duration_seconds"]
     assert iterations["duration_seconds"] == tuned["duration_seconds"]
     assert tuned["peak_memory_bytes"] > short["peak_memory_bytes"]
+    static, dynamic = (_verdict(world, steps=[{"method": f"{kind}_quantization"}])["estimate"] for kind in ("static", "dynamic"))
+    assert static["peak_memory_bytes"] - dynamic["peak_memory_bytes"] == 128 * 2**20
     assert rounds["plan"][0]["duration_seconds"] == pytest.approx(4 * 10 * 10_000 * 3e6 / planning.MACS_PER_SECOND, rel=0.05)
 
 
@@ -137,6 +139,18 @@ def test_warnings_say_what_to_expect(world: World) -> None:
         ("speed_depends_on_hardware", 1),
         ("few_calibration_examples", 1),
     ]
+
+
+def test_what_a_job_found_out_about_model_and_dataset_is_told_before_the_next(world: World) -> None:
+    chance = {"code": "baseline_near_chance", "message": "It knows nothing.", "step_index": None, "details": {}}
+    claim = world.running()
+    with world.service.database.unit_of_work() as session:
+        slower = {**chance, "code": "latency_regressed"}
+        jobs.heartbeat(session, claim.job_id, claim.fence, lease_seconds=60, report=Report(warnings=[chance, slower]))
+    usual = _verdict(world)["warnings"]
+    with world.service.database.unit_of_work() as session:
+        jobs.finish(session, claim.job_id, claim.fence, outcome=None, result={})
+    assert _verdict(world)["warnings"] == [*usual, {**chance, "details": {"job_id": claim.job_id}}]
 
 
 def test_what_is_wrong_is_listed_and_nothing_is_raised(world: World) -> None:

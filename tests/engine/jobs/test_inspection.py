@@ -1,18 +1,29 @@
 """What the inspection of an upload reports, and what it refuses."""
 
 import json
+import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from engine.contract import limits
 from engine.contract.errors import EngineError
 from engine.contract.metadata import DatasetMetadata, ModelMetadata
-from engine.jobs.inspection import inspect_dataset, inspect_model
+from engine.jobs import inspection
 from tests.engine.formats.onnx.exporting import export
 from tests.engine.formats.onnx.files import LENET, npz_file, onnx_file, safetensors_file
 from tests.engine.formats.onnx.graphs import BATCH, model, node, normal
 from tests.engine.formats.onnx.networks import CASES
+
+
+def inspect_model(*asked: Any) -> dict[str, Any]:
+    return json.loads(inspection.inspect_model(*asked).model_dump_json())
+
+
+def inspect_dataset(*asked: Any) -> dict[str, Any]:
+    return json.loads(inspection.inspect_dataset(*asked).model_dump_json())
 
 
 def write(tmp_path: Path, data: bytes) -> Path:
@@ -107,7 +118,7 @@ def test_open_dimensions_can_be_stated(tmp_path: Path) -> None:
     path = write(tmp_path, fixed_height())
     assert "input_specs" in inspect_model(path, "onnx", ModelMetadata(), tmp_path)["untrainable_reason"]
     found = inspect_model(path, "onnx", ModelMetadata(input_specs=[{"name": "x", "shape": ["batch", 2, 4, 6]}]), tmp_path)
-    assert found["signature"]["inputs"][0]["shape"] == (None, 2, 4, 6)
+    assert found["signature"]["inputs"][0]["shape"] == [None, 2, 4, 6]
     assert (found["trainable"], found["macs_count"]) == (True, 8 * 6 * 3)
 
 
@@ -154,3 +165,16 @@ def test_a_dataset_that_contradicts_itself(arrays: dict, metadata: dict, word: s
         inspect_dataset(write(tmp_path, npz_file(arrays)), "npz", DatasetMetadata.model_validate(metadata), tmp_path)
     assert caught.value.code == "dataset_invalid"
     assert word in caught.value.message
+
+
+def test_a_graph_of_more_operators_than_are_made_trainable_is_described_in_time(tmp_path: Path) -> None:
+    """The limit itself costs the time of an import; beyond it every node costs the same, and little."""
+    count = limits.MAX_TRAINABLE_NODES + 2000
+    nodes = [node("MatMul" if i % 2 else "Relu", [f"v{i}", *(["w"] if i % 2 else [])], [f"v{i + 1}"]) for i in range(count)]
+    proto = model(nodes, {"v0": [BATCH, 4]}, [f"v{count}"], {"w": np.eye(4, dtype=np.float32)})
+    started = time.process_time()
+    found = inspect_model(write(tmp_path, proto.SerializeToString()), "onnx", ModelMetadata(), tmp_path)
+    assert time.process_time() - started < count * 2e-3
+    assert found["trainable"] is False
+    assert f"{count} operators" in found["untrainable_reason"]
+    assert (len(found["layers"]), found["params_count"], found["macs_count"]) == (count // 2, 16, 16 * count // 2)

@@ -3,6 +3,8 @@
 import math
 import subprocess
 import sys
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -58,7 +60,7 @@ def overlap(answers, wanted):
     return (answers & wanted).sum() / max(1, (answers | wanted).sum())
 
 
-EXPECTED = {
+EXPECTED: dict[str, Callable[[], Any]] = {
     "top1": (SCORES.argmax(1) == LABELS).mean,
     "top5": lambda: np.mean([label in np.argsort(-row, kind="stable")[:5] for row, label in zip(SCORES, LABELS, strict=True)]),
     "token_accuracy": (SCORES.argmax(1) == LABELS).mean,
@@ -156,6 +158,10 @@ def test_fidelity_is_one_power_ratio_a_mean_cosine_and_equal_decisions():
     assert measured("sqnr_db", CLASSES, noisy, reference=SCORES) == pytest.approx(expected)
     cosines = (SCORES * noisy).sum(1) / np.linalg.norm(SCORES, axis=1) / np.linalg.norm(noisy, axis=1)
     assert measured("cosine", CLASSES, noisy, reference=SCORES) == pytest.approx(cosines.mean())
+    one = SCORES[:, 0]
+    expected = one @ noisy[:, 0] / np.linalg.norm(one) / np.linalg.norm(noisy[:, 0])
+    for shape in ((101,), (101, 1)):  # a positive number has no direction: all of them have
+        assert measured("cosine", VALUES, noisy[:, 0].reshape(shape), reference=one.reshape(shape)) == pytest.approx(expected)
     assert measured("agreement", CLASSES, noisy, reference=SCORES) == (noisy.argmax(1) == SCORES.argmax(1)).mean()
     assert measured("agreement", VALUES, noisy, reference=SCORES) is None
     assert measured("agreement", VALUES, LABELS, reference=LABELS[::-1]) == (LABELS[::-1] == LABELS).mean()

@@ -7,11 +7,11 @@ import torch
 from torch import nn
 
 from engine.contract.errors import EngineError
-from engine.heads.losses import distillation_loss
 from engine.methods.distillation.distillation import apply
 from engine.methods.distillation.spec import Distillation
 from engine.networks import masks
 from engine.networks.masks import Mask
+from engine.outputs.losses import distillation_loss
 from engine.training.batches import Batch
 
 
@@ -42,7 +42,8 @@ def test_high_temperature_is_logit_matching(logits):
 
 
 def test_the_gradient_keeps_its_size_when_the_temperature_changes(logits):
-    norms = [float(gradient(*logits, temperature).norm()) for temperature in (2.0, 5.0, 10.0, 50.0)]
+    student, teacher = logits
+    norms = [float(gradient(student, teacher, temperature).norm()) for temperature in (2.0, 5.0, 10.0, 50.0)]
     assert max(norms) / min(norms) < 3
 
 
@@ -93,7 +94,7 @@ def test_an_ensemble_is_the_mean_of_softened_probabilities(world, trained_mlp, m
         seen.append(teacher)
         return logits.sum() * 0
 
-    monkeypatch.setattr("engine.heads.losses.distillation_loss", record)
+    monkeypatch.setattr("engine.outputs.losses.distillation_loss", record)
     apply(
         setting.network,
         Distillation(teacher=("baseline", "mdl_2"), alpha=1, iterations=1, temperature=2.0, batch_size=200),
