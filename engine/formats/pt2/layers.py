@@ -283,6 +283,7 @@ LAYERS: dict[str, Callable[[Arguments], Found | None]] = {
     "scaled_dot_product_attention": _attention,
     "dropout": _activation(_dropout),
     "feature_dropout": _activation(lambda given: nn.Dropout2d(given.plain("p", 0.5))),
+    "flatten": _activation(lambda given: nn.Flatten(given.plain("start_dim", 0), given.plain("end_dim", -1))),
     "relu": _activation(lambda _: nn.ReLU()),
     "relu6": _activation(lambda _: nn.ReLU6()),
     "gelu": _activation(lambda given: nn.GELU(given.plain("approximate", "none"))),
