@@ -264,7 +264,7 @@ HOSTILE: dict[str, tuple[Callable[[dict[str, Any], dict[str, bytes]], None], str
     ),
     "text as an argument": (
         lambda d, f: graph(d)["nodes"][0]["inputs"][1].update(arg={"as_string": "'); open('MARKER','w'); ('"}),
-        "shape_mismatch",
+        "model_invalid",
     ),
     "a value that is nowhere": (
         lambda d, f: graph(d)["nodes"][1]["inputs"][0].update(arg={"as_tensor": {"name": "nowhere"}}),
