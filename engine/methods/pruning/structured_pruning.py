@@ -16,6 +16,7 @@ from engine.methods.pruning.structure.baselines import compare
 from engine.methods.pruning.structure.channels import ChannelGroup, Inputs, mask_channels, own_parameters
 from engine.methods.pruning.structure.graph import ChannelGraph
 from engine.methods.pruning.structure.group_sparsity import train_sparsely
+from engine.methods.pruning.structure.imagination import shared_copy
 from engine.methods.pruning.structure.importance import unit_scores
 from engine.methods.pruning.structure.plan import (
     Block,
@@ -30,7 +31,6 @@ from engine.methods.pruning.structure.plan import (
     plan_of,
     rank,
 )
-from engine.methods.pruning.structure.proof import shared_copy
 from engine.methods.pruning.structure.removal import Shrinkage, choose_groups, graph_inputs, ratios_of
 from engine.methods.pruning.structure.stopwatch import Stopwatch
 from engine.networks import masks

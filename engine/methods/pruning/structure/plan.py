@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from engine.methods.pruning.structure.channels import ChannelGroup, Inputs, is_single
+from engine.methods.pruning.structure.imagination import evaluated, imagined
 from engine.networks.layers import CONVOLUTIONS, PRUNABLE
 
 
@@ -176,6 +177,20 @@ def _slices_gone(ranked: Sequence[Ranked], plan: Plan) -> dict[object, dict[int,
 
 def _positions(module: nn.Module, inputs: Inputs) -> dict[nn.Module, int]:
     """How often each layer's kernel is applied for one example."""
+    with evaluated(module):
+        twin = imagined(module)
+        try:
+            with torch.device("meta"):
+                found = _applications(twin, tuple(value.to("meta") for value in inputs))
+        except (RuntimeError, NotImplementedError, ValueError, TypeError, IndexError):
+            # It looks at values, which the meta device has not.
+            twin, found = module, _applications(module, inputs)
+    real = {layer: module.get_submodule(name) for name, layer in twin.named_modules()}
+    return {real[layer]: count for layer, count in found.items()}
+
+
+@torch.no_grad()
+def _applications(module: nn.Module, inputs: Inputs) -> dict[nn.Module, int]:
     found: dict[nn.Module, int] = {}
     batch = len(inputs[0])
 
@@ -190,8 +205,7 @@ def _positions(module: nn.Module, inputs: Inputs) -> dict[nn.Module, int]:
 
     hooks = [layer.register_forward_hook(count) for layer in module.modules() if isinstance(layer, PRUNABLE)]
     try:
-        with torch.no_grad():
-            module(*inputs)
+        module.forward(*inputs)
     finally:
         for hook in hooks:
             hook.remove()
