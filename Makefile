@@ -11,10 +11,10 @@ DATA_DIR ?= data
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo serve test check format docs migration faults claims
+.PHONY: help install demo serve test check format docs migration faults fuzz-graphs attack claims
 
 help: ## Show the targets
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 install: .venv/installed ## Make .venv with everything pinned (CPU build of torch)
 
@@ -40,7 +40,7 @@ check: install ## Lint, types, import rules, dependencies, migrations, fresh doc
 	$(BIN)/lint-imports
 	$(BIN)/deptry .
 	$(BIN)/python -m core.database.migrate check
-	$(BIN)/python -m api.documentation.openapi --check
+	$(BIN)/python docs/generate_openapi.py --check
 	$(BIN)/python docs/generate.py --check
 
 format: install ## Format the code
@@ -49,10 +49,16 @@ format: install ## Format the code
 
 docs: install ## Write docs/methods.md and docs/openapi.json anew
 	$(BIN)/python docs/generate.py
-	$(BIN)/python -m api.documentation.openapi
+	$(BIN)/python docs/generate_openapi.py
 
 faults: install ## Run the whole fault matrix with seeded random kills (minutes)
 	$(BIN)/python -m tests.faults
+
+fuzz-graphs: install ## Draw 500 small networks and compare all that the engine makes of them (minutes)
+	FUZZ_GRAPHS=$${FUZZ_GRAPHS:-500} $(BIN)/python -m pytest -q tests/engine/drawn
+
+attack: install ## Attack a running service: slow, silent, endless and greedy clients (minutes)
+	$(BIN)/python -m tests.attack
 
 claims: install ## Reproduce the papers' claims on small data (minutes)
 	$(BIN)/python -m benchmarks.claims --quick --json build/claims.json --table docs/claims.md

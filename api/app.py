@@ -5,18 +5,20 @@ import contextlib
 from collections.abc import AsyncIterator
 from functools import partial
 
+from anyio import to_thread
 from fastapi import FastAPI
 from starlette.concurrency import run_in_threadpool
 
 from api.documentation import openapi
 from api.front.allocation import keep_buffers
 from api.front.authentication import Authenticator, Gate
+from api.front.limits import Limits
 from api.front.metrics import Metrics
 from api.front.middleware import Front
 from api.http import problems
 from api.live.hot import HotJobs
 from api.live.watch import Watch
-from api.routes import artifacts, datasets, docs, health, history, jobs, methods, models, reports, uploads
+from api.routes import artifacts, datasets, docs, health, history, jobs, methods, models, reports, uploads, usage
 from core import logging
 from core.access import keys, projects
 from core.access.keys import Principal, Scope
@@ -25,6 +27,9 @@ from core.operations.reconciler import Reconciler
 from core.service import Service
 from core.settings import Settings
 from engine import __version__
+
+THREADS = 16
+"""Threads that wait for database and disk. Python runs one at a time: more of them that compute would only delay the event loop."""
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -44,12 +49,13 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.settings = settings
     app.state.metrics = Metrics()
     app.state.hot = HotJobs()
+    app.state.limits = Limits(settings)
     problems.install(app)
-    for resource in (uploads, models, datasets, methods, jobs, history, artifacts, reports, health, docs):
+    for resource in (uploads, models, datasets, methods, jobs, history, artifacts, reports, usage, health, docs):
         # Flat, as no router has a prefix or dependencies of its own: a request is then matched against one list.
         app.router.routes.extend(resource.router.routes)
     openapi.install(app)
-    app.add_middleware(Gate, hot=app.state.hot)
+    app.add_middleware(Gate, hot=app.state.hot, limits=app.state.limits)
     app.add_middleware(Front, only_local=settings.auth == "off", metrics=app.state.metrics)
     return app
 
@@ -58,10 +64,11 @@ def create_app(settings: Settings) -> FastAPI:
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     settings: Settings = app.state.settings
     keep_buffers()
+    to_thread.current_default_thread_limiter().total_tokens = THREADS
     with Service.open(settings) as service:
         app.state.service = service
         anyone = await run_in_threadpool(_anyone, service) if settings.auth == "off" else None
-        app.state.authenticate = Authenticator(partial(_verify, service), partial(_touch, service), anyone)
+        app.state.authenticate = Authenticator(partial(_verify, service), partial(_touch, service), anyone, app.state.limits)
         app.state.watch = Watch(partial(_marks, service), partial(history.news, service), app.state.hot)
         await run_in_threadpool(app.state.metrics.begin, service)
         reconciler = Reconciler(settings, service.database, service.blobs, service.doorbell)

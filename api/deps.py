@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 from fastapi import Depends, Path, Request
 
+from api.examples import EXAMPLES
 from api.live.hot import HotJobs
 from api.live.watch import Watch
 from core.access.keys import Principal, Scope
@@ -89,16 +90,6 @@ WritesJobs = Annotated[Principal, Depends(_holder_of(Scope.JOBS_WRITE))]
 ReadsArtifacts = Annotated[Principal, Depends(_holder_of(Scope.ARTIFACTS_READ))]
 UploadsFiles = Annotated[Principal, Depends(_holder_of(Scope.MODELS_WRITE, Scope.DATASETS_WRITE))]
 IsAdmin = Annotated[Principal, Depends(_holder_of(Scope.ADMIN))]
-
-
-EXAMPLES = {
-    "model": "mdl_01kbexample000000000000001",
-    "dataset": "ds_01kbexample000000000000002",
-    "job": "job_01kbexample000000000000003",
-    "artifact": "art_01kbexample000000000000004",
-    "upload": "upl_01kbexample000000000000005",
-}
-"""Ids that the documentation page replaces by ids that exist."""
 
 
 def _id(kind: str) -> Any:

@@ -15,6 +15,8 @@ app = typer.Typer(
 )
 keys = typer.Typer(no_args_is_help=True, help="API keys.")
 app.add_typer(keys, name="keys")
+projects = typer.Typer(no_args_is_help=True, help="Projects and their quotas.")
+app.add_typer(projects, name="projects")
 
 _PASSED_ON = {"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []}
 
@@ -120,6 +122,38 @@ def revoke_key(key_id: str, project: str = "default") -> None:
 
     with _explained(), _database() as database, database.unit_of_work() as session:
         command.revoke(session, projects.by_name(session, project).id, key_id)
+
+
+@projects.command("usage")
+def show_usage(project: str = "default") -> None:
+    """Show what a project uses of its quotas."""
+    from core.access import projects, quotas
+
+    with _explained(), _database() as database, database.reader() as session:
+        found = quotas.usage(session, projects.by_name(session, project).id)
+    for name, quota in found["quotas"].items():
+        typer.echo(f"{name:<16} {quota['used']:>16} of {'no limit' if quota['limit'] is None else quota['limit']}")
+
+
+@projects.command("quota")
+def set_quota(
+    name: Annotated[str, typer.Argument(help="stored_bytes, models, queued_jobs, running_jobs or compute_seconds.")],
+    limit: Annotated[str, typer.Argument(help="A number, or `none`.")],
+    project: str = "default",
+) -> None:
+    """Set or lift one quota of a project."""
+    from core.access import projects, quotas
+
+    if name not in quotas.NAMES:
+        raise typer.BadParameter(f"there is no quota {name!r}; quotas: {', '.join(quotas.NAMES)}")
+    try:
+        value = None if limit == "none" else float(limit) if name == "compute_seconds" else int(limit)
+    except ValueError:
+        raise typer.BadParameter(f"{limit!r} is no number") from None
+    if value is not None and not 0 <= value < 2**63:
+        raise typer.BadParameter("a limit is not negative and fits in 63 bits")
+    with _explained(), _database() as database, database.unit_of_work() as session:
+        quotas.change(session, projects.by_name(session, project).id, **{name: value})
 
 
 @contextmanager

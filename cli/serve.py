@@ -43,6 +43,10 @@ def serve(*, host: str, port: int, workers: int, demo: bool) -> int:
         changes["MODELPRESS_DRAIN_SECONDS"] = str(_DRAIN_SECONDS)
     if "log_format" not in settings.model_fields_set and sys.stderr.isatty():
         changes["MODELPRESS_LOG_FORMAT"] = "console"
+    if "workers_here" not in settings.model_fields_set:
+        from worker.devices import gpus, grouped
+
+        changes["MODELPRESS_WORKERS_HERE"] = str(max(1, workers + len(grouped(gpus(), settings.gpus_per_worker))))
     os.environ.update(changes)
     settings = Settings()
     logging.configure(settings)
@@ -59,6 +63,9 @@ def serve(*, host: str, port: int, workers: int, demo: bool) -> int:
 
 
 def _supervise(settings: Settings, run_dir: Path, *, host: str, port: int, workers: int, demo: bool) -> None:
+    from worker import cgroups
+
+    cgroups.base()  # before anything is started: where a group is to be divided, no process may be left in it
     supervisor = Supervisor()
     try:
         if not settings.broker_url and (server := broker_binary()) is not None:

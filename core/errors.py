@@ -218,6 +218,14 @@ class QuotaExceeded(ServiceError):
     title = "Quota exceeded"
 
 
+class RateLimited(ServiceError):
+    """More requests, or more at once, than one client may make."""
+
+    code = "rate_limited"
+    status = 429
+    title = "Too many requests"
+
+
 class ChecksumMismatch(ServiceError):
     """Stored bytes are not those that were stored; they are not served."""
 

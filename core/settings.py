@@ -29,6 +29,11 @@ class Settings(BaseSettings):
     """Whether every request needs an API key; off is allowed on a loopback bind only."""
     max_upload_bytes: int = Field(64 * GIB, ge=1)
     """Largest model or dataset."""
+    requests_per_second: float = Field(200, ge=0)
+    """Requests of one key, or of one address without a key, to one API process; twice as many at once. 0: no limit. Jobs that are polled
+    are answered from memory and do not count."""
+    max_requests_at_once: int = Field(256, ge=1)
+    """Requests of one project that one API process answers at a time, event streams and waiting polls included."""
     max_connections: int = Field(1000, ge=16)
     """Open connections of one API process; fewer where the system grants it too few descriptors."""
     keep_alive_seconds: float = Field(15, ge=1)
@@ -68,6 +73,19 @@ class Settings(BaseSettings):
     """How many GPUs `modelpress serve` gives to each worker: the most `devices` of a job there."""
     isolation_minimum: int = Field(0, ge=0, le=3)
     """Lowest isolation tier (0..3) under which a worker may run a job; a lower one fails closed."""
+
+    inspection_seconds: float = Field(300, gt=0)
+    """Longest look into an uploaded file."""
+    inspections_at_once: int = Field(3, ge=1, le=64)
+    """Uploads that one inspector looks into side by side, each of another project."""
+    job_memory_bytes: int = Field(0, ge=0)
+    """Memory of one job, whatever its spec asks for; 0: an equal share of the machine's for each worker."""
+    job_disk_bytes: int = Field(0, ge=0)
+    """Disk space that one job may fill with scratch files and results; 0: half of what is free when it begins."""
+    job_files: int = Field(100_000, ge=100)
+    """Files and folders that one job may have at a time."""
+    workers_here: int = Field(1, ge=1)
+    """Workers that share this machine's memory, for the share of each; `modelpress serve` says it to its own."""
 
     lock_wait_seconds: float = Field(10, gt=0)
     """How long a writer of the database waits for another one before its request is answered with an error."""

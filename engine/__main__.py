@@ -19,10 +19,11 @@ from engine.contract.file_format import Kind, by_ending, catalogue, names
 from engine.contract.job import FILE_NAME, RESULT
 from engine.contract.metadata import DatasetMetadata, ModelMetadata
 from engine.contract.metric import first_of
+from engine.contract.report import Report
 from engine.contract.spec import Spec, parse
 from engine.jobs.run import run_job
 from engine.reporting import document as report
-from engine.reporting.text import before_after, constraint_name
+from engine.reporting.text import before_after, constraint_row
 
 EXIT_FAILED, EXIT_USAGE, EXIT_CONSTRAINTS = 1, 2, 3
 
@@ -53,7 +54,11 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--threads", type=int, default=1)
     run.add_argument("--device", default="cpu", help="cpu, cuda:0, …")
     run.add_argument("--devices", type=int, help="processes that train together, each on a device of its own; default: what the spec says")
-    run.add_argument("--json-events", action="store_true", help="write every event as one JSON line on standard output")
+    run.add_argument(
+        "--json-events",
+        action="store_true",
+        help="write every event as one JSON line on standard output; files that events name are in --out",
+    )
     inspect = commands.add_parser("inspect", help="describe a model or dataset file as JSON")
     inspect.add_argument("file", type=Path)
     inspect.add_argument("--format", choices=list(catalogue()), help="default: by the file's ending")
@@ -91,11 +96,11 @@ def _run(options: argparse.Namespace) -> int:
     status = _job(job, options.out, console)
     if status != 0 or (console.done is not None and console.done.error is not None):
         return EXIT_FAILED
-    described = json.loads((options.out / "report.json").read_text())
+    described = report.read((options.out / "report.json").read_bytes())
     (options.out / "report.html").write_text(report.to_html(described), encoding="utf-8")
     (options.out / "report.md").write_text(report.to_markdown(described), encoding="utf-8")
     print(summary_table(described), file=sys.stderr)
-    return EXIT_CONSTRAINTS if described["outcome"] == "constraints_not_met" else 0
+    return EXIT_CONSTRAINTS if described.outcome == "constraints_not_met" else 0
 
 
 def _job(job: dict[str, Any], out: Path | None, console: "Console") -> int:
@@ -106,7 +111,7 @@ def _job(job: dict[str, Any], out: Path | None, console: "Console") -> int:
         status = run_job(directory, console)
         if out is not None:
             shutil.copytree(directory / "out", out, dirs_exist_ok=True)
-            if (directory / RESULT).exists():
+            if console.announces_files and (directory / RESULT).exists():
                 shutil.copyfile(directory / RESULT, out / RESULT)
         if console.done is not None and console.done.result is not None:
             console.result = json.loads(console.done.result.read(directory))
@@ -186,6 +191,8 @@ class Console:
         """What the job came to, as JSON types."""
         self._stream = stream
         self._steps = len(spec.steps) if spec else 0
+        self.announces_files = json_events
+        """Whether whoever reads the events looks for the files that they name."""
         self._json = json_events
         self._live = stream.isatty() and not json_events
         self._width = 0
@@ -230,13 +237,13 @@ class Console:
         print(text, file=self._stream, flush=True)
 
 
-def summary_table(document: dict[str, Any]) -> str:
+def summary_table(described: Report) -> str:
     """The figures of a report as a table for a terminal."""
-    rows = [("", "before", "after", "change"), *before_after(document)]
+    rows = [("", "before", "after", "change"), *before_after(described)]
     widths = [max(len(row[i]) for row in rows) for i in range(4)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    checks = [f"{'met   ' if item['met'] else 'MISSED'} {constraint_name(item)}" for item in document["constraints"]]
-    return "\n".join(["", *lines, *checks, "", document["sentence"]])
+    checks = [f"{'met   ' if item.met else 'MISSED'} {constraint_row(item)[0]}" for item in described.constraints]
+    return "\n".join(["", *lines, *checks, "", described.sentence])
 
 
 if __name__ == "__main__":

@@ -98,7 +98,7 @@ class Postgres:
         """Cut off whoever is still connected to a database, and delete all rows, but for the default project."""
         cut = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
         deletes = [*(f"DELETE FROM {table}" for table in tables), "DELETE FROM projects WHERE id <> 'prj_default'"]
-        reset = "UPDATE projects SET max_queued_jobs = NULL, max_running_jobs = NULL, max_stored_bytes = NULL"
+        reset = "UPDATE projects SET max_queued_jobs = NULL, max_running_jobs = NULL, max_stored_bytes = NULL, max_models = NULL, max_compute_seconds = NULL"
         self._run(name, "; ".join([cut, *deletes, reset]))
 
     def _run(self, database: str, statements: str) -> None:

@@ -7,6 +7,8 @@ first connection to the broker until the worker's shutdown, so that a dead broke
 import os
 import signal
 import socket
+import time
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from logging import WARNING, getLogger
@@ -15,7 +17,7 @@ from typing import Any
 from celery import Celery
 from celery.signals import celeryd_after_setup, setup_logging, worker_shutdown, worker_shutting_down
 
-from core import logging
+from core import jobs, logging
 from core.queue import TASK, make_app
 from core.service import Service
 from core.settings import Settings
@@ -49,40 +51,57 @@ class Worker:
         own = {queue: devices.assigned_gpus() if queue == settings.gpu_queue else devices.cpu() for queue in queues}
         capacities = {queue: device.capacity for queue, device in own.items()}
         self._roll_call = RollCall(
-            service, capacities, f"{socket.gethostname()}:{os.getpid()}", lambda queue: self._runners[queue].trouble()
+            service,
+            capacities,
+            f"{socket.gethostname()}:{os.getpid()}",
+            lambda queue: _first(item.trouble() for item in self._runners[queue]),
         )
         isolation.add_done_callback(lambda chosen: None if chosen.cancelled() or chosen.exception() else self._roll_call.start())
+        # Inspections of several projects go side by side, so that none waits for another's file; those of one take turns.
+        inspect = settings.inspect_queue
         self._runners = {
-            queue: Runner(
-                service,
-                queue=queue,
-                device=own[queue],
-                launcher=launcher,
-                isolation=isolation,
-                workplace=workplace,
-            )
+            queue: [
+                Runner(
+                    service,
+                    queue=queue,
+                    device=own[queue],
+                    launcher=launcher,
+                    isolation=isolation,
+                    workplace=workplace,
+                    most_per_project=(lambda: self._roll_call.present[inspect]) if queue == inspect else (lambda: jobs.UNBOUNDED),
+                )
+                for _ in range(settings.inspections_at_once if queue == inspect else 1)
+            ]
             for queue in queues
         }
-        for runner in self._runners.values():
+        for runner in self._all():
             runner.start()
+
+    def _all(self) -> list[Runner]:
+        return [runner for runners in self._runners.values() for runner in runners]
 
     def ring(self, queue: str) -> None:
         """Wake the runner of `queue`."""
-        if queue in self._runners:
-            self._runners[queue].ring()
+        for runner in self._runners.get(queue, ()):
+            runner.ring()
 
     def drain(self) -> None:
         """Stop claiming; running jobs end or are given back."""
-        for runner in self._runners.values():
+        for runner in self._all():
             runner.drain()
 
     def close(self) -> None:
         """Drain, wait, and leave nothing behind."""
         self.drain()
-        for runner in self._runners.values():
-            runner.join(settings.drain_seconds + JOIN_MARGIN_SECONDS)
+        deadline = time.monotonic() + settings.drain_seconds + JOIN_MARGIN_SECONDS
+        for runner in self._all():
+            runner.join(max(0.0, deadline - time.monotonic()))
         self._roll_call.end()
         self._stack.close()
+
+
+def _first(sentences: Iterator[str | None]) -> str | None:
+    return next((sentence for sentence in sentences if sentence), None)
 
 
 _worker: Worker | None = None

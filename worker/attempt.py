@@ -1,6 +1,5 @@
 """One attempt at one job, from the claim to the last transaction."""
 
-import errno
 import math
 import os
 import threading
@@ -14,32 +13,39 @@ from pydantic import TypeAdapter
 from sqlalchemy.exc import SQLAlchemyError
 
 from core import failpoints, jobs
+from core.blobs.ingest import free_bytes
 from core.database.db import Session
-from core.errors import ChecksumMismatch, LeaseLost, ServiceError, StorageFull, Unavailable
+from core.errors import LeaseLost, ServiceError, StorageFull, Unavailable
 from core.jobs import JobError
 from core.logging import logger
 from core.service import Service
 from engine.contract import events
 from engine.contract.figures import Measured, Outcome, Summary
 from engine.contract.job import DRAIN_FILE
-from engine.process.launcher import Launcher, LaunchError
+from engine.process.launcher import Launcher
 from engine.process.request import Limits, Request
 from engine.process.sandbox.probe import Isolation
-from worker import endings
-from worker.devices import Device, machine_memory_bytes
+from worker import cgroups, endings
+from worker.cgroups import Group
+from worker.devices import Device
+from worker.memory import bound_bytes
 from worker.publishing import ManifestError, publish, read_result, store_checkpoint
 from worker.pulse import Pulse
 from worker.staging import stage
 from worker.stop import Reason, Stop, Stopped
 from worker.supervision import Bounds, Watched, watch
 from worker.transcript import Transcript
+from worker.usage import folder_usage
 from worker.workplace import Workplace
 
 ENTRY = "engine.jobs.run:run_job"
 THREADS = 1
 """Numerical threads of a child: more of them slow small networks down on a busy machine."""
-_SHARED_BYTES = 1 << 30
-"""Resident memory that each process of a job has in common with its parent, roughly: libraries that everyone maps."""
+_OWN_BYTES = 512 << 20
+"""Memory that each process of a job takes before it does anything: libraries, of which a fresh interpreter loads its own."""
+_MOST_TASKS = 4096
+"""Processes and threads of a job, where its control group counts them; processes alone are bounded to fewer."""
+_LEAST_DISK_BYTES = 64 << 20
 _RETRY_SECONDS = 0.5
 INSPECTION: TypeAdapter[dict[str, Any]] = TypeAdapter(dict[str, Any])
 _log = logger(__name__)
@@ -72,6 +78,9 @@ class Attempt:
         self._draining = threading.Event()
         self._directory: Path | None = None
         self._starting_since: float | None = None
+        self._is_inspection = not claim.shown
+        asked = claim.spec["limits"]["memory_bytes"]
+        self._memory_bytes = bound_bytes(service.settings, asked=asked, inspection=self._is_inspection)
         state = claim.checkpoint_state or {}
         self._transcript = Transcript(claim.steps, claim.warnings, state.get("step_index") if claim.checkpoint else None)
 
@@ -109,7 +118,7 @@ class Attempt:
                     end = self._stopped()
                 except Exception as error:
                     _log.exception("attempt failed")
-                    end = self._failed(_error_of(error))
+                    end = self._failed(endings.of_exception(error))
                 self._write(end)
         finally:
             self._pulse.end()
@@ -117,7 +126,7 @@ class Attempt:
 
     def _work(self, directory: Path) -> End | None:
         if self._isolation.tier < self._service.settings.isolation_minimum:
-            return self._failed(_isolation_unavailable(self._isolation, self._service.settings.isolation_minimum))
+            return self._failed(endings.isolation_unavailable(self._isolation, self._service.settings.isolation_minimum))
         stage(
             self._claim,
             self._service.blobs,
@@ -128,8 +137,11 @@ class Attempt:
             checkpoint_seconds=self._service.settings.checkpoint_seconds,
         )
         failpoints.hit("worker.staged")
-        kills = endings.out_of_memory_kills()
-        watched = self._run_child(directory)
+        bound = self._memory_bytes + self._claim.devices * _OWN_BYTES
+        with cgroups.of_job(f"{self._claim.job_id}-{self._claim.fence}", bound, _MOST_TASKS) as group:
+            kills = endings.out_of_memory_kills()
+            watched = self._run_child(directory, group)
+            starved = bool(group.out_of_memory_kills()) if group is not None else endings.out_of_memory_kills() > kills
         failpoints.hit("worker.child_ended")
         if self._stop.reason in (Reason.CANCELLED, Reason.LEASE_LOST):
             return self._stopped()
@@ -138,11 +150,13 @@ class Attempt:
             self._transcript,
             self._stop.reason,
             timeout_seconds=self._claim.timeout_seconds,
-            starved=endings.out_of_memory_kills() > kills,
+            memory_bytes=self._memory_bytes,
+            inspection=self._is_inspection,
+            starved=starved,
             full=endings.is_full(directory),
         )
         if error is not None and not (directory / "job.json").exists() and self._stop.reason is None:
-            return self._failed(_swept())
+            return self._failed(endings.swept())
         if error is not None and self._stop.reason is Reason.DRAINED:
             return self._stopped()
         if error is not None:
@@ -178,9 +192,10 @@ class Attempt:
             raise ManifestError(f"the job's result is of another form: {str(error)[:500]}") from None
         return summary.model_dump(mode="json"), {item.setting.name: item for item in summary.settings}
 
-    def _run_child(self, directory: Path) -> Watched:
-        limits, count = self._claim.spec["limits"], self._claim.devices
-        memory = min(limits["memory_bytes"] or machine_memory_bytes(), machine_memory_bytes())
+    def _run_child(self, directory: Path, group: Group | None) -> Watched:
+        settings, count, memory = self._service.settings, self._claim.devices, self._memory_bytes
+        disk_bytes = settings.job_disk_bytes or max(_LEAST_DISK_BYTES, free_bytes(directory) // 2)
+        before = folder_usage(directory, group=None)
         cpu_seconds = math.ceil(self._claim.timeout_seconds * (os.cpu_count() or 1)) + 60
         request = Request(
             directory,
@@ -191,6 +206,7 @@ class Attempt:
             environment=self._device.environment(count),
             gpu=bool(self._device.gpus),
             sockets=self._isolation.sockets,
+            group=None if group is None else str(group.entrance),
         )
         self._stop.check()
         self._directory = directory
@@ -202,7 +218,14 @@ class Attempt:
         finally:
             self._starting_since = None
         failpoints.hit("worker.child_started")
-        bounds = Bounds(self._claim.timeout_seconds, memory + count * _SHARED_BYTES)
+        bounds = Bounds(
+            self._claim.timeout_seconds,
+            memory + count * _OWN_BYTES,
+            directory=directory,
+            disk_bytes=before.size_bytes + disk_bytes,
+            files=before.count + settings.job_files,
+            group=group,
+        )
         return watch(child, self._transcript, self._stop, bounds, lambda event: self._hear(event, directory))
 
     def _hear(self, event: events.Event, directory: Path) -> None:
@@ -278,43 +301,3 @@ class Attempt:
             else:
                 failpoints.hit("worker.end_written")
                 return
-
-
-def _error_of(error: Exception) -> JobError:
-    """What an exception of the supervisor means for the job."""
-    match error:
-        case ChecksumMismatch():
-            return JobError.of("checksum_mismatch", "internal", error.message, hint=error.hint)
-        case StorageFull():
-            return JobError.of("out_of_disk", "resource", f"The service's disk is full: {error.message}.", hint=error.hint, retryable=True)
-        case OSError(errno=errno.ENOSPC | errno.EDQUOT):
-            message = "The disk of the job's directory is full."
-            return JobError.of("out_of_disk", "resource", message, hint="Free space on the worker, then retry.", retryable=True)
-        case ServiceError() | OSError() | SQLAlchemyError():
-            return JobError.of(
-                "storage_unavailable", "transient", f"A file of the job could not be read or stored: {error}.", retryable=True
-            )
-        case ManifestError():
-            return JobError.of("child_protocol", "internal", f"The job's process announced a file that is not there: {error}.")
-        case LaunchError():
-            return JobError.of("child_killed", "transient", f"The job's process could not be started: {error}.", retryable=True)
-        case _:
-            return JobError.of("internal_error", "internal", f"The worker failed: {type(error).__name__}.", hint="Its log says more.")
-
-
-def _swept() -> JobError:
-    message = "The job's directory was removed from outside while it ran."
-    hint = "Keep cleaners of temporary files away from the service's data folder."
-    return JobError.of("storage_unavailable", "transient", message, hint=hint, retryable=True)
-
-
-def _isolation_unavailable(isolation: Isolation, minimum: int) -> JobError:
-    opened = [name for name, answer in isolation.probe.items() if answer == "open"]
-    return JobError.of(
-        "isolation_unavailable",
-        "resource",
-        f"The operator asks for isolation tier {minimum} and this worker reaches tier {isolation.tier}.",
-        hint="Run the worker where the kernel offers Landlock, seccomp and, for jobs with several devices, user namespaces; "
-        "or lower MODELPRESS_ISOLATION_MINIMUM.",
-        details={"open": opened},
-    )

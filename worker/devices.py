@@ -3,7 +3,6 @@
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from core.errors import ServiceError
 from core.jobs import UNBOUNDED_MEMORY
@@ -93,19 +92,6 @@ def assigned_gpus() -> Device:
             hint="Set CUDA_VISIBLE_DEVICES to the UUIDs of its own; nvidia-smi -L lists them.",
         )
     return _joined(chosen)
-
-
-def machine_memory_bytes() -> int:
-    """Memory of this machine, or of the control group that the process is confined to."""
-    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    for limit in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        try:
-            text = Path(limit).read_text().strip()
-        except OSError:
-            continue
-        if text.isdigit():
-            total = min(total, int(text))
-    return total
 
 
 def _gpu(uuid: str, name: str, memory_bytes: int) -> Device:

@@ -30,6 +30,8 @@ class RollCall(threading.Thread):
         self._queues = queues
         self._worker = worker
         self._trouble = trouble
+        self.present = dict.fromkeys(queues, 1)
+        """How many workers serve each queue, this one included."""
         self._ended = threading.Event()
 
     def run(self) -> None:
@@ -47,6 +49,7 @@ class RollCall(threading.Thread):
 
     def _note(self, session: Session, queue: str) -> None:
         worker_registry.note(session, queue, self._worker, self._queues[queue], trouble=self._trouble(queue))
+        self.present[queue] = max(1, worker_registry.count(session, queue))
 
     def _say(self, what: Callable[[Session, str], None]) -> None:
         try:

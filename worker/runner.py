@@ -4,6 +4,7 @@ import os
 import socket
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import Future
 
 from core import failpoints, jobs
@@ -32,6 +33,7 @@ class Runner(threading.Thread):
         launcher: Starts the children.
         isolation: What confines them; known once the probe has run.
         workplace: Where they live.
+        most_per_project: How many running jobs of the queue a project may have.
         entry: What they run.
     """
 
@@ -45,8 +47,10 @@ class Runner(threading.Thread):
         isolation: "Future[Isolation]",
         workplace: Workplace,
         entry: str = ENTRY,
+        most_per_project: Callable[[], int] = lambda: jobs.UNBOUNDED,
     ) -> None:
         super().__init__(name=f"runner-{queue}", daemon=True)
+        self._most_per_project = most_per_project
         self.queue = queue
         self._service = service
         self._device = device
@@ -125,6 +129,7 @@ class Runner(threading.Thread):
                 isolation=isolation.to_json(),
                 device_memory_bytes=self._device.capacity.memory_bytes,
                 devices=self._device.capacity.devices,
+                most_per_project=self._most_per_project(),
             )
             if claim is None:
                 return False

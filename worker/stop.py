@@ -14,6 +14,7 @@ class Reason(StrEnum):
     TIMEOUT = "timeout"
     OUT_OF_MEMORY = "out_of_memory"
     TOO_MANY_PROCESSES = "too_many_processes"
+    TOO_MUCH_ON_DISK = "too_much_on_disk"
     PROTOCOL = "protocol"
 
 

@@ -10,10 +10,14 @@ from pathlib import Path
 
 from engine.contract.events import MAX_LINE_BYTES, Event
 from engine.process.launcher import Child, Exit
+from worker.cgroups import Group
 from worker.stop import Reason, Stop
 from worker.transcript import ProtocolError, Transcript
+from worker.usage import folder_usage, group_usage
 
-_TICK_SECONDS = 1.0
+MOST_PROCESSES = 256
+_DISK_SECONDS = 2.0
+_TICK_SECONDS = 0.5
 """How often the bounds are looked at; reading all of /proc costs milliseconds."""
 _READ_BYTES = 1 << 16
 _END_SECONDS = 10.0
@@ -27,8 +31,14 @@ class Bounds:
     seconds: float
     """Wall-clock time of the child."""
     memory_bytes: int
-    """Memory of the child and all that it started, shared pages counted for each."""
-    processes: int = 256
+    """Memory of the child and all that it started; looked at where no control group holds it."""
+    processes: int = MOST_PROCESSES
+    directory: Path | None = None
+    """The job's folder."""
+    disk_bytes: int = 1 << 40
+    files: int = 1 << 20
+    group: Group | None = None
+    """The job's control group."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +65,7 @@ def watch(child: Child, transcript: Transcript, stop: Stop, bounds: Bounds, hear
     problem: str | None = None
     killed_at: float | None = None
     next_tick = started
+    disk = _Disk(bounds)
     with selectors.DefaultSelector() as selector:
         for descriptor in (child.events, child.log):
             os.set_blocking(descriptor, False)
@@ -83,6 +94,7 @@ def watch(child: Child, transcript: Transcript, stop: Stop, bounds: Bounds, hear
             if now >= next_tick:
                 next_tick = now + _TICK_SECONDS
                 _check_bounds(child, stop, bounds, now - started)
+                disk.check(child, stop)
             if stop.reason is not None and killed_at is None:
                 child.signal(signal.SIGKILL)
                 killed_at = now
@@ -101,34 +113,28 @@ def watch(child: Child, transcript: Transcript, stop: Stop, bounds: Bounds, hear
 def _check_bounds(child: Child, stop: Stop, bounds: Bounds, seconds: float) -> None:
     if seconds > bounds.seconds:
         stop.ask(Reason.TIMEOUT)
-    usage = group_usage(child.pid)
+    usage = group_usage(child.pid, bounds.memory_bytes)
     if usage.processes > bounds.processes:
         stop.ask(Reason.TOO_MANY_PROCESSES)
-    elif usage.memory_bytes > bounds.memory_bytes:
+    elif usage.memory_bytes > bounds.memory_bytes or (bounds.group is not None and bounds.group.out_of_memory_kills()):
         stop.ask(Reason.OUT_OF_MEMORY)
 
 
-@dataclass(frozen=True)
-class Usage:
-    """What a process group has."""
+class _Disk:
+    """Looks at a job's folder, the less often the longer that takes."""
 
-    processes: int
-    memory_bytes: int
+    def __init__(self, bounds: Bounds) -> None:
+        self._bounds = bounds
+        self._next = time.monotonic() + _DISK_SECONDS
 
-
-def group_usage(group: int) -> Usage:
-    """Processes of a group and the sum of their resident memory."""
-    processes = pages = 0
-    for entry in os.scandir("/proc"):
-        if entry.name.isdigit():
-            try:
-                fields = Path(entry.path, "stat").read_text().rpartition(")")[2].split()
-            except OSError:  # it ended while we looked
-                continue
-            if int(fields[2]) == group:
-                processes += 1
-                pages += int(fields[21])
-    return Usage(processes, pages * os.sysconf("SC_PAGE_SIZE"))
+    def check(self, child: Child, stop: Stop) -> None:
+        if self._bounds.directory is None or (started := time.monotonic()) < self._next:
+            return
+        used = folder_usage(self._bounds.directory, child.pid)
+        if used.size_bytes > self._bounds.disk_bytes or used.count > self._bounds.files:
+            stop.ask(Reason.TOO_MUCH_ON_DISK)
+        now = time.monotonic()
+        self._next = now + max(_DISK_SECONDS, 20 * (now - started))
 
 
 class _Lines:

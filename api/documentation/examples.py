@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from api.deps import EXAMPLES
+from api.examples import EXAMPLES
 
 _INPUTS = {"model": EXAMPLES["model"], "dataset": EXAMPLES["dataset"]}
 

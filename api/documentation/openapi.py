@@ -1,28 +1,26 @@
 """The OpenAPI document: served, and kept in `docs/openapi.json` so that a change of the contract shows in review.
 
-`python -m api.documentation.openapi` writes the file, `--check` compares.
+`docs/generate_openapi.py` writes the file.
 """
 
-import argparse
 import copy
+import functools
 import json
-import sys
-from pathlib import Path
+import threading
 from typing import Any
 
-from fastapi import FastAPI, Request
+from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from fastapi.responses import Response
 from fastapi.routing import APIRoute
 
-from api.deps import EXAMPLES
+from api.examples import EXAMPLES
 from api.front.authentication import PUBLIC
 from api.http.fields import body_of
 from api.http.problems import MEDIA_TYPE, Problem
 from api.http.routing import scopes_of
 from engine.contract.spec import json_schema
 
-SNAPSHOT = Path(__file__).parents[2] / "docs" / "openapi.json"
 DESCRIPTION = """\
 Compress neural networks: upload a model and a dataset, post a spec, poll the job, download artifacts whose metrics were measured on
 the very file that you download.
@@ -50,9 +48,17 @@ def install(app: FastAPI) -> None:
 
     app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's own way to extend it
 
+    building = threading.Lock()
+
+    @functools.cache
+    def written() -> bytes:
+        return json.dumps(app.openapi()).encode()
+
     @app.get("/openapi.json", include_in_schema=False)
-    def document(request: Request) -> Response:
-        return Response(json.dumps(app.openapi()), media_type="application/json")
+    def document() -> Response:
+        with building:  # once, however many ask at first
+            content = written()
+        return Response(content, media_type="application/json")
 
 
 def build(app: FastAPI) -> dict[str, Any]:
@@ -125,24 +131,3 @@ def _spec_schemas() -> dict[str, Any]:
         "Spec": {key: value for key, value in schema.items() if key != "$defs"},
         **{f"Spec{name}": schema["$defs"][name] for name in names},
     }
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Write the snapshot, or compare it with what the code says."""
-    from api.app import create_app
-    from core.settings import Settings
-
-    parser = argparse.ArgumentParser(prog="python -m api.documentation.openapi", description="Write docs/openapi.json.")
-    parser.add_argument("--check", action="store_true", help="only compare; ends with 1 where the file is stale")
-    asked = parser.parse_args(arguments)
-    text = json.dumps(create_app(Settings(auth="required")).openapi(), indent=1, ensure_ascii=False) + "\n"
-    if not asked.check:
-        SNAPSHOT.write_text(text)
-    elif not SNAPSHOT.exists() or SNAPSHOT.read_text() != text:
-        sys.stderr.write(f"{SNAPSHOT.name} is stale: run python -m api.documentation.openapi, and note the change in CHANGELOG.md\n")
-        return 1
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

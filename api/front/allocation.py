@@ -3,7 +3,7 @@
 import ctypes
 import sys
 
-_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -2, -3, -8
 _KEPT_BYTES = 32 * 2**20
 
 
@@ -19,3 +19,5 @@ def keep_buffers() -> None:
     if mallopt is not None:
         for option in (_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD):
             mallopt(option, _KEPT_BYTES if option != _M_TOP_PAD else _KEPT_BYTES // 8)
+        # Threads take turns anyway; a heap for each of them would keep what any of them ever needed.
+        mallopt(_M_ARENA_MAX, 2)

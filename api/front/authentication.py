@@ -9,14 +9,16 @@ from collections.abc import Callable
 from types import SimpleNamespace
 
 from starlette.concurrency import run_in_threadpool
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from api.front.limits import Limits
 from api.http import conditional, problems
 from api.live.hot import HotJobs, Rendered
 from core.access.keys import Principal
 from core.access.keys import Scope as KeyScope
 from core.errors import ServiceError, Unauthenticated
 
+LIVEZ = "/livez"
 PUBLIC = frozenset({"/", "/livez", "/readyz", "/openapi.json", "/docs"})
 _PUBLIC_FOLDER = "/docs/"
 _JOBS = "/v1/jobs/"
@@ -32,7 +34,8 @@ _TOUCH_SECONDS = 60.0
 class Authenticator:
     """Turns the `Authorization` header into a principal. `verify` asks the database and raises `unauthenticated`; `touch` notes the use."""
 
-    def __init__(self, verify: Callable[[str], Principal], touch: Callable[[str], None], anyone: Principal | None) -> None:
+    def __init__(self, verify: Callable[[str], Principal], touch: Callable[[str], None], anyone: Principal | None, limits: Limits) -> None:
+        self._limits = limits
         self._verify = verify
         self._touch = touch
         self._touched: dict[str, float] = {}
@@ -40,8 +43,8 @@ class Authenticator:
         """Who asks where authentication is off."""
         self._known: dict[bytes, tuple[float, Principal]] = {}
 
-    async def __call__(self, authorization: bytes) -> Principal:
-        """The principal of this header."""
+    async def __call__(self, authorization: bytes, address: str) -> Principal:
+        """The principal of this header. Raises `unauthenticated`, and `rate_limited` for an address that guesses."""
         if self._anyone is not None:
             return self._anyone
         scheme, _, token = authorization.decode("latin-1").partition(" ")
@@ -51,7 +54,14 @@ class Authenticator:
         known = self._known.get(digest)
         if known is not None and time.monotonic() < known[0]:
             return known[1]
-        principal = await run_in_threadpool(self._verify, token.strip())
+        if known is None:
+            self._limits.check_failures(address)
+        try:
+            principal = await run_in_threadpool(self._verify, token.strip())
+        except Unauthenticated:
+            self._known.pop(digest, None)
+            self._limits.failed(address)
+            raise
         now = time.monotonic()
         if principal.key_id is not None and now - self._touched.get(principal.key_id, -_TOUCH_SECONDS) >= _TOUCH_SECONDS:
             self._touched[principal.key_id] = now
@@ -65,22 +75,30 @@ class Authenticator:
 class Gate:
     """Lets a request pass with `state.principal` set, answers it from memory, or refuses it."""
 
-    def __init__(self, app: ASGIApp, hot: HotJobs) -> None:
+    def __init__(self, app: ASGIApp, hot: HotJobs, limits: Limits) -> None:
         self.app = app
+        self.limits = limits
         self.hot = hot
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         path: str = scope["path"] if scope["type"] == "http" else ""
-        if scope["type"] != "http" or path in PUBLIC or path.startswith(_PUBLIC_FOLDER):
+        if scope["type"] != "http" or path == LIVEZ:
             await self.app(scope, receive, send)
             return
-        headers = dict(scope["headers"])
+        address = scope["client"][0] if scope.get("client") else ""
         try:
-            principal = await scope["app"].state.authenticate(headers.get(b"authorization", b""))
+            if path in PUBLIC or path.startswith(_PUBLIC_FOLDER):
+                self.limits.arrive(address)
+                await self.app(scope, receive, send)
+            else:
+                await self._protected(scope, receive, send, address)
         except ServiceError as error:
             await problems.of_service_error(scope["state"]["request_id"], error)(scope, receive, send)
-            return
+
+    async def _protected(self, scope: Scope, receive: Receive, send: Send, address: str) -> None:
+        headers, path = dict(scope["headers"]), scope["path"]
+        principal = await scope["app"].state.authenticate(headers.get(b"authorization", b""), address)
         scope["state"]["principal"] = principal
         if scope["method"] == "GET" and path.startswith(_JOBS) and not scope["query_string"] and not _NEEDS_ROUTE & headers.keys():
             entry = self.hot.get(principal.project_id, path[len(_JOBS) :])
@@ -88,7 +106,19 @@ class Gate:
                 scope["route"] = _HOT_ROUTE
                 await answer(entry, headers.get(b"if-none-match"), send)
                 return
-        await self.app(scope, receive, send)
+        self.limits.arrive(principal.key_id or address)
+        async with self.limits.under_way(principal.project_id) as held:
+            scope["state"]["held"] = held
+
+            async def receive_slowly() -> Message:
+                held.end_turn()
+                return await receive()
+
+            async def send_slowly(message: Message) -> None:
+                held.end_turn()
+                await send(message)
+
+            await self.app(scope, receive_slowly, send_slowly)
 
 
 async def answer(entry: Rendered, if_none_match: bytes | None, send: Send) -> None:

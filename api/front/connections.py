@@ -33,9 +33,9 @@ class Bounds:
     """Least rate of a body, over `stall_seconds`; time in which the service itself does not take any does not count."""
     stall_seconds: float = 30.0
     """How long a client may take nothing of its answer."""
-    unread_bytes: int = 32 * 2**20
+    unread_bytes: int = 16 * 2**20
     """Answers that wait for slow readers, of all connections together."""
-    discarded_bytes: int = 64 * 2**20
+    discarded_bytes: int = 8 * 2**20
     """What is read and dropped of a body after its request was refused, so that the client gets to read why."""
     pipelined: int = 16
     """Requests of one connection that wait for the answer to an earlier one."""

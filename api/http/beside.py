@@ -1,4 +1,4 @@
-"""Work that costs processor time runs beside the event loop: two documents at a time, and nobody waits for one longer than the deadline."""
+"""Documents are read beside the event loop: long ones one at a time, and nobody waits for one longer than the deadline."""
 
 import asyncio
 from collections.abc import Callable
@@ -11,15 +11,16 @@ from core.errors import Unavailable
 Result = TypeVar("Result")
 DEADLINE_SECONDS = 15.0
 # Python runs one thread at a time: each further one that computes delays every answer of the event loop by some milliseconds.
-_threads = ThreadPoolExecutor(2, thread_name_prefix="documents")
+_long = ThreadPoolExecutor(1, thread_name_prefix="long-documents")
+_quick = ThreadPoolExecutor(2, thread_name_prefix="documents")
 
 
-async def beside(function: Callable[..., Result], *arguments: Any) -> Result:
-    """What `function` returns or raises, computed in one of two threads.
+async def beside(function: Callable[..., Result], *arguments: Any, quick: bool = False) -> Result:
+    """What `function` returns or raises, computed in another thread; what is not quick waits for its turn, and keeps nothing quick waiting.
 
     Raises `service_unavailable` after `DEADLINE_SECONDS`; what has not begun by then is not begun any more.
     """
-    work = asyncio.get_running_loop().run_in_executor(_threads, copy_context().run, function, *arguments)
+    work = asyncio.get_running_loop().run_in_executor(_quick if quick else _long, copy_context().run, function, *arguments)
     try:
         return await asyncio.wait_for(work, DEADLINE_SECONDS)
     except TimeoutError:

@@ -1,6 +1,5 @@
 """Files as responses: ranges, conditional requests and digests over immutable, content-addressed bytes."""
 
-import asyncio
 import hashlib
 import io
 import secrets
@@ -15,6 +14,7 @@ from starlette.types import Receive, Scope, Send
 
 from api.http import conditional, headers, problems, ranges
 from api.http.errors import RangeNotSatisfiable
+from api.http.gone import until_gone
 from core.blobs import Blob, Blobs
 from core.blobs.digest import CHUNK_BYTES
 from core.errors import ChecksumMismatch
@@ -22,6 +22,9 @@ from core.logging import logger
 from core.service import Service
 
 _log = logger(__name__)
+
+
+_PIECE_BYTES = 128 * 1024
 
 
 class Source(Protocol):
@@ -157,17 +160,23 @@ class ContentResponse(Response):
         The first chunk is read before the head is sent, so that damage in it is said in a problem document (`checksum_mismatch`). Damage
         further on cuts the connection off: the client has fewer bytes than were announced, and none that are wrong.
         """
-        content = self._content() if not scope["state"]["head"] else iter(())
+        if scope["state"]["head"]:
+            await self._send(scope, receive, send, iter(()))
+            return
+        async with scope["state"]["held"].download():
+            await self._send(scope, receive, send, self._content())
+
+    async def _send(self, scope: Scope, receive: Receive, send: Send, content: Iterator[bytes]) -> None:
         try:
             first = await run_in_threadpool(next, content, b"")
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-            gone = asyncio.ensure_future(_disconnected(receive))
-            try:
-                await send({"type": "http.response.body", "body": first, "more_body": True})
-                while not gone.done() and (chunk := await run_in_threadpool(next, content, b"")):
-                    await send({"type": "http.response.body", "body": chunk, "more_body": True})
-            finally:
-                gone.cancel()
+            async with until_gone(receive) as gone:
+                chunk = first
+                while chunk and not gone.done():
+                    # In small pieces, each of which waits for the client to take the one before.
+                    for start in range(0, len(chunk), _PIECE_BYTES):
+                        await send({"type": "http.response.body", "body": chunk[start : start + _PIECE_BYTES], "more_body": True})
+                    chunk = await run_in_threadpool(next, content, b"")
         except ChecksumMismatch:
             scope["app"].state.metrics.count_damage()
             _log.error("stored bytes are damaged", sha256=self.source.sha256, path=scope["path"])
@@ -181,11 +190,6 @@ class ContentResponse(Response):
             if whole := head + next(chunks, b""):
                 yield whole
             yield from chunks
-
-
-async def _disconnected(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
 
 
 def download(request: Request, service: Service, blob: Blob, filename: str) -> Response:

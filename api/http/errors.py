@@ -47,6 +47,14 @@ class ReportTooLarge(ServiceError):
     title = "Report too large"
 
 
+class ReportUnreadable(ServiceError):
+    """A stored report of another version than this service draws."""
+
+    code = "report_unreadable"
+    status = 422
+    title = "Report unreadable"
+
+
 class InvalidParameter(ServiceError):
     """A parameter that this route does not know, or a value that it cannot use."""
 

@@ -25,7 +25,8 @@ def fields_of(model: type[Fields], most_bytes: int = documents.SMALL_BYTES) -> C
         body = await documents.read_body(request, most_bytes)
         if not body.strip():
             return checked(model, {}, InvalidBody)
-        return await beside(_read, model, body, request.headers.get("content-type"))
+        content_type = request.headers.get("content-type")
+        return await beside(_read, model, body, content_type, quick=documents.is_quick(body, content_type))
 
     fields.model = model  # type: ignore[attr-defined]  # read by `body_of`
     return fields

@@ -10,7 +10,7 @@ from fastapi import Query, Request
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
 
-from api.deps import EXAMPLES
+from api.examples import EXAMPLES
 from api.http import documents, problems
 from api.http.beside import beside
 from api.http.conditional import Digests
@@ -19,6 +19,7 @@ from api.http.errors import InvalidBody, InvalidMetadata, Refused, UnsupportedMe
 from api.http.headers import documented
 from api.http.validation import checked
 from api.schemas.common import PRINTABLE
+from core.access import quotas
 from core.blobs import Blob, Staged
 from core.library import uploads
 from core.service import Service
@@ -92,7 +93,7 @@ class Declared:
 
     name: str | None
     format: str | None
-    metadata: dict[str, Any]
+    metadata: ModelMetadata | DatasetMetadata
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,7 @@ async def take(request: Request, service: Service, project_id: str, kind: Kind, 
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type in documents.JSON_TYPES:
         body = await documents.read_body(request, service.settings.max_spec_bytes)
-        named = await beside(_named, body, media_type, kind, declared)
+        named = await beside(_named, body, media_type, kind, declared, quick=documents.is_quick(body, media_type))
         if isinstance(named, Drawn):
             return await _from_architecture(service, named)
         return await beside(_from_upload, service, project_id, kind, named)
@@ -125,12 +126,20 @@ async def take(request: Request, service: Service, project_id: str, kind: Kind, 
         raise UnsupportedMediaType(f"Content-Encoding {coding!r} is not undone", hint="send the file as it is")
     digests = Digests.sent(request.headers)
     announced = request.headers.get("content-length")
-    staged = await service.blobs.receive(
-        _sniffed(request.stream(), declared.format, kind),
-        limit_bytes=service.settings.max_upload_bytes,
-        size_bytes=int(announced) if announced else None,
-    )
+    await run_in_threadpool(_check_share, service, project_id, int(announced) if announced else 0)
+    with request.state.held.upload():
+        staged = await service.blobs.receive(
+            _sniffed(request.stream(), declared.format, kind),
+            limit_bytes=service.settings.max_upload_bytes,
+            size_bytes=int(announced) if announced else None,
+        )
     return await run_in_threadpool(_keep, service, staged, digests, kind, declared)
+
+
+def _check_share(service: Service, project_id: str, size_bytes: int) -> None:
+    """Refuse what does not fit into the project's share before it is sent; it is taken when the file is whole."""
+    with service.database.reader() as session:
+        quotas.check_bytes(session, project_id, size_bytes)
 
 
 async def _sniffed(stream: AsyncIterator[bytes], declared: str | None, kind: Kind) -> AsyncIterator[bytes]:
@@ -149,7 +158,7 @@ def _keep(service: Service, staged: Staged, digests: Digests, kind: Kind, declar
         blob = staged.finish()
         digests.check(blob.sha256, staged.path)
         with staged.path.open("rb") as file:
-            found, metadata = _look(file, declared.format, declared.metadata, kind)
+            found, metadata = _look(file, declared, kind)
         service.blobs.keep(staged)
     return Taken(declared.name or blob.sha256[:12], found, metadata, blob)
 
@@ -197,7 +206,7 @@ def _from_upload(service: Service, project_id: str, kind: Kind, named: Finished)
         blob = uploads.blob_of(session, project_id, named.upload_id)
     declared = named.declared
     with io.BufferedReader(BlobFile(service.blobs, blob)) as file:
-        found, metadata = _look(file, declared.format, declared.metadata, kind)
+        found, metadata = _look(file, declared, kind)
     return Taken(declared.name or blob.sha256[:12], found, metadata, blob)
 
 
@@ -209,10 +218,10 @@ def _sniff(head: bytes, declared: str | None, kind: Kind) -> str:
     return found
 
 
-def _look(file: IO[bytes], declared: str | None, metadata: dict[str, Any], kind: Kind) -> tuple[str, dict[str, Any]]:
+def _look(file: IO[bytes], declared: Declared, kind: Kind) -> tuple[str, dict[str, Any]]:
     """The format of a file that is whole and harmless as far as its bytes tell, and its metadata with the architecture that it names."""
-    found = file_format.catalogue()[_sniff(file.read(magic.SNIFF_BYTES), declared, kind)]
-    stated = kind.metadata.model_validate(metadata)
+    found = file_format.catalogue()[_sniff(file.read(magic.SNIFF_BYTES), declared.format, kind)]
+    stated = declared.metadata
     with _refusing():
         with contextlib.suppress(effort.Unfinished), effort.at_most(_EFFORT, _EFFORT_SECONDS):
             # What is not seen to its end here is seen by the sandboxed inspection.
@@ -223,7 +232,7 @@ def _look(file: IO[bytes], declared: str | None, metadata: dict[str, Any], kind:
                 stated = found.metadata(file, stated)
             if stated.architecture is not None or not found.has_structure:
                 read_architecture(stated.architecture)
-    return found.name, stated.model_dump(mode="json", exclude_unset=True)
+    return found.name, stored(stated)
 
 
 @contextlib.contextmanager
@@ -255,9 +264,14 @@ def check_format(format: str, kind: Kind) -> None:
         raise Refused("unsupported_format", f"{format[:80]!r} is no format of a {kind.noun}", hint=hint)
 
 
-def check_metadata(document: Any, kind: Kind) -> dict[str, Any]:
-    """Validated metadata as JSON types, without what was left out. Raises `invalid_metadata`."""
-    return checked(kind.metadata, document, InvalidMetadata, "/metadata").model_dump(mode="json", exclude_unset=True)
+def check_metadata(document: Any, kind: Kind) -> ModelMetadata | DatasetMetadata:
+    """Validated metadata. Raises `invalid_metadata`."""
+    return checked(kind.metadata, document, InvalidMetadata, "/metadata")
+
+
+def stored(metadata: ModelMetadata | DatasetMetadata) -> dict[str, Any]:
+    """Metadata as JSON types, without what was left out."""
+    return metadata.model_dump(mode="json", exclude_unset=True)
 
 
 def request_body(kind: Kind) -> dict[str, Any]:

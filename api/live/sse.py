@@ -1,7 +1,6 @@
 """Server-sent events: a job's history is replayed and then followed, by any number of clients, each at its own pace."""
 
 import asyncio
-import contextlib
 import re
 from collections.abc import Callable
 
@@ -9,6 +8,7 @@ from fastapi.responses import Response
 from starlette.concurrency import run_in_threadpool
 from starlette.types import Receive, Scope, Send
 
+from api.http.gone import until_gone
 from api.live.watch import Frame, Topic, Watch
 from core.errors import MalformedRequest
 
@@ -48,14 +48,9 @@ class EventStream(Response):
         """Stream until the job has ended or the client is gone."""
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
         if not scope["state"]["head"]:
-            gone = asyncio.ensure_future(_disconnect(receive))
-            try:
+            async with until_gone(receive) as gone:
                 with self._watch.topic(self._project_id, self._job_id) as topic:
                     await self._follow(topic, gone, send)
-            finally:
-                gone.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await gone
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _follow(self, topic: Topic, gone: asyncio.Future[None], send: Send) -> None:
@@ -84,8 +79,3 @@ class EventStream(Response):
 
 async def _write(send: Send, content: bytes) -> None:
     await send({"type": "http.response.body", "body": content, "more_body": True})
-
-
-async def _disconnect(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass

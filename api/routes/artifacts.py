@@ -73,6 +73,6 @@ def promote_artifact(
     """Make a model of an artifact, to compress it further or to compare with; it remembers where it came from."""
     artifact = artifacts.get(session, principal.project_id, artifact_id)
     intake.check_format(artifact.format, intake.MODELS)
-    metadata = None if wanted.metadata is None else intake.check_metadata(wanted.metadata, intake.MODELS)
+    metadata = None if wanted.metadata is None else intake.stored(intake.check_metadata(wanted.metadata, intake.MODELS))
     body = models.body(models.promote(session, service.settings, artifact, name=wanted.name, metadata=metadata))
     return JSONResponse(body, 201, {"Location": body["urls"]["self"]})

@@ -58,7 +58,8 @@ Moment = Annotated[AwareDatetime, AfterValidator(_in_utc)]
 
 async def _submission(request: Request, service: TheService) -> Submission:
     body = await documents.read_body(request, service.settings.max_spec_bytes)
-    return await beside(_submitted, body, request.headers.get("content-type"))
+    content_type = request.headers.get("content-type")
+    return await beside(_submitted, body, content_type, quick=documents.is_quick(body, content_type))
 
 
 def _submitted(body: bytes, content_type: str | None) -> Submission:
@@ -186,6 +187,7 @@ async def get_job(
     known = request.headers.get("if-none-match")
     if wait and not entry.terminal and (known is None or conditional.matches(known, entry.etag)):
         version = entry.version
+        request.state.held.end_turn()
         await live.watch.until(
             principal.project_id,
             job_id,
@@ -262,6 +264,7 @@ async def _accepted(request: Request, live: Live, principal: Principal, job_id: 
     """202 with the new job, after it has ended where the client prefers to wait for that."""
     wait = conditional.wait_seconds(request.headers)
     if wait:
+        request.state.held.end_turn()
         await live.watch.until(principal.project_id, job_id, lambda mark: mark is None or mark.status in TERMINAL, wait)
     response = _response(await _fetch(live, principal, job_id), 202, wait)
     response.headers["Location"] = f"/v1/jobs/{job_id}"

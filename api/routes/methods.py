@@ -16,7 +16,8 @@ from api.http.problems import did_you_mean
 from api.http.routing import ClosedRoute
 from api.schemas.common import Page, Resource
 from core.errors import NotFound
-from engine.architectures.spec import ARCHITECTURES, listing
+from engine.architectures.spec import catalogue as architectures
+from engine.architectures.spec import listing
 from engine.contract.method import Effect, Reference, Requires, catalogue
 from engine.contract.spec import json_schema
 
@@ -158,6 +159,6 @@ def list_architectures(request: Request) -> Response:
 )
 def get_architecture(request: Request, name: Annotated[str, Path(examples=["resnet20"])]) -> Response:
     """One builtin architecture."""
-    if name not in ARCHITECTURES:
-        raise NotFound(f"there is no architecture {name!r}", hint=did_you_mean(name, ARCHITECTURES))
-    return cacheable(request, Architecture.model_validate(ARCHITECTURES[name].document()).model_dump_json().encode())
+    if name not in architectures():
+        raise NotFound(f"there is no architecture {name!r}", hint=did_you_mean(name, architectures()))
+    return cacheable(request, Architecture.model_validate(architectures()[name].document()).model_dump_json().encode())

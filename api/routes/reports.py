@@ -1,6 +1,5 @@
 """The report of a finished job: the JSON document that the worker published, and its readable forms."""
 
-import json
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -9,13 +8,13 @@ from fastapi.responses import Response
 from api.deps import JobId, Reading, ReadsJobs, TheService
 from api.http import problems
 from api.http.content import HEADERS, ContentResponse, InMemory, Stored
-from api.http.errors import ReportTooLarge
+from api.http.errors import ReportTooLarge, ReportUnreadable
 from api.http.routing import ClosedRoute
 from core.blobs import Blob
 from core.library import artifacts
 from core.service import Service
-from engine.reporting.html import to_html
-from engine.reporting.markdown import to_markdown
+from engine.contract.report import Report, UnreadableReport
+from engine.reporting.document import read, to_html, to_markdown
 
 router = APIRouter(route_class=ClosedRoute, tags=["jobs"])
 MOST_DRAWN_BYTES = 8 * 2**20
@@ -73,8 +72,10 @@ def get_report_markdown(request: Request, session: Reading, principal: ReadsJobs
     return ContentResponse(request, InMemory(text.encode()), media_type="text/markdown; charset=utf-8")
 
 
-def _document(service: Service, blob: Blob) -> dict[str, Any]:
+def _document(service: Service, blob: Blob) -> Report:
     if blob.size_bytes > MOST_DRAWN_BYTES:
         raise ReportTooLarge(f"the report has {blob.size_bytes} bytes, which is more than is drawn as a page", hint="GET report.json")
-    document: dict[str, Any] = json.loads(service.blobs.read_all(blob))
-    return document
+    try:
+        return read(service.blobs.read_all(blob))
+    except UnreadableReport as error:
+        raise ReportUnreadable(error.message, hint=error.hint) from None

@@ -101,9 +101,10 @@ async def put_part(
     digests = Digests.sent(request.headers)
     announced = request.headers.get("content-length")
     await run_in_threadpool(parts.get, principal.project_id, upload_id)
-    staged = await service.blobs.receive(
-        request.stream(), limit_bytes=service.settings.max_upload_bytes, size_bytes=int(announced) if announced else None
-    )
+    with request.state.held.upload():
+        staged = await service.blobs.receive(
+            request.stream(), limit_bytes=service.settings.max_upload_bytes, size_bytes=int(announced) if announced else None
+        )
     put = partial(parts.put_part, principal.project_id, upload_id, number)
     return JSONResponse(await run_in_threadpool(_keep, staged, digests, put))
 

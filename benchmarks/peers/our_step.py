@@ -1,5 +1,9 @@
-"""The quantization step of this project alone: `python our_step.py NETWORK.onnx DATA.npz OUTPUT.onnx METADATA.json THREADS`."""
+"""The quantization step of this project alone: `python our_step.py NETWORK.onnx DATA.npz OUTPUT.onnx METADATA.json THREADS [PARAMETERS]`.
 
+PARAMETERS are those of the step, as JSON.
+"""
+
+import json
 import sys
 import tempfile
 from pathlib import Path
@@ -21,7 +25,8 @@ def main() -> None:
             Path(data_file), "npz", DatasetMetadata.model_validate_json(Path(metadata).read_bytes()), network.signature, work / "data"
         )
         context = StepContext(seed=0, work=work, emit=lambda event: None, baseline=network, data=data, threads=int(threads))
-        params = StaticQuantization.model_validate({"calibration": {"samples": 320}, "reduce_range": True})
+        given = json.loads(sys.argv[6]) if len(sys.argv) > 6 else {"calibration": {"samples": 320}, "reduce_range": True}
+        params = StaticQuantization.model_validate(given)
         result = static_quantization.apply(network, params, context.for_step(0, (0.0, 1.0)))
         result.write_onnx(Path(output))
 

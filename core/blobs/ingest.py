@@ -27,6 +27,8 @@ from core.errors import ChecksumMismatch, DigestMismatch, StorageFull, UploadToo
 from core.settings import Settings
 
 BUFFER_BYTES = 4 * 2**20
+BUFFERS_BYTES, LEAST_BUFFER_BYTES = 16 * 2**20, 256 * 1024
+"""What all uploads of a process gather before they write, together; and each at least."""
 HEAD_BYTES = 4096
 _SMALL_BYTES = 16 * 1024
 _hashers = ThreadPoolExecutor(2, thread_name_prefix="sha256")
@@ -120,6 +122,8 @@ class Blobs:
         self._settings = settings
         self.database = database
         self.store = open_store(settings.resolved_blob_url, settings.staging_dir)
+        self._receiving = 0
+        """Uploads that are being received; counted on the event loop."""
 
     def stage(self, *, limit_bytes: int | None = None) -> Staged:
         """An empty file on its way in. Raises `storage_full`."""
@@ -137,8 +141,9 @@ class Blobs:
             self.check_room(size_bytes)
         staged = await asyncio.to_thread(self.stage, limit_bytes=limit_bytes)
         writing: asyncio.Task[None] | None = None
+        self._receiving += 1
         try:
-            async for parts in _buffered(stream):
+            async for parts in _buffered(stream, self._buffer_bytes):
                 if writing is not None:
                     await writing
                 writing = asyncio.create_task(asyncio.to_thread(staged.write, *parts))
@@ -149,7 +154,12 @@ class Blobs:
                 await asyncio.wait([writing])
             staged.discard()
             raise
+        finally:
+            self._receiving -= 1
         return staged
+
+    def _buffer_bytes(self) -> int:
+        return max(LEAST_BUFFER_BYTES, min(BUFFER_BYTES, BUFFERS_BYTES // max(1, self._receiving)))
 
     def check_room(self, size_bytes: int) -> None:
         """Raises `storage_full` when the disks would be below their low watermark after `size_bytes` more."""
@@ -291,8 +301,8 @@ def _damaged(blob: Blob) -> ChecksumMismatch:
     )
 
 
-async def _buffered(stream: AsyncIterator[bytes]) -> AsyncIterator[list[bytes]]:
-    """The same bytes in lists of about `BUFFER_BYTES`; small pieces are joined, large ones are left as they came."""
+async def _buffered(stream: AsyncIterator[bytes], buffer_bytes: Callable[[], int]) -> AsyncIterator[list[bytes]]:
+    """The same bytes in lists of about `buffer_bytes()`; small pieces are joined, large ones are left as they came."""
     parts: list[bytes] = []
     size = 0
     async for part in stream:
@@ -301,7 +311,7 @@ async def _buffered(stream: AsyncIterator[bytes]) -> AsyncIterator[list[bytes]]:
         else:
             parts.append(part)
         size += len(part)
-        if size >= BUFFER_BYTES:
+        if size >= buffer_bytes():
             yield parts
             parts, size = [], 0
     if parts:

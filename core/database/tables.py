@@ -57,6 +57,8 @@ class Project(Base):
     max_queued_jobs: Mapped[int | None]
     max_running_jobs: Mapped[int | None]
     max_stored_bytes: Mapped[int | None]
+    max_models: Mapped[int | None]
+    max_compute_seconds: Mapped[float | None]
     created_at: Mapped[datetime] = _created()
 
 
@@ -282,7 +284,7 @@ class Artifact(Base):
 
     __tablename__ = "artifacts"
     id: Mapped[str] = mapped_column(Id, primary_key=True)
-    project_id: Mapped[str] = mapped_column(Id, ForeignKey("projects.id"))
+    project_id: Mapped[str] = mapped_column(Id, ForeignKey("projects.id"), index=True)
     job_id: Mapped[str] = mapped_column(Id, ForeignKey("jobs.id", ondelete="CASCADE"), index=True)
     fence: Mapped[int]
     position: Mapped[int]
@@ -297,6 +299,15 @@ class Artifact(Base):
     settings: Mapped[JsonList] = mapped_column(server_default=text("'[]'"))
     """What was measured on it, one entry a setting."""
     created_at: Mapped[datetime] = _created()
+
+
+class Turn(Base):
+    """When a project's job was last taken from a queue: who was served longest ago is next."""
+
+    __tablename__ = "turns"
+    queue: Mapped[str] = mapped_column(String(64), primary_key=True)
+    project_id: Mapped[str] = mapped_column(Id, ForeignKey("projects.id"), primary_key=True)
+    served_at: Mapped[datetime]
 
 
 class LedgerEntry(Base):
@@ -338,6 +349,8 @@ class Upload(Base):
     status: Mapped[str] = mapped_column(String(16))
     version: Mapped[int]
     """Raised with every part."""
+    received_bytes: Mapped[int] = mapped_column(server_default=text("0"))
+    """Of all parts together."""
     blob_sha256: Mapped[str | None] = _blob()
     created_at: Mapped[datetime] = _created()
     expires_at: Mapped[datetime] = mapped_column(index=True)

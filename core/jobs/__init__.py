@@ -2,7 +2,7 @@
 
 from core.jobs.body import EXPANDABLE, artifact_body, body, event_body, listed, metric_body, timestamp
 from core.jobs.check import Checked, Submission, check
-from core.jobs.claim import SPEC_VERSION, UNBOUNDED_MEMORY, Claim, Input, claim, confined
+from core.jobs.claim import SPEC_VERSION, UNBOUNDED, UNBOUNDED_MEMORY, Claim, Input, claim, confined
 from core.jobs.control import cancel, cancel_queued, delete
 from core.jobs.create import Created, create, create_inspection, retry
 from core.jobs.history import Mark, events, log, marks, metrics, series
@@ -18,6 +18,7 @@ __all__ = [
     "EXPANDABLE",
     "SPEC_VERSION",
     "TERMINAL",
+    "UNBOUNDED",
     "UNBOUNDED_MEMORY",
     "Checked",
     "Claim",

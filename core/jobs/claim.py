@@ -1,7 +1,7 @@
 """How a worker gets a job: one statement that picks the next one, raises its fence and sets its lease.
 
 The next job is the one of highest priority; among equals, that of the project with the fewest running jobs on this queue; then the
-oldest. The waiting projects are walked by index (a loose index scan), so that the cost grows with their number and not with the
+one that was served longest ago; then the oldest. The waiting projects are walked by index (a loose index scan), so that the cost grows with their number and not with the
 number of queued jobs.
 """
 
@@ -17,6 +17,7 @@ from sqlalchemy import (
     ScalarSelect,
     Select,
     Table,
+    and_,
     bindparam,
     func,
     literal_column,
@@ -29,7 +30,8 @@ from sqlalchemy.orm import Session
 from core import failpoints
 from core.blobs.digest import Blob
 from core.database.clock import db_now
-from core.database.tables import Dataset, Job, JobTeacher, Model, Project
+from core.database.dialect import insert
+from core.database.tables import Dataset, Job, JobTeacher, Model, Project, Turn
 from core.jobs.states import Status, transition
 
 SPEC_VERSION = 2
@@ -38,8 +40,10 @@ SPEC_VERSION = 2
 # Literals, not parameters: a partial index is used only where the planner sees its predicate.
 _QUEUED: ColumnElement[str] = literal_column("'queued'")
 _RUNNING: ColumnElement[str] = literal_column("'running'")
-_JOBS, _PROJECTS = cast(Table, Job.__table__), cast(Table, Project.__table__)
+_JOBS, _PROJECTS, _TURNS = (cast(Table, table.__table__) for table in (Job, Project, Turn))
 _TRIES = 8
+UNBOUNDED = 2**31 - 1
+"""More running jobs than a project has."""
 UNBOUNDED_MEMORY = 2**63 - 1
 """Memory of a device that no job asks about: the CPU."""
 
@@ -93,13 +97,16 @@ def claim(
     isolation: dict[str, Any] | None = None,
     device_memory_bytes: int = UNBOUNDED_MEMORY,
     devices: int = 1,
+    most_per_project: int = UNBOUNDED,
     spec_version: int = SPEC_VERSION,
 ) -> Claim | None:
     """Take the next job of `queue`, or None when there is none that this worker can run.
 
-    The caller commits at once: the lease runs from now on. The worker has `devices` devices of `device_memory_bytes` each.
+    The caller commits at once: the lease runs from now on. The worker has `devices` devices of `device_memory_bytes` each. A project
+    that has `most_per_project` running jobs on the queue gets no more.
     """
-    may_take = {"p_queue": queue, "p_spec_version": spec_version, "p_memory_bytes": device_memory_bytes, "p_devices": devices}
+    may_take: dict[str, Any] = {"p_queue": queue, "p_spec_version": spec_version, "p_most_per_project": most_per_project}
+    may_take |= {"p_memory_bytes": device_memory_bytes, "p_devices": devices}
     for attempt in range(_TRIES):
         job = transition(
             session,
@@ -121,6 +128,7 @@ def claim(
             available_at=None,
         )
         if job is not None:
+            _note_turn(session, queue, job.project_id)
             failpoints.hit("claim.before_commit")
             return _claim_of(session, job)
         if session.scalar(select(_next_project()), may_take) is None:
@@ -128,6 +136,12 @@ def claim(
         # Every free job of the chosen project was being claimed by others just now: choose again.
         time.sleep(0.002 * attempt)
     return None
+
+
+def _note_turn(session: Session, queue: str, project_id: str) -> None:
+    """The project was served just now: among equals the others come first."""
+    statement = insert(session, Turn).values(queue=queue, project_id=project_id, served_at=db_now())
+    session.execute(statement.on_conflict_do_update(index_elements=[Turn.queue, Turn.project_id], set_={"served_at": db_now()}))
 
 
 def confined(session: Session, claim: Claim, isolation: dict[str, Any]) -> None:
@@ -189,8 +203,12 @@ def _next_project() -> ScalarSelect[str]:
         select(lines.c.project_id)
         .join(head, head.c.id == lines.c.head_id)
         .join(_PROJECTS, _PROJECTS.c.id == lines.c.project_id)
-        .where(or_(_PROJECTS.c.max_running_jobs.is_(None), lines.c.running < _PROJECTS.c.max_running_jobs))
-        .order_by(head.c.rank, lines.c.running, head.c.id)
+        .outerjoin(_TURNS, and_(_TURNS.c.queue == queue, _TURNS.c.project_id == lines.c.project_id))
+        .where(
+            or_(_PROJECTS.c.max_running_jobs.is_(None), lines.c.running < _PROJECTS.c.max_running_jobs),
+            lines.c.running < bindparam("p_most_per_project"),
+        )
+        .order_by(head.c.rank, lines.c.running, _TURNS.c.served_at.asc().nulls_first(), head.c.id)
         .limit(1)
         .scalar_subquery()
     )

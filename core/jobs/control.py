@@ -18,10 +18,15 @@ def cancel(session: Session, project_id: str, job_id: str) -> Job:
     Raises `job_already_terminal` when the job succeeded or failed.
     """
     get(session, project_id, job_id)
-    job = cancel_queued(session, job_id) or _ask(session, job_id) or get(session, project_id, job_id)
+    job = stop(session, job_id) or get(session, project_id, job_id)
     if job.status in (Status.SUCCEEDED, Status.FAILED):
         raise JobAlreadyTerminal(f"{job_id} has {job.status} already", hint="DELETE removes an ended job")
     return job
+
+
+def stop(session: Session, job_id: str) -> Job | None:
+    """Cancel a job that nobody runs, or ask its worker to stop it; None when it was asked before or has ended."""
+    return cancel_queued(session, job_id) or _ask(session, job_id)
 
 
 def cancel_queued(session: Session, job_id: str) -> Job | None:

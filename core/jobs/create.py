@@ -3,13 +3,14 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sqlalchemy import func, select, update
+from sqlalchemy import update
 from sqlalchemy.orm import Session
 
 from core import failpoints, ids
+from core.access import quotas
 from core.database import db
-from core.database.tables import Dataset, Job, JobEvent, JobLabel, JobTeacher, JsonObject, Model, Project
-from core.errors import JobNotTerminal, QuotaExceeded
+from core.database.tables import Dataset, Job, JobEvent, JobLabel, JobTeacher, JsonObject, Model
+from core.errors import JobNotTerminal
 from core.jobs import idempotency, placement
 from core.jobs.check import Submission, check
 from core.jobs.claim import SPEC_VERSION
@@ -18,7 +19,6 @@ from core.jobs.states import TERMINAL, Status
 from core.settings import Settings
 from engine import __version__ as engine_version
 
-INSPECTION_TIMEOUT_SECONDS = 900
 _INSPECTION_ATTEMPTS = 3
 
 
@@ -51,7 +51,7 @@ def create(
             return Created(get(session, project_id, bound), replayed=True)
     read = submission if isinstance(submission, Submission) else Submission.read(submission)
     checked = check(session, project_id, read)
-    _check_quota(session, project_id)
+    quotas.take_job(session, project_id)
     for row in (checked.model, checked.dataset, *checked.teachers):
         if row is not None and row.status == "invalid":
             _inspect_again(session, settings, row)
@@ -100,7 +100,7 @@ def retry(session: Session, settings: Settings, project_id: str, job_id: str, *,
 def create_inspection(session: Session, settings: Settings, row: Model | Dataset) -> Job:
     """The hidden job that parses an upload in a sandbox and says what is in it."""
     kind: Literal["inspect_model", "inspect_dataset"] = "inspect_model" if isinstance(row, Model) else "inspect_dataset"
-    spec = {"limits": {"timeout_seconds": INSPECTION_TIMEOUT_SECONDS, "memory_bytes": None}}
+    spec = {"limits": {"timeout_seconds": settings.inspection_seconds, "memory_bytes": None}}
     job = _job(
         ids.new("job"),
         row.project_id,
@@ -161,14 +161,3 @@ def _first_event(session: Session, job: Job) -> None:
     db.ring(session, job.queue)
     failpoints.hit("create.before_commit")
     db.after_commit(session, lambda: failpoints.hit("create.after_commit"))
-
-
-def _check_quota(session: Session, project_id: str) -> None:
-    limit = session.scalar(select(Project.max_queued_jobs).where(Project.id == project_id))
-    if limit is None:
-        return
-    waiting = select(func.count()).select_from(Job).where(Job.project_id == project_id, Job.status == Status.QUEUED, Job.shown)
-    if (session.scalar(waiting) or 0) >= limit:
-        raise QuotaExceeded(
-            f"the project has {limit} queued jobs, which is its limit", hint="wait until some have run", retry_after_seconds=30
-        )

@@ -149,8 +149,9 @@ class _Facts:
         """Resident memory of the job's process."""
         if self.params is None:
             return None
-        trains = any(step.cost(self.known).trained_examples for step in spec.steps)
-        return PROCESS_BYTES + 4 * self.params * (STATES if trains else 2) + 2 * self.dataset_bytes
+        costs = [step.cost(self.known) for step in spec.steps]
+        weights = 4 * self.params * (STATES if any(cost.trained_examples for cost in costs) else 2)
+        return PROCESS_BYTES + weights + 2 * self.dataset_bytes + max((cost.activation_bytes for cost in costs), default=0)
 
 
 def _rounded(seconds: float) -> float:

@@ -2,19 +2,20 @@
 
 from typing import Any, TypeVar
 
-from sqlalchemy import func, or_, select
+from sqlalchemy import or_, select
 from sqlalchemy.orm import Session, undefer, with_expression
 
+from core.access import quotas
 from core.blobs.digest import Blob
 from core.database.clock import now
 from core.database.dialect import json_without
 from core.database.paging import Cut, Page, page
-from core.database.tables import Artifact, Dataset, Job, JobTeacher, Model, Project
-from core.errors import NotFound, QuotaExceeded, ResourceInUse
+from core.database.tables import Artifact, Dataset, Job, JobTeacher, Model
+from core.errors import NotFound, ResourceInUse
 from core.jobs.body import timestamp
-from core.jobs.control import cancel_queued
+from core.jobs.control import stop
 from core.jobs.create import create_inspection
-from core.jobs.states import TERMINAL, Status
+from core.jobs.states import TERMINAL
 from core.settings import Settings
 
 Row = TypeVar("Row", Model, Dataset)
@@ -22,7 +23,9 @@ Row = TypeVar("Row", Model, Dataset)
 
 def add(session: Session, settings: Settings, row: Row, blob: Blob) -> Row:
     """Store a new row for bytes that are in the blob store, and create the job that inspects it. Raises `quota_exceeded`."""
-    check_storage_quota(session, row.project_id, blob.size_bytes)
+    quotas.take_bytes(session, row.project_id, blob.size_bytes)
+    if isinstance(row, Model):
+        quotas.take_model(session, row.project_id)
     row.blob_sha256 = row.sha256 = blob.sha256
     row.size_bytes, row.status, row.inspection = blob.size_bytes, "inspecting", None
     row.findings = None
@@ -62,34 +65,23 @@ def content(session: Session, row: Model | Dataset | Artifact) -> Blob:
 
 
 def remove(session: Session, row: Model | Dataset) -> None:
-    """Take a row out of sight and let go of its blob. Raises `resource_in_use` while a job that has not ended reads it."""
+    """Take a row out of sight and let go of its blob; its inspection is cancelled.
+
+    Raises `resource_in_use` while a job that has not ended reads it.
+    """
     reads = or_(
         Job.model_id == row.id,
         Job.dataset_id == row.id,
         Job.id.in_(select(JobTeacher.job_id).where(JobTeacher.model_id == row.id)),
     )
-    waiting = list(session.execute(select(Job.id, Job.shown, Job.status).where(reads, Job.status.not_in(TERMINAL))))
+    waiting = list(session.execute(select(Job.id, Job.shown).where(reads, Job.status.not_in(TERMINAL))))
     for job in waiting:
-        if job.shown or job.status == Status.RUNNING or cancel_queued(session, job.id) is None:
-            reader = job.id if job.shown else "its inspection"
-            raise ResourceInUse(f"{row.id} is read by {reader}, which has not ended", hint="cancel the job, or wait for its end")
+        if job.shown:
+            raise ResourceInUse(f"{row.id} is read by {job.id}, which has not ended", hint="cancel the job, or wait for its end")
+    for job in waiting:
+        stop(session, job.id)
     row.deleted_at = now(session)
     row.blob_sha256 = None
-
-
-def check_storage_quota(session: Session, project_id: str, more_bytes: int) -> None:
-    """Raises `quota_exceeded` when `more_bytes` would not fit into the project's share."""
-    limit = session.scalar(select(Project.max_stored_bytes).where(Project.id == project_id))
-    if limit is None:
-        return
-    stored = sum(
-        int(session.scalar(select(func.coalesce(func.sum(table.size_bytes), 0)).where(table.project_id == project_id, *alive)) or 0)
-        for table, alive in ((Model, [Model.deleted_at.is_(None)]), (Dataset, [Dataset.deleted_at.is_(None)]), (Artifact, []))
-    )
-    if stored + more_bytes > limit:
-        raise QuotaExceeded(
-            f"the project stores {stored} of {limit} bytes; {more_bytes} more do not fit", hint="delete models, datasets or jobs"
-        )
 
 
 def body(row: Model | Dataset, kind: str, path: str) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session
 
 from core import ids
+from core.access import quotas
 from core.blobs import Blob, Blobs, Staged
 from core.blobs.ingest import BUFFER_BYTES
 from core.database.clock import db_now
@@ -46,7 +47,7 @@ class Uploads:
     def create(self, project_id: str, *, filename: str | None = None, size_bytes: int | None = None, sha256: str | None = None) -> State:
         """Begin. The size and hash of the whole are checked at the end where they are given.
 
-        Raises `upload_too_large` and `storage_full`.
+        Raises `upload_too_large`, `storage_full` and `quota_exceeded`.
         """
         if size_bytes is not None:
             self._check_size(size_bytes)
@@ -62,6 +63,7 @@ class Uploads:
                 version=0,
                 expires_at=db_now(self._settings.upload_expiry_seconds),
             )
+            quotas.take_upload(session, project_id, size_bytes or 0)
             session.add(upload)
             session.flush()
             session.refresh(upload)
@@ -73,7 +75,8 @@ class Uploads:
             return State(_find(session, project_id, upload_id), _parts(session, upload_id))
 
     def put_part(self, project_id: str, upload_id: str, number: int, staged: Staged, expected_sha256: str | None = None) -> UploadPart:
-        """Take one part, numbered from 1. Raises `not_found`, `digest_mismatch`, `upload_closed`, `upload_too_large`."""
+        """Take one part, numbered from 1. Raises `not_found`, `digest_mismatch`, `upload_closed`, `upload_too_large`
+        and `quota_exceeded`; costs the same however many parts there are."""
         if not 1 <= number <= MOST_PARTS:
             raise MalformedRequest(f"parts are numbered from 1 to {MOST_PARTS}, got {number}", hint="send larger parts")
         with self._database.reader() as session:
@@ -98,18 +101,25 @@ class Uploads:
             update(Upload)
             .where(Upload.id == upload_id, Upload.status == "open")
             .values(version=Upload.version + 1, expires_at=db_now(self._settings.upload_expiry_seconds))
-            .returning(Upload.id)
+            .returning(Upload)
         )
         if touched is None:
             raise UploadClosed(f"{upload_id} was completed or dropped meanwhile", hint="begin a new upload")
+        # The row is locked from here on, so that no other part changes the sum.
+        had = max(touched.received_bytes, touched.size_bytes or 0)
         part = session.get(UploadPart, (upload_id, number))
-        replaced = part.storage_key if part is not None else None
+        replaced, before = (part.storage_key, part.size_bytes) if part is not None else (None, 0)
         if part is None:
             part = UploadPart(upload_id=upload_id, number=number)
             session.add(part)
         part.storage_key, part.size_bytes, part.sha256 = key, blob.size_bytes, blob.sha256
+        touched.received_bytes += blob.size_bytes - before
         session.flush()
-        self._check_size(sum(other.size_bytes for other in _parts(session, upload_id)))
+        self._check_size(touched.received_bytes)
+        more = max(touched.received_bytes, touched.size_bytes or 0) - had
+        if more > 0:
+            # What was announced was taken when the upload began; the sum holds this part already.
+            quotas.take_bytes(session, touched.project_id, 0)
         return part, replaced
 
     def complete(self, project_id: str, upload_id: str) -> State:

@@ -6,10 +6,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from engine.architectures.spec import read_architecture
-from engine.networks.network import Signature, TensorSpec
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from engine.networks.network import Signature
 
 
 def build_architecture(stated: Any) -> tuple[nn.Module, Signature]:
@@ -20,7 +21,6 @@ def build_architecture(stated: Any) -> tuple[nn.Module, Signature]:
     `stated` is `metadata.architecture`. Raises `architecture_invalid`.
     """
     entry, params = read_architecture(stated)
-    module: nn.Module = importlib.import_module(f"engine.architectures.{entry.family}").build(params)
+    module: nn.Module = importlib.import_module(f"engine.architectures.{entry.family}.build").build(params)
     module.architecture = {"name": entry.name, "params": params.model_dump(mode="json")}  # type: ignore[assignment]
-    image = (None, params.in_channels, params.image_size, params.image_size)
-    return module, Signature((TensorSpec("input", image),), (TensorSpec("logits", (None, params.num_classes)),))
+    return module, params.signature()

@@ -31,6 +31,9 @@ class Cost:
     calibration_samples: int = 0
     """Training examples that the step asks for to calibrate on; they are fewer where there are fewer."""
 
+    activation_bytes: int = 0
+    """Activations that the step keeps at one time, besides the network; one example that takes more by itself takes more."""
+
     def passes(self, facts: Facts) -> float:
         """Forward passes of one example that take as long as all of it."""
         return BACKWARD * self.trained_examples + self.read_examples + OBSERVED * min(self.calibration_samples, facts.train_examples)
@@ -40,6 +43,7 @@ class Cost:
             self.trained_examples + other.trained_examples,
             self.read_examples + other.read_examples,
             self.calibration_samples + other.calibration_samples,
+            max(self.activation_bytes, other.activation_bytes),
         )
 
     def times(self, count: float) -> Cost:

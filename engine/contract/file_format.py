@@ -17,7 +17,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import IO, Literal
 
-import engine.files
 from engine.contract.errors import EngineError
 from engine.contract.metadata import ModelMetadata
 
@@ -61,7 +60,7 @@ class FileFormat:
 def catalogue() -> dict[str, FileFormat]:
     """Every format by name, sorted; found by importing the modules of `engine.files`."""
     found: dict[str, FileFormat] = {}
-    for module in pkgutil.iter_modules(engine.files.__path__, "engine.files."):
+    for module in pkgutil.iter_modules(importlib.import_module("engine.files").__path__, "engine.files."):
         format = getattr(importlib.import_module(module.name), "FORMAT", None)
         if isinstance(format, FileFormat):
             if module.name.rpartition(".")[2] != format.name:

@@ -6,6 +6,8 @@ MAX_TENSORS = 100_000
 """Tensors in one file (`tensor_limit_exceeded`)."""
 MAX_NODES = 200_000
 """Operators in one ONNX graph, model-local functions expanded (`tensor_limit_exceeded`)."""
+MAX_TRAINABLE_NODES = 10_000
+"""Operators of an ONNX graph that is made trainable; larger ones are described, and can be quantized, as they are."""
 MAX_TENSOR_ELEMENTS = 2**31
 """Elements of one tensor: weight, input or intermediate value (`tensor_limit_exceeded`)."""
 MAX_ACTIVATION_BYTES = 8 * 2**30

@@ -15,7 +15,6 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-import engine.methods
 from engine.contract.cost import NOTHING, Cost, Facts
 from engine.contract.params import Params
 
@@ -102,7 +101,7 @@ def catalogue() -> dict[str, type[MethodParams]]:
     A long `spec.py` may be split by topic: it imports the classes of the modules beside it.
     """
     found: dict[str, type[MethodParams]] = {}
-    for package in pkgutil.iter_modules(engine.methods.__path__, "engine.methods."):
+    for package in pkgutil.iter_modules(importlib.import_module("engine.methods").__path__, "engine.methods."):
         if package.ispkg and importlib.util.find_spec(f"{package.name}.spec"):
             module = importlib.import_module(f"{package.name}.spec")
             for _, cls in inspect.getmembers(module, inspect.isclass):

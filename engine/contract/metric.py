@@ -14,7 +14,6 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic import Field
 
-import engine.metrics
 from engine.contract.params import Params
 
 
@@ -34,6 +33,8 @@ class Metric(Params):
     """`share` for 0 to 1; empty for a number without a unit, or in the targets' own unit."""
     precedence: int = 100
     """Where there is room for one metric only, the smallest number of those measured is shown."""
+    alike: float | None = None
+    """Of a comparison with the baseline: the least value at which outputs pass for the same."""
     counts_examples: bool = False
     """Whether it is the share of examples that are right, so that it has a Wilson interval."""
 
@@ -97,6 +98,6 @@ def first_of(keys: Iterable[str]) -> str | None:
 
 @functools.cache
 def _families() -> tuple[Any, ...]:
-    packages = pkgutil.iter_modules(engine.metrics.__path__, "engine.metrics.")
+    packages = pkgutil.iter_modules(importlib.import_module("engine.metrics").__path__, "engine.metrics.")
     names = [f"{package.name}.spec" for package in packages if package.ispkg]
     return tuple(importlib.import_module(name) for name in names if importlib.util.find_spec(name))

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from engine.contract.errors import EngineError
 from engine.contract.heads import Head
 from engine.contract.metadata import ModelMetadata, OutputMeaning
-from engine.heads.evidence import Array, Column, Output
+from engine.outputs.evidence import Array, Column, Output
 from engine.tasks import Task, catalogue
 
 UNNAMED = "y"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -21,6 +20,7 @@ from engine.contract.figures import Comparison, Figures, Judgement, Measured, Re
 from engine.contract.files import FileRef
 from engine.contract.job import RESULT, Job
 from engine.contract.method import MethodParams
+from engine.contract.report import StepReport
 from engine.contract.spec import Spec
 from engine.jobs import warnings
 from engine.jobs.inputs import Subject, read
@@ -93,7 +93,7 @@ class _Compression:
         self._follows = replicas is not None and replicas.rank > 0
         self._work = directory / "tmp" / (f"rank{replicas.rank}" if replicas is not None and self._follows else "")
         self._work.mkdir(exist_ok=True)
-        self._steps: list[dict[str, Any]] = []
+        self._steps: list[StepReport] = []
 
     def run(self) -> None:
         with ThreadPoolExecutor(1) as aside, Examiner() as examiner:
@@ -152,15 +152,16 @@ class _Compression:
             shutil.move(file.path, target)
             self._voice.artifact(target, kind=file.kind, format=file.format, metrics=file.metrics, step_index=index)
         self._steps.append(
-            {
-                "index": index,
-                "id": step.id,
-                "method": method,
-                "title": step.title,
-                "duration_seconds": time.monotonic() - begin,
-                "metrics": metrics,
-                "report": context.reported,
-            }
+            StepReport(
+                index=index,
+                id=step.id,
+                method=method,
+                title=step.title,
+                duration_seconds=time.monotonic() - begin,
+                metrics=metrics,
+                report=context.reported,
+                shown=context.displayed(),
+            )
         )
         self._voice.emit(events.StepFinished(method=method, metrics=metrics, step_index=index))
         context.finished()
@@ -283,7 +284,7 @@ class _Compression:
         if kept != states[-1].step_index:
             self._voice.warn(
                 "earlier_state_kept",
-                f"The last state missed the accuracy target; the one after step {kept} ({self._steps[kept]['method']}) was published.",
+                f"The last state missed the accuracy target; the one after step {kept} ({self._steps[kept].method}) was published.",
                 step_index=kept,
             )
         for file in best.publication.files:
@@ -312,7 +313,7 @@ class _Compression:
             duration_seconds=self._voice.seconds,
         )
         target = self._out / "report.json"
-        target.write_text(json.dumps(document, indent=1, allow_nan=False))
+        target.write_text(document.model_dump_json(indent=1))
         self._voice.artifact(target, kind="report", format="json", metrics={})
         summary = FileRef.write(self._directory, RESULT, result.summary().model_dump_json().encode())
         self._voice.progress(1.0, "done")

@@ -19,11 +19,11 @@ from engine.data.preprocessing import preprocessing_of
 from engine.formats.loading import load_network
 from engine.formats.onnx import runtime
 from engine.formats.onnx.checks import inferred, skeleton_of
-from engine.formats.onnx.counting import count_graph, multiplications
+from engine.formats.onnx.counting import counts_of, multiplications
 from engine.formats.onnx.file import is_quantized, narrowed, read_model, signature_of
 from engine.formats.onnx.importer.names import module_path
 from engine.formats.onnx.macs import node_macs, total
-from engine.formats.onnx.weights import weight_tensors
+from engine.formats.onnx.weights import Weight, weight_tensors
 from engine.networks.network import Counts, Network, Signature
 
 if TYPE_CHECKING:
@@ -53,9 +53,10 @@ def inspect_model(path: Path, format: str, metadata: ModelMetadata, work: Path) 
 def _of_graph(network: Network, path: Path, metadata: ModelMetadata) -> dict[str, Any]:
     model = narrowed(read_model(path), metadata.input_specs)
     runtime.open_session(path, threads=1)
-    counts = count_graph(model)
+    weights, macs = weight_tensors(model), node_macs(model)
+    counts = counts_of(weights, macs)
     reason = _untrainable(network, model)
-    layers = module_layers(network) if reason is None else graph_layers(model)
+    layers = module_layers(network) if reason is None else graph_layers(model, weights, macs)
     opset = max((item.version for item in model.opset_import if item.domain in ("", "ai.onnx")), default=None)
     operators = Counter(
         f"{node.domain}::{node.op_type}" if node.domain not in ("", "ai.onnx") else node.op_type for node in model.graph.node
@@ -106,12 +107,10 @@ def module_layers(network: Network) -> list[dict[str, Any]]:
     return list(rows.values())
 
 
-def graph_layers(model: onnx.ModelProto) -> list[dict[str, Any]]:
+def graph_layers(model: onnx.ModelProto, weights: Mapping[str, Weight], macs: Mapping[str, int | None]) -> list[dict[str, Any]]:
     """The weighted nodes of a graph that has no trainable form."""
     graph = inferred(skeleton_of(model)).graph
     shapes = {item.name: _declared(item) for item in (*graph.input, *graph.value_info, *graph.output)}
-    macs = node_macs(model)
-    weights = weight_tensors(model)
     read_by: dict[str, int | None] = {}
     for weight in weights.values():
         read_by[weight.readers[0]] = total([read_by.get(weight.readers[0], 0), weight.size])

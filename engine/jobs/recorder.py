@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.contract import events
+from engine.contract.report import ReportedFile, ReportedWarning
 
 PROGRESS_SECONDS = 0.1
 _GUESSABLE = 0.05
@@ -20,8 +21,8 @@ class Voice:
         self._emit = emit
         self._started = time.monotonic()
         self._progressed = 0.0
-        self.warnings: list[dict[str, Any]] = []
-        self.artifacts: list[dict[str, Any]] = []
+        self.warnings: list[ReportedWarning] = []
+        self.artifacts: list[ReportedFile] = []
 
     @property
     def seconds(self) -> float:
@@ -36,9 +37,9 @@ class Voice:
                 return
             self._progressed = now
         elif isinstance(event, events.Warned):
-            self.warnings.append(event.model_dump(exclude={"type"}))
+            self.warnings.append(ReportedWarning(**dict(event)))
         elif isinstance(event, events.ArtifactWritten):
-            self.artifacts.append(event.model_dump(exclude={"type"}))
+            self.artifacts.append(ReportedFile(**dict(event)))
         self._emit(event)
 
     def warn(self, code: str, message: str, **details: Any) -> None:

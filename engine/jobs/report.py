@@ -1,35 +1,34 @@
-"""The report of a compress job: one JSON document, made of what the job measured."""
+"""The report of a compress job: one document, made of what the job measured."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
 
 from engine.contract.figures import Result
 from engine.contract.job import InputFile
 from engine.contract.metric import Key
+from engine.contract.report import EvaluatedOn, InputDescription, Inputs, Interval, Report, ReportedFile, ReportedWarning, StepReport
 from engine.jobs.inputs import Subject
 from engine.jobs.publication import Publication
 from engine.jobs.recorder import sha256_of
 from engine.measuring import environment
 from engine.measuring.layer_table import layer_table
 from engine.metrics.intervals import wilson_interval
-from engine.reporting.document import REPORT_VERSION, sentence
+from engine.reporting.sentence import sentence
 
 
 def build(
     subject: Subject,
     result: Result,
     *,
-    steps: Sequence[Mapping[str, Any]],
+    steps: Sequence[StepReport],
     publication: Publication,
     examples_count: int,
-    warnings: Sequence[Mapping[str, Any]],
-    artifacts: Sequence[Mapping[str, Any]],
+    warnings: Sequence[ReportedWarning],
+    artifacts: Sequence[ReportedFile],
     duration_seconds: float,
-) -> dict[str, Any]:
-    """The document, `report_version` 1.
+) -> Report:
+    """The document.
 
     Args:
         subject: The job's inputs.
@@ -43,52 +42,52 @@ def build(
     """
     job, spec = subject.job, subject.spec
     assert job.model is not None
-    evaluation = {"split": subject.split, "examples_count": examples_count, "inputs": "dataset" if subject.data else "random"}
-    document = {
-        "report_version": REPORT_VERSION,
-        "job_id": job.job_id,
-        "name": spec.name,
-        "outcome": result.outcome,
-        **result.summary().model_dump(mode="json"),
-        "intervals": {
+    report = Report(
+        **dict(result.summary()),
+        job_id=job.job_id,
+        name=spec.name,
+        outcome=result.outcome,
+        intervals={
             "baseline": _intervals(result.baseline.metrics, examples_count),
             "result": _intervals(result.first.figures.metrics, examples_count),
         },
-        "evaluation": evaluation,
-        "outputs": [head.model_dump(mode="json", exclude={"indices"}) for head in subject.heads or ()],
-        "constraints": [item.model_dump() for item in result.first.verdict.constraints],
-        "steps": list(steps),
-        "kept_step_index": publication.step_index,
-        "layers": layer_table(subject.onnx, publication.measured[0].runnable),
-        "environment": environment.describe(threads=job.threads, seed=spec.seed, device=job.device),
-        "warnings": list(warnings),
-        "artifacts": list(artifacts),
-        "inputs": {
-            "model": _input(job.model),
-            "dataset": None if job.dataset is None else _input(job.dataset),
-            "teachers": {name: _input(file) for name, file in job.teachers.items()},
-        },
-        "spec": spec.normalized(),
-        "spec_hash": spec.spec_hash(),
-        "references": [reference.model_dump() for step in spec.steps for reference in step.references],
-        "duration_seconds": duration_seconds,
-    }
-    return {**document, "sentence": sentence(document)}
+        evaluation=EvaluatedOn(split=subject.split, examples_count=examples_count, inputs="dataset" if subject.data else "random"),
+        outputs=tuple(head.model_dump(mode="json", exclude={"indices"}) for head in subject.heads or ()),
+        constraints=result.first.verdict.constraints,
+        steps=tuple(steps),
+        kept_step_index=publication.step_index,
+        layers=layer_table(subject.onnx, publication.measured[0].runnable),
+        environment=environment.describe(threads=job.threads, seed=spec.seed, device=job.device),
+        warnings=tuple(warnings),
+        artifacts=tuple(artifacts),
+        inputs=Inputs(
+            model=_input(job.model),
+            dataset=None if job.dataset is None else _input(job.dataset),
+            teachers={name: _input(file) for name, file in job.teachers.items()},
+        ),
+        spec=spec.normalized(),
+        spec_hash=spec.spec_hash(),
+        references=tuple(reference.model_dump() for step in spec.steps for reference in step.references),
+        duration_seconds=duration_seconds,
+    )
+    return report.model_copy(update={"sentence": sentence(report)})
 
 
-def _intervals(metrics: Mapping[str, float | None], count: int) -> dict[str, list[float]]:
+def _intervals(metrics: Mapping[str, float | None], count: int) -> dict[str, Interval]:
     """95 % Wilson intervals of the metrics that count examples."""
-    known = {key: Key.parse(key).metric for key in metrics}
-    shares = {key: value for key, value in metrics.items() if value is not None and (metric := known[key]) and metric.counts_examples}
-    return {key: list(wilson_interval(value, count)) for key, value in shares.items()}
-
-
-def _input(file: InputFile) -> dict[str, Any]:
-    path: Path = file.path
+    found = {key: (value, Key.parse(key).metric) for key, value in metrics.items()}
     return {
-        "id": file.id,
-        "name": file.name or path.name,
-        "format": file.format,
-        "size_bytes": path.stat().st_size,
-        "sha256": file.sha256 or sha256_of(path),
+        key: wilson_interval(value, count)
+        for key, (value, metric) in found.items()
+        if value is not None and metric is not None and metric.counts_examples
     }
+
+
+def _input(file: InputFile) -> InputDescription:
+    return InputDescription(
+        id=file.id,
+        name=file.name or file.path.name,
+        format=file.format,
+        size_bytes=file.path.stat().st_size,
+        sha256=file.sha256 or sha256_of(file.path),
+    )

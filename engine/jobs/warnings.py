@@ -33,7 +33,7 @@ def about_examples(voice: Voice, subject: Subject, score: Score) -> None:
 def about_result(voice: Voice, subject: Subject, step_index: int, result: Result) -> None:
     """Zeros that do not make faster, a slower network, and outputs that are unlike the original's, in the state after a step."""
     effects = [step.effect for step in subject.spec.steps[: step_index + 1]]
-    told = any(warning["code"] == "no_dense_speedup" for warning in voice.warnings)
+    told = any(warning.code == "no_dense_speedup" for warning in voice.warnings)
     zeros = any(e.file_size == "only_compressed" for e in effects) and not any(e.dense_latency == "faster" for e in effects)
     if zeros and not told:
         voice.warn(

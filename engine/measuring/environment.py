@@ -5,9 +5,9 @@ import importlib.metadata
 import os
 import platform
 from pathlib import Path
-from typing import Any
 
 import engine
+from engine.contract.report import Environment
 
 _SHOWN_FLAGS = ("avx", "avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8", "asimd", "asimddp", "i8mm", "sve")
 _SHOWN_PACKAGES = ("torch", "onnx", "onnxruntime", "numpy", "safetensors")
@@ -54,19 +54,19 @@ def runtime_name() -> str:
     return f"onnxruntime {package_version('onnxruntime')} CPUExecutionProvider"
 
 
-def describe(*, threads: int, seed: int, device: str) -> dict[str, Any]:
+def describe(*, threads: int, seed: int, device: str) -> Environment:
     """The environment block of the report."""
     name, flags = _processor()
-    return {
-        "engine_version": engine.__version__,
-        "cpu_model": name,
-        "cpu_count": os.cpu_count(),
-        "cpu_flags": [flag for flag in _SHOWN_FLAGS if flag in flags],
-        "machine": platform.machine(),
-        "system": f"{platform.system()} {platform.release()}",
-        "python": platform.python_version(),
-        "packages": {package: version for package in _SHOWN_PACKAGES if (version := package_version(package))},
-        "threads": threads,
-        "device": device,
-        "seed": seed,
-    }
+    return Environment(
+        engine_version=engine.__version__,
+        cpu_model=name,
+        cpu_count=os.cpu_count(),
+        cpu_flags=tuple(flag for flag in _SHOWN_FLAGS if flag in flags),
+        machine=platform.machine(),
+        system=f"{platform.system()} {platform.release()}",
+        python=platform.python_version(),
+        packages={package: version for package in _SHOWN_PACKAGES if (version := package_version(package))},
+        threads=threads,
+        device=device,
+        seed=seed,
+    )

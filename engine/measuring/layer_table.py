@@ -2,21 +2,44 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
 from onnx import numpy_helper
 
+from engine.contract.report import LayerChange, LayerSide
+from engine.formats.onnx.weights import int_attribute
+
 _WEIGHTED = frozenset(
-    {"Conv", "ConvTranspose", "Gemm", "MatMul", "ConvInteger", "MatMulInteger", "LSTM", "GRU", "RNN", "DynamicQuantizeLSTM", "Gather"}
+    {
+        "Conv",
+        "ConvTranspose",
+        "Gemm",
+        "MatMul",
+        "ConvInteger",
+        "MatMulInteger",
+        "LSTM",
+        "GRU",
+        "RNN",
+        "DynamicQuantizeLSTM",
+        "Gather",
+        "MatMulNBits",
+    }
 )
-_TYPES = {"ConvInteger": "Conv", "MatMulInteger": "MatMul", "DynamicQuantizeLSTM": "LSTM"}
+_TYPES = {"ConvInteger": "Conv", "MatMulInteger": "MatMul", "DynamicQuantizeLSTM": "LSTM", "MatMulNBits": "MatMul"}
 _SUFFIXES = ("_quantized", "_transposed", "_Transposed", ".weight", ".weights", "_weight")
 _THROUGH = frozenset({"DequantizeLinear", "Transpose", "Cast", "Identity", "Reshape"})
+
+_PACKED_BITS = {
+    getattr(onnx.TensorProto, name): bits
+    for name, bits in (("INT4", 4), ("UINT4", 4), ("FLOAT4E2M1", 4), ("INT2", 2), ("UINT2", 2))
+    if hasattr(onnx.TensorProto, name)
+}
+"""Types of which several elements share a byte of the file; in memory each takes one of its own."""
 
 
 @dataclass(frozen=True)
@@ -24,12 +47,11 @@ class _Row:
     name: str
     node: str
     type: str
-    figures: dict[str, Any]
+    figures: LayerSide
 
 
-def layer_table(baseline: Path, result: Path) -> list[dict[str, Any]]:
-    """One entry a layer of the baseline: `name`, `type`, `before`, `after` (null where it has gone), each with `shape`,
-    `params_count`, `bytes`, `bits` and `sparsity` of the weight.
+def layer_table(baseline: Path, result: Path) -> tuple[LayerChange, ...]:
+    """One entry a layer of the baseline.
 
     Layers are matched by name, else by their node's name, else, where both files have as many, by their place.
     """
@@ -41,8 +63,8 @@ def layer_table(baseline: Path, result: Path) -> list[dict[str, Any]]:
         match = by_name.get(row.name) or by_node.get(row.node)
         if match is None and len(before) == len(after) and after[index].name not in {other.name for other in before}:
             match = after[index]
-        table.append({"name": row.name, "type": row.type, "before": row.figures, "after": match.figures if match else None})
-    return table
+        table.append(LayerChange(name=row.name, type=row.type, before=row.figures, after=match.figures if match else None))
+    return tuple(table)
 
 
 def _rows(path: Path) -> Iterator[_Row]:
@@ -65,7 +87,7 @@ def _rows_of(graph: onnx.GraphProto, outer: dict[str, onnx.TensorProto]) -> Iter
             continue
         weight = next((found for name in node.input[:2] if (found := _constant(name, constants, producers)) is not None), None)
         if weight is not None and len(weight.dims) >= 2:
-            yield _Row(_layer(weight.name, node), node.name, _TYPES.get(node.op_type, node.op_type), _figures(weight))
+            yield _Row(_layer(weight.name, node), node.name, _TYPES.get(node.op_type, node.op_type), _figures(weight, node))
 
 
 def _constant(name: str, constants: dict[str, onnx.TensorProto], producers: dict[str, onnx.NodeProto]) -> onnx.TensorProto | None:
@@ -88,12 +110,17 @@ def _layer(weight: str, node: onnx.NodeProto) -> str:
     return name if named_by_hand or not node.name else node.name
 
 
-def _figures(weight: onnx.TensorProto) -> dict[str, Any]:
+def _figures(weight: onnx.TensorProto, node: onnx.NodeProto) -> LayerSide:
     values = numpy_helper.to_array(weight)
-    return {
-        "shape": list(values.shape),
-        "params_count": int(values.size),
-        "bytes": int(values.nbytes),
-        "bits": int(values.dtype.itemsize * 8),
-        "sparsity": float(1 - np.count_nonzero(values) / values.size) if values.size else 0.0,
-    }
+    if node.op_type == "MatMulNBits":  # several weights to a byte, with what fills up the last block
+        shape = (int_attribute(node, "N"), int_attribute(node, "K"))
+        bits = int_attribute(node, "bits", 4)
+        return LayerSide(shape=shape, params_count=math.prod(shape), bytes=values.nbytes, bits=bits, sparsity=0.0)
+    bits = _PACKED_BITS.get(weight.data_type, 8 * values.dtype.itemsize)
+    return LayerSide(
+        shape=values.shape,
+        params_count=values.size,
+        bytes=-(-values.size * bits // 8),
+        bits=bits,
+        sparsity=float(1 - np.count_nonzero(values) / values.size) if values.size else 0.0,
+    )

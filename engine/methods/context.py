@@ -17,12 +17,12 @@ from engine.contract.heads import Head
 from engine.contract.metadata import ModelMetadata
 from engine.contract.metric import Metric, catalogue
 from engine.contract.params import TrainingFields
-from engine.heads.evidence import columns_of
 from engine.heads.find import Found, find_heads, outputs_of
 from engine.heads.scoring import Scores
 from engine.methods.step import StepContext
 from engine.networks import masks
 from engine.networks.network import Network
+from engine.outputs.evidence import columns_of
 from engine.tasks import task_of
 from engine.training.batches import Examples, fingerprint, predict
 from engine.training.checkpoints import Checkpoints, Place

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 import numpy as np
 
 from engine.contract import events
+from engine.contract.display import MOST_SHOWN, Note, Shown, Table
 from engine.contract.errors import EngineError
 from engine.contract.heads import Head
 from engine.contract.method import MethodParams
@@ -109,6 +110,8 @@ class StepContext:
     step_index: int | None = None
     reported: dict[str, Any] = field(default_factory=dict)
     """What the method put into the step's report."""
+    shown: list[Shown] = field(default_factory=list)
+    """What the method shows in the readable reports."""
     metrics: dict[str, float] = field(default_factory=dict)
     """The last value of every metric of the step."""
     files: list[StepFile] = field(default_factory=list)
@@ -119,7 +122,7 @@ class StepContext:
 
     def for_step(self, index: int, span: tuple[float, float], network: Network | None = None) -> Self:
         """The context of step `index`, whose work is the given share of the whole job; it is given `network`, by default the baseline."""
-        return replace(self, network=network, step_index=index, reported={}, metrics={}, files=[], _span=span, _draws=0)
+        return replace(self, network=network, step_index=index, reported={}, shown=[], metrics={}, files=[], _span=span, _draws=0)
 
     @property
     def signature(self) -> Signature:
@@ -234,8 +237,22 @@ class StepContext:
             self.warn("pattern_unmatched", f"ignore: {pattern!r} names no layer of this network.", pattern=pattern)
 
     def report(self, key: str, value: Any) -> None:
-        """Put JSON into the step's report."""
+        """Put JSON into the step's report, for programs; what people should see is shown."""
         self.reported[key] = value
+
+    def show(self, item: Shown) -> None:
+        """Put a table, a curve, bars or a note into the readable reports, in the order of the calls; at most 50 of them a step."""
+        self.shown.append(item)
+
+    def displayed(self) -> tuple[Shown, ...]:
+        """What the reports show of the step: its stages, as far as they were measured, and what the method chose."""
+        stages = [row for row in self.reported.get("stages", ()) if len(row) > 1]
+        table = [Table.of("Stages", "stage", stages)] if stages else []
+        shown = [*table, *self.shown]
+        if len(shown) <= MOST_SHOWN:
+            return tuple(shown)
+        left = len(shown) - MOST_SHOWN + 1
+        return (*shown[: MOST_SHOWN - 1], Note(text=f"{left} more tables and diagrams are not shown."))
 
     def finished(self) -> None:
         """Called when the step is done and measured."""

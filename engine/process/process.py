@@ -45,6 +45,8 @@ def run(request: Request, parent: int, owner: tuple[int, int], events: int, log:
     if _unheard(events):  # the parent was stopped, and the supervisor has long asked another one
         return 0
     _reset_signals()
+    if request.group is not None:
+        Path(request.group).write_text("0")
     _descriptors(events, log)
     try:
         enclosed = NAMESPACES in request.layers

@@ -36,6 +36,8 @@ class Request:
     """Variables for this child beside those of the allow-list, such as CUDA_VISIBLE_DEVICES."""
     gpu: bool = False
     """Whether NVIDIA's device files are reachable."""
+    group: str | None = None
+    """File of the control group that it enters first of all; None for that of its parent."""
     sockets: Literal["none", "private", "shared"] = "none"
     """Whether the processes of a job may speak by TCP: not at all; on the loopback device of a network namespace of their own; or,
     where there are no such namespaces, on the machine's."""

@@ -1,65 +1,43 @@
-"""What steps found out on their way, as tables: stages of pruning, curves of sensitivity, baselines."""
+"""What the steps of a job show, with titles that say which step it was, bounded for a page."""
 
-from __future__ import annotations
+from collections.abc import Iterator, Sequence
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
-
-from engine.contract.metric import Key, catalogue
-from engine.reporting.text import metric_title, value_text
+from engine.contract.display import Bars, Curve, Note, Shown, Table
+from engine.contract.report import StepReport
+from engine.reporting.drawing import thinned
+from engine.reporting.text import number_text, place_text
 
 MAX_ROWS = 200
-MAX_RATIOS = 12
+MAX_COLUMNS = 12
 """Longer tables and curves are thinned out; the JSON document has all of them."""
+Cells = tuple[tuple[str, ...], list[tuple[str, ...]]]
 
 
-@dataclass(frozen=True)
-class Table:
-    """A table with its title."""
-
-    title: str
-    header: tuple[str, ...]
-    rows: list[tuple[str, ...]]
-
-
-def detail_tables(steps: Sequence[Mapping[str, Any]]) -> Iterator[Table]:
-    """The tables of all steps, in their order."""
+def details(steps: Sequence[StepReport]) -> Iterator[tuple[str, Shown]]:
+    """Everything that steps show, each with its title."""
     for step in steps:
-        found, name = step["report"], f"step {step['index'] + 1}, {step['method']}"
-        stages = [row for row in found.get("stages", ()) if len(row) > 1]
-        if stages:
-            yield _figures(f"Stages of {name}", "stage", stages)
-        if "sensitivity" in found:
-            yield _sensitivity(f"Quality with one layer pruned: {name}", found["sensitivity"])
-        if "baselines" in found:
-            yield _figures(f"Baselines of {name}", "baseline", found["baselines"]["rows"])
+        for item in step.shown:
+            where = f"step {step.index + 1}, {step.method}"
+            yield (f"{item.title}: {where}" if item.title else where), item
 
 
-def _figures(title: str, first: str, rows: Sequence[Mapping[str, Any]]) -> Table:
-    """One row for each mapping; the figures that any of them has are columns."""
-    shown = rows if len(rows) <= MAX_ROWS else [rows[place * (len(rows) - 1) // (MAX_ROWS - 1)] for place in range(MAX_ROWS)]
-    keys = list(dict.fromkeys(key for row in rows for key in row if key != first))
-    return Table(title, (first, *map(_label, keys)), [(str(row[first]), *(_value(key, row.get(key)) for key in keys)) for row in shown])
-
-
-def _label(key: str) -> str:
-    return metric_title(key) if Key.parse(key).metric else key.replace("_", " ")
-
-
-def _value(key: str, value: Any) -> str:
-    if isinstance(value, int):
-        return value_text("_count", value)
-    return value_text(Key.parse(key).name or key, value)
-
-
-def _sensitivity(title: str, found: Mapping[str, Any]) -> Table:
-    name = next((name for name in catalogue() if name in found["unpruned"]), "")
-    ratios = sorted({point["ratio"] for curve in found["curves"].values() for point in curve})
-    shown = ratios[:: -(-len(ratios) // MAX_RATIOS)] if ratios else []
-    rows = [
-        (layer, *(value_text(name, {point["ratio"]: point.get(name) for point in curve}.get(ratio)) for ratio in shown))
-        for layer, curve in list(found["curves"].items())[:MAX_ROWS]
-    ]
-    whole = value_text(name, found["unpruned"].get(name))
-    return Table(f"{title} (whole: {whole})", ("layer", *(f"{100 * ratio:.3g} % pruned" for ratio in shown)), rows)
+def cells(item: Shown) -> Cells:
+    """Header and rows of an item as text; a curve has one row a line and one column for each place on its axis."""
+    match item:
+        case Table():
+            header = tuple(column.title for column in item.columns)
+            units = [column.unit for column in item.columns]
+            return header, [tuple(map(number_text, row, units)) for row in thinned(item.rows, MAX_ROWS)]
+        case Curve():
+            places = thinned(sorted({x for line in item.lines for x, _ in line.points}), MAX_COLUMNS)
+            header = ("", *(f"{place_text(place, item.x.unit)} {item.x.title}" for place in places))
+            rows = [
+                (line.name, *(number_text(dict(line.points).get(place), item.y.unit) for place in places))
+                for line in thinned(item.lines, MAX_ROWS)
+            ]
+            return header, rows
+        case Bars():
+            header = ("", *(name or item.title for name in item.series))
+            return header, [(bar.name, *(number_text(value, item.unit) for value in bar.values)) for bar in thinned(item.bars, MAX_ROWS)]
+        case Note():
+            return (), [(item.text,)]

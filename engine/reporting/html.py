@@ -1,20 +1,26 @@
-"""A report as one HTML page: own styles and SVG, no script, nothing from elsewhere. Standard library only."""
+"""A report as one HTML page: own styles and SVG, no script, nothing from elsewhere."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from html import escape
-from typing import Any
 
-from engine.reporting.details import detail_tables
+from engine.contract.display import Bars, Curve, Note, Shown
+from engine.contract.report import LayerChange, Report
+from engine.reporting.details import cells, details
+from engine.reporting.drawing import bars_svg, curve_svg
 from engine.reporting.text import (
     MOST_WARNINGS,
+    SETTING_COLUMNS,
     before_after,
     bytes_text,
-    constraint_name,
+    constraint_row,
     environment_rows,
+    evaluated_text,
+    layer_text,
     ratio_text,
     reproduce_command,
-    value_text,
+    setting_rows,
+    step_metrics,
 )
 
 MAX_LAYERS = 200
@@ -32,6 +38,10 @@ th{font-weight:600;color:var(--dim)}td{font-variant-numeric:tabular-nums}span.ti
 .good{color:var(--good);font-weight:600}.bad{color:var(--bad);font-weight:600}
 .cards{display:flex;flex-wrap:wrap;gap:.75rem;margin:1rem 0}.card{background:var(--card);border-radius:.5rem;padding:.75rem 1rem;min-width:9rem}
 .card b{display:block;font-size:1.4rem}pre{background:var(--card);padding:.75rem 1rem;border-radius:.5rem;overflow-x:auto;font-size:13px}
+.line polyline{fill:none;stroke-width:1.6}svg text{font-size:11px;fill:var(--dim)}svg .axis{fill:none;stroke:var(--line)}
+.legend .key{margin-right:1em}.legend .key::before{content:"■ "}.legend{font-size:13px}
+.s0{--c:#2f6fde}.s1{--c:#b8862b}.s2{--c:#14794a}.s3{--c:#b3261e}.s4{--c:#7a4fd0}.s5{--c:#1f8a9a}.s6{--c:#c2518f}.s7{--c:#6b7280}
+.line,.bar{stroke:var(--c);fill:var(--c)}.key::before{color:var(--c)}
 td,li{overflow-wrap:anywhere}svg{display:block}@media print{body{max-width:none;margin:0}}
 """
 
@@ -40,153 +50,129 @@ class Html(str):
     """Markup that is safe already; everything else is escaped."""
 
 
-def to_html(document: Mapping[str, Any]) -> str:
-    """The report as a page of its own (below 200 kB). Names that strangers chose are escaped everywhere."""
-    title = document["name"] or "Compression report"
+def to_html(report: Report) -> str:
+    """The report as a page of its own (below 200 kB for one step that shows little). Names that strangers chose are escaped everywhere."""
+    title = report.name or "Compression report"
     sections = [
-        Html(f"<h1>{escape(str(title))}</h1>"),
-        Html(f'<p class="lead">{escape(document["sentence"])}</p>'),
-        _cards(document),
-        _section("Before and after", _table(("", "before", "after", "change"), [_marked(row) for row in before_after(document)])),
-        Html(f'<p class="dim">{escape(_evaluated(document["evaluation"]))}</p>'),
-        _constraints(document["constraints"]),
-        _warnings(document["warnings"]),
-        _steps(document["steps"]),
-        *(_section(table.title, _table(table.header, table.rows)) for table in detail_tables(document["steps"])),
-        _layers(document["layers"]),
-        _operators(document["steps"]),
-        _section("Environment", _table(("", ""), environment_rows(document))),
-        _reproduce(document),
+        Html(f"<h1>{escape(title)}</h1>"),
+        Html(f'<p class="lead">{escape(report.sentence)}</p>'),
+        _cards(report),
+        _section("Before and after", _table(("", "before", "after", "change"), [_marked(row) for row in before_after(report)])),
+        Html(f'<p class="dim">{escape(evaluated_text(report))}</p>'),
+        _rows("Settings", SETTING_COLUMNS, [_marked(row) for row in setting_rows(report)]),
+        _rows("Constraints", ("", "limit", "measured", ""), [_marked(constraint_row(item)) for item in report.constraints]),
+        _warnings(report),
+        _steps(report),
+        *(_section(title, _drawn(item)) for title, item in details(report.steps)),
+        _layers(report.layers),
+        _section("Environment", _table(("", ""), environment_rows(report))),
+        _reproduce(report),
     ]
-    head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1"><title>{escape(str(title))}</title>'
+    head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1"><title>{escape(title)}</title>'
     return f'<!doctype html>\n<html lang="en"><head>{head}<style>{_STYLE}</style></head><body>{"".join(sections)}</body></html>\n'
 
 
-def _evaluated(found: Mapping[str, Any]) -> str:
-    where = "random inputs, for want of a dataset" if found["inputs"] == "random" else f"the {found['split']} split"
-    return f"Measured on the published file, on {found['examples_count']} examples of {where}. In brackets: 95 % Wilson intervals."
+def _marked(row: Sequence[str]) -> tuple[str, ...]:
+    """A row with its verdicts in colour."""
+    looks = {"faster": "good", "slower": "bad", "met": "good", "missed": "bad"}
+    last = [looks.get(cell.partition(":")[0]) for cell in row]
+    return tuple(
+        cell if look is None or not place else Html(f'<span class="{look}">{escape(cell)}</span>')
+        for place, (cell, look) in enumerate(zip(row, last, strict=True))
+    )
 
 
-def _marked(row: Sequence[str]) -> tuple[Any, ...]:
-    """The verdict on speed in colour."""
-    for word, look in (("faster", "good"), ("slower", "bad")):
-        if row[3].startswith(word):
-            return (*row[:3], Html(f'<span class="{look}">{escape(row[3])}</span>'))
-    return tuple(row)
-
-
-def _cards(document: Mapping[str, Any]) -> Html:
-    compared = document["comparison"]
+def _cards(report: Report) -> Html:
+    compared = report.comparison
     facts = [
-        ("smaller file", ratio_text(compared["file_ratio"])),
-        ("fewer parameters", ratio_text(compared["params_ratio"])),
-        ("fewer operations", ratio_text(compared["macs_ratio"])),
-        (f"speed: {document['verdict']}", ratio_text(compared["latencies"][0]["speedup"])),
+        ("smaller file", ratio_text(compared.file_ratio)),
+        ("fewer parameters", ratio_text(compared.params_ratio)),
+        ("fewer operations", ratio_text(compared.macs_ratio)),
+        (f"speed: {report.verdict}", ratio_text(compared.latencies[0].speedup)),
     ]
     return Html('<div class="cards">' + "".join(f'<div class="card"><b>{escape(v)}</b>{escape(k)}</div>' for k, v in facts) + "</div>")
 
 
-def _constraints(checks: Sequence[Mapping[str, Any]]) -> Html:
-    if not checks:
-        return Html("")
-    rows = [
-        (
-            constraint_name(item),
-            f"{item['limit']:.6g}",
-            "–" if item["value"] is None else f"{item['value']:.6g}",
-            Html('<span class="good">met</span>') if item["met"] else Html('<span class="bad">missed</span>'),
-        )
-        for item in checks
-    ]
-    return _section("Constraints", _table(("", "limit", "measured", ""), rows))
+def _drawn(item: Shown) -> Html:
+    """What a step shows; a diagram has its numbers below it."""
+    if isinstance(item, Note):
+        return Html(f"<p>{escape(item.text)}</p>")
+    table = _table(*cells(item))
+    if not isinstance(item, Curve | Bars):
+        return table
+    drawing = curve_svg(item) if isinstance(item, Curve) else bars_svg(item)
+    return Html(f"{drawing}<details><summary>Numbers</summary>{table}</details>")
 
 
-def _warnings(warnings: Sequence[Mapping[str, Any]]) -> Html:
-    if not warnings:
+def _warnings(report: Report) -> Html:
+    if not report.warnings:
         return Html("")
-    items = "".join(
-        f"<li><code>{escape(str(item['code']))}</code> {escape(str(item['message']))}</li>" for item in warnings[:MOST_WARNINGS]
-    )
-    if len(warnings) > MOST_WARNINGS:
-        items += f"<li>{len(warnings) - MOST_WARNINGS} further warnings stand in report.json</li>"
+    items = "".join(f"<li><code>{escape(item.code)}</code> {escape(item.message)}</li>" for item in report.warnings[:MOST_WARNINGS])
+    if len(report.warnings) > MOST_WARNINGS:
+        items += f"<li>{len(report.warnings) - MOST_WARNINGS} further warnings are in report.json</li>"
     return _section("Warnings", Html(f"<ul>{items}</ul>"))
 
 
-def _steps(steps: Sequence[Mapping[str, Any]]) -> Html:
-    rows = []
-    for step in steps:
-        measured = ", ".join(f"{key} {value_text(key.partition('.')[2] or key, value)}" for key, value in step["metrics"].items())
-        rows.append((step["index"] + 1, step["title"], measured, Html(f'<span class="time">{step["duration_seconds"]:.1f} s</span>')))
+def _steps(report: Report) -> Html:
+    rows = [
+        (str(step.index + 1), step.title, step_metrics(step.metrics), Html(f'<span class="time">{step.duration_seconds:.1f} s</span>'))
+        for step in report.steps
+    ]
     return _section("Steps", _table(("", "method", "measured after it", "time"), rows))
 
 
-def _layers(layers: Sequence[Mapping[str, Any]]) -> Html:
+def _layers(layers: Sequence[LayerChange]) -> Html:
     if not layers:
         return Html("")
-    largest = max((layer["before"]["bytes"] for layer in layers), default=1) or 1
+    largest = max((layer.before.bytes for layer in layers), default=1) or 1
     rows = [
-        (layer["name"], layer["type"], _side(layer["before"]), _side(layer["after"]), _bars(layer, largest))
-        for layer in layers[:MAX_LAYERS]
+        (layer.name, layer.type, layer_text(layer.before), layer_text(layer.after), _bars(layer, largest)) for layer in layers[:MAX_LAYERS]
     ]
     left = len(layers) - len(rows)
-    note = Html(f'<p class="dim">{left} more layers stand in report.json.</p>') if left else Html("")
+    note = Html(f'<p class="dim">{left} more layers are in report.json.</p>') if left else Html("")
     return Html(_section("Layers", _table(("layer", "type", "before", "after", "bytes"), rows)) + note)
 
 
-def _side(side: Mapping[str, Any] | None) -> str:
-    if side is None:
-        return "–"
-    zeros = f", {value_text('sparsity', side['sparsity'])} zero" if side["sparsity"] >= 0.005 else ""
-    return f"{'×'.join(map(str, side['shape']))}, {side['bits']} bit, {bytes_text(side['bytes'])}{zeros}"
-
-
-def _bars(layer: Mapping[str, Any], largest: int) -> Html:
-    widths = [160 * (layer[side]["bytes"] if layer[side] else 0) / largest for side in ("before", "after")]
+def _bars(layer: LayerChange, largest: int) -> Html:
+    sides = (("before", layer.before.bytes), ("after", 0 if layer.after is None else layer.after.bytes))
     bars = "".join(
-        f'<rect y="{2 + 9 * i}" width="{max(width, 0.5):.1f}" height="7" rx="1" fill="var(--{side})"/>'
-        for i, (side, width) in enumerate(zip(("before", "after"), widths, strict=True))
+        f'<rect y="{2 + 9 * place}" width="{max(160 * size / largest, 0.5):.1f}" height="7" rx="1" fill="var(--{side})"/>'
+        for place, (side, size) in enumerate(sides)
     )
     return Html(f'<svg width="162" height="20" role="img" aria-label="bytes before and after">{bars}</svg>')
 
 
-def _operators(steps: Sequence[Mapping[str, Any]]) -> Html:
-    counts = next((step["report"]["operators"] for step in reversed(steps) if "operators" in step["report"]), None)
-    if not counts:
-        return Html("")
-    rows = [(name, count["int8"], count["float"]) for name, count in counts.items()]
-    return _section("Operators that the runtime executes", _table(("operator", "in int8", "in floating point"), rows))
-
-
-def _reproduce(document: Mapping[str, Any]) -> Html:
-    files = [
-        (item["name"], item["format"], bytes_text(item["size_bytes"]), item["sha256"])
-        for item in (document["inputs"]["model"], document["inputs"]["dataset"])
-        if item is not None
-    ]
-    files += [(item["filename"], item["format"], bytes_text(item["size_bytes"]), item["sha256"]) for item in document["artifacts"]]
-    spec = json.dumps(document["spec"], indent=1)
+def _reproduce(report: Report) -> Html:
+    inputs = [item for item in (report.inputs.model, report.inputs.dataset) if item is not None]
+    files = [(item.name, item.format, bytes_text(item.size_bytes), item.sha256) for item in inputs]
+    files += [(item.filename, item.format, bytes_text(item.size_bytes), item.sha256) for item in report.artifacts]
+    spec = json.dumps(report.spec, indent=1)
     return _section(
         "Reproduce",
         Html(
-            f"<pre>{escape(reproduce_command(document))}</pre>"
+            f"<pre>{escape(reproduce_command(report))}</pre>"
             + _table(("file", "format", "size", "sha256"), files)
-            + f"<details><summary>The whole spec ({escape(document['spec_hash'])})</summary><pre>{escape(spec)}</pre></details>"
+            + f"<details><summary>The whole spec ({escape(report.spec_hash)})</summary><pre>{escape(spec)}</pre></details>"
         ),
     )
 
 
+def _rows(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> Html:
+    """A section with a table; nothing without rows."""
+    return _section(title, _table(header, rows)) if rows else Html("")
+
+
 def _section(title: str, body: Html) -> Html:
-    return Html(f"<h2>{escape(title)}</h2>{body}")
+    return Html(f"<h2>{_cell(title)}</h2>{body}")
 
 
-def _table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> Html:
-    head = "".join(f"<th>{escape(cell)}</th>" for cell in header)
+def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> Html:
+    head = "".join(f"<th>{_cell(cell)}</th>" for cell in header)
     body = "".join("<tr>" + "".join(f"<td>{_cell(cell)}</td>" for cell in row) + "</tr>" for row in rows)
     return Html(f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>')
 
 
-def _cell(value: Any) -> str:
-    if isinstance(value, Html):
-        return value
-    text = str(value)
+def _cell(text: str) -> str:
+    if isinstance(text, Html):
+        return text
     return escape(text if len(text) <= MAX_CELL_CHARACTERS else text[:MAX_CELL_CHARACTERS] + "…")

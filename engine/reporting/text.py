@@ -1,9 +1,12 @@
 """Numbers of a report in words that people read."""
 
-from collections.abc import Mapping
+import shlex
 from typing import Any
 
-from engine.contract.metric import Key, catalogue
+from engine.contract.display import Cell, Column
+from engine.contract.figures import ConstraintCheck, Figures, Measured, Result
+from engine.contract.metric import Key, first_of
+from engine.contract.report import Interval, Report
 
 IDENTICAL_DB = 200.0
 """What equal outputs are given, as JSON has no infinity."""
@@ -16,24 +19,45 @@ FIGURES = (
 )
 MOST_WARNINGS = 100
 """Warnings that a page shows; the JSON document has all of them."""
+Row = tuple[str, ...]
 _UNITS = ("B", "kB", "MB", "GB", "TB")
 
 
-def value_text(name: str, value: Any) -> str:
-    """A figure with its unit."""
+def number_text(value: Cell, unit: str = "") -> str:
+    """A number with its unit; text as it is."""
     if value is None:
         return "–"
-    metric = catalogue().get(name)
-    unit = metric.unit if metric is not None else "share" if name == "sparsity" else ""
-    if unit == "share":
-        return f"{100 * value:.2f} %"
-    if unit == "dB":
-        return "identical" if value >= IDENTICAL_DB else f"{value:.1f} dB"
-    if name.endswith("bytes"):
-        return bytes_text(value)
-    if name.endswith("_count"):
-        return f"{value:,}".replace(",", " ")
-    return f"{value:.4f}"
+    if isinstance(value, str):
+        return value
+    match unit:
+        case "share":
+            return f"{100 * value:.2f} %"
+        case "dB":
+            return "identical" if value >= IDENTICAL_DB else f"{value:.1f} dB"
+        case "bytes":
+            return bytes_text(value)
+        case "count":
+            return f"{value:,.0f}".replace(",", " ")
+        case "ms":
+            return f"{value:.3g} ms"
+        case "seconds":
+            return f"{value:.1f} s"
+        case "ratio":
+            return ratio_text(value)
+        case "nats" | "":
+            return f"{value:,}".replace(",", " ") if isinstance(value, int) else f"{value:.4f}"
+        case _:
+            return f"{value:.4g} {unit}"
+
+
+def place_text(value: float, unit: str) -> str:
+    """A place on an axis, in short."""
+    return f"{100 * value:.3g} %" if unit == "share" else f"{value:.3g}" if unit in ("", "nats", "count") else number_text(value, unit)
+
+
+def key_text(key: str, value: float | None) -> str:
+    """A figure by its key, such as `test.top1` or `params_count`."""
+    return number_text(value, Column.of(key).unit)
 
 
 def bytes_text(value: float) -> str:
@@ -52,87 +76,108 @@ def ratio_text(value: float | None) -> str:
     return f"{value:.1f}×" if value >= 10 else f"{value:.2f}×"
 
 
-def ms_text(value: float) -> str:
-    """Milliseconds with three digits."""
-    return f"{value:.3g} ms"
+def change_text(key: str, change: float | None) -> str:
+    """How much a metric moved; nothing for one that compares with the baseline itself."""
+    metric = Key.parse(key).metric
+    if change is None or metric is None or metric.needs == "baseline":
+        return "–"
+    return f"{100 * change:+.2f} points" if metric.unit == "share" else f"{change:+.4g}"
 
 
-def constraint_name(item: Mapping[str, Any]) -> str:
-    """What a target limits."""
-    return f"{item['name']} ({item['metric']})" if "metric" in item else str(item["name"])
+def constraint_row(item: ConstraintCheck) -> Row:
+    """A target: what it limits, the limit, what was measured, and whether it was met."""
+    name = f"{item.name} ({item.metric})" if item.metric is not None else item.name
+    return (name, f"{item.limit:.6g}", "–" if item.value is None else f"{item.value:.6g}", "met" if item.met else "missed")
 
 
-def before_after(document: Mapping[str, Any]) -> list[tuple[str, ...]]:
+def evaluated_text(report: Report) -> str:
+    """Where the metrics were measured."""
+    found = report.evaluation
+    where = "random inputs, for want of a dataset" if found.inputs == "random" else f"the {found.split} split"
+    return f"Measured on the published file, on {found.examples_count} examples of {where}. In brackets: 95 % Wilson intervals."
+
+
+def before_after(report: Report) -> list[Row]:
     """Rows of the table of figures: what, before, after, change."""
-    baseline, result, compared = document["baseline"], document["result"], document["comparison"]
-    rows: list[tuple[str, ...]] = []
-    for key, after in result["metrics"].items():
-        name = Key.parse(key).name
-        before = baseline["metrics"].get(key)
-        change = compared["metric_changes"].get(key)
-        shown = "–" if change is None else moved_text(name, change)
-        texts = [
-            _with_interval(name, value, document["intervals"][side].get(key)) for side, value in (("baseline", before), ("result", after))
-        ]
-        rows.append((metric_title(key), *texts, shown))
-    for key, label in FIGURES:
-        before, after = baseline.get(key), result.get(key)
-        rows.append((label, value_text(key, before), value_text(key, after), _change_text(before, after)))
-    for before, after, speed in zip(baseline["latencies"], result["latencies"], compared["latencies"], strict=True):
-        what = f"Latency p50 / p95, batch {before['batch_size']}, {before['threads']} thread(s)"
-        texts = [f"{ms_text(item['p50'])} / {ms_text(item['p95'])}" for item in (before, after)]
-        span = (
-            f"{speed['verdict']}: {ratio_text(speed['speedup'])} ({ratio_text(speed['speedup_low'])}–{ratio_text(speed['speedup_high'])})"
-        )
-        rows.append((what, *texts, span))
+    baseline, result, compared = report.baseline, report.result, report.comparison
+    rows: list[Row] = []
+    for key, after in result.metrics.items():
+        sides = (("baseline", baseline.metrics.get(key)), ("result", after))
+        texts = [_with_interval(key_text(key, value), report.intervals.get(side, {}).get(key)) for side, value in sides]  # type: ignore[call-overload]
+        rows.append((Column.of(key).title, *texts, change_text(key, compared.metric_changes.get(key))))
+    for name, label in FIGURES:
+        old, new = getattr(baseline, name), getattr(result, name)
+        rows.append((label, key_text(name, old), key_text(name, new), _shrunk_text(old, new)))
+    for before, own, speed in zip(baseline.latencies, result.latencies, compared.latencies, strict=True):
+        texts = [f"{number_text(item.p50, 'ms')} / {number_text(item.p95, 'ms')}" for item in (before, own)]
+        interval = f"{ratio_text(speed.speedup_low)}–{ratio_text(speed.speedup_high)}"
+        what = f"Latency p50 / p95, batch {before.batch_size}, {before.threads} thread(s)"
+        rows.append((what, *texts, f"{speed.verdict}: {ratio_text(speed.speedup)} ({interval})"))
     return rows
 
 
-def environment_rows(document: Mapping[str, Any]) -> list[tuple[str, str]]:
+SETTING_COLUMNS = ("setting", "quality", "file", "parameters", "operations", "latency p50", "speed", "constraints")
+_OUTCOMES = {"constraints_met": "met", "constraints_not_met": "missed", "no_constraints": "–"}
+
+
+def setting_rows(report: Report) -> list[Row]:
+    """One row a setting where the network has several, after one for the baseline; empty for the ordinary case."""
+    result: Result = report.as_result()
+    if len(result.settings) < 2:
+        return []
+    return [("original", *_short(result.baseline), "", ""), *(_setting_row(item) for item in result.settings)]
+
+
+def _setting_row(item: Measured) -> Row:
+    values = ", ".join(f"{name} {value}" for name, value in item.setting.values.items())
+    name = f"{item.setting.name} ({values})" if values else item.setting.name
+    speed = item.comparison.latencies[0]
+    return (name, *_short(item.figures), f"{speed.verdict}: {ratio_text(speed.speedup)}", _OUTCOMES[item.verdict.outcome])
+
+
+def _short(figures: Figures) -> Row:
+    key = first_of(figures.metrics)
+    quality = "–" if key is None else key_text(key, figures.metrics[key])
+    counts = (number_text(value, "count") for value in (figures.params_count, figures.macs_count))
+    return (quality, bytes_text(figures.file_bytes), *counts, number_text(figures.latency_ms.p50, "ms"))
+
+
+def environment_rows(report: Report) -> list[Row]:
     """The environment as rows of name and value."""
-    found = document["environment"]
-    packages = ", ".join(f"{name} {version}" for name, version in found["packages"].items())
+    found = report.environment
+    packages = ", ".join(f"{name} {version}" for name, version in found.packages.items())
     return [
-        ("Processor", f"{found['cpu_model']}, {found['cpu_count']} cores ({', '.join(found['cpu_flags']) or 'no known flags'})"),
-        ("Runtime of all figures", document["result"]["latency_ms"]["runtime"]),
+        ("Processor", f"{found.cpu_model}, {found.cpu_count} cores ({', '.join(found.cpu_flags) or 'no known flags'})"),
+        ("Runtime of all figures", report.result.latency_ms.runtime),
         ("Packages", packages),
-        ("System", f"{found['system']} {found['machine']}, Python {found['python']}"),
-        ("Engine", f"modelpress {found['engine_version']}, {found['threads']} thread(s), device {found['device']}, seed {found['seed']}"),
+        ("System", f"{found.system} {found.machine}, Python {found.python}"),
+        ("Engine", f"modelpress {found.engine_version}, {found.threads} thread(s), device {found.device}, seed {found.seed}"),
     ]
 
 
-def reproduce_command(document: Mapping[str, Any]) -> str:
+def step_metrics(metrics: dict[str, float | None]) -> str:
+    """What was measured after a step."""
+    return ", ".join(f"{key} {key_text(key, value)}" for key, value in metrics.items())
+
+
+def reproduce_command(report: Report) -> str:
     """The shell command that runs the job again without a service."""
-    model, dataset = document["inputs"]["model"], document["inputs"]["dataset"]
-    parts = ["python -m engine run spec.yaml", f"--model {_quoted(model['name'])} --model-format {model['format']}"]
+    model, dataset = report.inputs.model, report.inputs.dataset
+    parts = ["python -m engine run spec.yaml", f"--model {shlex.quote(model.name)} --model-format {model.format}"]
     if dataset is not None:
-        parts.append(f"--data {_quoted(dataset['name'])} --data-format {dataset['format']}")
+        parts.append(f"--data {shlex.quote(dataset.name)} --data-format {dataset.format}")
     return " ".join([*parts, "--out out"])
 
 
-def _quoted(name: str) -> str:
-    import shlex
-
-    return shlex.quote(name)
-
-
-def metric_title(key: str) -> str:
-    """What a metric measures, on which split and of which output."""
-    split, name, output = Key.parse(key)
-    metric = catalogue().get(name)
-    title = name.replace("_", " ") if metric is None else f"{metric.title} ({metric.unit})" if metric.unit == "nats" else metric.title
-    return ", ".join(part for part in (title, output, split) if part)
-
-
-def moved_text(name: str, change: float) -> str:
-    """How far a metric moved; nothing for one that compares with the original already."""
-    metric = catalogue().get(name)
-    if metric is not None and metric.needs == "baseline":
+def layer_text(side: Any) -> str:
+    """The weight of a layer in short."""
+    if side is None:
         return "–"
-    return f"{100 * change:+.2f} points" if metric is not None and metric.unit == "share" else f"{change:+.4g}"
+    zeros = f", {number_text(side.sparsity, 'share')} zero" if side.sparsity >= 0.005 else ""
+    return f"{'×'.join(map(str, side.shape))}, {side.bits:g} bit, {bytes_text(side.bytes)}{zeros}"
 
 
-def _change_text(before: Any, after: Any) -> str:
+def _shrunk_text(before: float | None, after: float | None) -> str:
     if before == after:
         return "same"
     if not before or not after:
@@ -140,6 +185,5 @@ def _change_text(before: Any, after: Any) -> str:
     return f"{ratio_text(before / after)} less" if before > 1.01 * after else f"{100 * (after - before) / before:+.2g} %"
 
 
-def _with_interval(name: str, value: Any, interval: Any) -> str:
-    text = value_text(name, value)
-    return text if interval is None or value is None else f"{text} ({100 * interval[0]:.2f}–{100 * interval[1]:.2f} %)"
+def _with_interval(text: str, interval: Interval | None) -> str:
+    return text if interval is None or text == "–" else f"{text} ({100 * interval[0]:.2f}–{100 * interval[1]:.2f} %)"

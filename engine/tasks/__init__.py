@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from engine.contract.heads import Head
     from engine.contract.metadata import OutputMeaning
-    from engine.heads.evidence import Array, Column, Output
+    from engine.outputs.evidence import Array, Column, Output
 
 __path__ = extended(__path__, __name__)
 
@@ -55,19 +55,19 @@ class Task:
 
     def loss(self, head: Head, outputs: Sequence[Tensor], target: Tensor, label_smoothing: float) -> Tensor:
         """Mean training loss of a batch. Imports torch."""
-        from engine.heads.losses import squared_error
+        from engine.outputs.losses import squared_error
 
         return squared_error(outputs[0], target)
 
     def soften(self, head: Head, outputs: Sequence[Tensor], temperature: float) -> Tensor:
         """What a teacher's outputs are to a student: probabilities at the temperature where classes are meant, or the values themselves."""
-        from engine.heads.losses import softened
+        from engine.outputs.losses import softened
 
         return softened(head, outputs[0], temperature)
 
     def match(self, head: Head, outputs: Sequence[Tensor], wanted: Tensor, temperature: float) -> Tensor:
         """Mean loss of a student that is to give what `soften` made of its teacher."""
-        from engine.heads.losses import unlike
+        from engine.outputs.losses import unlike
 
         return unlike(head, outputs[0], wanted, temperature)
 

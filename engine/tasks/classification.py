@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from engine.heads.evidence import Array, Column, Output, class_axis, class_head
+from engine.outputs.evidence import Array, Column, Output, class_axis, class_head
 from engine.tasks import Task
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class Classification(Task):
 
     def loss(self, head: Head, outputs: Sequence[Tensor], target: Tensor, label_smoothing: float) -> Tensor:
         """Cross-entropy, in nats."""
-        from engine.heads.losses import cross_entropy
+        from engine.outputs.losses import cross_entropy
 
         return cross_entropy(head, outputs[0], target, label_smoothing)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from engine.contract.heads import Head
-from engine.heads.evidence import Array, Column, Output, unit_length
+from engine.outputs.evidence import Array, Column, Output, unit_length
 from engine.tasks import Task
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class Embedding(Task):
 
     def loss(self, head: Head, outputs: Sequence[Tensor], target: Tensor, label_smoothing: float) -> Tensor:
         """Contrast of each example with the others of its batch; examples without another one of their class give nothing."""
-        from engine.heads.losses import contrast
+        from engine.outputs.losses import contrast
 
         return contrast(outputs[0], target)
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from engine.contract.heads import Head
-from engine.heads.evidence import Column, Output
+from engine.outputs.evidence import Column, Output
 from engine.tasks import Task
 
 if TYPE_CHECKING:

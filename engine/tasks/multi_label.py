@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from engine.heads.evidence import Array, Column, Output, same_places, yes_or_no_head
+from engine.outputs.evidence import Array, Column, Output, same_places, yes_or_no_head
 from engine.tasks import Task
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class MultiLabel(Task):
 
     def loss(self, head: Head, outputs: Sequence[Tensor], target: Tensor, label_smoothing: float) -> Tensor:
         """Binary cross-entropy, the mean over all labels, in nats."""
-        from engine.heads.losses import binary_cross_entropy
+        from engine.outputs.losses import binary_cross_entropy
 
         return binary_cross_entropy(head, outputs[0], target, label_smoothing)
 

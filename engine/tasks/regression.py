@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from engine.contract.heads import Head
-from engine.heads.evidence import Array, Column, Output, same_places
+from engine.outputs.evidence import Array, Column, Output, same_places
 from engine.tasks import Task
 
 if TYPE_CHECKING:

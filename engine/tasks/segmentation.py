@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from engine.heads.evidence import Array, Column, Output, class_axis, class_head, dense_axis, same_places, yes_or_no_head
+from engine.outputs.evidence import Array, Column, Output, class_axis, class_head, dense_axis, same_places, yes_or_no_head
 from engine.tasks import Task
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class Segmentation(Task):
 
     def loss(self, head: Head, outputs: Sequence[Tensor], target: Tensor, label_smoothing: float) -> Tensor:
         """Cross-entropy, the mean over the places that count, in nats."""
-        from engine.heads.losses import binary_cross_entropy, cross_entropy
+        from engine.outputs.losses import binary_cross_entropy, cross_entropy
 
         return (binary_cross_entropy if head.class_axis is None else cross_entropy)(head, outputs[0], target, label_smoothing)
 

@@ -12,7 +12,7 @@ import pytest
 from fastapi.routing import APIRoute
 
 from api.app import create_app
-from api.deps import EXAMPLES
+from api.examples import EXAMPLES
 from api.front.authentication import PUBLIC
 from core.access import keys
 from core.access.keys import Scope
@@ -66,7 +66,15 @@ def _scopes(route: APIRoute) -> set[Scope]:
 
 
 PROTECTED = [(method, path, route) for method, path, route in ROUTES if path not in PUBLIC and not path.startswith("/docs/")]
-OPEN_TO_ANY_KEY = {"/v1/methods", "/v1/methods/{name}", "/v1/architectures", "/v1/architectures/{name}", "/v1/schemas/spec", "/v1/version"}
+OPEN_TO_ANY_KEY = {
+    "/v1/methods",
+    "/v1/methods/{name}",
+    "/v1/architectures",
+    "/v1/architectures/{name}",
+    "/v1/schemas/spec",
+    "/v1/usage",
+    "/v1/version",
+}
 
 
 def test_every_route_that_touches_data_asks_for_a_scope() -> None:

@@ -6,7 +6,7 @@ from hypothesis import HealthCheck, settings
 from schemathesis.specs.openapi import checks
 
 from api.app import create_app
-from api.deps import EXAMPLES
+from api.examples import EXAMPLES
 from core.jobs import NewArtifact
 from core.settings import Settings
 from tests.api.conftest import DATASET_INSPECTION, MODEL_INSPECTION, Server

@@ -41,7 +41,7 @@ def test_a_run_leaves_artifacts_and_a_table(files: Path, tmp_path: Path) -> None
     assert done.returncode == 0, done.stderr
     assert {path.name for path in target.iterdir()} == {"model.onnx", "report.json", "report.html", "report.md"}
     ort.InferenceSession(target / "model.onnx")
-    assert "step 1/1: static_quantization" in done.stderr
+    assert "step 1/1: int8_quantization" in done.stderr
     assert "Top-1 accuracy, test" in done.stderr
     assert json.loads((target / "report.json").read_text())["sentence"] in done.stderr
     assert done.stdout == ""
@@ -51,6 +51,7 @@ def test_events_can_be_read_by_a_program(files: Path, tmp_path: Path) -> None:
     done = engine("run", spec(tmp_path, quantize="int8"), "--model", files / "cnn.onnx", "--out", tmp_path / "out", "--json-events")
     events = [parse_event(line) for line in done.stdout.encode().splitlines()]
     assert events[-1].type == "done"
+    assert json.loads(events[-1].result.read(tmp_path / "out"))["result"]["file_bytes"] > 0
     assert events[0].type == "phase"
     assert done.returncode == 0
 

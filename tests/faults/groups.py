@@ -18,6 +18,7 @@ from tests.faults.house import House
 from tests.faults.parts import parts_house
 from tests.faults.random_kills import FAILPOINTS, deadly_failpoint, random_kills
 from tests.faults.rows_parts import PARTS, NotHere
+from tests.faults.rows_stops import STOPS
 
 H = TypeVar("H", bound=House)
 Outcome = tuple[int, list[str], str | None]
@@ -55,6 +56,12 @@ def _rows_parts(plan: Plan) -> Iterator[tuple[str, Run]]:
     yield CLOSE, house.close
 
 
+def _stops(plan: Plan) -> Iterator[tuple[str, Run]]:
+    house = _Shared(_embedded, plan.folder / "stops")
+    yield from ((row.__name__, partial(house.run, row)) for row in STOPS)
+    yield CLOSE, house.close
+
+
 def _failpoints(plan: Plan) -> Iterator[tuple[str, Run]]:
     yield from ((name, partial(deadly_failpoint, plan.folder / name, name)) for name in FAILPOINTS)
 
@@ -67,7 +74,7 @@ def _full_disk(plan: Plan) -> Iterator[tuple[str, Run]]:
     yield "full_disk", lambda: full_disk(plan.folder / "full_disk")
 
 
-GROUPS = {group.__name__: group for group in (_at_random, _elsewhere, _rows, _failpoints, _rows_parts, _full_disk)}
+GROUPS = {group.__name__: group for group in (_at_random, _elsewhere, _rows, _failpoints, _rows_parts, _stops, _full_disk)}
 """Rows that share a service, or none; the longest first."""
 
 

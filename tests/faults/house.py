@@ -227,7 +227,7 @@ class House:
         return dict(load_file(target))
 
     def pids(self, role: str) -> list[int]:
-        """Process ids of a role: api, worker, parent (of job children), child, broker."""
+        """Process ids of a role: api, worker, parent (of job children), child, measuring, broker."""
         found = []
         for pid in self.everyone():
             try:
@@ -281,5 +281,10 @@ def _role(words: str, above: str) -> str:
     if "engine.process.warm" in words:
         return "child" if "engine.process.warm" in above else "parent"
     return next(
-        (role for sign, role in (("api.server", "api"), ("cli.main worker", "worker"), ("valkey", "broker")) if sign in words), "other"
+        (
+            role
+            for sign, role in (("api.server", "api"), ("cli.main worker", "worker"), ("valkey", "broker"), ("examiner.server", "measuring"))
+            if sign in words
+        ),
+        "other",
     )

@@ -1,6 +1,7 @@
-"""Kills at random moments and at every failpoint, from a seed, with jobs under way all the time."""
+"""Kills and stops at random moments, and kills at every failpoint, from a seed, with jobs under way all the time."""
 
 import contextlib
+import math
 import os
 import random
 import signal
@@ -10,8 +11,10 @@ from pathlib import Path
 from cli.client import ApiError
 from tests.faults.house import House
 
-ROLES = {"worker": 4, "child": 4, "parent": 3, "api": 4, "broker": 2, "serve": 1}
-"""What is killed, and how often beside the others."""
+ROLES = {"worker": 4, "child": 4, "measuring": 3, "parent": 3, "api": 4, "broker": 2, "serve": 1}
+"""What is hurt, and how often beside the others."""
+LONGEST_STOP_SECONDS = 8.0
+"""Longer than a lease: workers wake up and find that their jobs went to another one."""
 IN_FLIGHT = 4
 SETTLE_EVERY = 20
 
@@ -38,16 +41,21 @@ HITS = {"blob.registered": 6, "blob.published": 6, "reconcile.after_lost": 12}
 
 
 def random_kills(house: House, rng: random.Random, kills: int) -> tuple[int, list[str]]:
-    """Kill `kills` processes; returns how many there were and what promises were broken."""
+    """Kill or stop `kills` processes; returns how many there were and what promises were broken."""
     under_way: list[str] = []
     found: list[str] = []
     done = 0
+    stopped: dict[int, float] = {}
     while done < kills:
         while len(under_way) < IN_FLIGHT:
             under_way.append(house.submit(rng.randrange(1, 600), key=f"k{rng.getrandbits(64)}", patient=True, max_attempts=10))
         time.sleep(rng.uniform(0.05, 1.5))
-        if _kill(house, rng.choices(list(ROLES), weights=list(ROLES.values()))[0], rng):
+        _wake(stopped, time.monotonic())
+        role = rng.choices(list(ROLES), weights=list(ROLES.values()))[0]
+        if _stop(house, role, rng, stopped) if rng.random() < 1 / 3 else _kill(house, role, rng):
             done += 1
+            if done % SETTLE_EVERY == 0 or done == kills:
+                _wake(stopped, math.inf)
             if done % SETTLE_EVERY == 0 or done == kills:
                 found += settle(house, under_way)
                 under_way.clear()
@@ -64,6 +72,28 @@ def settle(house: House, under_way: list[str]) -> list[str]:
             found.append(f"{job_id} is {job['status']} after {job['attempt']} attempts: {job['error']}")
     house.wait_until_whole()
     return found + house.broken_promises(load_artifacts=True, grace_seconds=10)
+
+
+def _stop(house: House, role: str, rng: random.Random, stopped: dict[int, float]) -> bool:
+    """Stop one process of a role; it goes on after a while, beside whatever else happens."""
+    victims = [house.process.pid] if role == "serve" else [pid for pid in house.pids(role) if pid not in stopped]
+    if not victims:
+        return False
+    pid = rng.choice(victims)
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGSTOP)
+        stopped[pid] = time.monotonic() + rng.uniform(0.1, LONGEST_STOP_SECONDS)
+        return True
+    return False
+
+
+def _wake(stopped: dict[int, float], now: float) -> None:
+    """Let those go on whose time has come."""
+    for pid, until in list(stopped.items()):
+        if until <= now:
+            del stopped[pid]
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
 
 
 def _kill(house: House, role: str, rng: random.Random) -> bool:

@@ -129,52 +129,6 @@ def be_killed(directory: Path, emit: Emit) -> int:
     return 0
 
 
-def lose_the_measuring_process(directory: Path, emit: Emit) -> int:
-    """What the engine says when its measuring process was killed."""
-    emit(Failed(error=JobError.of("child_killed", "transient", "the process that measures was killed", retryable=True)))
-    return 1
-
-
-def lose_the_measuring_process_on_the_bus(directory: Path, emit: Emit) -> int:
-    """The same, of a bus error."""
-    emit(Failed(error=JobError.of("runtime_crashed", "internal", "it crashed", details={"signal": signal.SIGBUS})))
-    return 1
-
-
-def crash_on_the_bus(directory: Path, emit: Emit) -> int:
-    """A bus error."""
-    os.kill(os.getpid(), signal.SIGBUS)
-    return 0
-
-
-def take_all_memory(directory: Path, emit: Emit) -> int:
-    """More memory than its limit, not handled."""
-    kept = []
-    while True:
-        kept.append(bytearray(64 << 20))
-
-
-def take_memory_in_company(directory: Path, emit: Emit) -> int:
-    """Many processes that each stay below the limit of one."""
-    for _ in range(40):
-        if os.fork() == 0:
-            kept = b"x" * (100 << 20)
-            time.sleep(60)
-            os._exit(len(kept) % 2)
-    time.sleep(60)
-    return 0
-
-
-def multiply(directory: Path, emit: Emit) -> int:
-    """A fork bomb of bounded size."""
-    for _ in range(1000):
-        if os.fork() == 0:
-            time.sleep(60)
-            os._exit(0)
-    time.sleep(60)
-    return 0
-
-
 def burn(directory: Path, emit: Emit) -> int:
     """Reach the limit on processor time."""
     resource.setrlimit(resource.RLIMIT_CPU, (1, 2))

@@ -89,7 +89,7 @@ class Bench:
             launcher=self._launcher,
             isolation=isolation,
             workplace=workplace,
-            entry=f"tests.worker.children:{entry}",
+            entry=entry if ":" in entry else f"tests.worker.children:{entry}",
         )
         runner.start()
         try:

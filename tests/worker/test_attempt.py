@@ -3,8 +3,6 @@
 import hashlib
 import os
 import re
-import shutil
-import signal
 import threading
 import time
 from contextlib import ExitStack
@@ -100,7 +98,7 @@ def test_too_weak_a_confinement_fails_closed(bench: Bench) -> None:
         ("change_the_result", "child_protocol", "internal", "not the file"),
         ("name_a_result_elsewhere", "child_protocol", "internal", "no name of a file"),
         ("announce_upwards", "child_protocol", "internal", "no name of a file"),
-        ("multiply", "too_many_processes", "resource", "more processes"),
+        ("tests.worker.greedy:multiply", "too_many_processes", "resource", "more processes"),
     ],
 )
 def test_a_bad_end_has_a_code_and_a_sentence(bench: Bench, entry: str, code: str, category: str, message: str) -> None:
@@ -140,17 +138,6 @@ def test_each_file_shows_the_figures_of_its_settings(bench: Bench) -> None:
     assert (wide["setting"]["name"], narrow["setting"]["name"]) == ("wide", "narrow")
 
 
-@pytest.mark.parametrize("entry", ["take_all_memory", "take_memory_in_company"])
-def test_memory_is_bounded_for_one_process_and_for_all(bench: Bench, entry: str) -> None:
-    job = bench.run(entry, limits={"memory_bytes": 512 << 20})
-    assert job.status == "failed"
-    assert job.error is not None
-    if entry == "take_all_memory":  # the child's own MemoryError: the engine would have made it out_of_memory
-        assert "MemoryError" in bench.log(job.id)
-    else:
-        assert job.error["code"] == "out_of_memory"
-
-
 def test_a_job_that_runs_too_long_is_stopped(bench: Bench) -> None:
     started = time.monotonic()
     job = bench.run("wait_long", limits={"timeout_seconds": 1})
@@ -165,68 +152,6 @@ def test_a_killed_child_gets_another_attempt_while_there_are_some(bench: Bench) 
     assert job.error is not None
     assert (job.status, job.error["code"], job.attempt) == ("failed", "child_killed", 2)
     assert bench.events(job.id).count("requeued") == 1
-
-
-@pytest.mark.parametrize(("kills", "code", "attempts"), [([0, 0, 0, 0], "child_killed", 2), ([0, 1], "out_of_memory", 1)])
-def test_a_killed_measuring_process_is_transient_unless_the_kernel_did_it(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch, kills: list[int], code: str, attempts: int
-) -> None:
-    counter = iter(kills)
-    monkeypatch.setattr("worker.endings.out_of_memory_kills", lambda: next(counter))
-    job = bench.run("lose_the_measuring_process", max_attempts=2)
-    assert job.error is not None
-    assert (job.status, job.error["code"], job.attempt) == ("failed", code, attempts)
-
-
-def test_a_bus_error_on_a_full_disk_is_a_full_disk(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("worker.endings.is_full", lambda _: True)
-    for entry in ("crash_on_the_bus", "lose_the_measuring_process_on_the_bus"):
-        job = bench.run(entry)
-        assert job.error is not None
-        assert (job.error["code"], job.error["retryable"]) == ("out_of_disk", True)
-
-
-def sweep(bench: Bench) -> None:
-    """Remove the folder of all work, though the worker may be removing a part of it as well."""
-    deadline = time.monotonic() + 5
-    while bench.work_dir.exists() and time.monotonic() < deadline:
-        shutil.rmtree(bench.work_dir, ignore_errors=True)
-
-
-def test_a_swept_work_folder_costs_an_attempt_at_most(bench: Bench) -> None:
-    job_id = bench.submit()
-    with bench.runner("wait_long_the_first_time"):
-        bench.wait(job_id, lambda job: "pids" in bench.log(job_id))
-        sweep(bench)
-        os.kill(pids(bench, job_id)[0], signal.SIGTERM)
-        job = bench.wait(job_id, lambda job: job.status in jobs.TERMINAL)
-        assert (job.status, job.attempt) == ("succeeded", 2)
-        with bench.service.database.reader() as session:
-            (requeued,) = [event for event in jobs.events(session, job_id, limit=100) if event.type == "requeued"]
-        assert requeued.data["error"]["code"] == "storage_unavailable"
-        sweep(bench)
-        another = bench.submit(steps=2)
-        assert bench.wait(another, lambda job: job.status in jobs.TERMINAL).status == "succeeded"
-
-
-def test_a_runner_that_cannot_work_takes_no_job_and_says_why(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    job_id = bench.submit()
-    with bench.runner("succeed") as runner:
-        bench.wait(job_id, lambda job: job.status == "succeeded")
-        assert runner.trouble() is None
-        sweep(bench)
-        bench.work_dir.write_text("a file")
-        waiting = bench.submit()
-        time.sleep(0.5)
-        assert (bench.job(waiting).status, bench.job(waiting).attempt) == ("queued", 0)
-        assert runner.trouble() == "there is no work folder: File exists"
-        bench.work_dir.unlink()
-        assert bench.wait(waiting, lambda job: job.status in jobs.TERMINAL).status == "succeeded"
-        monkeypatch.setattr("worker.runner._PATIENCE_SECONDS", -1.0)
-        deadline = time.monotonic() + 5
-        while (trouble := runner.trouble()) is None and time.monotonic() < deadline:  # it clears up after its job
-            time.sleep(0.02)
-        assert trouble == "the claim loop stands still"
 
 
 def test_every_attempt_is_charged_once(bench: Bench) -> None:

@@ -25,8 +25,8 @@ from typing import TYPE_CHECKING, Any
 import onnx
 
 from engine.formats.onnx.file import read_model
-from engine.formats.onnx.macs import total, total_macs
-from engine.formats.onnx.weights import is_mask, weight_tensors
+from engine.formats.onnx.macs import node_macs, total
+from engine.formats.onnx.weights import Weight, is_mask, weight_tensors
 from engine.networks.network import Counts
 
 if TYPE_CHECKING:
@@ -43,8 +43,12 @@ def count_onnx(path: Path, shapes: Mapping[str, Sequence[int]] | None = None) ->
 
 def count_graph(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]] | None = None) -> Counts:
     """Count a graph that was read before; see `count_onnx`."""
-    weights = weight_tensors(model).values()
-    return Counts(total(item.size for item in weights), total(item.nonzero for item in weights), total_macs(model, shapes))
+    return counts_of(weight_tensors(model), node_macs(model, shapes))
+
+
+def counts_of(weights: Mapping[str, Weight], macs: Mapping[str, int | None]) -> Counts:
+    """The sums of what was found of a graph's weights and nodes."""
+    return Counts(total(item.size for item in weights.values()), total(item.nonzero for item in weights.values()), total(macs.values()))
 
 
 def count_module(module: nn.Module, signature: Signature, shapes: Mapping[str, Sequence[int]] | None = None) -> Counts:

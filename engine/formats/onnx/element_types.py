@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from engine.formats.onnx.file import TYPES
+from engine.formats.onnx.naming import FreeNames
 from engine.networks.network import TensorSpec
 
 _HALF_MAX = 65504.0
@@ -34,7 +35,7 @@ def round_weights(module: nn.Module) -> nn.Module:
 def store_in_half(model: onnx.ModelProto) -> onnx.ModelProto:
     """The model, changed in place, with its float32 weights stored as float16, each behind a Cast."""
     graph = model.graph
-    names = _Names(graph)
+    names = FreeNames(graph)
     outputs = {item.name for item in graph.output}
     casts = []
     for tensor in graph.initializer:
@@ -55,7 +56,7 @@ def store_in_half(model: onnx.ModelProto) -> onnx.ModelProto:
 def cast_outputs(model: onnx.ModelProto, outputs: Sequence[TensorSpec]) -> onnx.ModelProto:
     """The model, changed in place, with outputs of the types that its signature states."""
     graph = model.graph
-    names = _Names(graph)
+    names = FreeNames(graph)
     for item, spec in zip(graph.output, outputs, strict=True):
         wanted = next((kind for kind, name in TYPES.items() if name == spec.dtype), None)
         if wanted is None or item.type.tensor_type.elem_type == wanted:
@@ -67,18 +68,3 @@ def cast_outputs(model: onnx.ModelProto, outputs: Sequence[TensorSpec]) -> onnx.
         graph.node.append(onnx.helper.make_node("Cast", [inner], [item.name], name=names.free(f"/{item.name}/Cast"), to=wanted))
         item.type.tensor_type.elem_type = wanted
     return model
-
-
-class _Names:
-    """Names of a graph, and those that are not taken yet."""
-
-    def __init__(self, graph: onnx.GraphProto) -> None:
-        self._taken = {name for node in graph.node for name in (node.name, *node.input, *node.output)}
-        self._taken |= {item.name for item in (*graph.initializer, *graph.input, *graph.output)}
-
-    def free(self, wanted: str) -> str:
-        """`wanted`, with a line at its end for each time that it is taken."""
-        while wanted in self._taken:
-            wanted += "_"
-        self._taken.add(wanted)
-        return wanted

@@ -16,6 +16,7 @@ import engine
 from engine.contract.errors import EngineError
 from engine.formats.onnx.element_types import cast_outputs, store_in_half
 from engine.formats.onnx.importer.names import is_readable, module_path
+from engine.formats.onnx.naming import name_ends, provisional
 from engine.formats.onnx.notes import remove_notes
 from engine.networks import masks
 from engine.networks.example_inputs import example_inputs
@@ -44,8 +45,8 @@ def export_onnx(module: nn.Module, signature: Signature, path: Path, *, half: bo
                 arguments,
                 dynamo=True,
                 dynamic_shapes=shapes,
-                input_names=[spec.name for spec in signature.inputs],
-                output_names=[spec.name for spec in signature.outputs],
+                input_names=provisional("input", len(signature.inputs)),
+                output_names=provisional("output", len(signature.outputs)),
                 opset_version=OPSET,
                 verbose=False,
             )
@@ -56,7 +57,8 @@ def export_onnx(module: nn.Module, signature: Signature, path: Path, *, half: bo
             "export_failed", f"The network could not be written as ONNX: {_first_line(error)}.", category="internal"
         ) from error
     assert program is not None
-    model = cast_outputs(plain(program.model_proto), signature.outputs)
+    model = name_ends(program.model_proto, *([spec.name for spec in side] for side in (signature.inputs, signature.outputs)))
+    model = cast_outputs(plain(model), signature.outputs)
     onnx.save_model(store_in_half(model) if half else model, str(path))
 
 

@@ -111,11 +111,6 @@ def _measured_by_the_data(model: onnx.ModelProto) -> set[str]:
     return found
 
 
-def total_macs(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]] | None = None) -> int | None:
-    """MACs of one example, or None where those of a part cannot be counted."""
-    return total(node_macs(model, shapes).values())
-
-
 def total(counts: Iterable[int | None]) -> int | None:
     """The sum, or None where a part is unknown."""
     known = list(counts)

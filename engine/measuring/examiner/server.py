@@ -24,7 +24,6 @@ from engine.contract.errors import EngineError, translate
 from engine.data import load_dataset
 from engine.formats.onnx import runtime
 from engine.heads.chance import Chance
-from engine.heads.evidence import Column, columns_of
 from engine.heads.find import Found, find_heads, outputs_of
 from engine.heads.scoring import Scores
 from engine.measuring.examiner.messages import (
@@ -43,6 +42,7 @@ from engine.measuring.examiner.messages import (
 from engine.measuring.examples import Batch, Examples, RandomExamples, SplitExamples, with_evaluation_split
 from engine.measuring.measurement import timings
 from engine.measuring.outputs import Arrays, OutputStore
+from engine.outputs.evidence import Column, columns_of
 from engine.process.linux import die_with_parent
 
 if TYPE_CHECKING:

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from engine.contract.errors import EngineError
 from engine.contract.heads import Head
-from engine.heads.evidence import Output
 from engine.methods.context import Context
 from engine.methods.distillation.spec import Distillation
 from engine.networks import masks
 from engine.networks.network import Network
+from engine.outputs.evidence import Output
 from engine.tasks import task_of
 from engine.training.batches import Batch, Examples, Outputs, as_list
 from engine.training.loop import targets_loss

@@ -19,6 +19,7 @@ from engine.formats.onnx import runtime
 from engine.formats.onnx.runtime import Feed
 from engine.methods.quantization.plan import Plan
 from engine.methods.quantization.qdq import QdqWriter
+from engine.process.memory import give_back_memory
 
 if TYPE_CHECKING:
     from engine.methods.quantization.static_quantization import Quantizer
@@ -110,6 +111,8 @@ class _Judge:
     def _outputs(self, path: Path) -> list[list[NDArray[np.float64]]]:
         session = runtime.open_session(path, threads=self._threads, optimized=False, frugal=True)
         results = [runtime.run(session, feed) for feed in self._feeds]
+        del session
+        give_back_memory()
         return [[value.astype(np.float64) for value in row if np.issubdtype(value.dtype, np.floating)] for row in results]
 
     def _errors(self, path: Path) -> Errors:

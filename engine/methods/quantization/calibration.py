@@ -18,6 +18,7 @@ from engine.methods.quantization.index import Index
 from engine.methods.quantization.names import FreshNames
 from engine.methods.quantization.plan import MASKED
 from engine.methods.quantization.spec import Calibration
+from engine.process.memory import give_back_memory
 
 Feeds = Callable[[int], Iterator[Feed]]
 """Starts a pass over the calibration examples, in batches of the given size."""
@@ -67,14 +68,11 @@ class Observer:
 
     def _extrema(self, tensors: Sequence[str]) -> Ranges:
         """Smallest and largest value of each tensor, reduced inside the runtime so that no activation is copied out."""
-        model = onnx.load(self.graph)
-        masked = towards_softmax(Index(model))
-        probe = _Probe(model)
-        pairs = [probe.extrema(name, unmasked=name in masked) for name in tensors]
-        probe.finish()
+        instrumented = self.work / "extrema.onnx"
+        masked, outputs = _write_extrema(self.graph, tensors, instrumented)
         low, high = np.full(len(tensors), np.inf), np.full(len(tensors), -np.inf)
         broken = np.zeros(len(tensors), bool)
-        for _, values in self._run(model, [name for pair in pairs for name in pair]):
+        for _, values in self._run(instrumented, outputs):
             for position in range(len(tensors)):
                 smallest, largest = values[2 * position], values[2 * position + 1]
                 if smallest.size:
@@ -91,29 +89,50 @@ class Observer:
         return result
 
     def _histograms(self, ranges: Ranges, *, absolute: bool) -> dict[str, NDArray[np.int64]]:
-        model = onnx.load(self.graph)
-        passed_through = {item.name for item in model.graph.input} & set(ranges)
-        computed = [name for name in ranges if name not in passed_through]
-        types = {item.name: item for item in (*model.graph.value_info, *model.graph.output)}
-        del model.graph.output[:]
-        model.graph.output.extend(types[name] for name in computed)
+        instrumented = self.work / "histograms.onnx"
+        computed = _write_with_outputs(self.graph, list(ranges), instrumented)
+        passed_through = set(ranges) - set(computed)
         counts = {name: np.zeros(BINS, np.int64) for name in ranges}
-        for feed, values in self._run(model, computed):
+        for feed, values in self._run(instrumented, computed):
             for name, value in (*zip(computed, values, strict=True), *((name, feed[name]) for name in passed_through)):
                 low, high = ranges[name]
                 flat = np.abs(value) if absolute else value
                 counts[name] += np.histogram(flat, BINS, range=(low, high if high > low else low + 1.0))[0]
         return counts
 
-    def _run(self, model: onnx.ModelProto, outputs: list[str]) -> Iterator[tuple[Feed, list[NDArray[Any]]]]:
-        """Run every batch through the instrumented graph; the protobuf is dropped before the session holds the weights again."""
-        path = self.work / "instrumented.onnx"
-        onnx.save(model, path)
-        model.Clear()
+    def _run(self, path: Path, outputs: list[str]) -> Iterator[tuple[Feed, list[NDArray[Any]]]]:
+        """Run every batch through an instrumented graph, which nothing in this process holds any more but the session."""
+        give_back_memory()
         session = runtime.open_session(path, threads=self.threads, frugal=True, by_priority=self.by_priority)
         path.unlink()
         for feed in self.feeds(self.batch_size):
             yield feed, runtime.run(session, feed, outputs)
+        del session
+        give_back_memory()
+
+
+def _write_extrema(graph: Path, tensors: Sequence[str], target: Path) -> tuple[set[str], list[str]]:
+    """Write the graph with the smallest and the largest element of each tensor as outputs; returns which may be masked, and the outputs."""
+    model = onnx.load(graph)
+    masked = towards_softmax(Index(model))
+    probe = _Probe(model)
+    pairs = [probe.extrema(name, unmasked=name in masked) for name in tensors]
+    probe.finish()
+    onnx.save(model, target)
+    return masked, [name for pair in pairs for name in pair]
+
+
+def _write_with_outputs(graph: Path, tensors: Sequence[str], target: Path) -> list[str]:
+    """Write the graph with those tensors as outputs that are no inputs of it; returns them."""
+    model = onnx.load(graph)
+    inputs = {item.name for item in model.graph.input}
+    computed = [name for name in tensors if name not in inputs]
+    types = {item.name: item for item in (*model.graph.value_info, *model.graph.output)}
+    outputs = [types[name] for name in computed]
+    del model.graph.output[:]
+    model.graph.output.extend(outputs)
+    onnx.save(model, target)
+    return computed
 
 
 def observer(graph: Path, feeds: Feeds, params: Calibration, *, threads: int, work: Path) -> Observer:

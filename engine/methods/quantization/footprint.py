@@ -10,9 +10,8 @@ import onnx
 from engine.formats.onnx import runtime
 from engine.formats.onnx.checks import inferred, skeleton_of
 from engine.formats.onnx.runtime import Feed
+from engine.methods.quantization.spec import ACTIVATION_BYTES
 
-ACTIVATION_BYTES = 128 << 20
-"""Bound on the activations of one calibration batch, as far as one example stays within it."""
 MOST_EXAMPLES = 32
 """Larger batches gain nothing."""
 

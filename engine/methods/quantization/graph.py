@@ -88,11 +88,17 @@ def prepare(source: Path, work: Path, *, ignore: Sequence[str], minimum_opset: i
 def outline(path: Path) -> onnx.ModelProto:
     """A graph with the names, types and shapes of its weights, and without the data of large ones."""
     model = onnx.load(path)
+    result = onnx.ModelProto()
+    result.opset_import.extend(model.opset_import)
+    for field in ("node", "input", "output", "value_info"):
+        getattr(result.graph, field).extend(getattr(model.graph, field))
     summed = {name for node in all_nodes(model.graph) if node.op_type not in _PRODUCTS for name in node.input}
     for tensor in model.graph.initializer:
-        if tensor.name not in summed and len(tensor.raw_data) > _SMALL_BYTES:
-            tensor.ClearField("raw_data")
-    return model
+        small = len(tensor.raw_data) <= _SMALL_BYTES or tensor.name in summed
+        result.graph.initializer.append(
+            tensor if small else onnx.TensorProto(name=tensor.name, dims=tensor.dims, data_type=tensor.data_type)
+        )
+    return result
 
 
 def finish(path: Path) -> None:

@@ -1,7 +1,7 @@
 """Who writes and who reads each tensor of a graph, and what is known about it."""
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 import onnx
 
@@ -30,6 +30,17 @@ class Index:
         known = (*graph.value_info, *graph.output, *graph.input)
         self._types = {item.name: item.type.tensor_type.elem_type for item in known} | {i.name: i.data_type for i in graph.initializer}
         self._ranks = {item.name: len(item.type.tensor_type.shape.dim) for item in known if item.type.tensor_type.HasField("shape")}
+
+    def exposed(self, moving: Collection[str]) -> set[str]:
+        """Tensors that a subgraph reads, and those that reach one through operators of the kinds `moving`.
+
+        ONNX Runtime carries a DequantizeLinear through such operators to their readers, and ends the process where a subgraph is one.
+        """
+        found = set(self.read_inside)
+        for node in reversed(self.nodes):
+            if node.op_type in moving and not found.isdisjoint(node.output):
+                found.update(node.input)
+        return found
 
     def is_float(self, name: str) -> bool:
         """Whether a tensor is known to hold float32."""

@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from engine.contract.display import Shown
 from engine.contract.errors import EngineError
 from engine.contract.events import Event, Warned
-from engine.contract.metric import Key
+from engine.contract.metric import Key, catalogue
 from engine.methods.quantization import dynamic_quantization
 from engine.methods.quantization.spec import DynamicQuantization, Int8Quantization, StaticQuantization
 from engine.methods.quantization.static_quantization import Calibrated
@@ -17,8 +18,8 @@ from engine.networks.network import Network
 if TYPE_CHECKING:
     from engine.methods.step import Judge, StepContext
 
-POINT, COSINE = 0.01, 0.99
-"""What is near enough to the original where the spec sets no target: a point of top-1 accuracy or agreement, or this cosine."""
+POINT = 0.01
+"""How much of what the targets say may be lost where the spec sets no limit: a point of accuracy, of R² …"""
 
 
 @dataclass
@@ -28,6 +29,7 @@ class Try:
     kind: str
     network: Network | None = None
     reported: Mapping[str, Any] = field(default_factory=dict)
+    shown: tuple[Shown, ...] = ()
     warnings: tuple[Event, ...] = ()
     file_bytes: int = 0
     metrics: Mapping[str, float | None] = field(default_factory=dict)
@@ -62,6 +64,8 @@ def apply(network: Network, params: Int8Quantization, context: StepContext) -> N
         context.emit(event)
     for key, value in kept.reported.items():
         context.report(key, value)
+    for item in kept.shown:
+        context.show(item)
     context.report("kept", kept.kind)
     context.report("tries", [item.document(kept) for item in tries])
     assert kept.network is not None
@@ -85,14 +89,21 @@ def choose(done: list[Try], judge: Judge | None) -> Try:
 
 
 def is_near(baseline: Mapping[str, float | None], metrics: Mapping[str, float | None]) -> bool:
-    """Whether figures are within a point of the original's where classes are named, or its outputs point the same way."""
-    found = {Key.parse(key): value for key, value in metrics.items()}
-    original = {Key.parse(key): value for key, value in baseline.items()}
-    for name in ("top1", "agreement"):
-        pairs = [(original.get(key), value) for key, value in found.items() if key.name == name]
-        if pairs:
-            return all(before is not None and value is not None and before - value <= POINT + 1e-9 for before, value in pairs)
-    return all(value is not None and value >= COSINE for key, value in found.items() if key.name == "cosine")
+    """Whether every output is within a point of the original's by its targets, or without any is like the original's."""
+    found = {Key.parse(key): (baseline.get(key), value) for key, value in metrics.items()}
+    outputs: set[str | None] = {key.output for key in found if key.output is not None}
+    return all(_is_near({key.name: pair for key, pair in found.items() if key.output == output}) for output in outputs or {None})
+
+
+def _is_near(values: Mapping[str, tuple[float | None, float | None]]) -> bool:
+    measured = [(metric, *values[name]) for name, metric in catalogue().items() if name in values]
+    for metric, before, after in measured:
+        if metric.needs == "targets" and metric.goal == "max":
+            return before is not None and after is not None and metric.loss(before, after) <= POINT + 1e-9
+    for metric, _, after in measured:
+        if metric.alike is not None:
+            return after is not None and after >= metric.alike - 1e-9
+    return True
 
 
 def _tries(network: Network, params: Int8Quantization, context: StepContext) -> Iterator[Try]:
@@ -126,7 +137,11 @@ def _try(kind: str, make: Callable[[StepContext], Network], context: StepContext
     work = context.work / kind
     work.mkdir(exist_ok=True)
     own = replace(
-        context, work=work, reported={}, emit=lambda event: (warnings.append if isinstance(event, Warned) else context.emit)(event)
+        context,
+        work=work,
+        reported={},
+        shown=[],
+        emit=lambda event: (warnings.append if isinstance(event, Warned) else context.emit)(event),
     )
     try:
         network = make(own)
@@ -134,7 +149,7 @@ def _try(kind: str, make: Callable[[StepContext], Network], context: StepContext
         if error.category in ("resource", "transient"):
             raise
         return Try(kind, error=error)
-    found = Try(kind, network, own.reported, tuple(warnings), network.file(work / "candidate.onnx").stat().st_size)
+    found = Try(kind, network, own.reported, tuple(own.shown), tuple(warnings), network.file(work / "candidate.onnx").stat().st_size)
     if context.judge is not None:
         found.metrics = context.judge.score(network)
         found.near = (

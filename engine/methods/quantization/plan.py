@@ -102,7 +102,8 @@ def plan(index: Index, operators: Operators, excluded: Collection[str], *, symme
         node.name: place for node in index.nodes if node.name not in excluded and (place := weight_position(index, node)) is not None
     }
     products = {node.name for node in index.nodes if node.name in weights and node.op_type in PRODUCTS}
-    others = _others(index, operators, excluded, products)
+    exposed = index.exposed(_MOVING)
+    others = _others(index, operators, excluded, products, exposed)
     draft = _Draft(
         {node.name: (0,) if node.name in products else tuple(index.flowing(node)) for node in index.nodes if node.name in products | others}
     )
@@ -119,7 +120,7 @@ def plan(index: Index, operators: Operators, excluded: Collection[str], *, symme
         if node.name in others and node.op_type in _OPERANDS
     }
     constants = {name: found for name, found in constants.items() if found}
-    return Plan(draft.inputs, weights, constants, frozenset(draft.owners), draft.same, draft.upper)
+    return Plan(draft.inputs, weights, constants, frozenset(draft.owners - exposed), draft.same, draft.upper)
 
 
 def weight_position(index: Index, node: onnx.NodeProto) -> int | None:
@@ -142,7 +143,7 @@ def weight_position(index: Index, node: onnx.NodeProto) -> int | None:
     return None
 
 
-def _others(index: Index, operators: Operators, excluded: Collection[str], products: set[str]) -> set[str]:
+def _others(index: Index, operators: Operators, excluded: Collection[str], products: set[str], exposed: set[str]) -> set[str]:
     """Names of the operators without weights that compute in 8 bits."""
     kinds = _ANYWHERE if operators == "all" else _MOVING | _MIXING | ABSORBED
     found = {
@@ -152,6 +153,7 @@ def _others(index: Index, operators: Operators, excluded: Collection[str], produ
         and node.domain in ("", "ai.onnx")
         and node.name not in excluded
         and node.name not in products
+        and exposed.isdisjoint(node.output)
         and index.flowing(node)
         and all(index.is_float(name) for name in node.output if name)
         and (node.op_type not in _FIRST_ONLY or index.flowing(node) == [0])

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import onnx
 
+from engine.contract.display import Column, Table
 from engine.contract.errors import EngineError
 from engine.formats.onnx import runtime
 from engine.methods.quantization.graph import graph_attributes
@@ -154,6 +155,9 @@ def report(before: Path, after: Path, context: "StepContext") -> None:
     }
     for key, value in figures.items():
         context.report(key, value)
+    columns = (Column(title="operator"), Column(title="in int8"), Column(title="in floating point"))
+    rows = tuple((name, count["int8"], count["float"]) for name, count in counts.items())
+    context.show(Table(title="Operators that the runtime executes", columns=columns, rows=rows))
     if left:
         context.warn(
             "operators_left_in_float",

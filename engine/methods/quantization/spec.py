@@ -19,6 +19,9 @@ _REFERENCES = (
     ),
 )
 
+ACTIVATION_BYTES = 128 << 20
+"""Bound on the activations of one calibration batch, as far as one example stays within it."""
+
 
 class Calibration(Params):
     """Which examples show the range of the activations; never the test split."""
@@ -65,7 +68,7 @@ class StaticQuantization(MethodParams):
 
     def cost(self, facts: Facts) -> Cost:
         """The calibration."""
-        return Cost(calibration_samples=self.calibration.samples)
+        return Cost(calibration_samples=self.calibration.samples, activation_bytes=ACTIVATION_BYTES)
 
 
 class DynamicQuantization(MethodParams):
@@ -119,4 +122,4 @@ class Int8Quantization(MethodParams):
 
     def cost(self, facts: Facts) -> Cost:
         """The calibration; the tries are measured like the result."""
-        return Cost(calibration_samples=self.calibration.samples)
+        return Cost(calibration_samples=self.calibration.samples, activation_bytes=ACTIVATION_BYTES)

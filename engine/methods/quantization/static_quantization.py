@@ -21,6 +21,7 @@ from engine.methods.quantization.qdq import QdqWriter
 from engine.methods.quantization.rounding import Scaling, scaling
 from engine.methods.quantization.spec import StaticQuantization
 from engine.networks.network import Network
+from engine.process.memory import give_back_memory
 
 if TYPE_CHECKING:
     from engine.methods.step import StepContext
@@ -158,6 +159,8 @@ class Quantizer:
         model = onnx.load(self.path)
         written = writer(model, chosen, self.scalings(chosen), by_channel=by_channel, levels=self._levels).write()
         onnx.save(written, target)
+        del model, written
+        give_back_memory()
 
     def constant_tensors(self, chosen: Plan) -> list[str]:
         """Rounded tensors that held one number alone on all calibration examples."""

@@ -51,8 +51,12 @@ _FACTS = (
     "/sys/class/drm",
     "/sys/kernel/mm/transparent_hugepage",
 )
-_DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
+_DEVICES = ("/dev/null", "/dev/full", "/dev/random", "/dev/urandom")
 _GPU_FACTS = ("/proc/driver/nvidia", "/proc/devices", "/proc/modules", "/sys/module/nvidia")
+
+
+_ADDRESSES_BYTES = 256 << 30
+"""Addresses for files that are mapped, data sets above all; without any bound, tables of pages that hold nothing fill the memory."""
 
 
 class IsolationUnavailable(Exception):
@@ -96,7 +100,9 @@ def confine(request: Request) -> None:
             landlock.restrict(rules(request), tcp=request.sockets != "none")
         drop_capabilities()
         if "seccomp" in request.layers:
-            seccomp.restrict(hold_signals=landlock.abi() < 6, inet=request.sockets != "none", gpu=request.gpu)
+            seccomp.restrict(
+                hold_signals=landlock.abi() < 6, inet=request.sockets != "none", gpu=request.gpu, enclosed=NAMESPACES in request.layers
+            )
     except OSError as error:
         raise IsolationUnavailable(f"the kernel refused: {error}") from error
 
@@ -105,6 +111,7 @@ def set_limits(limits: Limits) -> None:
     """Set resource limits; never raises one above what the process already has."""
     if limits.memory_bytes is not None:
         _lower(resource.RLIMIT_DATA, _data_bytes() + limits.memory_bytes)
+        _lower(resource.RLIMIT_AS, _address_bytes() + 4 * limits.memory_bytes + _ADDRESSES_BYTES)
     if limits.cpu_seconds is not None:
         _lower(resource.RLIMIT_CPU, limits.cpu_seconds, limits.cpu_seconds + 5)
     _lower(resource.RLIMIT_FSIZE, limits.file_bytes)
@@ -122,6 +129,11 @@ def _lower(which: int, soft: int, hard: int | None = None) -> None:
 def _data_bytes() -> int:
     """Private memory of this process, as RLIMIT_DATA counts it."""
     return int(Path("/proc/self/statm").read_text().split()[5]) * resource.getpagesize()
+
+
+def _address_bytes() -> int:
+    """Addresses of this process, as RLIMIT_AS counts them."""
+    return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 
 
 def _threads_of_user() -> int:
@@ -143,6 +155,7 @@ def rules(request: Request) -> dict[int, list[Path]]:
     facts += [Path("/proc/self") / name for name in _SELF]
     devices = [Path(path) for path in _DEVICES]
     if request.gpu:
+        devices.append(Path("/dev/zero"))  # which is memory without an owner to whoever maps it
         devices += [Path("/dev/shm"), *Path("/dev").glob("nvidia*"), *Path("/proc/self/task").glob("*/comm")]  # noqa: S108
     packages = Path(engine.__file__).parent
     return {

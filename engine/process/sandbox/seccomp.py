@@ -56,16 +56,21 @@ _REFUSED: dict[str, tuple[int | None, int | None]] = {
 }  # fmt: skip
 
 _IGNORED: dict[str, tuple[int | None, int | None]] = {
-    # Landlock does not hold modes, owners, times and attributes of files outside; libraries that copy files call these and would fail on
+    # Landlock does not hold modes, owners and attributes of files outside; libraries that copy files call these and would fail on
     # an error, so they do nothing and report success.
     "chmod": (90, None), "fchmod": (91, 52), "fchmodat": (268, 53), "fchmodat2": (452, 452), "chown": (92, None), "lchown": (94, None),
     "fchown": (93, 55), "fchownat": (260, 54), "setxattr": (188, 5), "lsetxattr": (189, 6), "fsetxattr": (190, 7), "setxattrat": (463, 463),
     "removexattr": (197, 14), "lremovexattr": (198, 15), "fremovexattr": (199, 16), "removexattrat": (466, 466),
-    "utime": (132, None), "utimes": (235, None), "futimesat": (261, None), "utimensat": (280, 88),
 }  # fmt: skip
 
+_TIMES: dict[str, tuple[int | None, int | None]] = {
+    # Landlock does not hold times either. An error here: what makes a file if its time cannot be set (`Path.touch`) is to make it.
+    "utime": (132, None), "utimes": (235, None), "futimesat": (261, None), "utimensat": (280, 88),
+}  # fmt: skip
 _UNCOUNTED = {"memfd_create": (319, 279), "memfd_secret": (447, 447)}
 """Memory in files without a name, which belongs to no process that could be asked for it; drivers of GPUs use it."""
+_MMAP, _MAP_ANONYMOUS = (9, 222), 0x20
+_MAP_PRIVATE = 0x02
 _SELF_ONLY: dict[str, tuple[tuple[int | None, int | None], dict[int, int]]] = {
     # Scheduling, on this thread: call → the arguments that say so. Zero is the thread itself, or its process.
     "sched_setparam": ((142, 118), {0: 0}), "sched_setscheduler": ((144, 119), {0: 0}),
@@ -86,7 +91,7 @@ def supported() -> bool:
     return MACHINE in _ARCHITECTURES
 
 
-def restrict(*, hold_signals: bool, inet: bool = False, gpu: bool = False) -> None:
+def restrict(*, hold_signals: bool, inet: bool = False, gpu: bool = False, enclosed: bool = False) -> None:
     """Refuse the listed system calls to this thread and all that it starts. Needs no_new_privs. Raises OSError.
 
     Args:
@@ -95,16 +100,17 @@ def restrict(*, hold_signals: bool, inet: bool = False, gpu: bool = False) -> No
         inet: Allow sockets of the internet's families, and netlink, by which libraries list the network's devices. What starts a
             session is then told that it did: torch gives each process of a job its own, which must stay in the job's group.
         gpu: Allow what drivers of GPUs need besides.
+        enclosed: Allow times of files to be set, where all files but one's own are on mounts that cannot be written.
     """
     if not supported():
         raise OSError(errno.ENOSYS, f"no system call table for {MACHINE}")
-    program = b"".join(_program(hold_signals=hold_signals, inet=inet, gpu=gpu))
+    program = b"".join(_program(hold_signals=hold_signals, inet=inet, gpu=gpu, enclosed=enclosed))
     buffer = ctypes.create_string_buffer(program, len(program))
     header = ctypes.create_string_buffer(struct.pack("@HP", len(program) // 8, ctypes.addressof(buffer)))
     prctl(PR_SET_SECCOMP, _MODE_FILTER, ctypes.addressof(header))
 
 
-def _program(*, hold_signals: bool, inet: bool, gpu: bool) -> list[bytes]:
+def _program(*, hold_signals: bool, inet: bool, gpu: bool, enclosed: bool) -> list[bytes]:
     audit, column = _ARCHITECTURES[MACHINE]
     refuse, ignore = _return(_ERRNO | errno.EPERM), _return(_ERRNO)
     program = [_load(4), _jump_equal(audit, 1, 0), _return(_KILL), _load(0)]
@@ -113,6 +119,8 @@ def _program(*, hold_signals: bool, inet: bool, gpu: bool) -> list[bytes]:
     refused, ignored = dict(_REFUSED), dict(_IGNORED)
     if hold_signals:
         refused |= _SIGNALS
+    if not enclosed:
+        refused |= _TIMES
     if not gpu:
         refused |= _UNCOUNTED
     if inet:
@@ -136,6 +144,9 @@ def _program(*, hold_signals: bool, inet: bool, gpu: bool) -> list[bytes]:
     death = [_load(_argument(1)), _jump_equal(signal.SIGKILL, 1, 0), refuse, _return(_ALLOW)]
     dumpable = [_jump_equal(_PR_SET_DUMPABLE, 0, 1), refuse]
     program += _when(_PRCTL[column], [_load(_argument(0)), *dumpable, _jump_equal(_PR_SET_PDEATHSIG, 0, len(death)), *death])
+    if not gpu:  # shared memory without a file: pages that nobody has mapped at the moment could not be found
+        shared = [_load(_argument(3)), _jump_any_bit(_MAP_ANONYMOUS, 1, 0), _return(_ALLOW)]
+        program += _when(_MMAP[column], [*shared, _jump_any_bit(_MAP_PRIVATE, 1, 0), refuse])
     # limits of other processes of the same user
     program += _when(_PRLIMIT[column], [_load(_argument(0)), _jump_equal(0, 1, 0), refuse])
     if hold_signals:

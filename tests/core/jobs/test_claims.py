@@ -119,6 +119,16 @@ def test_a_project_at_its_limit_lets_others_pass(world: World, another_world) ->
     assert again.project_id == world.project_id
 
 
+def test_a_project_that_has_its_part_of_a_queue_gets_no_more(world: World, another_world) -> None:
+    other = another_world("other")
+    for _ in range(3):
+        world.submit(priority=10)
+    other.submit()
+    claims = [world.claim(most_per_project=1) for _ in range(3)]
+    assert [claim and claim.project_id for claim in claims] == [world.project_id, other.project_id, None]
+    assert world.claim(most_per_project=2) is not None
+
+
 def test_queues_are_apart(world: World) -> None:
     job = world.submit(device="gpu")
     assert world.claim("cpu") is None

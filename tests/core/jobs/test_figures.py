@@ -126,6 +126,8 @@ def test_the_estimate_grows_with_what_the_job_does(world: World) -> None:
     assert short["duration_seconds"] < tuned["duration_seconds"] < longer["duration_seconds"]
     assert iterations["duration_seconds"] == tuned["duration_seconds"]
     assert tuned["peak_memory_bytes"] > short["peak_memory_bytes"]
+    static, dynamic = (_verdict(world, steps=[{"method": f"{kind}_quantization"}])["estimate"] for kind in ("static", "dynamic"))
+    assert static["peak_memory_bytes"] - dynamic["peak_memory_bytes"] == 128 * 2**20
     assert rounds["plan"][0]["duration_seconds"] == pytest.approx(4 * 10 * 10_000 * 3e6 / planning.MACS_PER_SECOND, rel=0.05)
 
 

@@ -30,7 +30,7 @@ def test_an_upload_is_inspected_and_the_result_stands_on_it(world: World) -> Non
     claim = world.claim("inspect")
     assert claim is not None
     assert (claim.kind, claim.model.id, claim.model.metadata) == ("inspect_model", model.id, {"task": "classification"})
-    assert claim.timeout_seconds == 900
+    assert claim.timeout_seconds == world.service.settings.inspection_seconds == 300
     found = {"params_count": 5, "trainable": True, "signature": {"inputs": [], "outputs": []}, "layers": [{"name": "a"}]}
     with world.service.database.unit_of_work() as session:
         jobs.finish(session, claim.job_id, claim.fence, outcome=None, result=found)
@@ -123,15 +123,22 @@ def test_inputs_are_in_use_until_their_job_ends(world: World, which: str) -> Non
         jobs.retry(session, world.service.settings, world.project_id, job.id)
 
 
-def test_deleting_an_upload_ends_its_waiting_inspection(world: World) -> None:
+def test_deleting_an_upload_ends_its_inspection(world: World) -> None:
     model = _upload(world)
     with world.service.database.unit_of_work() as session:
         models.delete(session, world.project_id, model.id)
     assert world.claim("inspect") is None
     model = _upload(world)
-    assert world.claim("inspect") is not None
-    with pytest.raises(ResourceInUse, match="inspection"), world.service.database.unit_of_work() as session:
+    claim = world.claim("inspect")
+    assert claim is not None
+    with world.service.database.unit_of_work() as session:
         models.delete(session, world.project_id, model.id)
+    with world.service.database.unit_of_work() as session:
+        assert jobs.should_stop(session, claim.job_id, claim.fence)
+        jobs.fail(session, claim.job_id, claim.fence, JobError.of("worker_lost", "transient", "it died"))
+    assert world.claim("inspect") is None
+    with pytest.raises(NotFound):
+        _model(world, model.id)
 
 
 def test_projects_do_not_see_each_others_inputs(world: World, another_world) -> None:

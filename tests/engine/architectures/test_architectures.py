@@ -1,6 +1,10 @@
 """The builtin architectures: of the published size, trainable, and described without torch."""
 
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -71,3 +75,35 @@ def test_same_seed_same_weights() -> None:
         torch.manual_seed(3)
         states.append(build_architecture({"name": "resnet8", "params": {"width": 4}})[0].state_dict())
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
+TOY_SPEC = '''
+"""A toy family."""
+from engine.architectures.spec import Architecture, ArchitectureParams
+from engine.networks.network import Signature, TensorSpec
+
+
+class ToyParams(ArchitectureParams):
+    """A bag of words."""
+
+    words: int = 9
+
+    def signature(self):
+        return Signature((TensorSpec("tokens", (None, None), "int64"),), (TensorSpec("scores", (None, 3)),))
+
+
+ARCHITECTURES = (Architecture("toy_words", "Toy", "toys", ToyParams, {}, "https://example.org"),)
+'''
+TOY_BUILD = "from torch import nn\n\ndef build(params):\n    return nn.EmbeddingBag(params.words, 3)\n"
+
+
+def test_an_architecture_of_a_plug_in_is_listed_and_built(tmp_path: Path) -> None:
+    family = tmp_path / "architectures" / "toys"
+    family.mkdir(parents=True)
+    for name, text in (("__init__", ""), ("spec", TOY_SPEC), ("build", TOY_BUILD)):
+        (family / f"{name}.py").write_text(text)
+    (tmp_path / "toy.json").write_text('{"name": "toy_words", "params": {"words": 4}}')
+    command = [sys.executable, "-m", "engine", "inspect", str(tmp_path / "toy.json")]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, env={**os.environ, "MODELPRESS_PLUGINS": str(tmp_path)})
+    found = json.loads(done.stdout)
+    assert (found["params_count"], found["signature"]["inputs"][0]["name"]) == (12, "tokens")

@@ -7,8 +7,8 @@ import pytest
 
 from engine.contract.errors import EngineError
 from engine.contract.metadata import ModelMetadata
-from engine.heads.evidence import Column
 from engine.heads.find import find_heads, outputs_of
+from engine.outputs.evidence import Column
 
 RNG = np.random.default_rng(0)
 N = 40

@@ -3,6 +3,7 @@ import time
 from pathlib import Path
 
 from engine.contract.events import Event
+from engine.contract.report import ReportedWarning
 from engine.jobs.recorder import PROGRESS_SECONDS, Voice
 
 
@@ -34,6 +35,6 @@ def test_warnings_and_artifacts_are_remembered(tmp_path: Path) -> None:
     voice.warn("code", "message", number=1)
     (tmp_path / "file").write_bytes(b"abc")
     voice.artifact(tmp_path / "file", kind="model", format="onnx", metrics={"test.top1": 1.0})
-    assert voice.warnings == [{"step_index": None, "code": "code", "message": "message", "details": {"number": 1}}]
-    assert voice.artifacts[0]["sha256"] == hashlib.sha256(b"abc").hexdigest()
+    assert voice.warnings == [ReportedWarning(code="code", message="message", details={"number": 1})]
+    assert voice.artifacts[0].sha256 == hashlib.sha256(b"abc").hexdigest()
     assert [event.type for event in heard] == ["warning", "artifact"]

@@ -156,6 +156,10 @@ def test_fidelity_is_one_power_ratio_a_mean_cosine_and_equal_decisions():
     assert measured("sqnr_db", CLASSES, noisy, reference=SCORES) == pytest.approx(expected)
     cosines = (SCORES * noisy).sum(1) / np.linalg.norm(SCORES, axis=1) / np.linalg.norm(noisy, axis=1)
     assert measured("cosine", CLASSES, noisy, reference=SCORES) == pytest.approx(cosines.mean())
+    one = SCORES[:, 0]
+    expected = one @ noisy[:, 0] / np.linalg.norm(one) / np.linalg.norm(noisy[:, 0])
+    for shape in ((101,), (101, 1)):  # a positive number has no direction: all of them have
+        assert measured("cosine", VALUES, noisy[:, 0].reshape(shape), reference=one.reshape(shape)) == pytest.approx(expected)
     assert measured("agreement", CLASSES, noisy, reference=SCORES) == (noisy.argmax(1) == SCORES.argmax(1)).mean()
     assert measured("agreement", VALUES, noisy, reference=SCORES) is None
     assert measured("agreement", VALUES, LABELS, reference=LABELS[::-1]) == (LABELS[::-1] == LABELS).mean()

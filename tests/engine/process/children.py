@@ -55,6 +55,8 @@ def train(directory: Path, emit: Emit) -> int:
         [sys.executable, "-c", "import onnxruntime, engine.contract.spec; print('fine')"], capture_output=True, text=True, check=True
     )
     torch.save(network.state_dict(), directory / "weights.pt")
+    (directory / "touched").touch()
+    assert (directory / "touched").exists()
     with tempfile.NamedTemporaryFile() as scratch:
         assert Path(scratch.name).is_relative_to(directory)
     emit(done(directory, {"losses": losses, "relu": outputs.tolist(), "fresh": fresh.stdout.strip()}))

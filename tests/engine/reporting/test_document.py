@@ -1,6 +1,7 @@
 """Reports are rendered from their JSON alone: built by hand here, hostile where strangers choose the words."""
 
 import copy
+import json
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -9,13 +10,15 @@ from typing import Any
 
 import pytest
 
+from engine.contract.report import UnreadableReport
 from engine.reporting import document as report
+from engine.reporting.sentence import sentence
 
 EVIL = "<script>alert(1)</script>|`x`\n# \" onmouseover='y'"
 
 
 def side(top1: float, bytes_: int, p50: float) -> dict[str, Any]:
-    latency = {"p50": p50, "p95": p50 * 1.2, "batch_size": 1, "threads": 1, "runtime": "onnxruntime 1.32 CPU"}
+    latency = {"p50": p50, "p95": p50 * 1.2, "batch_size": 1, "threads": 1, "runtime": "onnxruntime 1.32 CPU", "runs_count": 9}
     return {
         "metrics": {"test.top1": top1, "test.agreement": 0.99, "test.sqnr_db": 31.0},
         "file_bytes": bytes_,
@@ -34,6 +37,7 @@ def document() -> dict[str, Any]:
     file = {"id": "mdl_a", "name": "net.onnx", "format": "onnx", "size_bytes": 4000, "sha256": "ab" * 32}
     found = {
         "report_version": 1,
+        "job_id": "job_a",
         "name": "digits",
         "outcome": "constraints_not_met",
         "baseline": side(0.9906, 1_580_159, 2.0),
@@ -80,14 +84,22 @@ def document() -> dict[str, Any]:
             "seed": 0,
         },
         "warnings": [{"code": "latency_regressed", "message": "slower than before"}],
-        "artifacts": [{"filename": "model.onnx", "format": "onnx", "size_bytes": 112_000, "sha256": "cd" * 32}],
+        "artifacts": [{"filename": "model.onnx", "kind": "model", "format": "onnx", "size_bytes": 112_000, "sha256": "cd" * 32}],
         "inputs": {"model": file, "dataset": {**file, "name": "data.npz", "format": "npz"}, "teachers": {}},
         "spec": {"steps": [{"method": "static_quantization"}]},
         "spec_hash": "sha256:00",
         "references": [],
         "duration_seconds": 3.0,
     }
-    return {**found, "sentence": report.sentence(found)}
+    return {**found, "sentence": sentence(report.read(json.dumps(found)))}
+
+
+def html(document: dict[str, Any]) -> str:
+    return report.to_html(report.read(json.dumps(document)))
+
+
+def markdown(document: dict[str, Any]) -> str:
+    return report.to_markdown(report.read(json.dumps(document)))
 
 
 class Page(HTMLParser):
@@ -115,17 +127,17 @@ def test_the_sentence_says_what_was_won_and_lost(document: dict[str, Any]) -> No
     )
 
 
-@pytest.mark.parametrize("render", [report.to_html, report.to_markdown])
+@pytest.mark.parametrize("render", [html, markdown])
 def test_every_section_is_there(document: dict[str, Any], render: Any) -> None:
     text = render(document)
-    text = Page(text).text if render is report.to_html else text.replace("\\", "")
+    text = Page(text).text if render is html else text.replace("\\", "")
     for part in ("99.06 %", "97.16 %", "98.80–99.20", "slower", "missed", "conv1", "8×1×3×3, 8 bit", "latency_regressed", "Some CPU"):
         assert part in text
     assert "python -m engine run spec.yaml --model net.onnx --model-format onnx --data data.npz" in text
 
 
 def test_the_page_stands_alone(document: dict[str, Any]) -> None:
-    page = Page(report.to_html(document))
+    page = Page(html(document))
     assert "script" not in page.tags
     assert "link" not in page.tags
     assert not [value for name, value in page.attributes if name in ("src", "href") or name.startswith("on")]
@@ -137,23 +149,23 @@ def test_hostile_names_stay_text(document: dict[str, Any]) -> None:
     hostile["name"] = hostile["warnings"][0]["message"] = hostile["layers"][0]["name"] = hostile["inputs"]["model"]["name"] = EVIL
     hostile["steps"][0]["title"] = hostile["steps"][0]["method"] = hostile["spec"]["name"] = EVIL
     hostile["environment"]["cpu_model"] = EVIL
-    clean, page = Page(report.to_html(document)), Page(report.to_html(hostile))
+    clean, page = Page(html(document)), Page(html(hostile))
     assert page.tags == clean.tags
     assert [name for name, _ in page.attributes] == [name for name, _ in clean.attributes]
-    markdown = report.to_markdown(hostile)
-    assert "<script>" not in markdown.partition("```sh")[0]
-    layers = [line for line in markdown.splitlines() if "Conv" in line]
+    text = markdown(hostile)
+    assert "<script>" not in text.partition("```sh")[0]
+    layers = [line for line in text.splitlines() if "8×1×3×3" in line]
     assert layers[0].replace("\\|", "").count("|") == 5
 
 
 def test_a_large_network_gives_a_small_page(document: dict[str, Any]) -> None:
     document["layers"] = [{**document["layers"][0], "name": f"{'block.' * 500}{i}"} for i in range(3000)]
-    page = report.to_html(document)
+    page = html(document)
     assert len(page.encode()) < 200_000
     assert "2800 more layers" in page
 
 
-def test_rendering_needs_only_the_standard_library() -> None:
+def test_rendering_needs_no_numerical_library() -> None:
     code = (
         "import sys, engine.reporting.document; print([m for m in ('numpy', 'torch', 'onnx', 'onnxruntime', 'jinja2') if m in sys.modules])"
     )
@@ -163,8 +175,64 @@ def test_rendering_needs_only_the_standard_library() -> None:
 
 def test_pages_show_a_hundred_warnings_and_count_the_rest(document: dict[str, Any]) -> None:
     document["warnings"] = [{"code": "w", "message": f"number {number}", "step_index": None, "details": {}} for number in range(40_000)]
-    for page in (report.to_html(document), report.to_markdown(document)):
+    for page in (html(document), markdown(document)):
         assert "number 99" in page
         assert "number 100" not in page
-        assert "39900 further warnings stand in report.json" in page
+        assert "39900 further warnings are in report.json" in page
         assert len(page) < 200_000
+
+
+def test_a_report_of_another_version_is_refused(document: dict[str, Any]) -> None:
+    with pytest.raises(UnreadableReport) as caught:
+        report.read(json.dumps({**document, "report_version": 2}))
+    assert caught.value.code == "report_unreadable"
+    assert "version 2" in caught.value.message
+    with pytest.raises(UnreadableReport, match="outcome"):
+        report.read(json.dumps({key: value for key, value in document.items() if key != "outcome"}))
+
+
+def test_a_report_of_before_there_were_settings_is_completed(document: dict[str, Any]) -> None:
+    found = report.read(json.dumps(document))
+    (only,) = found.settings
+    assert (only.setting.name, only.figures, only.verdict.constraints) == ("", found.result, found.constraints)
+    assert "Operators that the runtime executes" in html(document)
+    assert "Settings" not in markdown(document)
+
+
+def test_keys_that_are_added_later_do_no_harm(document: dict[str, Any]) -> None:
+    assert report.read(json.dumps({**document, "more": 1, "evaluation": {**document["evaluation"], "more": 2}})).job_id == "job_a"
+
+
+def test_every_setting_has_its_row(document: dict[str, Any]) -> None:
+    only = report.read(json.dumps(document)).settings[0].model_dump(mode="json")
+    names = ("width 1", "width 0.5")
+    document["settings"] = [{**only, "setting": {"name": name, "values": {"width": float(name[6:])}}} for name in names]
+    for text in (Page(html(document)).text, markdown(document)):
+        for name in names:
+            assert f"{name} (width {float(name[6:])})" in text
+
+
+def test_a_page_draws_what_it_is_given(document: dict[str, Any]) -> None:
+    document["settings"] = [report.read(json.dumps(document)).settings[0].model_dump(mode="json")]
+    axis = {"title": EVIL, "unit": "share"}
+    document["steps"][0]["shown"] = [
+        {"type": "table", "title": EVIL, "columns": [axis, {"title": "size", "unit": "bytes"}], "rows": [[0.5, 2000], [None, EVIL]]},
+        {
+            "type": "curve",
+            "title": "c",
+            "x": axis,
+            "y": axis,
+            "lines": [{"name": EVIL, "points": [[0, 1], [1, 0.25]]}, {"name": "b", "points": []}],
+        },
+        {"type": "bars", "title": "b", "unit": "ms", "series": ["before", "after"], "bars": [{"name": EVIL, "values": [1.5, None]}]},
+        {"type": "note", "text": EVIL},
+    ]
+    page = Page(html(document))
+    assert not {"script", "img", "foreignobject"} & set(page.tags)
+    assert {name for name, _ in page.attributes if name.startswith("on")} == set()
+    assert {"polyline", "rect", "circle"} <= set(page.tags)
+    for part in ("50.00 %", "2 kB", "1.5 ms", "25.00 %", EVIL[:20]):
+        assert part in page.text
+    text = markdown(document)
+    assert "<script>" not in text.partition("```sh")[0]
+    assert "50.00 %" in text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import onnx
@@ -86,6 +87,10 @@ def instance_norm(op: Op, build: Builder) -> Value:
     scale, bias = op.constant(1), op.constant(2)
     if rank not in _INSTANCE_NORM or scale is None or bias is None:
         op.fail("only constant scales on three to five dimensions are supported")
+    if math.prod(build.size(op.value(0), dim) if isinstance(build.size(op.value(0), dim), int) else 2 for dim in range(2, rank)) == 1:
+        # A single place is its own mean, which torch's layer refuses.
+        nothing = build.call(torch.sub, op.value(0), op.value(0))
+        return build.call(torch.add, nothing, Constant(bias.tensor.reshape(-1, *[1] * (rank - 2))))
     layer = _INSTANCE_NORM[rank](scale.tensor.numel(), eps=float(op.attribute("epsilon", 1e-5)), affine=True)
     layer.weight, layer.bias = build.parameter(scale), build.parameter(bias)
     return build.layer(layer, op.path(list(op.node.input[1:3])), op.value(0))

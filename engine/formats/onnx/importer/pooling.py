@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -30,8 +31,10 @@ def max_pool(op: Op, build: Builder) -> Value:
     source, padding = op.value(0), tuple(before for before, _ in pads)
     if any(before != after or before > size // 2 for (before, after), size in zip(pads, window.kernel, strict=True)):
         source, padding = pad_input(build, source, pads, float("-inf")), (0,) * spatial
-    layer = _MAX[spatial](window.kernel, window.stride, padding, window.dilation, ceil_mode=bool(op.attribute("ceil_mode", 0)))
-    return build.activation(op, layer, source)
+    ceil = bool(op.attribute("ceil_mode", 0))
+    layer = _MAX[spatial](window.kernel, window.stride, padding, window.dilation, ceil_mode=ceil)
+    result = build.activation(op, layer, source)
+    return result if padding == tuple(before for before, _ in pads) or not ceil else _cropped(op, build, result, window, pads)
 
 
 def average_pool(op: Op, build: Builder) -> Value:
@@ -47,10 +50,24 @@ def average_pool(op: Op, build: Builder) -> Value:
         return build.activation(op, _AVERAGE[spatial](window.kernel, window.stride, padding, ceil_mode=ceil, count_include_pad=counted))
     pool = _AVERAGE_FUNCTIONS[spatial]
     mean = build.call(pool, pad_input(build, op.value(0), pads, 0.0), window.kernel, window.stride, ceil_mode=ceil)
-    if counted:
-        return mean
-    mask = pad_input(build, build.call(torch.ones_like, op.value(0)), pads, 0.0)
-    return build.call(torch.div, mean, build.call(pool, mask, window.kernel, window.stride, ceil_mode=ceil))
+    if not counted:
+        mask = pad_input(build, build.call(torch.ones_like, op.value(0)), pads, 0.0)
+        mean = build.call(torch.div, mean, build.call(pool, mask, window.kernel, window.stride, ceil_mode=ceil))
+    return _cropped(op, build, mean, window, pads) if ceil else mean
+
+
+def _cropped(op: Op, build: Builder, pooled: Value, window: Window, pads: list[tuple[int, int]]) -> Value:
+    """Without windows that begin in the padding behind the image: where that was added beforehand, torch takes it for a part of it."""
+    kept: list[Any] = [slice(None), slice(None)]
+    for dim, (before, after) in enumerate(pads):
+        size, found = build.size(op.value(0), 2 + dim), build.size(pooled, 2 + dim)
+        if not isinstance(size, int):
+            op.fail("ceil_mode with uneven padding needs a fixed input size")
+        reach = (window.kernel[dim] - 1) * window.dilation[dim] + 1
+        count = -(-(size + before + after - reach) // window.stride[dim]) + 1
+        count -= (count - 1) * window.stride[dim] >= size + before
+        kept.append(slice(0, count) if count != found else slice(None))
+    return pooled if all(part == slice(None) for part in kept) else build.call(operator.getitem, pooled, tuple(kept))
 
 
 def global_pool(op: Op, build: Builder) -> Value:

@@ -10,6 +10,7 @@ import onnx
 import torch
 from torch import fx
 
+from engine.contract import limits
 from engine.contract.errors import EngineError
 from engine.formats.onnx.checks import constant_tensors
 from engine.formats.onnx.file import fixed_batch, graph_inputs
@@ -51,6 +52,12 @@ def build_module(model: onnx.ModelProto) -> fx.GraphModule:
     several). Initializers that are used twice stay one parameter. Raises `unsupported_operator` for a node that has no
     trainable form, and `model_invalid` where shapes contradict one another.
     """
+    if len(model.graph.node) > limits.MAX_TRAINABLE_NODES:
+        raise EngineError(
+            "model_invalid",
+            f"The graph has {len(model.graph.node)} operators; up to {limits.MAX_TRAINABLE_NODES} are made trainable.",
+            hint="Post-training quantization still works on this model, since it needs no training.",
+        )
     opset = max((item.version for item in model.opset_import if item.domain in ("", "ai.onnx")), default=1)
     _refuse_unknown(model.graph.node, opset)
     inputs = graph_inputs(model.graph)

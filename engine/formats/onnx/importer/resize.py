@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+import torch
 from torch import nn
 from torch.nn import functional
 
 from engine.formats.onnx.importer.builder import Builder
 from engine.formats.onnx.importer.reader import Op
-from engine.formats.onnx.importer.values import Symbol, Value
+from engine.formats.onnx.importer.values import Constant, Symbol, Value
 
+_ROUNDINGS: dict[str, Callable[[Any], Any]] = {
+    "ceil": np.ceil,
+    "floor": np.floor,
+    "round_prefer_ceil": lambda x: np.floor(x + 0.5),
+    "round_prefer_floor": lambda x: np.ceil(x - 0.5),
+}
 _LINEAR = {3: "linear", 4: "bilinear", 5: "trilinear"}
 
 
@@ -21,12 +31,39 @@ def resize(op: Op, build: Builder) -> Value:
     if rank not in _LINEAR or op.attribute("axes") is not None:
         op.fail("only the spatial dimensions of one to three can be resized")
     mode = _mode(op, build, rank, sizes, scales)
+    if mode is None:
+        return _nearest(op, build, sizes, scales)
     align = None if mode.startswith("nearest") else _coordinates(op) == "align_corners"
     if sizes is not None:
         antialias = bool(op.attribute("antialias", 0))
         return build.call(functional.interpolate, op.value(0), sizes, None, mode, align, antialias=antialias)
     assert scales is not None
     return build.activation(op, nn.Upsample(scale_factor=tuple(scales), mode=mode, align_corners=align, recompute_scale_factor=False))
+
+
+def _nearest(op: Op, build: Builder, sizes: list[Any] | None, scales: list[float] | None) -> Value:
+    """The place that each place of the result is copied from, by ONNX's formula; torch knows two of its many forms."""
+    rounding, coordinates = _rounding(op), _coordinates(op)
+    value = op.value(0)
+    for dim in range(2, op.rank(0)):
+        old, asked = build.size(value, dim), None if sizes is None else sizes[dim - 2]
+        if not isinstance(old, int) or isinstance(asked, Symbol):
+            op.fail(f"nearest with coordinates {coordinates} and rounding {rounding} on an open size")
+        scale = scales[dim - 2] if asked is None and scales is not None else float(asked or 0) / old
+        new = math.floor(old * scale) if asked is None else int(asked)
+        x = np.arange(new, dtype=np.float64)
+        if coordinates == "asymmetric":
+            places = x / scale
+        elif coordinates == "align_corners":
+            places = x * (old - 1) / (new - 1) if new > 1 else x
+        elif coordinates in ("half_pixel", "pytorch_half_pixel") and (coordinates == "half_pixel" or new > 1):
+            places = (x + 0.5) / scale - 0.5
+        else:
+            op.fail(f"nearest with coordinates {coordinates}")
+        turned = _ROUNDINGS[rounding](places)
+        chosen = torch.from_numpy(np.clip(turned, 0, old - 1).astype(np.int64))
+        value = build.call(torch.index_select, value, dim, Constant(chosen))
+    return value
 
 
 def _target(op: Op, build: Builder, rank: int) -> tuple[list[Any] | None, list[float] | None]:
@@ -53,7 +90,7 @@ def _coordinates(op: Op) -> str:
     return str(op.attribute("coordinate_transformation_mode", default))
 
 
-def _mode(op: Op, build: Builder, rank: int, sizes: list[Any] | None, scales: list[float] | None) -> str:
+def _mode(op: Op, build: Builder, rank: int, sizes: list[Any] | None, scales: list[float] | None) -> str | None:
     mode, coordinates = str(op.attribute("mode", "nearest")), _coordinates(op)
     if mode in ("linear", "cubic"):
         op.only(exclude_outside=0)
@@ -63,7 +100,7 @@ def _mode(op: Op, build: Builder, rank: int, sizes: list[Any] | None, scales: li
         ):
             op.fail(f"mode {mode} with coordinates {coordinates}")
         return _LINEAR[rank] if mode == "linear" else "bicubic"
-    rounding = str(op.attribute("nearest_mode", "round_prefer_floor" if op.opset >= 11 and op.type == "Resize" else "floor"))
+    rounding = _rounding(op)
     factors = _factors(op, build, sizes, scales)
     whole = factors is not None and all(factor >= 1 and float(factor).is_integer() for factor in factors)
     if (coordinates, rounding) == ("asymmetric", "floor") or (whole and coordinates in ("half_pixel", "pytorch_half_pixel")):
@@ -72,7 +109,13 @@ def _mode(op: Op, build: Builder, rank: int, sizes: list[Any] | None, scales: li
         return "nearest"
     if coordinates in ("half_pixel", "pytorch_half_pixel") and rounding == "round_prefer_ceil":
         return "nearest-exact"
-    op.fail(f"nearest with coordinates {coordinates} and rounding {rounding}")
+    if rounding not in _ROUNDINGS:
+        op.fail(f"nearest with rounding {rounding}")
+    return None
+
+
+def _rounding(op: Op) -> str:
+    return str(op.attribute("nearest_mode", "round_prefer_floor" if op.opset >= 11 and op.type == "Resize" else "floor"))
 
 
 def _factors(op: Op, build: Builder, sizes: list[Any] | None, scales: list[float] | None) -> list[float] | None:

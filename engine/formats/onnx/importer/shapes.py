@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional
@@ -71,7 +72,7 @@ def split(op: Op, build: Builder) -> list[Value]:
 
 
 def slice_(op: Op, build: Builder) -> Value:
-    """Slice with positive steps; a step of -1 over a whole axis is a flip."""
+    """Slice with positive steps; a step of -1 over a whole axis is a flip, another negative one a choice of places."""
     rank = op.rank(0)
     starts = op.ints("starts") if "starts" in op.attributes else op.sizes(1)
     ends = op.ints("ends") if "ends" in op.attributes else op.sizes(2)
@@ -80,12 +81,16 @@ def slice_(op: Op, build: Builder) -> Value:
     axes = op.ints("axes", 3) or list(range(len(starts)))
     steps = op.ints("steps", 4) or [1] * len(starts)
     index: list[Any] = [slice(None)] * rank
-    flips = []
+    flips, chosen = [], {}
     for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
         if step < 0:
-            if step != -1 or (isinstance(start, int) and 0 <= start < 2**31 - 1 and start != _last(build, op, axis)) or _is_inside(end):
-                op.fail("a negative step over a part of an axis")
-            flips.append(axis)
+            length = build.size(op.value(0), axis)
+            if step == -1 and (start == -1 or _is_last(start, length)) and not _is_inside(end, length):
+                flips.append(axis)
+            elif all(isinstance(size, int) for size in (start, end, length)):
+                chosen[axis] = list(range(length))[slice(start, None if end < -length else end, step)]
+            else:
+                op.fail("a negative step over a part of an open axis")
             continue
         open_end = isinstance(end, int) and end >= 2**31 - 1
         index[axis] = slice(
@@ -96,17 +101,18 @@ def slice_(op: Op, build: Builder) -> Value:
         while index and index[-1] == slice(None):
             index.pop()
         value = build.call(operator.getitem, value, tuple(index))
+    for axis, places in chosen.items():
+        value = build.call(torch.index_select, value, axis, Constant(torch.tensor(places, dtype=torch.int64)))
     return build.call(torch.flip, value, flips) if flips else value
 
 
-def _last(build: Builder, op: Op, axis: int) -> Any:
-    length = build.size(op.value(0), axis)
-    return length - 1 if isinstance(length, int) else None
+def _is_last(start: Any, length: Any) -> bool:
+    return isinstance(start, int) and (start >= 2**31 - 1 or (isinstance(length, int) and start >= length - 1))
 
 
-def _is_inside(end: Any) -> bool:
+def _is_inside(end: Any, length: Any) -> bool:
     """Whether a backward slice stops before it reaches the first element; ONNX writes "to the start" as a very negative end."""
-    return not isinstance(end, int) or end > -(2**31) + 1
+    return not (isinstance(end, int) and (end <= -(2**31) + 1 or (isinstance(length, int) and end < -length)))
 
 
 def gather(op: Op, build: Builder) -> Value:
@@ -158,14 +164,32 @@ def pad(op: Op, build: Builder) -> Value:
         amounts.pop(0)
     if not amounts:
         return op.value(0)
-    flat = [amount for pair in reversed(amounts) for amount in pair]
-    names = {"constant": "constant", "reflect": "reflect", "edge": "replicate", "wrap": "circular"}
-    if mode not in names:
-        op.fail(f"mode {mode!r}")
     if mode == "constant":
+        flat = [amount for pair in reversed(amounts) for amount in pair]
         value = float(fill or 0.0)
         return build.call(functional.pad, op.value(0), flat, "constant", value if dtype_of(op.value(0)).is_floating_point else int(value))
-    return build.call(functional.pad, op.value(0), flat, names[mode])
+    return _pad_by_its_own(op, build, str(mode), amounts)
+
+
+def _pad_by_its_own(op: Op, build: Builder, mode: str, amounts: list[tuple[int, int]]) -> Value:
+    """Padding with what is inside: torch's own for the last dimensions of a batch, places to copy from for any other."""
+    names = {"reflect": "reflect", "edge": "replicate", "wrap": "circular"}
+    if mode not in names:
+        op.fail(f"mode {mode!r}")
+    rank, sizes = op.rank(0), [build.size(op.value(0), dim) for dim in range(-len(amounts), 0)]
+    if rank - len(amounts) in (1, 2) and len(amounts) <= 3 and all(before >= 0 and after >= 0 for before, after in amounts):
+        flat = [amount for pair in reversed(amounts) for amount in pair]
+        return build.call(functional.pad, op.value(0), flat, names[mode])
+    value = op.value(0)
+    for dim, (size, (before, after)) in enumerate(zip(sizes, amounts, strict=True), rank - len(amounts)):
+        if before == after == 0:
+            continue
+        if not isinstance(size, int):
+            op.fail(f"mode {mode!r} on an open dimension")
+        places = np.pad(np.arange(size), (max(before, 0), max(after, 0)), mode)  # type: ignore[call-overload]
+        places = places[max(-before, 0) : len(places) - max(-after, 0)]
+        value = build.call(torch.index_select, value, dim, Constant(torch.from_numpy(places)))
+    return value
 
 
 def depth_to_space(op: Op, build: Builder) -> Value:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from engine.contract.display import Table
 from engine.contract.params import TrainingFields
 from engine.methods.context import Context
 from engine.methods.pruning.spec import StructuredPruning
@@ -45,6 +46,7 @@ def compare(original: nn.Module, pruned: nn.Module, params: StructuredPruning, c
                 context.metric(f"{name}.{key}", value)
         rows.append(row)
     context.report("baselines", {"macs_ratio": large / small, "rows": rows})
+    context.show(Table.of("Baselines", "baseline", rows))
 
 
 def lengthened(training: TrainingFields, factor: float) -> TrainingFields:

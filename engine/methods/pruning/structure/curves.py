@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from engine.contract.display import Column, Curve, Line
 from engine.contract.metric import Key, Metric, first_of
 from engine.methods.context import Context
 from engine.methods.pruning.magnitude_pruning import keep_best
@@ -122,6 +123,13 @@ def report(curves: Mapping[str, Sequence[Point]], figures: Mapping[str, float], 
     context.report("sensitivity", {"unpruned": dict(figures), "curves": {k: [point.to_json() for point in v] for k, v in curves.items()}})
     shown = first_of(f"validation.{name}" for name in figures)
     name = Key.parse(shown).name if shown is not None else ""
+    if shown is not None:
+        lines = tuple(
+            Line(name=layer, points=tuple((point.ratio, point.figures[name]) for point in points if name in point.figures))
+            for layer, points in curves.items()
+        )
+        title = f"Quality with one layer pruned (whole: {figures[name]:.4g})"
+        context.show(Curve(title=title, x=Column(title="pruned", unit="share"), y=Column.of(shown), lines=lines))
     for layer, points in curves.items():
         for point in points:
             if name in point.figures:

@@ -7,11 +7,11 @@ import torch
 from torch import nn
 
 from engine.contract.errors import EngineError
-from engine.heads.losses import distillation_loss
 from engine.methods.distillation.distillation import apply
 from engine.methods.distillation.spec import Distillation
 from engine.networks import masks
 from engine.networks.masks import Mask
+from engine.outputs.losses import distillation_loss
 from engine.training.batches import Batch
 
 
@@ -93,7 +93,7 @@ def test_an_ensemble_is_the_mean_of_softened_probabilities(world, trained_mlp, m
         seen.append(teacher)
         return logits.sum() * 0
 
-    monkeypatch.setattr("engine.heads.losses.distillation_loss", record)
+    monkeypatch.setattr("engine.outputs.losses.distillation_loss", record)
     apply(
         setting.network,
         Distillation(teacher=("baseline", "mdl_2"), alpha=1, iterations=1, temperature=2.0, batch_size=200),

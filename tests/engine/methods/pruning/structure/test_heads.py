@@ -10,8 +10,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from engine.architectures.spec import ViT
-from engine.architectures.vit import build
+from engine.architectures.vit.build import build
+from engine.architectures.vit.spec import ViT
 from engine.formats.onnx.importer.rebuild import build_module
 from engine.formats.onnx.networks import ModuleNetwork
 from engine.methods.pruning.spec import StructuredPruning

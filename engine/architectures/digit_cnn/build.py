@@ -7,7 +7,7 @@ from itertools import pairwise
 import torch
 from torch import nn
 
-from engine.architectures.spec import DigitCNN
+from engine.architectures.digit_cnn.spec import DigitCNN
 
 
 class Network(nn.Module):

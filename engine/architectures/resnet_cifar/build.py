@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from engine.architectures.spec import ResNetCifar
+from engine.architectures.resnet_cifar.spec import ResNetCifar
 
 
 class Block(nn.Module):

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from engine.architectures.spec import ViT
+from engine.architectures.vit.spec import ViT
 
 
 class Attention(nn.Module):

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from engine.architectures.spec import DenseNetCifar
+from engine.architectures.densenet_cifar.spec import DenseNetCifar
 
 
 class DenseLayer(nn.Module):

@@ -6,7 +6,7 @@ from collections import OrderedDict
 
 from torch import nn
 
-from engine.architectures.spec import LeNet5
+from engine.architectures.lenet_5.spec import LeNet5
 
 
 def build(params: LeNet5) -> nn.Sequential:

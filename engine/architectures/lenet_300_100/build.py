@@ -6,7 +6,7 @@ from itertools import pairwise
 
 from torch import nn
 
-from engine.architectures.spec import LeNet300
+from engine.architectures.lenet_300_100.spec import LeNet300
 
 
 def build(params: LeNet300) -> nn.Sequential:

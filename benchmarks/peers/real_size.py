@@ -1,0 +1,95 @@
+"""Networks of real size, each step beside the plain script in one run: ResNet-50 and ViT-B/16 with random weights, 224 × 224.
+
+    python -m benchmarks.peers.real_size [--networks resnet50 vit_b16] [--runs 1] [--build build/real_size] [--json FILE]
+
+Static int8 on 64 images, one thread a side: wall seconds and peak memory of the whole process, ours against ONNX Runtime's own tools,
+and how far both files are from the float network. Runs take turns. Bar: ours within 1.0 times in both, and at least .98 agreement or,
+where static int8 stays below that, dynamic int8 above it.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+
+from benchmarks.peers.real_networks import NETWORKS, make
+from benchmarks.peers.static_int8 import ROOT, measured
+
+BAR = 1.0
+STEP = {"calibration": {"samples": 64}}
+
+
+def static_part(name: str, build: Path, runs: int) -> dict[str, float]:
+    """Figures of static int8 by name; those that end in `ratio` are held against the bar."""
+    network, data = make(name, build)
+    here = Path(__file__).parent
+    files = {side: build / f"{name}_{side}.onnx" for side in ("plain", "ours")}
+    metadata = build / "metadata.json"
+    metadata.write_text("{}")
+    commands = {
+        "plain": [sys.executable, str(here / "plain_real_size.py"), str(network), str(data), str(files["plain"])],
+        "ours": [
+            sys.executable,
+            str(here / "our_step.py"),
+            str(network),
+            str(data),
+            str(files["ours"]),
+            str(metadata),
+            "1",
+            json.dumps(STEP),
+        ],
+    }
+    taken: dict[str, list[dict[str, Any]]] = {side: [] for side in commands}
+    for _ in range(runs):
+        for side, command in commands.items():
+            taken[side].append(measured(command))
+    figures: dict[str, float] = {}
+    for key, title, unit in (("wall_seconds", "wall s", 1), ("cpu_seconds", "CPU s", 1), ("peak_bytes", "peak MB", 1e-6)):
+        values = {side: statistics.median(run[key] for run in taken[side]) * unit for side in commands}
+        figures |= {f"{name}, static int8, {title}, {side}": value for side, value in values.items()}
+        figures[f"{name}, static int8, {title}, ours/plain {'share' if key == 'cpu_seconds' else 'ratio'}"] = (
+            values["ours"] / values["plain"]
+        )
+    images = np.load(data)["x_test"]
+    expected = _outputs(network, images)
+    for side, file in files.items():
+        found = _outputs(file, images)
+        figures[f"{name}, static int8, agreement, {side}"] = float((found.argmax(1) == expected.argmax(1)).mean())
+        noise = np.square(found.astype(np.float64) - expected).sum()
+        figures[f"{name}, static int8, SQNR dB, {side}"] = float(10 * np.log10(np.square(expected.astype(np.float64)).sum() / noise))
+        figures[f"{name}, static int8, file MB, {side}"] = file.stat().st_size * 1e-6
+    return figures
+
+
+def _outputs(file: Path, images: np.ndarray) -> np.ndarray:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = ort.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+    return np.concatenate([session.run(None, {"input": image[None]})[0] for image in images])
+
+
+def main() -> None:
+    """Print the figures; ends with 1 where a ratio misses the bar."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--networks", nargs="+", choices=list(NETWORKS), default=list(NETWORKS))
+    parser.add_argument("--runs", type=int, default=1)
+    parser.add_argument("--build", type=Path, default=ROOT / "build" / "real_size")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    figures: dict[str, float] = {}
+    for name in options.networks:
+        figures |= static_part(name, options.build.absolute(), options.runs)
+    for title, value in figures.items():
+        print(f"{title:56} {value:.4g}")
+    if options.json:
+        options.json.write_text(json.dumps(figures, indent=1))
+    sys.exit(0 if all(value <= BAR for title, value in figures.items() if title.endswith("ratio")) else 1)
+
+
+if __name__ == "__main__":
+    main()

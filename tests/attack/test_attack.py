@@ -1,0 +1,57 @@
+"""Attacks that cost little time to run: nobody else notices them, and none of them leaves anything behind."""
+
+import signal
+import time
+from collections.abc import Iterator
+from random import Random
+
+import pytest
+
+from tests.attack import connections, documents, rights
+from tests.attack.target import Target
+from tests.attack.verdict import Attack, attacked
+
+pytestmark = pytest.mark.slow
+QUICK = (
+    documents.a_key_that_stands_twice,
+    documents.many_unknown_fields,
+    documents.many_values,
+    connections.heads_without_end,
+    connections.half_open_connections,
+    connections.documents_that_trickle,
+    connections.readers_that_do_not_read,
+    connections.streams_without_end,
+    rights.bodies_before_rights,
+    rights.one_key_floods,
+    rights.a_model_of_tiny_fields,
+)
+TRIES = 3
+"""A machine may stall for longer than the service may take."""
+
+
+@pytest.fixture(scope="module")
+def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
+    with Target(tmp_path_factory.mktemp("attack")) as running:
+        yield running
+
+
+@pytest.mark.parametrize("attack", QUICK, ids=lambda attack: attack.__name__)
+def test_nobody_else_notices(target: Target, attack: Attack) -> None:
+    verdicts = []
+    for seed in range(TRIES):
+        verdicts.append(attacked(target, attack, seed))
+        if not verdicts[-1].wrong:
+            return
+    pytest.fail("\n".join(map(str, verdicts)))
+
+
+def test_a_service_that_stalls_is_found_out(target: Target) -> None:
+    def stall(target: Target, _: Random) -> None:
+        target.process.send_signal(signal.SIGSTOP)
+        time.sleep(1)
+        target.process.send_signal(signal.SIGCONT)
+        target.answers.note(500, {}, "/v1/jobs")
+
+    verdict = attacked(target, stall, 0)
+    assert any("/livez took" in wrong for wrong in verdict.wrong)
+    assert "500 for /v1/jobs" in verdict.wrong

@@ -1,0 +1,68 @@
+"""One attack, watched: what a newcomer noticed of it, and whether that is within the bounds."""
+
+import gc
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from random import Random
+
+from tests.attack.target import Answers, Target
+from tests.attack.watch import Watcher, livez_seconds
+
+LIVEZ_SECONDS = 0.25
+GROWTH_BYTES = 64 * 2**20
+RECOVERY_SECONDS = 5.0
+Attack = Callable[[Target, Random], None]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What became of one attack."""
+
+    name: str
+    worst_seconds: float
+    growth_bytes: int
+    seconds: float
+    wrong: list[str]
+    """What is out of bounds; empty where all holds."""
+
+    def __str__(self) -> str:
+        """One line."""
+        said = "ok" if not self.wrong else f"FAILED: {'; '.join(self.wrong)}"
+        return f"{self.name:<32} {1000 * self.worst_seconds:>8.0f} ms {self.growth_bytes / 2**20:>7.1f} MiB {self.seconds:>6.1f} s  {said}"
+
+
+def attacked(target: Target, attack: Attack, seed: int) -> Verdict:
+    """Run one attack and judge it."""
+    gc.collect()
+    target.answers = Answers()
+    wrong = []
+    watcher = Watcher(target.port, target.process.pid)
+    began = time.monotonic()
+    try:
+        attack(target, Random(f"{seed} {attack.__name__}"))
+    except AssertionError as error:
+        wrong.append(str(error).partition("\n")[0][:200] or "it did what it should not")
+    took = time.monotonic() - began
+    recovered = _recovery_seconds(target)
+    seen = watcher.end()
+    if seen.p99 > LIVEZ_SECONDS:
+        wrong.append(f"/livez took {1000 * seen.p99:.0f} ms (p99)")
+    if seen.growth_bytes > GROWTH_BYTES:
+        wrong.append(f"the API grew by {seen.growth_bytes / 2**20:.0f} MiB")
+    if recovered > RECOVERY_SECONDS:
+        wrong.append(f"an innocent waited {recovered:.1f} s afterwards")
+    if target.process.poll() is not None:
+        wrong.append("the API ended")
+    wrong += target.answers.wrong[:3]
+    return Verdict(attack.__name__.replace("_", " "), seen.worst, seen.growth_bytes, took, wrong)
+
+
+def _recovery_seconds(target: Target) -> float:
+    """How long it takes until a newcomer and an innocent key are answered as ever."""
+    began = time.monotonic()
+    while time.monotonic() - began < 2 * RECOVERY_SECONDS:
+        if livez_seconds(target.port) < LIVEZ_SECONDS and target.call("GET", "/v1/jobs", key=target.innocent)[0] == 200:
+            return time.monotonic() - began
+        time.sleep(0.05)
+    return float("inf")

@@ -1,0 +1,153 @@
+"""What must hold for a drawn network, whatever the engine does to it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import onnx
+import torch
+
+from engine.contract.errors import EngineError
+from engine.contract.metadata import ModelMetadata
+from engine.formats import load_network
+from engine.formats.onnx.counting import count_onnx
+from engine.methods.context import Context
+from engine.networks.network import Network
+from tests.engine.drawn.graphs import Drawn
+from tests.engine.drawn.sketch import Array, run
+from tests.engine.formats.onnx.elements import elements
+
+T = TypeVar("T")
+ROUNDING_DB = 8.0
+"""Least agreement of an 8-bit network with its original: random networks of a few weights amplify rounding as no trained one does."""
+
+
+@dataclass
+class Split:
+    """Examples of a drawn network."""
+
+    feed: dict[str, Array]
+    labels: None = None
+
+    @property
+    def count(self) -> int:
+        return len(next(iter(self.feed.values())))
+
+    def batch(self, indices: Array) -> tuple[dict[str, Array], None]:
+        return {name: array[indices] for name, array in self.feed.items()}, None
+
+
+@dataclass
+class Splits:
+    splits: dict[str, Split]
+
+    def train(self, *, seed: int) -> Split:
+        return self.splits["train"]
+
+    def validation(self, *, seed: int) -> Split:
+        return self.splits["test"]
+
+
+@dataclass
+class Bench:
+    """A drawn network as the engine loads it, and what its methods are given."""
+
+    drawn: Drawn
+    path: Path
+    network: Network
+    context: Context
+    events: list[Any] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, drawn: Drawn, folder: Path) -> Bench:
+        path = folder / "drawn.onnx"
+        onnx.save(drawn.model, path)
+        network = load_network(path, "onnx", ModelMetadata(), folder)
+        data = Splits({"train": Split(drawn.feed(24, 11)), "test": Split(drawn.feed(9, 12))})
+        events: list[Any] = []
+        context = Context(seed=0, device=torch.device("cpu"), work=folder, emit=events.append, baseline=network, data=data)
+        return cls(drawn, path, network, context.for_step(0, (0.0, 1.0)), events)
+
+
+def module_computes_the_same(bench: Bench) -> torch.nn.Module | None:
+    """The imported module beside the original; None where the graph has no trainable form, which must be for a reason that is given."""
+    module = _or_refused(lambda: bench.network.module, {"unsupported_operator"})
+    if module is None:
+        return None
+    for batch in (bench.drawn.batch or 2, bench.drawn.batch or 5):
+        feed = bench.drawn.feed(batch, batch)
+        with torch.no_grad():
+            results = module(*[torch.from_numpy(feed[tensor.name]) for tensor in bench.network.signature.inputs])
+        found = [item.numpy() for item in (results if isinstance(results, tuple) else (results,))]
+        assert_close(found, run(bench.drawn.model, feed))
+    return module
+
+
+def file_computes_the_same(bench: Bench, file: Path) -> None:
+    """A float file that was written anew: same outputs by name, type and value, same parameters."""
+    written = onnx.load(file)
+    for side in ("input", "output"):
+        kinds = [
+            [(item.name, item.type.tensor_type.elem_type) for item in getattr(proto.graph, side)] for proto in (bench.drawn.model, written)
+        ]
+        assert kinds[0] == kinds[1]
+    feed = bench.drawn.feed(4, 4) if bench.drawn.batch is None else bench.drawn.feed(bench.drawn.batch, 4)
+    assert_close(run(written, feed), run(bench.drawn.model, feed))
+
+
+def figures_are_those_of_the_file(file: Path) -> None:
+    """Parameters by a count that shares no code with the engine's."""
+    counts = count_onnx(file)
+    assert counts.params_count is not None
+    assert counts.params_count == elements(file)
+
+
+def exported(bench: Bench, module: torch.nn.Module) -> Path:
+    target = bench.path.with_name("exported.onnx")
+    bench.network.with_module(module).write_onnx(target)
+    return target
+
+
+def quantized_computes_nearly_the_same(bench: Bench, apply: Callable[..., Network], params: Any) -> Path | None:
+    """An 8-bit file, run without the runtime's optimizations; None where it was refused with a reason."""
+    codes = {"nothing_quantized", "calibration_failed", "quantization_mismatch"}
+    result = _or_refused(lambda: apply(bench.network, params, bench.context), codes)
+    if result is None:
+        return None
+    file = result.file(bench.path.with_name("quantized.onnx"))
+    written = onnx.load(file)
+    feed = bench.drawn.feed(bench.drawn.batch or 8, 21)
+    before, after = run(bench.drawn.model, feed), run(written, feed, optimize=False)
+    assert [item.name for item in written.graph.output] == [item.name for item in bench.drawn.model.graph.output]
+    for want, got in zip(before, after, strict=True):
+        assert (want.shape, want.dtype) == (got.shape, got.dtype)
+        assert bench.drawn.is_rough or sqnr_db(want, got) >= ROUNDING_DB, f"{sqnr_db(want, got):.1f} dB"
+    return file
+
+
+def _or_refused(make: Callable[[], T], codes: set[str]) -> T | None:
+    """What is made, or None where it was refused with a reason and a way out, by one of these codes."""
+    try:
+        return make()
+    except EngineError as error:
+        if error.code not in codes or not error.hint:
+            raise
+        return None
+
+
+def sqnr_db(want: Array, got: Array) -> float:
+    a, b = want.astype(np.float64), got.astype(np.float64)
+    return float(10 * np.log10(max(float((a * a).sum()), 1e-12) / max(float(((a - b) ** 2).sum()), 1e-12)))
+
+
+def assert_close(found: list[Array], wanted: list[Array]) -> None:
+    """Equal up to what another order of summation costs."""
+    assert len(found) == len(wanted)
+    for got, want in zip(found, wanted, strict=True):
+        assert (got.shape, got.dtype) == (want.shape, want.dtype)
+        scale = float(np.abs(want).max()) if want.size else 0.0
+        np.testing.assert_allclose(got, want, atol=1e-4 * max(1.0, scale), rtol=1e-3)

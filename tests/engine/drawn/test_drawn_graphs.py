@@ -1,0 +1,67 @@
+"""Whatever a small network is made of, the engine computes what ONNX Runtime does with the original, or refuses with a reason.
+
+50 graphs, always the same ones, or as many new ones as `FUZZ_GRAPHS` says (`make fuzz-graphs`). A failure prints the seed and the size
+that draw its graph again: `graphs.draw(Random(seed), size)`.
+"""
+
+import os
+import tempfile
+from collections import Counter
+from pathlib import Path
+from random import Random
+
+import pytest
+from hypothesis import HealthCheck, given, note, settings
+from hypothesis import strategies as st
+
+from engine.methods.quantization import dynamic_quantization, static_quantization
+from engine.methods.quantization.spec import DynamicQuantization, StaticQuantization
+from tests.engine.drawn import checks, graphs
+from tests.engine.drawn.sketch import Unfit
+
+ASKED = int(os.environ.get("FUZZ_GRAPHS", "0"))
+EVERY = 1 if ASKED else 5
+"""Of how many graphs one is written anew, which takes a second."""
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.timeout(300 + 20 * ASKED)
+def test_drawn_networks_compute_the_same_in_every_form() -> None:
+    tally: Counter[str] = Counter()
+
+    @settings(
+        max_examples=ASKED or 50,
+        derandomize=not ASKED,
+        database=None,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(st.integers(0, 2**24), st.integers(3, 12))
+    def check(seed: int, size: int) -> None:
+        note(f"draw(Random({seed}), {size})")
+        try:
+            drawn = graphs.draw(Random(seed), size)
+        except Unfit:
+            drawn = None
+        if drawn is None:
+            tally["mixed"] += 1
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            bench = checks.Bench.of(drawn, Path(folder))
+            checks.figures_are_those_of_the_file(bench.path)
+            module = checks.module_computes_the_same(bench)
+            tally["drawn"] += 1
+            tally["imported"] += module is not None
+            if module is not None and tally["imported"] % EVERY == 0:
+                written = checks.exported(bench, module)
+                checks.file_computes_the_same(bench, written)
+                checks.figures_are_those_of_the_file(written)
+                tally["written"] += 1
+            for apply, params in ((static_quantization.apply, StaticQuantization()), (dynamic_quantization.apply, DynamicQuantization())):
+                tally["quantized"] += checks.quantized_computes_nearly_the_same(bench, apply, params) is not None
+
+    check()
+    assert tally["drawn"] > 0.8 * (tally["drawn"] + tally["mixed"])
+    assert tally["imported"] > 0.6 * tally["drawn"]
+    assert tally["written"] >= tally["imported"] // EVERY > 0
+    assert tally["quantized"] > 1.2 * tally["drawn"]

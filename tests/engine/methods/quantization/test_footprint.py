@@ -1,0 +1,58 @@
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper
+
+from engine.methods.quantization import footprint
+from tests.engine.small import save
+
+
+@pytest.fixture
+def wide(tmp_path: Path) -> Path:
+    """Two values of 256 numbers for each number of an example."""
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["h"], "m"), helper.make_node("Relu", ["h"], ["y"], "r")]
+    path = save(
+        tmp_path / "net.onnx", nodes, {"w": np.ones((4, 256), np.float32)}, {"x": ["batch", "time", 4]}, {"y": ["batch", "time", 256]}
+    )
+    onnx.save(onnx.shape_inference.infer_shapes(onnx.load(path)), path)
+    return path
+
+
+def example(time: int) -> dict[str, np.ndarray]:
+    return {"x": np.ones((1, time, 4), np.float32)}
+
+
+def test_activations_are_counted_at_the_size_of_the_example(wide: Path) -> None:
+    assert footprint.activation_bytes(wide, example(10)) == 2 * 10 * 256 * 4
+
+
+@pytest.mark.parametrize(
+    ("time", "asked", "size"),
+    [(10, None, 32), (8 << 10, None, 8), (64 << 10, None, 1), (256 << 10, None, 1), (10, 100, 100), (8 << 10, 3, 3)],
+)
+def test_a_batch_holds_what_the_bound_allows(wide: Path, time: int, asked: int | None, size: int) -> None:
+    found = footprint.choose(wide, example(time), asked, threads=1)
+    assert found.batch_size == size
+    assert size * footprint.activation_bytes(wide, example(time)) <= footprint.ACTIVATION_BYTES or size in (1, asked)
+
+
+@pytest.mark.parametrize(("peaks", "by_priority"), [((100, 50), True), ((100, 95), False), ((100, 200), False)])
+def test_the_order_that_needs_less_is_taken_where_one_example_is_too_much(
+    wide: Path, monkeypatch: pytest.MonkeyPatch, peaks: tuple[int, int], by_priority: bool
+) -> None:
+    asked: list[bool] = []
+
+    def growth(graph: Path, feed: object, *, by_priority: bool, threads: int) -> int:
+        asked.append(by_priority)
+        return peaks[by_priority]
+
+    monkeypatch.setattr(footprint, "_growth", growth)
+    assert footprint.choose(wide, example(256 << 10), None, threads=1) == footprint.Footprint(1, by_priority)
+    assert asked == [False, True]
+
+
+def test_the_growth_of_a_run_is_seen(wide: Path) -> None:
+    large = footprint._growth(wide, example(64 << 10), by_priority=True, threads=1)
+    assert 64 << 20 <= large <= 512 << 20

@@ -1,0 +1,91 @@
+"""Control groups: version 2 on a tree of plain files, what the machine has in earnest."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from core.settings import Settings
+from worker import cgroups
+from worker.memory import bound_bytes, share_bytes
+
+GIB = 1 << 30
+
+
+def two(folder: Path, *, controllers: str = "cpu memory pids", pids: tuple[int, ...] = (), divided: str = "") -> Path:
+    """A group of version 2 as its files show it."""
+    folder.mkdir(parents=True)
+    (folder / "cgroup.controllers").write_text(controllers)
+    (folder / "cgroup.subtree_control").write_text(divided)
+    (folder / "cgroup.procs").write_text("\n".join(map(str, pids)))
+    return folder
+
+
+def test_a_group_of_ones_own_is_divided_and_left(tmp_path: Path) -> None:
+    child = subprocess.Popen(["sleep", "60"])
+    try:
+        folder = two(tmp_path / "unit", pids=(os.getpid(), child.pid))
+        assert cgroups.divided(folder) == folder
+        assert (folder / "service" / "cgroup.procs").read_text() == str(child.pid)  # the last that was moved
+        assert (folder / "cgroup.subtree_control").read_text() == "+pids"
+    finally:
+        child.kill()
+        child.wait()
+
+
+def test_a_group_that_others_are_in_is_left_alone(tmp_path: Path) -> None:
+    folder = two(tmp_path / "unit", pids=(os.getpid(), 1))
+    with pytest.raises(OSError, match="not the service's"):
+        cgroups.divided(folder)
+    assert not (folder / "service").exists()
+    with pytest.raises(OSError, match="no memory controller"):
+        cgroups.divided(two(tmp_path / "other", controllers="cpu"))
+
+
+def test_what_serve_divided_is_found_by_its_workers(tmp_path: Path) -> None:
+    folder = two(tmp_path / "unit", divided="memory pids")
+    assert cgroups.divided(folder) == folder
+    assert cgroups.divided(two(folder / "service")) == folder
+
+
+def test_the_least_limit_around_the_process_is_the_machines_memory(tmp_path: Path) -> None:
+    (tmp_path / "proc" / "self").mkdir(parents=True)
+    (tmp_path / "proc" / "self" / "cgroup").write_text("0::/outer/inner\n")
+    (tmp_path / "proc" / "self" / "mountinfo").write_text("31 23 0:28 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n")
+    inner = tmp_path / "sys" / "fs" / "cgroup" / "outer" / "inner"
+    inner.mkdir(parents=True)
+    (inner / "memory.max").write_text("max\n")
+    assert cgroups.memory_limit_bytes(tmp_path) == cgroups.memory_limit_bytes(tmp_path / "nothing")
+    (inner.parent / "memory.max").write_text("1048576\n")
+    assert cgroups.memory_limit_bytes(tmp_path) == 1 << 20
+
+
+def test_the_kernel_holds_a_group_to_its_memory() -> None:
+    """Where this machine gives groups, a process that takes too much is ended and counted; elsewhere there is no base."""
+    base = cgroups.base()
+    if base is None:
+        assert not any(os.access(folder, os.W_OK) and version == 1 for version, folder in cgroups._own_groups(Path("/")))
+        return
+    group = base.make("test", memory_bytes=64 << 20, processes=100)
+    assert group is not None
+    try:
+        code = "import sys; open(sys.argv[1], 'w').write('0'); kept = b'x' * (256 << 20)"
+        done = subprocess.run([sys.executable, "-c", code, str(group.entrance)], check=False)
+        assert done.returncode == -9
+        assert group.out_of_memory_kills() == 1
+    finally:
+        group.close()
+    assert not group.folder.exists()
+
+
+def test_a_share_of_the_machine_is_for_each_worker_and_less_for_inspections() -> None:
+    for machine, workers in ((24 * GIB, 1), (24 * GIB, 4), (2 * GIB, 1), (512 * GIB, 8)):
+        share = share_bytes(machine, workers)
+        assert workers * share + 3 * (share // 2) < machine * 0.9
+    assert share_bytes(24 * GIB, 1) > 7 * GIB
+    settings = Settings(job_memory_bytes=2 * GIB)
+    assert bound_bytes(settings, asked=None) == bound_bytes(settings, asked=5 * GIB) == 2 * GIB
+    assert bound_bytes(settings, asked=GIB) == GIB
+    assert bound_bytes(settings, asked=None, inspection=True) == GIB
