@@ -13,6 +13,8 @@ import uvicorn
 
 from api.front.connections import Bounds, protocol
 from core import logging
+from core.operations.startup import CannotStart, explained
+from core.service import Service
 from core.settings import Settings
 
 KEPT_DESCRIPTORS = 384
@@ -55,7 +57,14 @@ def main(arguments: list[str] | None = None) -> int:
         "--proxy-headers", action="store_true", help="trust X-Forwarded-For and -Proto of the addresses in FORWARDED_ALLOW_IPS"
     )
     asked = parser.parse_args(arguments)
-    settings = Settings()
+    try:
+        with explained():
+            settings = Settings()
+            with Service.open(settings):
+                pass
+    except CannotStart as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
     logging.configure(settings)
     sys.setswitchinterval(SWITCH_SECONDS)
     from api.app import create_app

@@ -53,7 +53,8 @@ def worker(
     from core.database import migrate
     from core.settings import Settings
 
-    settings = Settings()
+    with _explained():
+        settings = Settings()
     known = {settings.cpu_queue, settings.gpu_queue, settings.inspect_queue}
     if unknown := sorted(set(queue) - known):
         raise typer.BadParameter(f"there is no queue {unknown[0]!r}; queues: {', '.join(sorted(known))}")
@@ -70,8 +71,8 @@ def migrate() -> None:
     from core.database import migrate as command
     from core.settings import Settings
 
-    settings = Settings()
     with _explained():
+        settings = Settings()
         command.upgrade(settings)
         typer.echo(f"The database is at revision {command.current(settings)}.")
 
@@ -158,15 +159,14 @@ def set_quota(
 
 @contextmanager
 def _explained() -> Iterator[None]:
-    """Turns an error of the service, and a database that does not answer, into one sentence and exit status 1."""
-    from core.database.errors import translated
-    from core.errors import ServiceError
+    """Turns what keeps a command from its work into one sentence and exit status 1."""
+    from core.operations.startup import CannotStart, explained
 
     try:
-        with translated():
+        with explained():
             yield
-    except ServiceError as error:
-        typer.echo(f"{error.message}. {error.hint or ''}".strip(), err=True)
+    except CannotStart as error:
+        typer.echo(str(error), err=True)
         raise typer.Exit(1) from error
 
 

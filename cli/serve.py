@@ -1,15 +1,17 @@
 """`modelpress serve`: the whole service from one command, nothing outside of it needed."""
 
+import errno
 import fcntl
 import ipaddress
 import os
 import shutil
+import socket
 import sys
 import tempfile
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import typer
@@ -17,12 +19,18 @@ import typer
 from cli.supervisor import Program, Supervisor
 from core import logging
 from core.access import keys
+from core.blobs.store import open_store
 from core.database import migrate
 from core.database.db import Database
+from core.operations.startup import CannotStart, check_database, explained
+from core.queue import check_url
 from core.settings import Settings
 
 _DRAIN_SECONDS = 5.0
 """How long a running job may take to its next checkpoint when an embedded service is stopped, unless the operator says otherwise."""
+
+
+_RUN_PREFIX, _RUN_LOCK = "modelpress-", "run.lock"
 
 
 class Refused(Exception):
@@ -35,6 +43,15 @@ def serve(*, host: str, port: int, workers: int, demo: bool) -> int:
     Parts that a URL names (`MODELPRESS_DATABASE_URL`, `MODELPRESS_BROKER_URL`, `MODELPRESS_BLOB_URL`) are used as they are; the others
     are started or made here.
     """
+    try:
+        with explained():
+            return _serve(host, port, workers, demo=demo)
+    except (Refused, CannotStart) as error:
+        typer.echo(str(error), err=True)
+        return 1
+
+
+def _serve(host: str, port: int, workers: int, *, demo: bool) -> int:
     settings = Settings()
     changes: dict[str, str] = {}
     if "auth" not in settings.model_fields_set and is_loopback(host):
@@ -50,40 +67,40 @@ def serve(*, host: str, port: int, workers: int, demo: bool) -> int:
     os.environ.update(changes)
     settings = Settings()
     logging.configure(settings)
-    try:
-        settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with _only_one(settings.data_dir), _run_dir() as run_dir:
-            migrate.upgrade(settings)
-            _check_front_door(settings, host)
-            _supervise(settings, run_dir, host=host, port=port, workers=workers, demo=demo)
-    except Refused as error:
-        typer.echo(str(error), err=True)
-        return 1
+    check_url(settings)
+    settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with _only_one(settings.data_dir), _listener(host, port) as listener, _run_dir() as run_dir:
+        check_database(settings)
+        migrate.upgrade(settings)
+        open_store(settings.resolved_blob_url, settings.staging_dir)
+        _check_front_door(settings, host)
+        _supervise(settings, run_dir, listener, workers=workers, demo=demo)
     return 0
 
 
-def _supervise(settings: Settings, run_dir: Path, *, host: str, port: int, workers: int, demo: bool) -> None:
+def _supervise(settings: Settings, run_dir: Path, listener: socket.socket, *, workers: int, demo: bool) -> None:
     from worker import cgroups
 
     cgroups.base()  # before anything is started: where a group is to be divided, no process may be left in it
     supervisor = Supervisor()
     try:
         if not settings.broker_url and (server := broker_binary()) is not None:
-            socket = run_dir / "broker"
-            os.environ["MODELPRESS_BROKER_URL"] = f"redis+socket://{socket}"
-            supervisor.add(Program("broker", broker_command(server, socket), stop_order=1))
-        for program in _programs(settings, host, port, workers):
+            address = run_dir / "broker"
+            os.environ["MODELPRESS_BROKER_URL"] = f"redis+socket://{address}"
+            supervisor.add(Program("broker", broker_command(server, address), stop_order=1))
+        for program in _programs(settings, listener, workers):
             supervisor.add(program)
+        host, port = listener.getsockname()[:2]
         url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
         supervisor.run(lambda: _announce(url, supervisor, demo=demo))
     finally:
         supervisor.stop()
 
 
-def _programs(settings: Settings, host: str, port: int, workers: int) -> Iterator[Program]:
+def _programs(settings: Settings, listener: socket.socket, workers: int) -> Iterator[Program]:
     from worker.devices import gpus, grouped
 
-    yield Program("api", [sys.executable, "-m", "api.server", "--host", host, "--port", str(port)])
+    yield Program("api", [sys.executable, "-m", "api.server", "--fd", str(listener.fileno())], descriptors=(listener.fileno(),))
     drain = settings.drain_seconds + 2.0
     # Inspections take seconds and share the first worker's warm parent, so that an idle service holds torch in memory once.
     for number in range(max(workers, 1)):
@@ -149,24 +166,56 @@ def _check_front_door(settings: Settings, host: str) -> None:
 
 @contextmanager
 def _only_one(data_dir: Path) -> Iterator[None]:
-    """Hold the data folder. Raises Refused while another `serve` has it."""
-    lock = os.open(data_dir / "serve.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise Refused(f"Another `modelpress serve` uses {data_dir}: stop it, or choose another --data-dir.") from None
-    else:
+    """Hold the data folder. Raises Refused while another `serve` has it.
+
+    The folder itself is locked, as a file in it could be removed and made anew; the file as well, for disks that lock files only.
+    """
+    with ExitStack() as stack:
+        for path, flags in ((data_dir, os.O_RDONLY), (data_dir / "serve.lock", os.O_RDWR | os.O_CREAT)):
+            lock = os.open(path, flags | os.O_CLOEXEC, 0o600)
+            stack.callback(os.close, lock)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise Refused(f"Another `modelpress serve` uses {data_dir}: stop it, or choose another --data-dir.") from None
+            except OSError as error:
+                if error.errno not in (errno.EBADF, errno.EOPNOTSUPP, errno.ENOLCK):
+                    raise
         yield
-    finally:
-        os.close(lock)
+
+
+@contextmanager
+def _listener(host: str, port: int) -> Iterator[socket.socket]:
+    """The address that is served, taken before anything is started: it stays ours while the API is restarted.
+
+    Raises Refused where it cannot be had.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        listener = socket.create_server((host, port), family=family, backlog=1024)
+    except OSError as error:
+        reason = "another program listens there" if error.errno == errno.EADDRINUSE else (error.strerror or str(error))
+        raise Refused(f"{host} port {port} cannot be served: {reason}. Choose another --port or --host.") from None
+    with listener:
+        yield listener
 
 
 @contextmanager
 def _run_dir() -> Iterator[Path]:
-    """A short private path for the broker's socket: an address holds 107 bytes, which a deep data folder exceeds."""
+    """A short private path for the broker's socket: an address holds 107 bytes, which a deep data folder exceeds.
+
+    What killed services left there is removed: each holds a lock in its own folder for as long as it lives.
+    """
     base = os.environ.get("XDG_RUNTIME_DIR")
-    with tempfile.TemporaryDirectory(prefix="modelpress-", dir=base if base and os.access(base, os.W_OK) else None) as folder:
-        yield Path(folder)
+    folder = Path(base) if base and os.access(base, os.W_OK) else Path(tempfile.gettempdir())
+    for left in folder.glob(f"{_RUN_PREFIX}*"):
+        with suppress(OSError), (left / _RUN_LOCK).open("rb") as lock:
+            if os.fstat(lock.fileno()).st_uid == os.geteuid():
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(left, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=_RUN_PREFIX, dir=folder) as name, (Path(name) / _RUN_LOCK).open("wb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield Path(name)
 
 
 def _announce(url: str, supervisor: Supervisor, *, demo: bool) -> bool:

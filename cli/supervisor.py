@@ -29,6 +29,8 @@ class Program:
     command: Sequence[str]
     environment: Mapping[str, str] = field(default_factory=dict)
     """Variables beside those of the supervisor."""
+    descriptors: Sequence[int] = ()
+    """Open files that it inherits."""
     stop_seconds: float = 5.0
     """How long it may take to end after SIGTERM."""
     stop_order: int = 0
@@ -106,6 +108,7 @@ class Supervisor:
             stdin=subprocess.DEVNULL,
             stdout=None if program.once else 2,  # logs; standard output says what a person asked for
             start_new_session=True,
+            pass_fds=tuple(program.descriptors),
             preexec_fn=prepare,  # noqa: PLW1509 - there are no threads
         )
         program.started = time.monotonic()

@@ -11,6 +11,7 @@ import threading
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from core.errors import Unavailable
 from core.logging import logger
 from core.settings import Settings
 
@@ -40,6 +41,18 @@ def make_app(settings: Settings) -> Celery:
         broker_transport_options={"socket_connect_timeout": 1, "socket_timeout": 5, "socket_keepalive": True, "visibility_timeout": 3600},
     )
     return app
+
+
+def check_url(settings: Settings) -> None:
+    """Raises `service_unavailable` for a broker that cannot be spoken to, whatever stands behind it."""
+    from kombu.transport import TRANSPORT_ALIASES
+
+    scheme, separator, _ = settings.broker_url.partition("://")
+    if settings.broker_url and (not separator or scheme not in {*TRANSPORT_ALIASES, "redis+socket"}):
+        known = "redis://…, rediss://… or redis+socket://…"
+        raise Unavailable(
+            f"MODELPRESS_BROKER_URL begins with {scheme[:40]!r}, which is no broker that is known here", hint=f"write {known}"
+        )
 
 
 class Doorbell:

@@ -4,7 +4,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 MIB = 2**20
@@ -91,6 +91,15 @@ class Settings(BaseSettings):
     """How long a writer of the database waits for another one before its request is answered with an error."""
     log_format: Literal["json", "console"] = "json"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    @model_validator(mode="after")
+    def _lease_outlives_a_heartbeat(self) -> "Settings":
+        if self.lease_seconds < self.heartbeat_seconds:
+            raise ValueError(
+                f"MODELPRESS_LEASE_SECONDS ({self.lease_seconds:g}) is shorter than MODELPRESS_HEARTBEAT_SECONDS ({self.heartbeat_seconds:g}): "
+                "every lease would end before it is renewed"
+            )
+        return self
 
     @cached_property
     def resolved_database_url(self) -> str:

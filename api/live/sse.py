@@ -2,7 +2,9 @@
 
 import asyncio
 import re
-from collections.abc import Callable
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 
 from fastapi.responses import Response
 from starlette.concurrency import run_in_threadpool
@@ -10,9 +12,11 @@ from starlette.types import Receive, Scope, Send
 
 from api.http.gone import until_gone
 from api.live.watch import Frame, Topic, Watch
-from core.errors import MalformedRequest
+from core.errors import MalformedRequest, ServiceError, Unauthenticated
 
 HEARTBEAT_SECONDS = 15.0
+KEY_SECONDS = 5.0
+"""How often a stream asks whether its key is still valid."""
 _CURSOR = re.compile(r"(?:evt_[0-9a-z]{26})?([0-9]{1,15})")
 
 
@@ -26,23 +30,36 @@ def sequence(cursor: str | None) -> int:
     return int(match[1])
 
 
+@dataclass(frozen=True)
+class Asked:
+    """Which job's events are wanted, after which number."""
+
+    project_id: str
+    job_id: str
+    seen: int
+
+
 class EventStream(Response):
     """The events of one job after number `seen`, then each further one as it comes; `event: end` closes a job that has ended.
+
+    `check_key` raises `unauthenticated` once the key was revoked or has expired: the stream ends then, without an `end`.
 
     Between events the latest `progress` is told, without an id; an idle connection gets a comment every 15 seconds.
     """
 
     media_type = "text/event-stream"
 
-    def __init__(self, watch: Watch, replay: Callable[[int], list[Frame]], project_id: str, job_id: str, seen: int) -> None:
+    def __init__(self, watch: Watch, replay: Callable[[int], list[Frame]], ask: Asked, check_key: Callable[[], Awaitable[object]]) -> None:
         self.status_code = 200
         self.background = None
         self.init_headers({"Content-Type": "text/event-stream", "Cache-Control": "no-store", "X-Accel-Buffering": "no"})
         self._watch = watch
         self._replay = replay
-        self._project_id = project_id
-        self._job_id = job_id
-        self._seen = seen
+        self._project_id = ask.project_id
+        self._job_id = ask.job_id
+        self._seen = ask.seen
+        self._check_key = check_key
+        self._checked_at = time.monotonic()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Stream until the job has ended or the client is gone."""
@@ -55,8 +72,8 @@ class EventStream(Response):
 
     async def _follow(self, topic: Topic, gone: asyncio.Future[None], send: Send) -> None:
         await _write(send, b"retry: 2000\n\n")
-        told = b""
-        while not gone.done():
+        told, written_at = b"", time.monotonic()
+        while not gone.done() and await self._may_go_on():
             changed = topic.changed
             frames = topic.newer(self._seen)
             if frames is None:
@@ -72,9 +89,24 @@ class EventStream(Response):
                 told = topic.progress
                 await _write(send, told)
                 continue
-            await asyncio.wait([changed, gone], timeout=HEARTBEAT_SECONDS, return_when=asyncio.FIRST_COMPLETED)
-            if not changed.done() and not gone.done():
+            await asyncio.wait([changed, gone], timeout=min(KEY_SECONDS, HEARTBEAT_SECONDS), return_when=asyncio.FIRST_COMPLETED)
+            if changed.done():
+                written_at = time.monotonic()
+            elif not gone.done() and time.monotonic() - written_at >= HEARTBEAT_SECONDS:
+                written_at = time.monotonic()
                 await _write(send, b": still here\n\n")
+
+    async def _may_go_on(self) -> bool:
+        if time.monotonic() - self._checked_at < KEY_SECONDS:
+            return True
+        self._checked_at = time.monotonic()
+        try:
+            await self._check_key()
+        except Unauthenticated:
+            return False
+        except ServiceError:
+            pass  # a database that is away says nothing about the key
+        return True
 
 
 async def _write(send: Send, content: bytes) -> None:

@@ -1,5 +1,6 @@
 """The record of a job: events, log, series of metrics."""
 
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Request
@@ -10,7 +11,7 @@ from api.deps import JobId, Reading, ReadsJobs, TheLive
 from api.http import problems
 from api.http.content import HEADERS, ContentResponse, InMemory
 from api.http.routing import ClosedRoute
-from api.live.sse import EventStream, sequence
+from api.live.sse import Asked, EventStream, sequence
 from api.live.watch import Frame, News
 from api.schemas.common import After, Limit, Page, Word
 from api.schemas.jobs import Event, SeriesList
@@ -53,6 +54,7 @@ def list_events(
 )
 async def stream_events(
     *,
+    request: Request,
     principal: ReadsJobs,
     live: TheLive,
     job_id: JobId,
@@ -62,7 +64,9 @@ async def stream_events(
     """Replay a job's events and follow them until it has ended (`event: end`)."""
     seen = sequence(last_event_id or after)
     await run_in_threadpool(_require, live.service, principal.project_id, job_id)
-    return EventStream(live.watch, lambda seq: replay(live.service, job_id, seq), principal.project_id, job_id, seen)
+    authorization = request.headers.get("authorization", "").encode("latin-1")
+    check_key = partial(request.app.state.authenticate, authorization, request.client.host if request.client else "")
+    return EventStream(live.watch, partial(replay, live.service, job_id), Asked(principal.project_id, job_id, seen), check_key)
 
 
 def _require(service: Service, project_id: str, job_id: str) -> None:

@@ -13,6 +13,7 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from alembic.util.exc import CommandError
+from sqlalchemy import inspect
 
 from core.database.db import Database
 from core.errors import Unavailable
@@ -21,7 +22,22 @@ from core.settings import Settings
 
 def upgrade(settings: Settings, revision: str = "head") -> None:
     """Migrate up; several processes may do so at once, one of them does the work. All or nothing."""
+    database = Database(settings)
+    try:
+        _require_own(database)
+    finally:
+        database.close()
     _run(settings, lambda config: command.upgrade(config, revision))
+
+
+def _require_own(database: Database) -> None:
+    """Raises `service_unavailable` for a database that holds somebody else's tables."""
+    tables = set(inspect(database.engine).get_table_names())
+    if tables and "alembic_version" not in tables:
+        raise Unavailable(
+            f"the database holds tables that are not Modelpress's ({', '.join(sorted(tables)[:3])}), and is left as it is",
+            hint="give Modelpress a database of its own",
+        )
 
 
 def downgrade(settings: Settings, revision: str) -> None:

@@ -14,6 +14,7 @@ import pytest
 
 from api.live import sse
 from core import jobs
+from core.access import keys
 from core.jobs import NewEvent, Point, Report
 from tests.api.conftest import Client, Server, problem
 
@@ -224,3 +225,18 @@ def test_a_second_attempt_has_series_of_its_own(client: Client, server: Server, 
             jobs.release(session, claim.job_id, claim.fence)
     found = client.get(job["urls"]["metrics"]).json()["data"]
     assert [(series["attempt_fence"], series["points"]) for series in found] == [(1, [[0, 1.0]]), (2, [[0, 2.0]])]
+
+
+def test_a_stream_ends_with_its_key(server: Server, client: Client, spec: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sse, "KEY_SECONDS", 0.1)
+    monkeypatch.setattr(sse, "HEARTBEAT_SECONDS", 0.2)
+    job = client.job(spec)
+    with server.service.database.reader() as session:
+        asking = keys.verify(session, client.token or "")
+    with follow(client, job["id"]) as stream:
+        for _ in range(4):
+            stream.frame()  # it goes on for as long as the key is valid
+        with server.service.database.unit_of_work() as session:
+            keys.revoke(session, asking.project_id, asking.key_id or "")
+        rest = [name for name, _, value in (line.partition(": ") for line in stream.lines if line) if (name, value) == ("event", "end")]
+        assert rest == [], "the job has not ended"
