@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import accumulate
 
 import torch
@@ -25,6 +25,8 @@ class Limits:
 
     min_channels: int = 1
     round_to: int = 1
+    each: Mapping[str, int] = field(default_factory=dict)
+    """What single groups are rounded to instead."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,8 @@ def blocks(ranked: Sequence[Ranked], *, together: bool, limits: Limits) -> list[
     for index, item in enumerate(ranked):
         width = item.group.units.shape[1]
         count = len(item.order)
-        step = limits.round_to // math.gcd(limits.round_to, width)
+        round_to = limits.each.get(item.group.name, limits.round_to)
+        step = round_to // math.gcd(round_to, width)
         start = 0
         # The first block brings the layer to a multiple, each further one keeps it there.
         for end in range(count % step or step, count + 1, step):
