@@ -8,7 +8,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, TextIO, TypeVar
 
 import yaml
 from pydantic import ValidationError
@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from engine.contract import events
 from engine.contract.errors import JobError
 from engine.contract.file_format import Kind, by_ending, catalogue, names
-from engine.contract.job import FILE_NAME, RESULT
+from engine.contract.job import FILE_NAME, RESULT, DatasetFile, Job, ModelFile
 from engine.contract.metadata import DatasetMetadata, ModelMetadata
 from engine.contract.metric import first_of
 from engine.contract.report import Report
@@ -25,6 +25,7 @@ from engine.jobs.run import run_job
 from engine.reporting import document as report
 from engine.reporting.text import before_after, constraint_row
 
+M = TypeVar("M", ModelMetadata, DatasetMetadata)
 EXIT_FAILED, EXIT_USAGE, EXIT_CONSTRAINTS = 1, 2, 3
 
 
@@ -80,18 +81,16 @@ def _run(options: argparse.Namespace) -> int:
         for problem in problems:
             print(f"{problem.pointer}: {problem.detail}" + (f" ({problem.hint})" if problem.hint else ""), file=sys.stderr)
         return EXIT_USAGE
-    job = {
-        "kind": "compress",
-        "job_id": "job_local",
-        "spec": document,
-        "device": options.device,
-        "threads": options.threads,
-        "model": _input(options.model, options.model_format, options.model_metadata, spec.model, holds="model"),
-        "dataset": None
-        if options.data is None
-        else _input(options.data, options.data_format, options.data_metadata, spec.dataset, holds="dataset"),
-        "teachers": dict(_teacher(text) for text in options.teacher),
-    }
+    job = Job(
+        kind="compress",
+        job_id="job_local",
+        spec=spec,
+        device=options.device,
+        threads=options.threads,
+        model=_model(options.model, options.model_format, options.model_metadata, spec.model),
+        dataset=None if options.data is None else _dataset(options.data, options.data_format, options.data_metadata, spec.dataset),
+        teachers=dict(map(_teacher, options.teacher)),
+    )
     console = Console(sys.stderr, spec, json_events=options.json_events)
     status = _job(job, options.out, console)
     if status != 0 or (console.done is not None and console.done.error is not None):
@@ -103,11 +102,11 @@ def _run(options: argparse.Namespace) -> int:
     return EXIT_CONSTRAINTS if described.outcome == "constraints_not_met" else 0
 
 
-def _job(job: dict[str, Any], out: Path | None, console: "Console") -> int:
+def _job(job: Job, out: Path | None, console: "Console") -> int:
     """Run a job in a directory of its own, and copy what it wrote to `out`."""
     with tempfile.TemporaryDirectory(prefix="modelpress-") as name:
         directory = Path(name)
-        (directory / FILE_NAME).write_text(json.dumps(job))
+        (directory / FILE_NAME).write_text(job.model_dump_json())
         status = run_job(directory, console)
         if out is not None:
             shutil.copytree(directory / "out", out, dirs_exist_ok=True)
@@ -120,9 +119,12 @@ def _job(job: dict[str, Any], out: Path | None, console: "Console") -> int:
 
 def _inspect(options: argparse.Namespace) -> int:
     kind = catalogue()[_format(options.file, options.format)].holds
-    described = _input(options.file, options.format, options.metadata, None, holds=kind)
+    if kind == "model":
+        job = Job(kind="inspect_model", job_id="job_local", model=_model(options.file, options.format, options.metadata, None))
+    else:
+        job = Job(kind="inspect_dataset", job_id="job_local", dataset=_dataset(options.file, options.format, options.metadata, None))
     console = Console(sys.stderr, None, json_events=False)
-    status = _job({"kind": f"inspect_{kind}", "job_id": "job_local", kind: described}, None, console)
+    status = _job(job, None, console)
     if status == 0 and console.result is not None:
         print(json.dumps(console.result, indent=2))
     return status
@@ -143,14 +145,24 @@ def _identifier(given: Any, prefix: str) -> str:
     return given if isinstance(given, str) and given.startswith(prefix) and given.removeprefix(prefix).isalnum() else f"{prefix}local"
 
 
-def _input(path: Path, format: str | None, metadata: str, identifier: str | None, *, holds: Kind) -> dict[str, Any]:
+def _model(path: Path, format: str | None, metadata: str, identifier: str | None) -> ModelFile:
+    known = _known(path, format, "model")
+    return ModelFile(id=identifier, path=path.absolute(), format=known, metadata=_metadata(metadata, ModelMetadata), name=path.name)
+
+
+def _dataset(path: Path, format: str | None, metadata: str, identifier: str | None) -> DatasetFile:
+    known = _known(path, format, "dataset")
+    return DatasetFile(id=identifier, path=path.absolute(), format=known, metadata=_metadata(metadata, DatasetMetadata), name=path.name)
+
+
+def _known(path: Path, format: str | None, holds: Kind) -> str:
+    """The format of a file that is there and holds what it should."""
     if not path.is_file():
         raise _usage(f"{path}: no such file")
     known = _format(path, format)
     if catalogue()[known].holds != holds:
         raise _usage(f"{path}: a file of format {known} is no {holds}; formats of a {holds}: {', '.join(names(holds))}")
-    stated = _metadata(metadata, ModelMetadata if holds == "model" else DatasetMetadata).model_dump(mode="json", exclude_unset=True)
-    return {"id": identifier, "path": str(path.absolute()), "format": known, "metadata": stated, "name": path.name}
+    return known
 
 
 def _format(path: Path, given: str | None) -> str:
@@ -160,7 +172,7 @@ def _format(path: Path, given: str | None) -> str:
     return found.name
 
 
-def _metadata(text: str, model: type[ModelMetadata | DatasetMetadata]) -> ModelMetadata | DatasetMetadata:
+def _metadata(text: str, model: type[M]) -> M:
     try:
         return model.model_validate_json(text if text.lstrip().startswith("{") else Path(text).read_bytes())
     except ValidationError as error:
@@ -170,11 +182,11 @@ def _metadata(text: str, model: type[ModelMetadata | DatasetMetadata]) -> ModelM
         raise _usage(f"metadata {text[:200]!r}: {error}") from error
 
 
-def _teacher(text: str) -> tuple[str, dict[str, Any]]:
+def _teacher(text: str) -> tuple[str, ModelFile]:
     identifier, separator, path = text.partition("=")
     if not separator:
         raise _usage(f"--teacher {text!r}: write mdl_ID=FILE")
-    return identifier, _input(Path(path), None, "{}", identifier, holds="model")
+    return identifier, _model(Path(path), None, "{}", identifier)
 
 
 def _usage(message: str) -> SystemExit:

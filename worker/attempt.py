@@ -9,7 +9,6 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter
 from sqlalchemy.exc import SQLAlchemyError
 
 from core import failpoints, jobs
@@ -21,6 +20,7 @@ from core.logging import logger
 from core.service import Service
 from engine.contract import events
 from engine.contract.figures import Measured, Outcome, Summary
+from engine.contract.inspection import INSPECTIONS
 from engine.contract.job import DRAIN_FILE
 from engine.process.launcher import Launcher
 from engine.process.request import Limits, Request
@@ -47,7 +47,6 @@ _MOST_TASKS = 4096
 """Processes and threads of a job, where its control group counts them; processes alone are bounded to fewer."""
 _LEAST_DISK_BYTES = 64 << 20
 _RETRY_SECONDS = 0.5
-INSPECTION: TypeAdapter[dict[str, Any]] = TypeAdapter(dict[str, Any])
 _log = logger(__name__)
 
 End = Callable[[Session], object]
@@ -183,10 +182,11 @@ class Attempt:
         """What the job came to, as JSON types, and its figures by the names of the settings. Raises ManifestError."""
         content = read_result(done.result, directory)
         try:
-            if not self._claim.shown:
-                return INSPECTION.validate_json(content or b"{}"), {}
             if content is None:
-                raise ManifestError("a compression ended without figures")
+                raise ManifestError("the job ended without figures")
+            if not self._claim.shown:
+                found = INSPECTIONS[self._claim.kind].model_validate_json(content)
+                return found.model_dump(mode="json"), {}
             summary = Summary.model_validate_json(content)
         except ValueError as error:
             raise ManifestError(f"the job's result is of another form: {str(error)[:500]}") from None

@@ -6,6 +6,8 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict
 
+Details = dict[str, Any]
+"""What a program may want to know beside a sentence, as JSON types."""
 Category = Literal["user", "resource", "transient", "internal"]
 
 
@@ -20,7 +22,7 @@ class JobError(BaseModel):
     hint: str | None
     retryable: bool
     step_index: int | None
-    details: dict[str, Any]
+    details: Details
 
     @classmethod
     def of(
@@ -32,7 +34,7 @@ class JobError(BaseModel):
         hint: str | None = None,
         retryable: bool = False,
         step_index: int | None = None,
-        details: dict[str, Any] | None = None,
+        details: Details | None = None,
     ) -> Self:
         """An error, with what is not said left empty."""
         return cls(
@@ -57,7 +59,7 @@ class EngineError(Exception):
         hint: str | None = None,
         category: Category = "user",
         retryable: bool = False,
-        details: dict[str, Any] | None = None,
+        details: Details | None = None,
     ) -> None:
         super().__init__(message)
         self.code = code

@@ -1,12 +1,12 @@
 """What a job child tells its supervisor: typed JSON lines on an inherited file descriptor."""
 
 import os
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
-from engine.contract.errors import JobError
-from engine.contract.figures import Outcome
+from engine.contract.errors import Details, JobError
+from engine.contract.figures import FileMetrics, Outcome
 from engine.contract.files import FileRef
 
 
@@ -58,7 +58,7 @@ class Warned(_Event):
     type: Literal["warning"] = "warning"
     code: str
     message: str
-    details: dict[str, Any] = {}
+    details: Details = {}
 
 
 class StepStarted(_Event):
@@ -107,7 +107,7 @@ class ArtifactWritten(_Event):
     size_bytes: int
     gzip_bytes: int | None = None
     sha256: str
-    metrics: dict[str, Any] = {}
+    metrics: FileMetrics = {}
     settings: tuple[str, ...] = ()
     """Names of the settings that were measured on this file; their figures are in the result of the job."""
 

@@ -6,13 +6,15 @@ may hold more than these types name: a reader leaves out what it does not know.
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from engine.contract.params import Params
 
 Outcome = Literal["constraints_met", "constraints_not_met", "no_constraints"]
 SpeedWord = Literal["faster", "same", "slower"]
 Milliseconds = Annotated[float, Field(ge=0)]
+FileMetrics = dict[str, JsonValue]
+"""What was measured on one published file, by name."""
 MOST_SETTINGS = 64
 """Settings of one network: each of them is written, scored and timed."""
 
@@ -135,8 +137,8 @@ class ConstraintCheck(Record):
     """Of `accuracy.max_drop`."""
 
     @model_serializer(mode="wrap")
-    def _known_only(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        written: dict[str, Any] = write(self)
+    def _known_only(self, write: SerializerFunctionWrapHandler) -> dict[str, JsonValue]:
+        written: dict[str, JsonValue] = write(self)
         return {key: value for key, value in written.items() if value is not None or key not in ("metric", "drop_type")}
 
 

@@ -5,8 +5,9 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from engine.contract.display import Shown
-from engine.contract.errors import EngineError
-from engine.contract.figures import ConstraintCheck, Judgement, Measured, Outcome, Record, Result, Setting, Summary
+from engine.contract.errors import Details, EngineError
+from engine.contract.figures import ConstraintCheck, FileMetrics, Judgement, Measured, Outcome, Record, Result, Setting, Summary
+from engine.contract.method import Reference
 
 REPORT_VERSION = 1
 Interval = tuple[float, float]
@@ -79,7 +80,7 @@ class ReportedWarning(Record):
     step_index: int | None = None
     code: str
     message: str
-    details: dict[str, Any] = {}
+    details: Details = {}
 
 
 class ReportedFile(Record):
@@ -92,7 +93,7 @@ class ReportedFile(Record):
     size_bytes: int
     gzip_bytes: int | None = None
     sha256: str
-    metrics: dict[str, Any] = {}
+    metrics: FileMetrics = {}
     settings: tuple[str, ...] = ()
     """Names of the settings that were measured on it."""
 
@@ -139,7 +140,7 @@ class Report(Summary):
     inputs: Inputs
     spec: dict[str, Any]
     spec_hash: str
-    references: tuple[dict[str, Any], ...]
+    references: tuple[Reference, ...]
     duration_seconds: float
     sentence: str = ""
     """What came out, in one sentence."""

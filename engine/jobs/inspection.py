@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,16 @@ import onnx
 
 from engine.contract import limits
 from engine.contract.errors import EngineError
+from engine.contract.inspection import (
+    ArrayPreview,
+    DatasetInspection,
+    ExamplePreview,
+    LayerInfo,
+    ModelInspection,
+    SignatureInfo,
+    SplitInfo,
+    TensorInfo,
+)
 from engine.contract.metadata import DatasetMetadata, ModelMetadata
 from engine.data.loading import class_names, read_stored
 from engine.data.preprocessing import preprocessing_of
@@ -37,7 +47,7 @@ _PREVIEW_EXAMPLES = 8
 _PREVIEW_ELEMENTS = 1024
 
 
-def inspect_model(path: Path, format: str, metadata: ModelMetadata, work: Path) -> dict[str, Any]:
+def inspect_model(path: Path, format: str, metadata: ModelMetadata, work: Path) -> ModelInspection:
     """Signature, figures, operators and layers of a model.
 
     Layers of a trainable model are those of the module, by the names that a spec's `ignore` and `include` take; of any other they
@@ -50,7 +60,7 @@ def inspect_model(path: Path, format: str, metadata: ModelMetadata, work: Path) 
     )
 
 
-def _of_graph(network: Network, path: Path, metadata: ModelMetadata) -> dict[str, Any]:
+def _of_graph(network: Network, path: Path, metadata: ModelMetadata) -> ModelInspection:
     model = narrowed(read_model(path), metadata.input_specs)
     runtime.open_session(path, threads=1)
     weights, macs = weight_tensors(model), node_macs(model)
@@ -61,32 +71,30 @@ def _of_graph(network: Network, path: Path, metadata: ModelMetadata) -> dict[str
     operators = Counter(
         f"{node.domain}::{node.op_type}" if node.domain not in ("", "ai.onnx") else node.op_type for node in model.graph.node
     )
-    return _document(signature_of(model), counts, layers=layers, reason=reason) | {
-        "opset": opset,
-        "operators": dict(sorted(operators.items())),
-    }
+    found = _document(signature_of(model), counts, layers=layers, reason=reason)
+    return found.model_copy(update={"opset": opset, "operators": dict(sorted(operators.items()))})
 
 
-def module_layers(network: Network) -> list[dict[str, Any]]:
+def module_layers(network: Network) -> list[LayerInfo]:
     """Every leaf module that runs, in the order in which it first does: name, type, shapes, parameters, MACs, and what can be done to it."""
     from engine.networks.example_inputs import example_inputs
     from engine.networks.layers import PRUNABLE
 
     module = network.module
-    rows: dict[str, dict[str, Any]] = {}
+    rows: dict[str, _Seen] = {}
     hooks = []
 
     def before(name: str, counter: FlopCounterMode) -> Any:
         def hook(layer: nn.Module, inputs: tuple[Any, ...]) -> None:
-            row = rows.setdefault(name, _row(name, layer, inputs, prunable=isinstance(layer, PRUNABLE)))
-            row["macs_count"] -= counter.get_total_flops() // 2
+            row = rows.setdefault(name, _Seen(layer, _shape_of(inputs), prunable=isinstance(layer, PRUNABLE)))
+            row.macs_count -= counter.get_total_flops() // 2
 
         return hook
 
     def after(name: str, counter: FlopCounterMode) -> Any:
         def hook(layer: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-            rows[name]["macs_count"] += counter.get_total_flops() // 2
-            rows[name]["output_shape"] = _shape_of(output)
+            rows[name].macs_count += counter.get_total_flops() // 2
+            rows[name].output_shape = _shape_of(output)
 
         return hook
 
@@ -101,13 +109,11 @@ def module_layers(network: Network) -> list[dict[str, Any]]:
     finally:
         for hook in hooks:
             hook.remove()
-    last = [row for row in rows.values() if row["prunable"]][-1:]
-    for row in last:
-        row["prunable"] = False
-    return list(rows.values())
+    last = next((name for name, row in reversed(rows.items()) if row.prunable), None)
+    return [row.described(name, prunable=row.prunable and name != last) for name, row in rows.items()]
 
 
-def graph_layers(model: onnx.ModelProto, weights: Mapping[str, Weight], macs: Mapping[str, int | None]) -> list[dict[str, Any]]:
+def graph_layers(model: onnx.ModelProto, weights: Mapping[str, Weight], macs: Mapping[str, int | None]) -> list[LayerInfo]:
     """The weighted nodes of a graph that has no trainable form."""
     graph = inferred(skeleton_of(model)).graph
     shapes = {item.name: _declared(item) for item in (*graph.input, *graph.value_info, *graph.output)}
@@ -119,49 +125,53 @@ def graph_layers(model: onnx.ModelProto, weights: Mapping[str, Weight], macs: Ma
         if not node.output or (node.output[0] not in read_by and node.output[0] not in macs):
             continue
         rows.append(
-            {
-                "name": node.name or module_path(node, list(node.input[1:])) or f"{node.op_type.lower()}_{index}",
-                "type": node.op_type,
-                "input_shape": shapes.get(node.input[0]) if node.input else None,
-                "output_shape": shapes.get(node.output[0]),
-                "params_count": read_by.get(node.output[0], 0),
-                "macs_count": macs.get(node.output[0], 0),
-                "prunable": False,
-                "quantizable": node.op_type in _QUANTIZABLE,
-            }
+            LayerInfo(
+                name=node.name or module_path(node, list(node.input[1:])) or f"{node.op_type.lower()}_{index}",
+                type=node.op_type,
+                input_shape=shapes.get(node.input[0]) if node.input else None,
+                output_shape=shapes.get(node.output[0]),
+                params_count=read_by.get(node.output[0], 0),
+                macs_count=macs.get(node.output[0], 0),
+                prunable=False,
+                quantizable=node.op_type in _QUANTIZABLE,
+            )
         )
     return rows
 
 
-def inspect_dataset(path: Path, format: str, metadata: DatasetMetadata, work: Path) -> dict[str, Any]:
+def inspect_dataset(path: Path, format: str, metadata: DatasetMetadata, work: Path) -> DatasetInspection:
     """Splits, columns, classes and a preview of a dataset. Raises the codes of `load_dataset` that need no model."""
     stored = read_stored(path, format, metadata, None, work)
     named = dict.fromkeys(name.partition(".")[2] for split in stored.splits for name in stored.inputs(split) if "." in name)
     if named:
         preprocessing_of(metadata, list(named))
-    splits: dict[str, Any] = {}
-    preview: dict[str, Any] = {}
-    columns: dict[str, Any] = {}
+    splits: dict[str, SplitInfo] = {}
+    preview: dict[str, tuple[ExamplePreview, ...]] = {}
+    columns: dict[str, TensorInfo] = {}
     seen: set[int] = set()
     for split in stored.splits:
         inputs = stored.inputs(split)
         targets = stored.targets(split)
         count = len(next(iter(inputs.values())))
-        splits[split] = {"examples_count": count, "labelled": bool(targets)}
+        splits[split] = SplitInfo(examples_count=count, labelled=bool(targets))
         for name, array in (inputs | targets).items():
-            column = {"name": name, "shape": list(array.shape[1:]), "dtype": array.dtype.name}
-            if columns.setdefault(name, column)["shape"] != column["shape"]:
+            column = TensorInfo(name=name, shape=array.shape[1:], dtype=array.dtype.name)
+            if columns.setdefault(name, column).shape != column.shape:
                 raise EngineError(
-                    "dataset_invalid", f"{name} has examples of shape {column['shape']} in {split}, {columns[name]['shape']} before."
+                    "dataset_invalid", f"{name} has examples of shape {list(column.shape)} in {split}, {list(columns[name].shape)} before."
                 )
         numbers = class_numbers(targets)
         if numbers is not None:
             seen.update(np.unique(numbers).tolist())
-        preview[split] = [_example(index, inputs, targets) for index in range(min(count, _PREVIEW_EXAMPLES))]
+        preview[split] = tuple(_example(index, inputs, targets) for index in range(min(count, _PREVIEW_EXAMPLES)))
     names = class_names(stored, metadata)
-    classes: list[Any] | None = (list(names) if names else sorted(seen)) if seen else None
-    labelled = all(split["labelled"] for split in splits.values())
-    return {"splits": splits, "columns": list(columns.values()), "classes": classes, "labels": labelled, "preview": preview}
+    return DatasetInspection(
+        splits=splits,
+        columns=tuple(columns.values()),
+        classes=(tuple(names) if names else tuple(sorted(seen))) if seen else None,
+        labels=all(split.labelled for split in splits.values()),
+        preview=preview,
+    )
 
 
 def class_numbers(targets: Mapping[str, Array]) -> Array | None:
@@ -178,21 +188,24 @@ def class_numbers(targets: Mapping[str, Array]) -> Array | None:
     return stored.reshape(-1)
 
 
-def _example(index: int, inputs: Mapping[str, Array], targets: Mapping[str, Array]) -> dict[str, Any]:
+def _example(index: int, inputs: Mapping[str, Array], targets: Mapping[str, Array]) -> ExamplePreview:
     numbers = class_numbers(targets)
-    label = None if numbers is None else int(numbers[index])
-    document = {"index": index, "label": label, "inputs": {name: _summary(array[index]) for name, array in inputs.items()}}
-    return (
-        document
-        if numbers is not None or not targets
-        else document | {"targets": {name: _summary(array[index]) for name, array in targets.items()}}
+    return ExamplePreview(
+        index=index,
+        label=None if numbers is None else int(numbers[index]),
+        inputs={name: _summary(array[index]) for name, array in inputs.items()},
+        targets={name: _summary(array[index]) for name, array in targets.items()} if numbers is None and targets else None,
     )
 
 
-def _summary(stored: Array) -> dict[str, Any]:
+def _summary(stored: Array) -> ArrayPreview:
     example = np.asarray(stored)
-    summary: dict[str, Any] = {"minimum": example.min().item(), "maximum": example.max().item(), "mean": float(example.mean())}
-    return summary | ({"values": example.tolist()} if example.size <= _PREVIEW_ELEMENTS else {})
+    return ArrayPreview(
+        minimum=example.min().item(),
+        maximum=example.max().item(),
+        mean=float(example.mean()),
+        values=example.tolist() if example.size <= _PREVIEW_ELEMENTS else None,
+    )
 
 
 def _untrainable(network: Network, model: onnx.ModelProto) -> str | None:
@@ -208,29 +221,41 @@ def _untrainable(network: Network, model: onnx.ModelProto) -> str | None:
     return None
 
 
-def _document(signature: Signature, counts: Counts, *, layers: list[dict[str, Any]], reason: str | None) -> dict[str, Any]:
-    return {
-        "signature": signature.to_json(),
+def _document(signature: Signature, counts: Counts, *, layers: list[LayerInfo], reason: str | None) -> ModelInspection:
+    inputs, outputs = (
+        tuple(TensorInfo(name=tensor.name, shape=tensor.shape, dtype=tensor.dtype) for tensor in side)
+        for side in (signature.inputs, signature.outputs)
+    )
+    return ModelInspection(
+        signature=SignatureInfo(inputs=inputs, outputs=outputs),
         **asdict(counts),
-        "opset": None,
-        "operators": {},
-        "trainable": reason is None,
-        "untrainable_reason": reason,
-        "layers": layers,
-    }
+        trainable=reason is None,
+        untrainable_reason=reason,
+        layers=tuple(layers),
+    )
 
 
-def _row(name: str, layer: nn.Module, inputs: tuple[Any, ...], *, prunable: bool) -> dict[str, Any]:
-    return {
-        "name": name,
-        "type": type(layer).__name__,
-        "input_shape": _shape_of(inputs),
-        "output_shape": None,
-        "params_count": sum(item.numel() for item in layer.parameters()),
-        "macs_count": 0,
-        "prunable": prunable,
-        "quantizable": prunable,
-    }
+@dataclass
+class _Seen:
+    """A layer that ran, and what was counted meanwhile."""
+
+    layer: nn.Module
+    input_shape: list[int | None] | None
+    prunable: bool
+    output_shape: list[int | None] | None = None
+    macs_count: int = 0
+
+    def described(self, name: str, *, prunable: bool) -> LayerInfo:
+        return LayerInfo(
+            name=name,
+            type=type(self.layer).__name__,
+            input_shape=self.input_shape,
+            output_shape=self.output_shape,
+            params_count=sum(item.numel() for item in self.layer.parameters()),
+            macs_count=self.macs_count,
+            prunable=prunable,
+            quantizable=self.prunable,
+        )
 
 
 def _shape_of(value: Any) -> list[int | None] | None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.contract import events
+from engine.contract.figures import FileMetrics
 from engine.contract.report import ReportedFile, ReportedWarning
 
 PROGRESS_SECONDS = 0.1
@@ -62,7 +63,7 @@ class Voice:
         *,
         kind: str,
         format: str,
-        metrics: dict[str, Any],
+        metrics: FileMetrics,
         step_index: int | None = None,
         gzip_bytes: int | None = None,
         settings: tuple[str, ...] = (),

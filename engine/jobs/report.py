@@ -67,7 +67,7 @@ def build(
         ),
         spec=spec.normalized(),
         spec_hash=spec.spec_hash(),
-        references=tuple(reference.model_dump() for step in spec.steps for reference in step.references),
+        references=tuple(reference for step in spec.steps for reference in step.references),
         duration_seconds=duration_seconds,
     )
     return report.model_copy(update={"sentence": sentence(report)})

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from pydantic import BaseModel
 
 from engine.contract import events
 from engine.contract.errors import EngineError, translate
@@ -68,9 +69,9 @@ def _do(job: Job, directory: Path, emit: Emit, replicas: Replicas | None) -> Non
     emit(events.Phase(phase="inspecting"))
     work = directory / "tmp"
     if job.kind == "inspect_model" and job.model is not None:
-        found = inspection.inspect_model(job.model.path, job.model.format, job.model.metadata, work)
+        found: BaseModel = inspection.inspect_model(job.model.path, job.model.format, job.model.metadata, work)
     elif job.kind == "inspect_dataset" and job.dataset is not None:
         found = inspection.inspect_dataset(job.dataset.path, job.dataset.format, job.dataset.metadata, work)
     else:
         raise EngineError("job_invalid", f"{FILE_NAME} names no file to inspect.", category="internal")
-    emit(events.Done(result=FileRef.write(directory, RESULT, json.dumps(found, allow_nan=False).encode())))
+    emit(events.Done(result=FileRef.write(directory, RESULT, found.model_dump_json().encode())))

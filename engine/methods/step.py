@@ -14,6 +14,7 @@ import numpy as np
 from engine.contract import events
 from engine.contract.display import MOST_SHOWN, Note, Shown, Table
 from engine.contract.errors import EngineError
+from engine.contract.figures import FileMetrics
 from engine.contract.heads import Head
 from engine.contract.method import MethodParams
 from engine.networks.network import Network, Signature
@@ -77,7 +78,7 @@ class StepFile:
     path: Path
     kind: str
     format: str
-    metrics: dict[str, Any]
+    metrics: FileMetrics
     """Figures that were measured on this file."""
 
 

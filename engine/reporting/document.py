@@ -20,4 +20,4 @@ def read(content: bytes | str) -> Report:
 
 
 def _completed(step: StepReport) -> StepReport:
-    return step.model_copy(update={"shown": shown_before(step.report)}) if not step.shown else step
+    return step.model_copy(update={"shown": shown_before(step)}) if not step.shown else step

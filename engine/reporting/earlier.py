@@ -1,14 +1,13 @@
 """What reports of version 0.1 showed of their steps: read from the keys that the methods of that time wrote."""
 
-from collections.abc import Mapping
-from typing import Any
-
 from engine.contract.display import Column, Curve, Line, Shown, Table
 from engine.contract.metric import Key, first_of
+from engine.contract.report import StepReport
 
 
-def shown_before(found: Mapping[str, Any]) -> tuple[Shown, ...]:
+def shown_before(step: StepReport) -> tuple[Shown, ...]:
     """Stages, sensitivities, baselines and operators, as far as a step reported them."""
+    found = step.report
     shown: list[Shown] = []
     stages = [row for row in found.get("stages", ()) if len(row) > 1]
     if stages:

@@ -33,11 +33,15 @@ _VERSION = 2
 """Raised when what a training keeps by name changes: masks are kept as factors since 2."""
 
 
+Info = dict[str, Any]
+"""What a training loop keeps beside its tensors, as JSON types."""
+
+
 @dataclass(frozen=True)
 class Saved:
     """A training that is done or under way."""
 
-    info: dict[str, Any]
+    info: Info
     """What the training loop wrote beside its tensors; JSON."""
     done: bool
     seconds: float
@@ -109,9 +113,7 @@ class Checkpoints:
             return True
         return time.monotonic() - self._written >= self._seconds
 
-    def save(
-        self, step: int | None, number: int, tensors: Mapping[str, Tensor], info: dict[str, Any], *, done: bool, seconds: float
-    ) -> None:
+    def save(self, step: int | None, number: int, tensors: Mapping[str, Tensor], info: Info, *, done: bool, seconds: float) -> None:
         """Remember a training on disk. One that is under way is checkpointed at once, one that is done with the next checkpoint."""
         if self._read_only:
             return
@@ -174,7 +176,7 @@ class Place:
         """Whether it is time to save."""
         return self.checkpoints.is_due()
 
-    def save(self, tensors: Mapping[str, Tensor], info: dict[str, Any], *, done: bool, seconds: float) -> None:
+    def save(self, tensors: Mapping[str, Tensor], info: Info, *, done: bool, seconds: float) -> None:
         """Save the state of the training after `seconds` of this attempt."""
         self.checkpoints.save(self.step, self.number, tensors, info, done=done, seconds=self.seconds_before + seconds)
 

@@ -31,6 +31,7 @@ from engine.contract.events import (
 )
 from engine.contract.figures import Summary
 from engine.contract.files import FileRef
+from engine.contract.inspection import LayerInfo, ModelInspection, SignatureInfo
 from engine.contract.job import RESULT
 from engine.process.process import EVENTS_FD
 from tests.results import summary
@@ -332,13 +333,21 @@ def name_a_result_elsewhere(directory: Path, emit: Emit) -> int:
 
 def describe_six_thousand_layers(directory: Path, emit: Emit) -> int:
     """What an inspection finds in a very deep network."""
-    row = {
-        "type": "Conv2d",
-        "input_shape": [None, 64, 8, 8],
-        "output_shape": [None, 64, 8, 8],
-        "params_count": 36_928,
-        "macs_count": 2_359_296,
-    }
-    layers = [{"name": f"stages.{n // 100}.blocks.{n % 100}.conv", **row, "prunable": True, "quantizable": True} for n in range(6_000)]
-    emit(Done(result=FileRef.write(directory, RESULT, json.dumps({"layers": layers}).encode())))
+    layers = tuple(
+        LayerInfo(
+            name=f"stages.{n // 100}.blocks.{n % 100}.conv",
+            type="Conv2d",
+            input_shape=(None, 64, 8, 8),
+            output_shape=(None, 64, 8, 8),
+            params_count=36_928,
+            macs_count=2_359_296,
+            prunable=True,
+            quantizable=True,
+        )
+        for n in range(6_000)
+    )
+    counts = {"params_count": 1, "nonzero_params_count": 1, "macs_count": 1}
+    signature = SignatureInfo(inputs=(), outputs=())
+    found = ModelInspection(signature=signature, **counts, trainable=True, untrainable_reason=None, layers=layers)
+    emit(Done(result=FileRef.write(directory, RESULT, found.model_dump_json().encode())))
     return 0

@@ -1,5 +1,6 @@
 """GPUs of a machine, as NVML tells of them; what NVML says is set at the border of its library."""
 
+import socket
 from types import SimpleNamespace
 
 import pynvml
@@ -79,7 +80,8 @@ def test_gpus_are_grouped_and_the_smallest_counts() -> None:
 @pytest.mark.usefixtures("machine")
 @pytest.mark.parametrize(("size", "visible"), [(1, ["GPU-a", "GPU-b", "GPU-c"]), (2, ["GPU-a,GPU-b", "GPU-c"])])
 def test_serve_starts_one_worker_for_each_group(size: int, visible: list[str]) -> None:
-    programs = [program for program in _programs(Settings(gpus_per_worker=size), "127.0.0.1", 1, 1) if "gpu" in program.command]
+    with socket.socket() as listener:
+        programs = [program for program in _programs(Settings(gpus_per_worker=size), listener, 1) if "gpu" in program.command]
     assert [program.environment["CUDA_VISIBLE_DEVICES"] for program in programs] == visible
 
 

@@ -2,7 +2,7 @@
 
 import io
 import json
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from sqlalchemy import select
@@ -36,7 +36,7 @@ def inspected(bench: Bench, row: Dataset | Model, entry: str) -> dict[str, Any]:
         job = bench.wait(job_id, lambda job: job.status in TERMINAL, seconds=60)
     assert (job.status, job.error) == ("succeeded", None)
     with bench.service.database.reader() as session:
-        row = session.get_one(type(row), row.id)
+        row = cast("Dataset | Model", session.get_one(type(row), row.id))
         assert row.status == "ready"
         assert row.inspection is not None
         assert len(json.dumps(row.inspection)) > MAX_LINE_BYTES

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import math
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +14,7 @@ from engine.methods.context import Context
 from engine.methods.pruning.gradients import backpropagated
 from engine.methods.pruning.magnitude_pruning import keep_best, keep_best_together
 from engine.methods.pruning.spec_lottery import LotteryTicket
-from engine.methods.pruning.structure.trial import State, Trainer, Trial, mean_trial
+from engine.methods.pruning.structure.trial import Row, State, Trainer, Trial, mean_trial
 from engine.methods.pruning.ticket.actions import kept_values, moved_toward_zero, pruned_values
 from engine.methods.pruning.ticket.criteria import survival_ranks
 from engine.methods.pruning.ticket.files import publish
@@ -80,7 +79,7 @@ class _Search:
         self._ticket: nn.Module | None = None
         self._origin: _Origin | None = None
         self._history: list[dict[str, Mask]] = []
-        self._rows: list[dict[str, Any]] = []
+        self._rows: list[Row] = []
 
     def train_dense(self) -> None:
         """Train the whole network, which is round 0, and remember its weights at the point of rewinding."""
@@ -209,7 +208,7 @@ class _Search:
         masks.hold(module, origin.masks, rests)
         return module
 
-    def _row(self, number: int, found: dict[str, Mask], trial: Trial) -> dict[str, Any]:
+    def _row(self, number: int, found: dict[str, Mask], trial: Trial) -> Row:
         density = self._density(found).value
         for name, value in (("density", density), ("early_stop_iteration", trial.early_stop_iteration), *trial.early_stop.items()):
             self._context.metric(name, value, step=number)
@@ -221,12 +220,12 @@ class _Search:
             **trial.to_json(),
         }
 
-    def _compare(self, row: dict[str, Any], origin: _Origin) -> None:
+    def _compare(self, row: Row, origin: _Origin) -> None:
         """Add the controls of a round to its row."""
         for name, _ in zip(self._params.controls, self._context.rounds(len(self._params.controls)), strict=True):
             row.setdefault("controls", {})[name] = self._control(name, origin)
 
-    def _control(self, name: str, origin: _Origin) -> dict[str, Any]:
+    def _control(self, name: str, origin: _Origin) -> Row:
         trials = []
         for _ in self._context.rounds(self._params.control_repeats):
             if name == "random_reinit":

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from engine.contract.display import Shown
+from engine.contract.display import Cell, Shown, Table
 from engine.contract.errors import EngineError
 from engine.contract.events import Event, Warned
 from engine.contract.metric import Key, catalogue
@@ -47,6 +47,14 @@ class Try:
         measured = {"file_bytes": self.file_bytes, "metrics": dict(self.metrics), "speedup": self.speedup, "near_enough": self.near}
         return {**said, **measured, **operators}
 
+    def row(self, kept: Try) -> dict[str, Cell]:
+        """As a line of the table of tries."""
+        what = self.error.message if self.error is not None else "kept" if self is kept else "near enough" if self.near else "too far"
+        row: dict[str, Cell] = {"kind": self.kind.replace("_", " "), "outcome": what}
+        if self.error is None:
+            row |= {"file_bytes": self.file_bytes, "speedup_ratio": self.speedup, **self.metrics}
+        return row
+
 
 def apply(network: Network, params: Int8Quantization, context: StepContext) -> Network:
     """Try each kind, measure its file as the job measures what it publishes, and keep one.
@@ -64,6 +72,7 @@ def apply(network: Network, params: Int8Quantization, context: StepContext) -> N
         context.emit(event)
     for key, value in kept.reported.items():
         context.report(key, value)
+    context.show(Table.of("Kinds of int8 quantization that were tried", "kind", [item.row(kept) for item in tries]))
     for item in kept.shown:
         context.show(item)
     context.report("kept", kept.kind)

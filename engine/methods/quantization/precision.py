@@ -5,7 +5,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import onnx
 
@@ -146,15 +146,11 @@ def report(before: Path, after: Path, context: "StepContext") -> None:
             f"No operator of this network can be quantized this way (it runs {found}).",
             hint="Look at `ignore`, or use static_quantization, which knows more operators.",
         )
-    figures: dict[str, Any] = {
-        "operators": counts,
-        "int8_operators_count": sum(count["int8"] for count in counts.values()),
-        "float_operators_count": sum(count["float"] for count in counts.values()),
-        "weights_bytes": weights,
-        "file_bytes": {"before": before.stat().st_size, "after": after.stat().st_size},
-    }
-    for key, value in figures.items():
-        context.report(key, value)
+    context.report("operators", counts)
+    context.report("int8_operators_count", sum(count["int8"] for count in counts.values()))
+    context.report("float_operators_count", sum(count["float"] for count in counts.values()))
+    context.report("weights_bytes", weights)
+    context.report("file_bytes", {"before": before.stat().st_size, "after": after.stat().st_size})
     columns = (Column(title="operator"), Column(title="in int8"), Column(title="in floating point"))
     rows = tuple((name, count["int8"], count["float"]) for name, count in counts.items())
     context.show(Table(title="Operators that the runtime executes", columns=columns, rows=rows))

@@ -4,7 +4,7 @@ import contextlib
 import json
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from urllib.parse import urlsplit
 
 import httpx
@@ -19,7 +19,7 @@ BOUNDS = Bounds(connections=20, head_bytes=8192, header_count=20, head_seconds=0
 
 
 @pytest.fixture
-def strict(start: Callable[..., Server], monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+def strict(start: Callable[..., Server], monkeypatch: pytest.MonkeyPatch) -> Server:
     """A server that has little patience and few places."""
     monkeypatch.setattr(connections, "LOOK_SECONDS", 0.05)
     return start(BOUNDS, auth="off", max_upload_bytes=2**30)

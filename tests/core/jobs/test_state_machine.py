@@ -107,7 +107,7 @@ class Lives(RuleBasedStateMachine):
     @rule(claim=claims, category=st.sampled_from(["user", "transient"]))
     def fail(self, claim: tuple[str, int], category: Any) -> None:
         error = JobError.of("some_error", category, "it went wrong")
-        if self._write(claim, lambda *at: jobs.fail(*at, error, retry_delay_seconds=0)):
+        if self._write(claim, lambda session, job, fence: jobs.fail(session, job, fence, error, retry_delay_seconds=0)):
             known = self.model[claim[0]]
             if category == "transient" and known.cancel:
                 self._ended(claim, "cancelled")

@@ -2,17 +2,26 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from engine.contract.errors import EngineError
 from engine.contract.metadata import DatasetMetadata, ModelMetadata
-from engine.jobs.inspection import inspect_dataset, inspect_model
+from engine.jobs import inspection
 from tests.engine.formats.onnx.exporting import export
 from tests.engine.formats.onnx.files import LENET, npz_file, onnx_file, safetensors_file
 from tests.engine.formats.onnx.graphs import BATCH, model, node, normal
 from tests.engine.formats.onnx.networks import CASES
+
+
+def inspect_model(*asked: Any) -> dict[str, Any]:
+    return json.loads(inspection.inspect_model(*asked).model_dump_json())
+
+
+def inspect_dataset(*asked: Any) -> dict[str, Any]:
+    return json.loads(inspection.inspect_dataset(*asked).model_dump_json())
 
 
 def write(tmp_path: Path, data: bytes) -> Path:
@@ -107,7 +116,7 @@ def test_open_dimensions_can_be_stated(tmp_path: Path) -> None:
     path = write(tmp_path, fixed_height())
     assert "input_specs" in inspect_model(path, "onnx", ModelMetadata(), tmp_path)["untrainable_reason"]
     found = inspect_model(path, "onnx", ModelMetadata(input_specs=[{"name": "x", "shape": ["batch", 2, 4, 6]}]), tmp_path)
-    assert found["signature"]["inputs"][0]["shape"] == (None, 2, 4, 6)
+    assert found["signature"]["inputs"][0]["shape"] == [None, 2, 4, 6]
     assert (found["trainable"], found["macs_count"]) == (True, 8 * 6 * 3)
 
 

@@ -154,8 +154,8 @@ def test_what_is_counted_is_in_the_published_file(ran: Callable[..., Ran], files
         assert figures["params_count"] == sum(item.size for item in weights) - statistics
         assert figures["nonzero_params_count"] == sum(np.count_nonzero(item) for item in weights) - statistics
     only = ran({"steps": [{"method": "magnitude_pruning", "sparsity": 0.5}], "export": ["safetensors"]})
-    tensors = load_file(only.directory / "out" / "model.safetensors")
-    parameters = {name: value for name, value in tensors.items() if "running" not in name and "num_batches" not in name}
+    stored = load_file(only.directory / "out" / "model.safetensors")
+    parameters = {name: value for name, value in stored.items() if "running" not in name and "num_batches" not in name}
     assert only.result["result"]["params_count"] == sum(value.size for value in parameters.values())
 
 

@@ -3,6 +3,8 @@
 import math
 import subprocess
 import sys
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -58,7 +60,7 @@ def overlap(answers, wanted):
     return (answers & wanted).sum() / max(1, (answers | wanted).sum())
 
 
-EXPECTED = {
+EXPECTED: dict[str, Callable[[], Any]] = {
     "top1": (SCORES.argmax(1) == LABELS).mean,
     "top5": lambda: np.mean([label in np.argsort(-row, kind="stable")[:5] for row, label in zip(SCORES, LABELS, strict=True)]),
     "token_accuracy": (SCORES.argmax(1) == LABELS).mean,

@@ -93,5 +93,5 @@ def test_earlier_reports_show_what_they_showed():
         "baselines": {"macs_ratio": 4.0, "rows": [{"baseline": "scratch_b", "test.top1": 0.9}]},
         "operators": {"Conv": {"int8": 3, "float": 1}},
     }
-    assert [item.type for item in shown_before(found)] == ["table", "curve", "table", "table"]
-    assert shown_before({"stages": [{"stage": "before"}]}) == ()
+    assert [item.type for item in shown_before(step().model_copy(update={"report": found}))] == ["table", "curve", "table", "table"]
+    assert shown_before(step().model_copy(update={"report": {"stages": [{"stage": "before"}]}})) == ()

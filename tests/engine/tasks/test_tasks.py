@@ -194,10 +194,11 @@ def test_a_student_learns_from_the_teacher_alone(kind: str, tmp_path: Path) -> N
 
 def test_two_heads_of_different_tasks_are_both_kept(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    teacher = Outputs(nn.Linear(24, 6), nn.Linear(24, 3)).eval()
+    box = nn.Linear(24, 3)
+    teacher = Outputs(nn.Linear(24, 6), box).eval()
     for parameter in teacher.parameters():
         parameter.data *= 2
-    teacher.heads[1].weight.data *= 100  # in another unit
+    box.weight.data *= 100  # in another unit
     with torch.no_grad():
         first, _box = (answer.numpy() for answer in teacher(torch.from_numpy(VECTORS)))
     rows = Rows({"x": VECTORS}, {"y": first.argmax(1)})

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import nn
@@ -22,7 +21,9 @@ from engine.training.loop import iterations_of
 
 Rounds = Sequence[Mapping[str, int]]
 """For each round, how many units every group lost, by the group's name."""
-NOTHING = {"iterations": 0, "epochs": 0.0, "training_macs_count": 0, "training_seconds": 0.0}
+Spent = dict[str, int | float]
+"""What trainings took, by name."""
+NOTHING: Spent = {"iterations": 0, "epochs": 0.0, "training_macs_count": 0, "training_seconds": 0.0}
 
 
 def compare(original: nn.Module, pruned: nn.Module, params: StructuredPruning, context: Context, *, rounds: Rounds, inputs: Inputs) -> None:
@@ -40,11 +41,10 @@ def compare(original: nn.Module, pruned: nn.Module, params: StructuredPruning, c
             initialize(module, "kaiming_normal", context.new_seed())
             spent = _train(module, params.training if name == "scratch_e" else lengthened(params.training, large / small), small, context)
         measured = context.data is not None and context.evaluation_split in context.data.splits
-        row = {"baseline": name, **spent, **(context.evaluate(module, context.evaluation_split) if measured else {})}
-        for key, value in row.items():
-            if key.startswith(f"{context.evaluation_split}."):
-                context.metric(f"{name}.{key}", value)
-        rows.append(row)
+        reached = context.evaluate(module, context.evaluation_split) if measured else {}
+        for key, value in reached.items():
+            context.metric(f"{name}.{key}", value)
+        rows.append({"baseline": name, **spent, **reached})
     context.report("baselines", {"macs_ratio": large / small, "rows": rows})
     context.show(Table.of("Baselines", "baseline", rows))
 
@@ -55,13 +55,11 @@ def lengthened(training: TrainingFields, factor: float) -> TrainingFields:
     return training.model_copy(update={length: int((getattr(training, length) or 0) * factor)})
 
 
-def _random(
-    original: nn.Module, params: StructuredPruning, context: Context, *, rounds: Rounds, inputs: Inputs
-) -> tuple[nn.Module, dict[str, Any]]:
+def _random(original: nn.Module, params: StructuredPruning, context: Context, *, rounds: Rounds, inputs: Inputs) -> tuple[nn.Module, Spent]:
     """As many channels of every layer, chosen by chance, and the same tuning after each round."""
     module = copy.deepcopy(original)
     rng = context.rng()
-    total: dict[str, Any] = dict(NOTHING)
+    total: Spent = dict(NOTHING)
     for removed in rounds:
         graph = ChannelGraph(module, inputs, removed)
         for group in graph.groups:
@@ -75,13 +73,13 @@ def _random(
     return module, total
 
 
-def _train(module: nn.Module, training: TrainingFields, macs: int, context: Context) -> dict[str, Any]:
+def _train(module: nn.Module, training: TrainingFields, macs: int, context: Context) -> Spent:
     """Train in place without a trace in the step's own series; returns what it took. A backward pass counts as two forward ones."""
     history = context.train(module, training, report=False)
     return spent(training, context.split("train").count, macs) | {"training_seconds": history.seconds}
 
 
-def spent(training: TrainingFields, examples_count: int, macs: int) -> dict[str, Any]:
+def spent(training: TrainingFields, examples_count: int, macs: int) -> Spent:
     """Length and cost of a training run of a network that takes `macs` operations for one example."""
     iterations = iterations_of(training, examples_count)
     epochs = iterations / math.ceil(examples_count / training.batch_size)

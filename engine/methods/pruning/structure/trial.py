@@ -20,6 +20,10 @@ State = dict[str, Tensor]
 CURVE_POINTS = 100
 
 
+Row = dict[str, Any]
+"""A row of the step's report, as JSON types."""
+
+
 @dataclass
 class Trial:
     """What a training run came to; early stopping is the look at which the validation loss was lowest."""
@@ -35,11 +39,11 @@ class Trial:
     """Iteration, and the validation examples' risk (such as cross-entropy) and quality (such as accuracy), at every look."""
 
     @classmethod
-    def from_json(cls, fields: dict[str, Any]) -> Trial:
+    def from_json(cls, fields: Row) -> Trial:
         """The run whose fields were written as JSON."""
         return cls(**{**fields, "curve": [(int(look[0]), float(look[1]), float(look[2])) for look in fields["curve"]]})
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> Row:
         """The run as a row of the report; of a long curve, evenly spaced looks."""
         return {
             "early_stop_iteration": self.early_stop_iteration,
@@ -56,7 +60,7 @@ def thinned(curve: list[tuple[int, float, float]]) -> list[tuple[int, float, flo
     return curve[::-1][:: max(1, step)][::-1]
 
 
-def mean_trial(trials: list[Trial]) -> dict[str, Any]:
+def mean_trial(trials: list[Trial]) -> Row:
     """Means over repeated runs, as a row of the report, and the spread of what early stopping gave."""
     first = trials[0].to_json()
     means = Trial(

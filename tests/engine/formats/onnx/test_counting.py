@@ -75,7 +75,7 @@ def test_a_file_and_its_module_count_the_same(name: str, tmp_path: Path) -> None
     assert count_onnx(path) == network.with_module(network.module).count()
 
 
-class Reader(ort_quantization.CalibrationDataReader):
+class Reader(ort_quantization.CalibrationDataReader):  # type: ignore[misc]  # it has no types
     def __init__(self, name: str) -> None:
         self._batches = iter([{"in0": CASES[name].inputs(2)[0].numpy()}])
 

@@ -20,11 +20,11 @@ from tests.engine.formats.onnx.networks import CASES
 def graph(name: str, nodes: list[onnx.NodeProto], inputs: list[str], outputs: list[str], weights: dict[str, np.ndarray]) -> onnx.GraphProto:
     """A subgraph; a loop's counter and condition are scalars."""
     kinds = {"step": TensorProto.INT64, "go": TensorProto.BOOL, "still": TensorProto.BOOL}
-    infos = [
+    ins, outs = (
         [helper.make_tensor_value_info(item, kinds.get(item, TensorProto.FLOAT), [] if item in kinds else None) for item in side]
         for side in (inputs, outputs)
-    ]
-    return helper.make_graph(nodes, name, *infos, [numpy_helper.from_array(array, item) for item, array in weights.items()])
+    )
+    return helper.make_graph(nodes, name, ins, outs, [numpy_helper.from_array(array, item) for item, array in weights.items()])
 
 
 def branch(name: str, width: int, out: str) -> onnx.GraphProto:

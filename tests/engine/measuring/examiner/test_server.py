@@ -85,7 +85,9 @@ def test_metrics_are_those_of_the_whole_split_whatever_the_batch(examiner: Exami
 def test_outputs_that_were_kept_are_the_files(examiner: Examiner, folder: Path) -> None:
     assert stored_outputs(folder / "elsewhere") is None
     examiner.score(request(folder, "first.onnx", outputs=str(folder / "elsewhere")))()
-    (kept,) = stored_outputs(folder / "elsewhere") or ()
+    stored = stored_outputs(folder / "elsewhere")
+    assert stored is not None
+    (kept,) = stored
     (own,) = ort.InferenceSession(folder / "first.onnx").run(None, {"x": make_split(150, 2).images})
     np.testing.assert_allclose(kept, own, atol=1e-5)
 
@@ -166,7 +168,7 @@ def test_answers_come_back_to_their_questions(examiner: Examiner, folder: Path) 
 
 def test_tensors_are_told_by_their_bytes(examiner: Examiner, tmp_path: Path) -> None:
     save_file({"a": np.float32([1, 2]), "b": np.float32([1, np.nextafter(np.float32(2), np.float32(3))])}, tmp_path / "t.safetensors")
-    digests = examiner.digest(DigestRequest(file=tmp_path / "t.safetensors"))()
+    digests = examiner.digest(DigestRequest(file=tmp_path / "t.safetensors", format="safetensors"))()
     assert digests["a"].shape == digests["b"].shape == (2,)
     assert digests["a"].sha256 != digests["b"].sha256
 
@@ -176,7 +178,7 @@ def test_a_killed_process_is_a_sentence() -> None:
         process._process.send_signal(signal.SIGKILL)
         process._process.wait(10)
         with pytest.raises(EngineError) as caught:
-            process.digest(DigestRequest(file=Path("x")))()
+            process.digest(DigestRequest(file=Path("x"), format="safetensors"))()
         assert (caught.value.code, caught.value.category, caught.value.retryable) == ("child_killed", "transient", True)
 
 
@@ -185,13 +187,13 @@ def test_a_crashed_process_tells_by_which_signal() -> None:
         process._process.send_signal(signal.SIGBUS)
         process._process.wait(10)
         with pytest.raises(EngineError) as caught:
-            process.digest(DigestRequest(file=Path("x")))()
+            process.digest(DigestRequest(file=Path("x"), format="safetensors"))()
         assert (caught.value.code, caught.value.details) == ("runtime_crashed", {"signal": signal.SIGBUS})
 
 
 def test_an_answer_that_fails_is_an_error_and_the_process_goes_on(examiner: Examiner, tmp_path: Path) -> None:
     with pytest.raises(EngineError) as caught:
-        examiner.digest(DigestRequest(file=tmp_path / "nothing"))()
+        examiner.digest(DigestRequest(file=tmp_path / "nothing", format="safetensors"))()
     assert (caught.value.code, caught.value.category) == ("internal_error", "internal")
     test_tensors_are_told_by_their_bytes(examiner, tmp_path)
 
@@ -203,7 +205,7 @@ def test_it_dies_with_its_parent(tmp_path: Path) -> None:
         "from engine.measuring.examiner.client import Examiner\n"
         "from engine.measuring.examiner.messages import DigestRequest\n"
         "e = Examiner()\n"
-        "try: e.digest(DigestRequest(file='x'))()\n"
+        "try: e.digest(DigestRequest(file='x', format='safetensors'))()\n"
         "except Exception: pass\n"
         "print(e._process.pid, flush=True); time.sleep(60)"
     )

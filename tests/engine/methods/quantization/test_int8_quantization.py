@@ -64,6 +64,12 @@ def test_the_kind_that_keeps_the_accuracy_is_published_and_every_try_reported(fi
     assert report["result"]["file_bytes"] == tries["static_fewer_operators"]["file_bytes"]
     assert report["steps"][0]["report"]["left_in_float"] == ["first"]
     assert all(item["speedup"] > 0 and item["file_bytes"] > 0 for item in tries.values())
+    table = next(item for item in report["steps"][0]["shown"] if "tried" in item["title"])
+    assert [row[:2] for row in table["rows"]] == [
+        ["static", "too far"],
+        ["static fewer operators", "kept"],
+        ["dynamic", "too far"],
+    ]
 
 
 def test_without_a_target_one_point_is_the_measure(files: Path, tmp_path: Path) -> None:

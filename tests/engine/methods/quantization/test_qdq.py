@@ -81,7 +81,14 @@ def test_what_stands_between_two_convolutions_keeps_what_it_does(tmp_path: Path,
         assert decibels(before, outputs(file, IMAGES)) > (22 if params else 25)
 
 
-BIASES = {"vector": normal(10), "row": normal(1, 10), "one": normal(1), "number": np.float32(0.3), "none": None, "matrix": normal(16, 10)}
+BIASES: dict[str, Any] = {
+    "vector": normal(10),
+    "row": normal(1, 10),
+    "one": normal(1),
+    "number": np.float32(0.3),
+    "none": None,
+    "matrix": normal(16, 10),
+}
 
 
 @pytest.mark.parametrize("bias", BIASES)

@@ -212,7 +212,7 @@ class Res2(Network):
     def forward(self, x):
         p = list(functional.relu(self.a(x)).split(4, 1))
         out = [p[0]]
-        y = 0
+        y = torch.zeros(())
         for i in range(3):
             y = functional.relu(self.k[i](p[i + 1] + y))
             out.append(y)

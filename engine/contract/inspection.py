@@ -1,0 +1,110 @@
+"""What an upload was found to be: the results of the inspection jobs."""
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
+
+
+class _Found(BaseModel):
+    """Numbers that are not finite are null in JSON: the file itself may hold them."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", use_attribute_docstrings=True)
+
+
+class TensorInfo(_Found):
+    """One input, output or column; None in the shape is a dimension left open, the first one the batch."""
+
+    name: str
+    shape: tuple[int | None, ...]
+    dtype: str
+
+
+class SignatureInfo(_Found):
+    """What goes in and what comes out."""
+
+    inputs: tuple[TensorInfo, ...]
+    outputs: tuple[TensorInfo, ...]
+
+
+class LayerInfo(_Found):
+    """One layer, and what can be done to it."""
+
+    name: str
+    type: str
+    input_shape: tuple[int | None, ...] | None
+    output_shape: tuple[int | None, ...] | None
+    params_count: int | None
+    macs_count: int | None
+    prunable: bool
+    quantizable: bool
+
+
+class ModelInspection(_Found):
+    """What stands in a model's file."""
+
+    signature: SignatureInfo
+    params_count: int | None
+    nonzero_params_count: int | None
+    macs_count: int | None
+    opset: int | None = None
+    operators: dict[str, int] = {}
+    trainable: bool
+    untrainable_reason: str | None
+    layers: tuple[LayerInfo, ...]
+
+
+class SplitInfo(_Found):
+    """One split of a dataset."""
+
+    examples_count: int
+    labelled: bool
+
+
+class ArrayPreview(_Found):
+    """One array of one example."""
+
+    minimum: float | int | None
+    maximum: float | int | None
+    mean: float | None
+    values: Any = None
+    """All of them, where they are few; left out otherwise."""
+
+    @model_serializer(mode="wrap")
+    def _without_many(self, write: SerializerFunctionWrapHandler) -> dict[str, object]:
+        return _without(write(self), "values")
+
+
+class ExamplePreview(_Found):
+    """One example."""
+
+    index: int
+    label: int | None
+    inputs: dict[str, ArrayPreview]
+    targets: dict[str, ArrayPreview] | None = None
+    """Where they are something else than the number of a class."""
+
+    @model_serializer(mode="wrap")
+    def _without_classes(self, write: SerializerFunctionWrapHandler) -> dict[str, object]:
+        return _without(write(self), "targets")
+
+
+class DatasetInspection(_Found):
+    """What stands in a dataset's file."""
+
+    splits: dict[str, SplitInfo]
+    columns: tuple[TensorInfo, ...]
+    classes: tuple[int | str, ...] | None
+    labels: bool
+    """Whether every split has targets."""
+    preview: dict[str, tuple[ExamplePreview, ...]]
+
+
+INSPECTIONS: dict[str, type[ModelInspection] | type[DatasetInspection]] = {
+    "inspect_model": ModelInspection,
+    "inspect_dataset": DatasetInspection,
+}
+"""By the kind of the job that finds them."""
+
+
+def _without(written: dict[str, object], key: str) -> dict[str, object]:
+    return {name: value for name, value in written.items() if name != key or value is not None}
