@@ -47,15 +47,15 @@ def smallest(seconds: Mapping[int, float]) -> int:
 
 
 def aligned(groups: Sequence[ChannelGroup], shares: Mapping[str, float], found: Multiples) -> dict[str, int]:
-    """For each group the multiple that it keeps: that of its layers, but at most half of the channels that are left of it.
+    """For each group the multiple that it keeps: that of its layers, but no more than go, and half of those that stay.
 
     `shares` is what is to be removed of each group. A layer of few channels loses what the target asks for: it costs little anyway.
     """
     chosen = {}
     for group in groups:
         wanted = max(found[_kind(part.layer)] for part in group.parts if part.producing or part.consuming) if group.parts else 1
-        left = group.channels_count * (1 - shares[group.name])
-        while wanted > 1 and wanted > left / 2:
+        gone = group.channels_count * shares[group.name]
+        while wanted > 1 and wanted > min((group.channels_count - gone) / 2, gone):
             wanted //= 2
         chosen[group.name] = wanted
     return chosen
