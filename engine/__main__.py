@@ -64,6 +64,9 @@ def _parser() -> argparse.ArgumentParser:
     inspect.add_argument("file", type=Path)
     inspect.add_argument("--format", choices=list(catalogue()), help="default: by the file's ending")
     inspect.add_argument("--metadata", default="{}", metavar="JSON|FILE")
+    inspect.add_argument("--data", type=Path, help="of a model: a dataset to try it on; says what the outputs mean and how good they are")
+    inspect.add_argument("--data-format", choices=[name for name, known in catalogue().items() if known.holds == "dataset"])
+    inspect.add_argument("--data-metadata", default="{}", metavar="JSON|FILE")
     return parser
 
 
@@ -119,8 +122,12 @@ def _job(job: Job, out: Path | None, console: "Console") -> int:
 
 def _inspect(options: argparse.Namespace) -> int:
     kind = catalogue()[_format(options.file, options.format)].holds
+    if options.data is not None and kind != "model":
+        raise _usage("--data goes with a model")
     if kind == "model":
-        job = Job(kind="inspect_model", job_id="job_local", model=_model(options.file, options.format, options.metadata, None))
+        data = options.data and _dataset(options.data, options.data_format, options.data_metadata, None)
+        model = _model(options.file, options.format, options.metadata, None)
+        job = Job(kind="inspect_model", job_id="job_local", model=model, dataset=data)
     else:
         job = Job(kind="inspect_dataset", job_id="job_local", dataset=_dataset(options.file, options.format, options.metadata, None))
     console = Console(sys.stderr, None, json_events=False)

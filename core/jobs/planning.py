@@ -1,15 +1,17 @@
 """What a spec would do, without doing it: plan, warnings, and a rough estimate from what the inspections found.
 
 The estimate counts multiply-accumulate operations and divides by a rate that one core of a common CPU reaches on small networks. It
-tells minutes from hours, and no more than that.
+distinguishes minutes from hours, and no more than that.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy.orm import Session
+from sqlalchemy import select
+from sqlalchemy.orm import Session, undefer
 
+from core.database.tables import Job
 from core.errors import FieldError, NotFound, ServiceError
 from core.jobs import placement
 from core.jobs.check import Checked, Submission, check
@@ -46,7 +48,9 @@ def validate(session: Session, settings: Settings, project_id: str, submission: 
         "normalized_spec": None if spec is None else spec.normalized(),
         "spec_hash": None if spec is None else spec.spec_hash(),
         "plan": [] if spec is None else [_planned(index, step, costs[index]) for index, step in enumerate(spec.steps)],
-        "warnings": [] if spec is None else [*_warnings(spec, facts), *placement.warnings(session, settings, spec)],
+        "warnings": []
+        if spec is None
+        else [*_warnings(spec, facts), *placement.warnings(session, settings, spec), *_known_of_pair(session, checked)],
         "estimate": {
             "duration_seconds": None if spec is None else facts.duration_seconds(spec, costs),
             "peak_memory_bytes": None if spec is None else facts.peak_memory_bytes(spec),
@@ -93,6 +97,20 @@ def _warnings(spec: Spec, facts: "_Facts") -> Iterator[dict[str, Any]]:
             )
     if facts.waiting:
         yield _warning("not_inspected", f"{' and '.join(facts.waiting)} not been inspected yet: some mistakes are found only then", None)
+
+
+PAIR_WARNINGS = frozenset({"baseline_near_chance", "labels_unused"})
+"""What a job found out about its model and its dataset, whatever its steps were."""
+
+
+def _known_of_pair(session: Session, checked: Checked | None) -> list[dict[str, Any]]:
+    """What the last job with the same model and dataset found out about the two."""
+    if checked is None or checked.dataset is None:
+        return []
+    same = (Job.model_id == checked.model.id, Job.dataset_id == checked.dataset.id, Job.finished_at.is_not(None))
+    last = session.scalars(select(Job).where(*same).order_by(Job.finished_at.desc()).limit(1).options(undefer(Job.warnings))).one_or_none()
+    found = [] if last is None else [item for item in last.warnings if item["code"] in PAIR_WARNINGS]
+    return [{**item, "step_index": None, "details": {**item.get("details", {}), "job_id": last.id}} for item in found if last is not None]
 
 
 def _warning(code: str, message: str, step_index: int | None) -> dict[str, Any]:

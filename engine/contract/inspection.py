@@ -4,6 +4,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
 
+from engine.contract.heads import Head
+
 
 class _Found(BaseModel):
     """Numbers that are not finite are null in JSON: the file itself may hold them."""
@@ -39,6 +41,23 @@ class LayerInfo(_Found):
     quantizable: bool
 
 
+class PairInspection(_Found):
+    """What a model and a dataset are to each other."""
+
+    split: str
+    """Of the dataset, on which the model was tried."""
+    examples_count: int
+    outputs: tuple[Head, ...]
+    """How each output is read, and why."""
+    metrics: dict[str, float]
+    """Against the targets, by `<split>.<metric>` and `<split>.<metric>.<output>`."""
+    unused_targets: dict[str, str]
+    """Targets that no output is compared with, and why."""
+    near_chance: tuple[str, ...]
+    """Outputs that do no better than answers that do not look at the input; none is good."""
+    notes: tuple[str, ...]
+
+
 class ModelInspection(_Found):
     """What stands in a model's file."""
 
@@ -51,6 +70,12 @@ class ModelInspection(_Found):
     trainable: bool
     untrainable_reason: str | None
     layers: tuple[LayerInfo, ...]
+    pair: PairInspection | None = None
+    """Where it was looked at together with a dataset."""
+
+    @model_serializer(mode="wrap")
+    def _without_dataset(self, write: SerializerFunctionWrapHandler) -> dict[str, object]:
+        return _without(write(self), "pair")
 
 
 class SplitInfo(_Found):

@@ -6,6 +6,8 @@ MAX_TENSORS = 100_000
 """Tensors in one file (`tensor_limit_exceeded`)."""
 MAX_NODES = 200_000
 """Operators in one ONNX graph, model-local functions expanded (`tensor_limit_exceeded`)."""
+MAX_FOLDED_BYTES = 2**30
+"""What a runtime computes from constants alone while it loads a graph, beside four times what the file stores (`tensor_limit_exceeded`)."""
 MAX_TRAINABLE_NODES = 10_000
 """Operators of an ONNX graph that is made trainable; larger ones are described, and can be quantized, as they are."""
 MAX_TENSOR_ELEMENTS = 2**31

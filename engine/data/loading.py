@@ -64,6 +64,12 @@ def _inputs_of(split: str, stored: Stored, signature: Signature) -> dict[str, Ar
 
 def _prepared(key: str, array: Array, spec: TensorSpec, preprocessing: Mapping[str, PreprocessingSpec]) -> Preprocessing:
     ready = Preprocessing(preprocessing[spec.name], array.shape[1:], spec)
+    if ready.scalar and array.size and (array != array.reshape(-1)[0]).any():
+        raise EngineError(
+            "dataset_invalid",
+            f"Input {spec.name!r} is one number for all examples of a batch, and {key} holds different ones.",
+            hint="Store the same number for every example.",
+        )
     if array.dtype.kind == "f" and ready.dtype.kind in "iu":
         raise EngineError("dataset_invalid", f"{key} is {array.dtype}, but input {spec.name!r} takes {spec.dtype}.", hint="Store integers.")
     return ready

@@ -41,6 +41,10 @@ class Preprocessing:
         if target.dtype not in _DTYPES:
             raise EngineError("shape_mismatch", f"Input {target.name!r} of the model is {target.dtype}, which no dataset can feed.")
         self.dtype = np.dtype(target.dtype)
+        self.scalar = target.shape == ()
+        """Whether the input is one number for a whole batch, such as a sampling rate."""
+        if self.scalar:
+            target = TensorSpec(target.name, (None, *([1] * len(stored))), target.dtype)
         floating = self.dtype.kind == "f"
         self._order, arranged = _arrange(spec.layout, stored, target)
         self._arranged = tuple(1 if source is None else stored[source] for source in arranged)
@@ -65,7 +69,8 @@ class Preprocessing:
         if not self._plain:
             moved = np.multiply(moved, self._factor, dtype=np.float32)
             moved += self._offset
-        return np.ascontiguousarray(moved, dtype=self.dtype).reshape((len(stored), *self.shape))
+        ready = np.ascontiguousarray(moved, dtype=self.dtype).reshape((len(stored), *self.shape))
+        return np.asarray(ready.reshape(-1)[0]) if self.scalar else ready
 
 
 def _arrange(layout: str | None, stored: tuple[int, ...], target: TensorSpec) -> tuple[list[int], list[int | None]]:

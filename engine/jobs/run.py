@@ -69,7 +69,12 @@ def _do(job: Job, directory: Path, emit: Emit, replicas: Replicas | None) -> Non
     emit(events.Phase(phase="inspecting"))
     work = directory / "tmp"
     if job.kind == "inspect_model" and job.model is not None:
-        found: BaseModel = inspection.inspect_model(job.model.path, job.model.format, job.model.metadata, work)
+        looked = inspection.inspect_model(job.model.path, job.model.format, job.model.metadata, work)
+        if job.dataset is not None:
+            from engine.jobs.pair import inspect_pair
+
+            looked = looked.model_copy(update={"pair": inspect_pair(job.model, job.dataset, work)})
+        found: BaseModel = looked
     elif job.kind == "inspect_dataset" and job.dataset is not None:
         found = inspection.inspect_dataset(job.dataset.path, job.dataset.format, job.dataset.metadata, work)
     else:

@@ -126,8 +126,13 @@ class Context(StepContext):
         return targets_loss(self.trained_heads(examples), label_smoothing)
 
     def score(self, module: nn.Module, examples: Examples) -> dict[str, float]:
-        """Metrics against the targets of `examples`, by `<metric>` and, of several outputs, `<metric>.<output>`."""
-        scores = Scores(self.trained_heads(examples), fidelity=False)
+        """Metrics against the targets of `examples`, by `<metric>` and, of several outputs, `<metric>.<output>`; the same in every process."""
+        heads = self.trained_heads(examples)
+        figures: dict[str, float] = self.replicas.once(lambda: self._score(module, examples, heads))
+        return figures
+
+    def _score(self, module: nn.Module, examples: Examples, heads: Sequence[Head]) -> dict[str, float]:
+        scores = Scores(heads, fidelity=False)
         answers = predict(module, examples, self.input_names, self.device, keep=self._read_inputs())
         scores.add(answers.outputs, answers.targets, answers.inputs)
         return scores.figures()
@@ -217,6 +222,7 @@ class Context(StepContext):
     def evaluate(self, network: Network | nn.Module, split: str) -> dict[str, float]:
         """Metrics by `<split>.<metric>`: those of the outputs' tasks where there are targets, fidelity to the baseline in any case."""
         module = network if isinstance(network, nn.Module) else network.module
+        self.reading()  # asked of all processes, and not inside of what the first one does alone
         figures: dict[str, float] = self.replicas.once(lambda: self._evaluate(module, split))
         return figures
 

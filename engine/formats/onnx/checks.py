@@ -12,6 +12,7 @@ import onnx.inliner
 from engine.contract import limits
 from engine.contract.errors import EngineError
 from engine.files.onnx import external_data_forbidden
+from engine.formats.onnx.folding import check_folding
 
 Nodes = Iterator[onnx.NodeProto]
 _WEIGHTED = frozenset(
@@ -33,6 +34,8 @@ _WEIGHTED = frozenset(
     ]
 )
 """Operators whose constants are weights: infinity in them is damage, while a mask that is added may well hold it."""
+_LONGEST_VECTOR = 1 << 20
+"""Elements up to which values are followed."""
 _SMALL = 4096
 """Elements up to which a constant is kept for shape inference: shapes and axes are short."""
 
@@ -51,6 +54,7 @@ def check_graph(model: onnx.ModelProto) -> None:
     for tensor in all_tensors(model):
         _check_tensor(tensor)
     _check_finite(model)
+    check_folding(inlined(model))
     _check_shapes(model)
 
 
@@ -95,12 +99,26 @@ def skeleton_of(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def inferred(skeleton: onnx.ModelProto) -> onnx.ModelProto:
-    """The same graph with the shapes that follow from its inputs. Raises `model_invalid` where they contradict one another."""
+    """The same graph with the shapes that follow from its inputs. Raises `model_invalid` where they contradict one another.
+
+    Values are followed, since shapes are computed from them, unless there is a vector of so many elements that following it would take
+    the memory: onnx keeps more than a hundred bytes for each of them.
+    """
     try:
+        plain = onnx.shape_inference.infer_shapes(skeleton)
+        if any(_is_long_vector(item) for item in (*plain.graph.input, *plain.graph.value_info, *plain.graph.output)):
+            return plain
         return onnx.shape_inference.infer_shapes(skeleton, data_prop=True)
+    except MemoryError:
+        raise
     except Exception as error:
         reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         raise EngineError("model_invalid", f"The shapes in the graph contradict one another: {reason}.") from error
+
+
+def _is_long_vector(item: onnx.ValueInfoProto) -> bool:
+    dims = item.type.tensor_type.shape.dim
+    return len(dims) == 1 and dims[0].dim_value > _LONGEST_VECTOR
 
 
 def _check_text(model: onnx.ModelProto) -> None:

@@ -237,6 +237,11 @@ def _zero_point(name: str, flat: FlatGraph) -> Any:
     if name not in flat.constants:
         return 0
     rank = len(flat.constants[name].dims)
+    looked_up = [node.outputs[0] for node, index in flat.readers.get(name, ()) if node.kind in _LOOKUPS and index == 0]
+    if looked_up:
+        points = [node.inputs[2] for output in looked_up for node, _ in flat.readers.get(output, ()) if len(node.inputs) == 3]
+        single = next((flat.constants[point] for point in points if point in flat.constants), None)
+        return onnx.numpy_helper.to_array(single).reshape(-1)[0] if single is not None and math.prod(single.dims) == 1 else 0
     for node, index in flat.readers.get(name, ()):
         weight, zero = positions.get(node.kind, (-1, -1))
         if node.kind == "DynamicQuantizeLSTM" and index in (1, 2):

@@ -31,14 +31,16 @@ _DRAWS = 3
 _EXACT = 1e-8
 """Noise of this share of the signal's power is beneath notice: -80 dB."""
 _MOST_BLAMED = 8
+_LARGE_EXAMPLE = 32 << 20
+"""Bytes of activations."""
 
 Errors = NDArray[np.float64]
 """Power of the error of each floating-point output, relative to the output's power."""
 
 
-def examples(feeds: Iterable[Feed]) -> list[Feed]:
-    """The first few calibration batches."""
-    return list(itertools.islice(feeds, COMPARED_EXAMPLES))
+def examples(feeds: Iterable[Feed], example_bytes: int) -> list[Feed]:
+    """The first few calibration batches; one alone where an example is large, and its outputs tell as much as many small ones."""
+    return list(itertools.islice(feeds, COMPARED_EXAMPLES if example_bytes <= _LARGE_EXAMPLE else 1))
 
 
 def settle(

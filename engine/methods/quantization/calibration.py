@@ -40,6 +40,8 @@ class Observer:
     work: Path
     batch_size: int
     by_priority: bool = False
+    example_bytes: int = 0
+    """Activations of one example."""
     ranges: Ranges = field(default_factory=dict)
     """NaN on either side where a tensor was not finite."""
 
@@ -147,7 +149,7 @@ def observer(graph: Path, feeds: Feeds, params: Calibration, *, threads: int, wo
     """
     first = next(feeds(1))
     chosen = footprint.choose(graph, first, params.batch_size, threads=threads)
-    return Observer(graph, feeds, params, threads, work, chosen.batch_size, chosen.by_priority)
+    return Observer(graph, feeds, params, threads, work, chosen.batch_size, chosen.by_priority, chosen.example_bytes)
 
 
 def towards_softmax(index: Index) -> set[str]:

@@ -23,6 +23,8 @@ class Footprint:
     batch_size: int
     by_priority: bool
     """Whether the runtime's other order of nodes needed less memory for one example."""
+    example_bytes: int
+    """Activations of one example."""
 
 
 def choose(graph: Path, example: Feed, batch_size: int | None, *, threads: int) -> Footprint:
@@ -37,10 +39,10 @@ def choose(graph: Path, example: Feed, batch_size: int | None, *, threads: int) 
     needed = activation_bytes(graph, example)
     size = batch_size or max(1, min(MOST_EXAMPLES, ACTIVATION_BYTES // max(1, needed)))
     if size * needed <= ACTIVATION_BYTES:
-        return Footprint(size, by_priority=False)
+        return Footprint(size, by_priority=False, example_bytes=needed)
     peaks = [_growth(graph, example, by_priority=order, threads=threads) for order in (False, True)]
     # The default order has the fewest surprises: another one must be worth it.
-    return Footprint(size, by_priority=peaks[1] < 0.9 * peaks[0])
+    return Footprint(size, by_priority=peaks[1] < 0.9 * peaks[0], example_bytes=needed)
 
 
 def activation_bytes(graph: Path, example: Feed) -> int:

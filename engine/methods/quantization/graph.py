@@ -13,6 +13,7 @@ from engine.contract.patterns import matches
 from engine.formats.onnx import runtime
 from engine.formats.onnx.checks import inferred, skeleton_of
 from engine.formats.onnx.importer.names import module_path
+from engine.methods.quantization.carried import unsigned
 from engine.methods.quantization.index import Index
 from engine.methods.quantization.names import FreshNames
 from engine.methods.quantization.single import to_single
@@ -102,8 +103,11 @@ def outline(path: Path) -> onnx.ModelProto:
 
 
 def finish(path: Path) -> None:
-    """Strip what exporters leave in a file and no runtime reads: documentation, stack traces, scratch metadata of the quantizer."""
-    model = onnx.load(path)
+    """Strip what exporters leave in a file and no runtime reads: documentation, stack traces, scratch metadata of the quantizer.
+
+    Signed bytes that the runtime could not carry become unsigned ones (see `carried`).
+    """
+    model = unsigned(onnx.load(path))
     for node in all_nodes(model.graph):
         node.ClearField("doc_string")
         node.ClearField("metadata_props")
@@ -242,13 +246,26 @@ def _with_opset(model: onnx.ModelProto, minimum: int) -> onnx.ModelProto:
     if version >= minimum:
         return model
     try:
-        return onnx.version_converter.convert_version(model, minimum)
+        return _with_fills(onnx.version_converter.convert_version(model, minimum))
     except Exception as error:
         raise EngineError(
             "unsupported_operator",
             f"Quantization needs ONNX operator set {minimum}; the file has {version} and cannot be raised: {str(error)[:300]}",
             hint=f"Export the network with opset {minimum} or newer.",
         ) from error
+
+
+def _with_fills(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Pads whose fill became an input in operator set 11: the converter leaves it where it was."""
+    fresh = FreshNames(model)
+    for node in model.graph.node:
+        fill = next((item for item in node.attribute if item.name == "value"), None)
+        if node.op_type == "Pad" and node.domain in ("", "ai.onnx") and fill is not None and len(node.input) == 2:
+            name = fresh.claim(f"{node.output[0]}_fill")
+            model.graph.initializer.append(onnx.numpy_helper.from_array(np.array(fill.f, np.float32), name))
+            node.input.append(name)
+            node.attribute.remove(fill)
+    return model
 
 
 def _drop_unused_domains(model: onnx.ModelProto, original: dict[str, int]) -> None:

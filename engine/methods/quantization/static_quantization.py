@@ -86,7 +86,7 @@ class Calibrated:
         context.phase("quantizing")
         excluded = {*self.prepared.excluded, *also_in_float}
         chosen = self.quantizer.plan(excluded)
-        examples = agreement.examples(self.feeds(1))
+        examples = agreement.examples(self.feeds(1), self.quantizer.example_bytes)
         blamed = agreement.settle(self.quantizer, chosen, excluded, target, examples, threads=context.threads, work=context.work)
         graph.finish(target)
         _report(self.quantizer, excluded, blamed, context)
@@ -99,7 +99,7 @@ class Calibrated:
     def lossy(self, context: StepContext) -> list[str]:
         """Products that lose most to rounding, which are the first to stay in float."""
         chosen = self.quantizer.plan(self.prepared.excluded)
-        examples = agreement.examples(self.feeds(1))
+        examples = agreement.examples(self.feeds(1), self.quantizer.example_bytes)
         return sensitivity.lossy(self.quantizer, chosen, examples, threads=context.threads, work=context.work)
 
 
@@ -110,6 +110,7 @@ class Quantizer:
         self.path, self.index = path, Index(graph.outline(path))
         self.infinite: dict[str, str] = {}
         """Nodes that stay in float because a tensor of theirs was not finite, with that tensor."""
+        self.example_bytes = ranges.example_bytes
         self._params, self._ranges, self._levels = params, ranges, levels
 
     def plan(self, excluded: Collection[str]) -> Plan:

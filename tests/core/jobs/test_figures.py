@@ -141,6 +141,18 @@ def test_warnings_say_what_to_expect(world: World) -> None:
     ]
 
 
+def test_what_a_job_found_out_about_model_and_dataset_is_told_before_the_next(world: World) -> None:
+    chance = {"code": "baseline_near_chance", "message": "It knows nothing.", "step_index": None, "details": {}}
+    claim = world.running()
+    with world.service.database.unit_of_work() as session:
+        slower = {**chance, "code": "latency_regressed"}
+        jobs.heartbeat(session, claim.job_id, claim.fence, lease_seconds=60, report=Report(warnings=[chance, slower]))
+    usual = _verdict(world)["warnings"]
+    with world.service.database.unit_of_work() as session:
+        jobs.finish(session, claim.job_id, claim.fence, outcome=None, result={})
+    assert _verdict(world)["warnings"] == [*usual, {**chance, "details": {"job_id": claim.job_id}}]
+
+
 def test_what_is_wrong_is_listed_and_nothing_is_raised(world: World) -> None:
     wrong = _verdict(world, steps=[{"method": "magnitude_pruning", "sparsity": 2}])
     assert (wrong["valid"], wrong["normalized_spec"], wrong["plan"]) == (False, None, [])

@@ -228,3 +228,13 @@ def test_damage_is_never_anything_but_an_engine_error(
         loaded = load(tmp_path_factory.getbasetemp(), bytes(content), IMAGES, {"layout": "NHW"})
         for split in loaded.splits.values():
             split.batch([0])
+
+
+def test_an_input_of_one_number_is_given_to_whole_batches(tmp_path: Path) -> None:
+    wanted = Signature((TensorSpec("sound", (None, 4)), TensorSpec("rate", (), "int64")), (TensorSpec("y", (None, 1)),))
+    sound = RNG.standard_normal((6, 4)).astype(np.float32)
+    for rate in (np.full(6, 16000), np.full((6, 1), 16000)):
+        batch, _ = load(tmp_path, npz_file({"x_train.sound": sound, "x_train.rate": rate}), wanted).split("train").batch([3, 1])
+        assert (batch["rate"].shape, str(batch["rate"].dtype), int(batch["rate"])) == ((), "int64", 16000)
+    error = refused(tmp_path, npz_file({"x_train.sound": sound, "x_train.rate": np.arange(6)}), wanted)
+    assert "one number for all examples" in error.message

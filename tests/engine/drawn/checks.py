@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,7 @@ from engine.contract.metadata import ModelMetadata
 from engine.formats import load_network
 from engine.formats.onnx.counting import count_onnx
 from engine.methods.context import Context
+from engine.methods.pruning import structured_pruning
 from engine.networks.network import Network
 from tests.engine.drawn.graphs import Drawn
 from tests.engine.drawn.sketch import Array, run
@@ -28,17 +30,20 @@ ROUNDING_DB = 8.0
 
 @dataclass
 class Split:
-    """Examples of a drawn network."""
+    """Examples of a drawn network, without targets."""
 
     feed: dict[str, Array]
-    labels: None = None
+    targets: dict[str, Array] = field(default_factory=dict)
 
     @property
     def count(self) -> int:
         return len(next(iter(self.feed.values())))
 
-    def batch(self, indices: Array) -> tuple[dict[str, Array], None]:
-        return {name: array[indices] for name, array in self.feed.items()}, None
+    def targets_at(self, indices: Array) -> dict[str, Array]:
+        return {}
+
+    def batch(self, indices: Array) -> tuple[dict[str, Array], dict[str, Array]]:
+        return {name: array[indices] for name, array in self.feed.items()}, {}
 
 
 @dataclass
@@ -114,7 +119,7 @@ def exported(bench: Bench, module: torch.nn.Module) -> Path:
 
 def quantized_computes_nearly_the_same(bench: Bench, apply: Callable[..., Network], params: Any) -> Path | None:
     """An 8-bit file, run without the runtime's optimizations; None where it was refused with a reason."""
-    codes = {"nothing_quantized", "calibration_failed", "quantization_mismatch"}
+    codes = {"nothing_quantized", "calibration_failed", "quantization_mismatch", "unsupported_operator"}
     result = _or_refused(lambda: apply(bench.network, params, bench.context), codes)
     if result is None:
         return None
@@ -127,6 +132,42 @@ def quantized_computes_nearly_the_same(bench: Bench, apply: Callable[..., Networ
         assert (want.shape, want.dtype) == (got.shape, got.dtype)
         assert bench.drawn.is_rough or sqnr_db(want, got) >= ROUNDING_DB, f"{sqnr_db(want, got):.1f} dB"
     return file
+
+
+def silence(module: torch.nn.Module) -> None:
+    """Make every other output channel of each layer carry exactly zero."""
+    for layer in module.modules():
+        weight = getattr(layer, "weight", None)
+        if not isinstance(layer, torch.nn.Linear | torch.nn.modules.conv._ConvNd) or not isinstance(weight, torch.Tensor):
+            continue
+        with torch.no_grad():
+            if isinstance(layer, torch.nn.modules.conv._ConvTransposeNd):
+                each = weight.shape[1]
+                if each > 1 or layer.groups == 1:
+                    weight[:, 1::2] = 0
+            else:
+                weight[1::2] = 0
+            if layer.bias is not None:
+                each = layer.bias.shape[0] // (layer.groups if isinstance(layer, torch.nn.modules.conv._ConvTransposeNd) else 1)
+                layer.bias.view(-1, each)[:, 1::2] = 0
+
+
+def silent_channels_are_not_missed(bench: Bench, params: Any) -> Network | None:
+    """A network pruned of no more channels than are silent computes what it did before."""
+    module = copy.deepcopy(bench.network.module)
+    silence(module)
+    quiet = bench.network.with_module(module)
+    result = _or_refused(lambda: structured_pruning.apply(quiet, params, bench.context), {"pruning_impossible"})
+    if result is None:
+        return None
+    feed = bench.drawn.feed(bench.drawn.batch or 6, 31)
+    given = [torch.from_numpy(feed[tensor.name]) for tensor in bench.network.signature.inputs]
+    with torch.no_grad():
+        before, after = module(*given), result.module(*given)
+    pairs = zip(*((item,) if isinstance(item, torch.Tensor) else item for item in (before, after)), strict=True)
+    assert_close(*map(list, zip(*[(b.numpy(), a.numpy()) for a, b in pairs], strict=True)))
+    assert sum(p.numel() for p in result.module.parameters()) < sum(p.numel() for p in module.parameters())
+    return result
 
 
 def _or_refused(make: Callable[[], T], codes: set[str]) -> T | None:

@@ -46,6 +46,9 @@ def activation(s: Sketch, x: str) -> None:
         s.flows(*s.node(rng.choice(["Softmax", "LogSoftmax"]), [x], axis=rng.randrange(1, len(s.shape(x)))))
     elif kind == "Clip":
         low, high = rng.choice([(0.0, 6.0), (0.25, 1.0), (-1.0, 1.0), (None, 0.5), (-0.5, None), (0.0, None)])
+        if s.opset < 11:
+            s.flows(*s.node("Clip", [x], **{key: bound for key, bound in (("min", low), ("max", high)) if bound is not None}))
+            return
         bounds = [s.number(bound) if bound is not None else "" for bound in (low, high)]
         s.flows(*s.node("Clip", [x, *bounds[: 2 if high is not None else 1]]))
     elif kind == "PRelu":
@@ -62,6 +65,17 @@ def activation(s: Sketch, x: str) -> None:
         s.flows(*s.node(kind, [x, s.number(0.3)] if s.opset >= 12 else [x]))
     else:
         s.flows(*s.node(kind, [x]))
+
+
+def keeping_zero(s: Sketch, x: str) -> None:
+    """An activation that is zero at zero."""
+    s.flows(*s.node(s.rng.choice(["Relu", "Relu", "Tanh", "LeakyRelu", "Elu", "Abs", "Erf", "Softsign", "Neg"]), [x]))
+
+
+def added(s: Sketch, x: str) -> None:
+    """Two values of one shape, added."""
+    same = [name for name in s.pool if s.shape(name) == s.shape(x) and s.arrays[name].dtype == np.float32]
+    s.flows(*s.node("Add", [x, s.rng.choice(same)]))
 
 
 def arithmetic(s: Sketch, x: str) -> None:

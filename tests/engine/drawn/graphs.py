@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
 
@@ -12,7 +12,7 @@ import onnx
 from tests.engine.drawn import elementwise, layers, moving
 from tests.engine.drawn.sketch import BATCH, Array, Sketch, Unfit, assemble, outer_names, run
 
-OPSETS = (11, 12, 13, 14, 15, 17, 18, 20, 21)
+OPSETS = (7, 8, 9, 10, 11, 11, 12, 13, 13, 14, 15, 16, 17, 17, 18, 18, 19, 20, 21, 22, 23, 24, 25, 26)
 Operator = Callable[[Sketch, str], None]
 ANY: tuple[Operator, ...] = (
     elementwise.activation,
@@ -31,6 +31,15 @@ BY_RANK: dict[int, tuple[Operator, ...]] = {
     4: (*[layers.convolution] * 5, layers.product, moving.shuffle, moving.pool, elementwise.scaled_by_channel, *_IN_IMAGES),
     5: (layers.convolution, layers.batch_norm, moving.pool, moving.flatten, moving.flatten),
 }
+Choices = Mapping[int, Sequence[Operator]]
+_ZERO = (elementwise.keeping_zero, elementwise.keeping_zero, moving.reshape, elementwise.added, moving.join, moving.cut)
+KEEPING_ZERO: Choices = {
+    2: (*[layers.gemm] * 4, layers.product, elementwise.keeping_zero, elementwise.added, moving.join),
+    3: (*[layers.product, layers.convolution] * 3, moving.flatten, *_ZERO, moving.transpose),
+    4: (*[layers.convolution] * 8, layers.transposed_convolution, moving.pool, moving.flatten, *_ZERO),
+    5: (*[layers.convolution] * 3, moving.pool, moving.flatten, elementwise.keeping_zero),
+}
+"""Operators that make zeros of zeros, so that a channel that is silent stays silent up to the next layer."""
 _SHAPES = [(3,), (5,), (8,), (1,), (4, 6), (2, 3), (5, 1), (3, 8, 8), (1, 7, 5), (4, 6, 6), (2, 1, 9), (2, 3, 4, 3)]
 
 
@@ -51,9 +60,12 @@ class Drawn:
         return {name: _examples(rng, batch, shape, kind) for name, (shape, kind) in self.inputs.items()}
 
 
-def draw(rng: Random, size: int = 10) -> Drawn | None:
-    """A network of about `size` operators, or None where what was drawn mixes examples of a batch."""
-    sketch = Sketch(rng, rng.choice(OPSETS))
+def draw(rng: Random, size: int = 10, *, choices: Choices | None = None) -> Drawn | None:
+    """A network of about `size` operators, or None where what was drawn mixes examples of a batch.
+
+    `choices` are operators that keep zeros, for values of each rank; None stands for all there are.
+    """
+    sketch = Sketch(rng, rng.choice(OPSETS), keeps_zero=choices is not None)
     values = np.random.default_rng(rng.randrange(2**32))
     for shape in rng.sample(_SHAPES, rng.choice([1, 1, 1, 2])):
         _input(sketch, values, shape, np.float32)
@@ -65,14 +77,16 @@ def draw(rng: Random, size: int = 10) -> Drawn | None:
         wide = [name for name in sketch.pool if sketch.arrays[name].ndim > 1]
         x = wide[-1] if rng.random() < 0.6 else rng.choice(wide)
         with sketch.attempt():
-            _operator(sketch, x)(sketch, x)
+            _operator(sketch, x, choices)(sketch, x)
     return _finished(sketch, rng)
 
 
-def _operator(sketch: Sketch, x: str) -> Operator:
+def _operator(sketch: Sketch, x: str, choices: Choices | None) -> Operator:
     if sketch.arrays[x].dtype != np.float32:
         return layers.embedding
     rank = sketch.arrays[x].ndim
+    if choices is not None:
+        return sketch.rng.choice(choices.get(rank, choices[2]))
     weighted = BY_RANK.get(rank, ())
     if sketch.rng.random() < 0.5 or not weighted:
         return sketch.rng.choice(ANY)

@@ -12,7 +12,9 @@ def convolution(s: Sketch, x: str) -> None:
     """Conv of one to three dimensions: groups, strides, dilations, uneven or automatic padding, with and without a bias."""
     rng, (_, channels, *sizes) = s.rng, s.shape(x)
     group = rng.choice([d for d in range(1, channels + 1) if channels % d == 0])
-    out = group * rng.choice([1, 2, 3])
+    if s.keeps_zero:
+        group = rng.choice([1, 1, channels])
+    out = channels if s.keeps_zero and group > 1 else group * rng.choice([1, 2, 3, 4])
     kernel = [rng.choice([1, 2, 3]) for _ in sizes]
     weight = s.weight(out, channels // group, *kernel)
     attributes: dict[str, object] = {"group": group}
@@ -34,7 +36,8 @@ def transposed_convolution(s: Sketch, x: str) -> None:
     """ConvTranspose: grouped and depthwise, with output padding or an output size."""
     rng, (_, channels, *sizes) = s.rng, s.shape(x)
     group = rng.choice([d for d in range(1, channels + 1) if channels % d == 0])
-    each = rng.choice([1, 2])
+    group = 1 if s.keeps_zero else group
+    each = rng.choice([1, 2]) if not s.keeps_zero else rng.choice([2, 4])
     weight = s.constant(s.normal(channels, each, *[rng.choice([2, 3]) for _ in sizes], scale=0.5))
     attributes: dict[str, object] = {"group": group, "strides": [rng.choice([1, 2]) for _ in sizes]}
     if rng.random() < 0.3:
@@ -52,7 +55,7 @@ def gemm(s: Sketch, x: str) -> None:
     out, transposed = rng.choice([1, 2, 3, 5, 8]), rng.random() < 0.5
     weight = s.weight(*((out, width) if transposed else (width, out)))
     forms = [(out,), (1, out), (1,), (), (1, 1)]
-    bias = [s.constant(s.normal(*rng.choice(forms), scale=0.3), "b")] if rng.random() < 0.8 else []
+    bias = [s.constant(s.normal(*rng.choice(forms), scale=0.3), "b")] if rng.random() < 0.8 or s.opset < 11 else []
     attributes: dict[str, object] = {"transB": int(transposed)} if transposed or rng.random() < 0.5 else {}
     if rng.random() < 0.3:
         attributes |= {"alpha": rng.choice([0.5, 2.0]), "beta": rng.choice([0.5, 1.0, 0.0, -1.0])}
@@ -68,7 +71,7 @@ def product(s: Sketch, x: str) -> None:
         forms += [(1, shape[-1], out)] + ([(shape[-3], shape[-1], out), (1, 1, shape[-1], out)] if len(shape) == 4 else [])
     form = rng.choice(forms)
     (y,) = s.node("MatMul", [x, s.constant(s.normal(*form, scale=1 / np.sqrt(shape[-1])))])
-    if rng.random() < 0.6:
+    if rng.random() < 0.6 and not s.keeps_zero:
         bias = s.constant(s.normal(*rng.choice([s.shape(y)[-1:], (1,), (1, *s.shape(y)[1:])]), scale=0.3), "b")
         (y,) = s.node("Add", rng.choice([[y, bias], [bias, y]]))
     s.flows(y)

@@ -98,7 +98,10 @@ def cut(s: Sketch, x: str) -> None:
                 (size - 1, 0, -2),
             ]
         )
-        s.flows(*s.node("Slice", [x, s.ints(start), s.ints(end), s.ints(named), s.ints(step)]))
+        if s.opset >= 10:
+            s.flows(*s.node("Slice", [x, s.ints(start), s.ints(end), s.ints(named), s.ints(step)]))
+        elif step == 1:
+            s.flows(*s.node("Slice", [x], starts=[start], ends=[end], axes=[axis]))
     elif kind == "Split" and size > 1:
         sizes = rng.choice([[1, size - 1], [size - 1, 1], [size // 2] * 2 if size % 2 == 0 else [size // 2, size - size // 2]])
         given = (
@@ -137,6 +140,9 @@ def pad(s: Sketch, x: str) -> None:
     amounts = [[0, *[rng.choice([0, 0, 1, 2 if mode == "constant" else 1]) for _ in shape[1:]]] for _ in range(2)]
     if mode == "constant" and rng.random() < 0.2:
         amounts[0][-1] = -1
+    if s.opset < 11:
+        s.flows(*s.node("Pad", [x], pads=[*amounts[0], *amounts[1]], mode=mode, value=rng.choice([0.0, 1.5])))
+        return
     fill = [s.number(rng.choice([0.0, 1.5]))] if mode == "constant" and rng.random() < 0.5 else []
     s.flows(*s.node("Pad", [x, s.ints(*amounts[0], *amounts[1]), *fill], mode=mode))
 
@@ -151,6 +157,15 @@ def resize(s: Sketch, x: str) -> None:
     if mode == "nearest":
         attributes["nearest_mode"] = rng.choice(["floor", "round_prefer_floor"])
     factors = [rng.choice([1.0, 2.0, 1.5, 3.0]) for _ in sizes]
+    if s.opset < 11:
+        scales = [1.0, 1.0, *factors]
+        if s.opset < 9:
+            s.flows(*s.node("Upsample", [x], mode="nearest", scales=scales))
+        else:
+            s.flows(
+                *s.node("Upsample" if s.opset == 9 else "Resize", [x, s.constant(np.array(scales, np.float32), "factors")], mode="nearest")
+            )
+        return
     s.flows(*s.node("Resize", [x, "", s.constant(np.array([1, 1, *factors], np.float32), "factors")], **attributes))
 
 
@@ -194,6 +209,12 @@ def choose(s: Sketch, x: str) -> None:
         (places,) = s.node(rng.choice(["ArgMax", "ArgMin"]), [x], axis=axis, keepdims=rng.choice([0, 1]))
         s.flows(*s.node("Cast", [places], to=1))
     elif kind == "TopK":
+        if s.opset < 10:
+            s.flows(s.node("TopK", [x], 2, axis=axis, k=rng.randrange(1, shape[axis] + 1))[0])
+            return
+        if s.opset < 11:
+            s.flows(s.node("TopK", [x, s.ints(rng.randrange(1, shape[axis] + 1))], 2, axis=axis)[0])
+            return
         values, places = s.node("TopK", [x, s.ints(rng.randrange(1, shape[axis] + 1))], 2, axis=axis, largest=rng.choice([0, 1]))
         s.flows(values)
     elif kind == "CumSum":

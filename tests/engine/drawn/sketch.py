@@ -33,9 +33,11 @@ class Unfit(Exception):
 class Sketch:
     """Nodes, constants, and the arrays that every value has for one batch."""
 
-    def __init__(self, rng: Random, opset: int) -> None:
+    def __init__(self, rng: Random, opset: int, *, keeps_zero: bool = False) -> None:
         self.rng = rng
         self.opset = opset
+        self.keeps_zero = keeps_zero
+        """Whether layers may have no other bias than their own, and groups of one channel or of all."""
         self.nodes: list[onnx.NodeProto] = []
         self.constants: dict[str, Array] = {}
         self.inputs: dict[str, Array] = {}

@@ -1,12 +1,14 @@
 """What the inspection of an upload reports, and what it refuses."""
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from engine.contract import limits
 from engine.contract.errors import EngineError
 from engine.contract.metadata import DatasetMetadata, ModelMetadata
 from engine.jobs import inspection
@@ -163,3 +165,16 @@ def test_a_dataset_that_contradicts_itself(arrays: dict, metadata: dict, word: s
         inspect_dataset(write(tmp_path, npz_file(arrays)), "npz", DatasetMetadata.model_validate(metadata), tmp_path)
     assert caught.value.code == "dataset_invalid"
     assert word in caught.value.message
+
+
+def test_a_graph_of_more_operators_than_are_made_trainable_is_described_in_time(tmp_path: Path) -> None:
+    """The limit itself costs the time of an import; beyond it every node costs the same, and little."""
+    count = limits.MAX_TRAINABLE_NODES + 2000
+    nodes = [node("MatMul" if i % 2 else "Relu", [f"v{i}", *(["w"] if i % 2 else [])], [f"v{i + 1}"]) for i in range(count)]
+    proto = model(nodes, {"v0": [BATCH, 4]}, [f"v{count}"], {"w": np.eye(4, dtype=np.float32)})
+    started = time.process_time()
+    found = inspect_model(write(tmp_path, proto.SerializeToString()), "onnx", ModelMetadata(), tmp_path)
+    assert time.process_time() - started < count * 2e-3
+    assert found["trainable"] is False
+    assert f"{count} operators" in found["untrainable_reason"]
+    assert (len(found["layers"]), found["params_count"], found["macs_count"]) == (count // 2, 16, 16 * count // 2)

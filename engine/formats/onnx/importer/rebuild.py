@@ -12,8 +12,9 @@ from torch import fx
 
 from engine.contract import limits
 from engine.contract.errors import EngineError
-from engine.formats.onnx.checks import constant_tensors
+from engine.formats.onnx.checks import inner_nodes, own_constants
 from engine.formats.onnx.file import fixed_batch, graph_inputs
+from engine.formats.onnx.flat import subgraphs
 from engine.formats.onnx.importer import (
     activations,
     attention,
@@ -38,7 +39,9 @@ from engine.formats.onnx.importer.values import Constant, Value
 Handler = Callable[[Op, Builder], Any]
 _GROUPS = (activations, attention, elementwise, linear, making, normalization, pooling, recurrent, reductions, reshape, resize, shapes)
 OPERATORS: Mapping[str, Handler] = {name: handler for group in _GROUPS for name, handler in group.OPERATORS.items()}
-_CONTROL_FLOW = {"If", "Loop", "Scan", "SequenceMap"}
+Consumers = dict[str, list[onnx.NodeProto]]
+_CONTROL_FLOW = {"Loop", "Scan", "SequenceMap"}
+_BY_DATA = "control flow depends on the data"
 _BATCHES = (2, 3, 1021)
 """Batches that are imagined: what is the same for all of them is taken as the same for every batch."""
 _OPEN_SIZES = ((64, 96, 160), (224, 256, 384), (16, 24, 40), (32, 33, 35), (512, 640, 1024), (1, 2, 3))
@@ -77,12 +80,14 @@ def build_module(model: onnx.ModelProto) -> fx.GraphModule:
 
 def _refuse_unknown(nodes: Iterable[onnx.NodeProto], opset: int) -> None:
     for node in nodes:
+        if node.op_type == "If" and node.domain in ("", "ai.onnx") and node.input and node.output:
+            continue
         if node.op_type in OPERATORS and node.domain in ("", "ai.onnx"):
             if len(node.input) < _fewest_inputs(node.op_type, opset) or not node.output:
                 raise EngineError("model_invalid", f"Node {node.name or '(unnamed)'} ({node.op_type}) lacks inputs or outputs.")
             continue
         kind = f"{node.domain}::{node.op_type}" if node.domain else node.op_type
-        reason = "control flow depends on the data" if node.op_type in _CONTROL_FLOW else "the operator has no trainable form here"
+        reason = _BY_DATA if node.op_type in _CONTROL_FLOW else "the operator has no trainable form here"
         raise EngineError(
             "unsupported_operator",
             f"Node {node.name or '(unnamed)'} ({kind}) cannot be made trainable: {reason}.",
@@ -109,28 +114,61 @@ def _build(model: onnx.ModelProto, inputs: list[onnx.ValueInfoProto], open_sizes
         if item.type.tensor_type.elem_type in HALF_TYPES:
             value = build.call("to", value, torch.float32)
         values[item.name] = value
-    nodes = Patterns(graph, constant_tensors(model)).rewritten()
-    consumers: dict[str, list[onnx.NodeProto]] = defaultdict(list)
+    opset = max((item.version for item in model.opset_import if item.domain in ("", "ai.onnx")), default=1)
+    return build.module(_Walk(build, opset).run(graph, values, {}))
+
+
+class _Walk:
+    """Rebuilds one graph after the other: the main graph, and the branches that are taken."""
+
+    def __init__(self, build: Builder, opset: int) -> None:
+        self._build = build
+        self._opset = opset
+
+    def run(self, graph: onnx.GraphProto, values: dict[str, Value], around: Consumers) -> list[Value]:
+        """The graph's outputs. `values` are those that it may read; `around` says who reads the ones of the graph around it."""
+        nodes = Patterns(graph, own_constants(graph)).rewritten()
+        consumers = _consumers(nodes, graph, around)
+        for node in nodes:
+            try:
+                read = [values[name] if name else None for name in node.input]
+            except KeyError as error:
+                raise EngineError(
+                    "model_invalid", f"Node {node.name or node.op_type} reads {error.args[0]!r}, which nothing computes before."
+                ) from None
+            op = Op(node, read, self._opset, consumers)
+            results = self._branch(op, values, consumers) if node.op_type == "If" else _convert(op, self._build)
+            values.update((name, value) for name, value in zip(node.output, results, strict=False) if name)
+        try:
+            return [values[item.name] for item in graph.output]
+        except KeyError as error:
+            raise EngineError("model_invalid", f"The output {error.args[0]!r} is computed by no node.") from None
+
+    def _branch(self, op: Op, values: dict[str, Value], consumers: Consumers) -> list[Value]:
+        """What an If with a constant condition always runs; exporters write one where a shape decides."""
+        condition = op.constant(0)
+        if condition is None or condition.tensor.numel() != 1:
+            op.fail(_BY_DATA)
+        wanted = "then_branch" if bool(condition.tensor.item()) else "else_branch"
+        graph = next((item.g for item in op.node.attribute if item.name == wanted), None)
+        if graph is None:
+            raise EngineError("model_invalid", f"Node {op.label} lacks its {wanted}.")
+        _refuse_unknown(graph.node, self._opset)
+        stored = {item.name: Constant(making.tensor_of(item), f"{op.node.output[0]}/{item.name}") for item in graph.initializer}
+        return self.run(graph, {**values, **stored}, consumers)
+
+
+def _consumers(nodes: Iterable[onnx.NodeProto], graph: onnx.GraphProto, around: Consumers) -> Consumers:
+    """Who reads each value: nodes, subgraphs by the node that holds them, and the graph's caller by a node without a type."""
+    consumers: Consumers = defaultdict(list, {name: list(readers) for name, readers in around.items()})
     for node in nodes:
-        for name in node.input:
+        inner = [name for item in inner_nodes(node) for name in item.input]
+        handed_on = [item.name for part in (node, *inner_nodes(node)) for held in subgraphs(part) for item in held.output]
+        for name in (*node.input, *inner, *handed_on):
             consumers[name].append(node)
     for output in graph.output:
         consumers[output.name].append(onnx.NodeProto())
-    opset = max((item.version for item in model.opset_import if item.domain in ("", "ai.onnx")), default=1)
-    for node in nodes:
-        try:
-            read = [values[name] if name else None for name in node.input]
-        except KeyError as error:
-            raise EngineError(
-                "model_invalid", f"Node {node.name or node.op_type} reads {error.args[0]!r}, which nothing computes before."
-            ) from None
-        results = _convert(Op(node, read, opset, consumers), build)
-        values.update((name, value) for name, value in zip(node.output, results, strict=False) if name)
-    try:
-        outputs = [values[item.name] for item in graph.output]
-    except KeyError as error:
-        raise EngineError("model_invalid", f"The output {error.args[0]!r} is computed by no node.") from None
-    return build.module(outputs)
+    return consumers
 
 
 def _convert(op: Op, build: Builder) -> list[Value]:

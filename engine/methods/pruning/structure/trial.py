@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from engine.contract.params import Finetune
 from engine.methods.context import Context
-from engine.training.batches import Examples
 from engine.training.loop import Hooks, Moment, iterations_of
 
 State = dict[str, Tensor]
@@ -120,7 +119,7 @@ class Trainer:
                 captured = copy.deepcopy(moment.module.state_dict())
             if moment.iteration % self._every and moment.iteration != moment.iterations:
                 return
-            seen = self._score(moment.module, self._validation)
+            seen = self._context.score(moment.module, self._validation)
             risk, quality = (seen.get(metric.name, math.nan) for metric in (self.risk, self.quality))
             if not math.isnan(risk) and all(not self.risk.loss(earlier, risk) >= 0 for _, earlier, _ in trial.curve):
                 best, trial.early_stop_iteration = copy.deepcopy(moment.module.state_dict()), moment.iteration
@@ -137,7 +136,7 @@ class Trainer:
             report=False,
             save=False,
         )
-        trial.end = self._figures(module) | {f"train.{self.quality.name}": self._score(module, self.examples)[self.quality.name]}
+        trial.end = self._figures(module) | {f"train.{self.quality.name}": self._context.score(module, self.examples)[self.quality.name]}
         trial.early_stop = trial.end
         if best:
             final = copy.deepcopy(module.state_dict())
@@ -147,13 +146,9 @@ class Trainer:
         return trial, captured or copy.deepcopy(module.state_dict())
 
     def _figures(self, module: nn.Module) -> dict[str, float]:
-        figures = {f"validation.{name}": value for name, value in self._score(module, self._validation).items()}
+        figures = {f"validation.{name}": value for name, value in self._context.score(module, self._validation).items()}
         context = self._context
         split = context.evaluation_split
         if context.data is not None and split in context.data.splits and split != "validation":
-            figures |= {f"{split}.{name}": value for name, value in self._score(module, context.labelled(split)).items()}
-        return figures
-
-    def _score(self, module: nn.Module, examples: Examples) -> dict[str, float]:
-        figures: dict[str, float] = self._context.replicas.once(lambda: self._context.score(module, examples))
+            figures |= {f"{split}.{name}": value for name, value in context.score(module, context.labelled(split)).items()}
         return figures

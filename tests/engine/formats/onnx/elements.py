@@ -31,7 +31,7 @@ def elements(source: onnx.ModelProto | Path) -> int:
     proto = source if isinstance(source, onnx.ModelProto) else onnx.load(source)
     nodes = list(every_node(proto.graph))
     settings = {name for item in nodes for name in item.input[3:5] if item.op_type == "BatchNormalization"}
-    settings |= {name for item in nodes for name in item.input[1:3] if item.op_type == "Resize"}
+    settings |= {name for item in nodes for name in item.input[1:3] if item.op_type in ("Resize", "Upsample")}
     multiplied = {name for item in nodes if item.op_type in LAYERS for name in item.input}
     is_quantized = any(item.op_type in QUANTIZED for item in nodes)
     dequantized = {item.input[0] for item in nodes if item.op_type == "DequantizeLinear"}

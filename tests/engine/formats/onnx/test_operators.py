@@ -3,7 +3,7 @@
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, numpy_helper
 
 from engine.contract.errors import EngineError
 from engine.formats.onnx.importer.rebuild import OPERATORS, build_module
@@ -210,15 +210,6 @@ def test_what_has_no_trainable_form_names_the_node_and_a_way_out(nodes: list, na
     assert "node_" in caught.value.message
     assert named in caught.value.message
     assert "quantization still works" in (caught.value.hint or "")
-
-
-def test_control_flow_is_named() -> None:
-    branch = helper.make_graph([node("Identity", ["x"], ["z"])], "b", [], [helper.make_tensor_value_info("z", TensorProto.FLOAT, None)])
-    choose = node("If", ["c"], ["y"], then_branch=branch, else_branch=branch)
-    proto = model([choose], {"x": [BATCH, 3]}, ["y"], {"c": np.array(True)})
-    with pytest.raises(EngineError, match="control flow") as caught:
-        build_module(proto)
-    assert caught.value.code == "unsupported_operator"
 
 
 def test_contradicting_shapes_are_the_models_fault() -> None:

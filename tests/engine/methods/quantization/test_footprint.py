@@ -5,7 +5,7 @@ import onnx
 import pytest
 from onnx import helper
 
-from engine.methods.quantization import footprint
+from engine.methods.quantization import agreement, footprint
 from tests.engine.small import save
 
 
@@ -49,10 +49,16 @@ def test_the_order_that_needs_less_is_taken_where_one_example_is_too_much(
         return peaks[by_priority]
 
     monkeypatch.setattr(footprint, "_growth", growth)
-    assert footprint.choose(wide, example(256 << 10), None, threads=1) == footprint.Footprint(1, by_priority)
+    needed = 2 * (256 << 10) * 256 * 4
+    assert footprint.choose(wide, example(256 << 10), None, threads=1) == footprint.Footprint(1, by_priority, needed)
     assert asked == [False, True]
 
 
 def test_the_growth_of_a_run_is_seen(wide: Path) -> None:
     large = footprint._growth(wide, example(64 << 10), by_priority=True, threads=1)
     assert 64 << 20 <= large <= 512 << 20
+
+
+def test_large_examples_are_compared_one_alone() -> None:
+    assert len(agreement.examples(iter([{}] * 10), 1 << 20)) == agreement.COMPARED_EXAMPLES
+    assert len(agreement.examples(iter([{}] * 10), 1 << 28)) == 1
