@@ -34,7 +34,7 @@ class DownloadError(OSError):
 
 
 class _Attentive(http.client.HTTPConnection):
-    """Hears a service that answers and hangs up before it has read the whole body: what it said counts, not that it stopped listening."""
+    """Returns the answer of a service that answers and closes the connection before it has read the whole body."""
 
     def request(self, *arguments: Any, **options: Any) -> None:
         """Send the request, or as much of it as the service takes."""

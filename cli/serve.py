@@ -27,7 +27,7 @@ from core.queue import check_url
 from core.settings import Settings
 
 _DRAIN_SECONDS = 5.0
-"""How long a running job may take to its next checkpoint when an embedded service is stopped, unless the operator says otherwise."""
+"""How long a running job may take to its next checkpoint when an embedded service is stopped, unless the operator sets another."""
 
 
 _RUN_PREFIX, _RUN_LOCK = "modelpress-", "run.lock"

@@ -106,7 +106,7 @@ class Supervisor:
             list(program.command),
             env={**os.environ, **program.environment},
             stdin=subprocess.DEVNULL,
-            stdout=None if program.once else 2,  # logs; standard output says what a person asked for
+            stdout=None if program.once else 2,  # logs; standard output holds what a person asked for
             start_new_session=True,
             pass_fds=tuple(program.descriptors),
             preexec_fn=prepare,  # noqa: PLW1509 - there are no threads

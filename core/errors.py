@@ -149,7 +149,7 @@ class UploadTooLarge(ServiceError):
 
 
 class SpecInvalid(ServiceError):
-    """The spec does not validate; `errors` says every problem."""
+    """The spec does not validate; `errors` lists every problem."""
 
     code = "spec_invalid"
     status = 422

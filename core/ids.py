@@ -1,4 +1,4 @@
-"""Identifiers: a prefix that says what it is, and 26 characters that sort by time (a ULID in lower case).
+"""Identifiers: a prefix that names its kind, and 26 characters that sort by time (a ULID in lower case).
 
 48 bits of milliseconds and 80 random bits, in Crockford's base 32. Ids made in one process grow strictly.
 """

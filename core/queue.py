@@ -1,6 +1,6 @@
-"""The doorbell: tells sleeping workers that a queue has work. The database is the truth; a bell that is not heard changes nothing.
+"""The doorbell: wakes workers when a queue has work. The database is the truth; a lost message changes nothing.
 
-Ringing never waits: a thread of its own speaks to the broker, with time limits, so that a dead broker, or one that accepts and never
+Ringing never waits: a thread of its own connects to the broker, with time limits, so that a dead broker, or one that accepts and never
 answers, delays no request. Messages carry the queue's name and nothing else.
 """
 

@@ -48,7 +48,7 @@ class Settings(BaseSettings):
     lease_seconds: float = Field(15, gt=0)
     """How long a job stays with a worker that is not heard of."""
     heartbeat_seconds: float = Field(2, gt=0)
-    """How often a worker renews its leases and tells its progress."""
+    """How often a worker renews its leases and reports its progress."""
     reconcile_seconds: float = Field(1, gt=0)
     """How often lost jobs are looked for."""
     retry_delay_seconds: float = Field(2, ge=0)
@@ -85,7 +85,7 @@ class Settings(BaseSettings):
     job_files: int = Field(100_000, ge=100)
     """Files and folders that one job may have at a time."""
     workers_here: int = Field(1, ge=1)
-    """Workers that share this machine's memory, for the share of each; `modelpress serve` says it to its own."""
+    """Workers that share this machine's memory, for the share of each; `modelpress serve` sets it for its own."""
 
     lock_wait_seconds: float = Field(10, gt=0)
     """How long a writer of the database waits for another one before its request is answered with an error."""

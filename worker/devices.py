@@ -11,7 +11,7 @@ from engine.contract.spec import MOST_DEVICES
 
 
 class NoDevice(ServiceError):
-    """The device that the worker was told to use is not there."""
+    """The device that the worker was set to use is not there."""
 
     code = "no_device"
     title = "No device"

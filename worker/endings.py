@@ -36,7 +36,7 @@ def error_of(
 
     Args:
         watched: How the child ended.
-        transcript: What it said.
+        transcript: Its events.
         reason: What stopped it, if anything did.
         timeout_seconds: Wall-clock limit of the attempt.
         memory_bytes: What the job was allowed.
@@ -123,7 +123,7 @@ def is_full(directory: Path) -> bool:
     """Whether the disk of a directory has no room."""
     try:
         return free_bytes(directory) < _NO_ROOM_BYTES
-    except OSError:  # it is gone, which is told elsewhere
+    except OSError:  # it is gone, which is reported elsewhere
         return False
 
 

@@ -18,7 +18,7 @@ from worker.stop import Reason, Stop
 
 
 class ManifestError(Exception):
-    """A file is not what the child said."""
+    """A file is not what the child announced."""
 
 
 def read_result(announced: FileRef | None, directory: Path) -> bytes | None:

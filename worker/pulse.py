@@ -1,4 +1,4 @@
-"""The heartbeat of one attempt: renews the lease, tells the progress, and reads whether the job should stop."""
+"""The heartbeat of one attempt: renews the lease, writes the progress, and reads whether the job should stop."""
 
 import math
 import threading
@@ -16,7 +16,7 @@ from worker.transcript import Transcript
 _LOOK_SECONDS = 0.3
 """How often the cancel flag is read between heartbeats."""
 _SHORTEST_SECONDS = 0.2
-"""Between two heartbeats, however much there is to tell."""
+"""Between two heartbeats, however much there is to report."""
 _MARGIN = 1 / 3
 """Share of the lease that is left for killing the child when no heartbeat gets through."""
 _log = logger(__name__)
@@ -38,7 +38,7 @@ class Pulse(threading.Thread):
         self._last_beat = -math.inf
 
     def nudge(self) -> None:
-        """There is something to tell that should not wait for the next heartbeat."""
+        """There is something to report that should not wait for the next heartbeat."""
         self._has_news = True
         self._woken.set()
 

@@ -19,7 +19,7 @@ from worker.workplace import Workplace
 POLL_SECONDS = 1.0
 """How long a sleeping worker trusts the doorbell."""
 _PATIENCE_SECONDS = 60.0
-"""How long the claim loop may stand still, or a child take to start, before the worker says that it takes nothing."""
+"""How long the claim loop may stand still, or a child take to start, before the worker reports that it takes nothing."""
 _log = logger(__name__)
 
 
@@ -98,17 +98,17 @@ class Runner(threading.Thread):
         if self._draining:
             return
         isolation = self._isolation.result()
-        told: str | None = None
+        reported: str | None = None
         while not self._draining:
             self._bell.clear()
             self._turned = time.monotonic()
             if trouble := self._workplace.trouble():  # a job that is taken now would only lose an attempt
-                if trouble != told:
+                if trouble != reported:
                     _log.error("no job is taken", queue=self.queue, trouble=trouble)
-                told = trouble
+                reported = trouble
                 self._bell.wait(POLL_SECONDS)
                 continue
-            told = None
+            reported = None
             try:
                 worked = self._work(isolation)
             except Exception:

@@ -50,15 +50,15 @@ class Watched:
     protocol_error: str | None = None
 
 
-def watch(child: Child, transcript: Transcript, stop: Stop, bounds: Bounds, hear: Callable[[Event], None]) -> Watched:
+def watch(child: Child, transcript: Transcript, stop: Stop, bounds: Bounds, on_event: Callable[[Event], None]) -> Watched:
     """Follow a child to its end; kill its whole group as soon as `stop` is asked, a bound is passed, or it talks nonsense.
 
     Args:
         child: The running child; its streams are closed at the end.
-        transcript: Takes in what it says.
+        transcript: Takes in its events.
         stop: Asked by others, and by this function for a passed bound.
         bounds: Wall clock, memory and processes of the group.
-        hear: Called with every event, after the transcript.
+        on_event: Called with every event, after the transcript.
     """
     started = time.monotonic()
     stream = _Lines()
@@ -86,7 +86,7 @@ def watch(child: Child, transcript: Transcript, stop: Stop, bounds: Bounds, hear
                 elif problem is None:
                     try:
                         for line in stream.feed(data):
-                            hear(transcript.hear_line(line))
+                            on_event(transcript.read_line(line))
                     except ProtocolError as error:
                         problem = str(error)
                         stop.ask(Reason.PROTOCOL)

@@ -1,4 +1,4 @@
-"""What a child has said: kept for the next heartbeat, and for the end. Read by one thread, reported by another."""
+"""Events of a job's process, kept for the next heartbeat and for the end. One thread writes them, another reads them."""
 
 import codecs
 import threading
@@ -17,7 +17,7 @@ _CUT = "\n[the job wrote faster than its log is kept: a part is missing here]\n"
 
 
 class ProtocolError(Exception):
-    """The child said something that no child says."""
+    """The child wrote something that is not an event."""
 
 
 class Transcript:
@@ -46,7 +46,7 @@ class Transcript:
         self.ending: events.Done | events.Failed | None = None
         """The child's last word."""
 
-    def hear_line(self, line: bytes) -> events.Event:
+    def read_line(self, line: bytes) -> events.Event:
         """Take in one line of the event stream and return the event. Raises ProtocolError."""
         self._bytes += len(line)
         if self._bytes > MOST_BYTES:
@@ -160,6 +160,6 @@ class Transcript:
     def _add_log(self, text: str) -> None:
         """Past a bound on what waits for a heartbeat the text is dropped: an endless log must not fill the memory."""
         room = MOST_PENDING_LOG - self._log_bytes
-        if text and room >= 0:  # once nothing more fits, that is said, and the count is past the bound
+        if text and room >= 0:  # once nothing more fits, a last line states it, and the count is past the bound
             self._log.append(text if len(text) <= room else text[:room] + _CUT)
             self._log_bytes += len(text)

@@ -107,7 +107,7 @@ def _open_files(pids: Sequence[int], *, in_memory: bool) -> dict[tuple[int, int]
 
 
 def _proportional(pid: int) -> tuple[int, int]:
-    """Private memory of a process and its part of shared memory, swapped pages included; all that is resident where it does not tell."""
+    """Private memory of a process and its part of shared memory, swapped pages included; all that is resident where it is not reported."""
     try:
         lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
     except PermissionError:

@@ -46,7 +46,7 @@ class Workplace:
         return self._folder
 
     def mend(self) -> None:
-        """Make another folder where somebody removed this one, or the file that says whose it is. Raises OSError where none can be made."""
+        """Make another folder where somebody removed this one, or the file that names its owner. Raises OSError where none can be made."""
         with self._mending:
             if self._folder.is_dir() and os.fstat(self._lock).st_nlink:
                 return

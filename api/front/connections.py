@@ -2,7 +2,7 @@
 
 uvicorn parses and answers; what stands here watches it. A connection is *idle* while no request of it is being answered: before its
 first head is whole, and between requests. When a process has as many connections as it may have, the one that has been idle longest
-makes room for the next: whoever opens connections and says nothing shuts nobody out.
+makes room for the next: whoever opens connections and sends nothing shuts nobody out.
 """
 
 import asyncio

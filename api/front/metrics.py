@@ -1,4 +1,4 @@
-"""Prometheus figures: what this process has served, and what the database says about the jobs."""
+"""Prometheus figures: what this process has served, and what the database holds about the jobs."""
 
 import threading
 from collections.abc import Iterator
@@ -24,14 +24,14 @@ _JOB_BUCKETS = (0.1, 0.5, 1, 5, 15, 60, 300, 900, 3600, 14_400, 86_400)
 
 
 class Attempts(Collector):
-    """Claims and what became of them, of the whole service and since it began: every API process says the same."""
+    """Claims and what became of them, of the whole service and since it began: every API process reports the same."""
 
     def __init__(self) -> None:
         self._ended: dict[str, int] = {}
         self._running = 0
 
-    def tell(self, ended: dict[str, int], running: int) -> None:
-        """Take over what the database says."""
+    def update(self, ended: dict[str, int], running: int) -> None:
+        """Take over the database's counts."""
         self._ended, self._running = ended, running
 
     def collect(self) -> Iterator[CounterMetricFamily]:
@@ -113,7 +113,7 @@ class Metrics:
             for queue in (settings.cpu_queue, settings.gpu_queue, settings.inspect_queue):
                 self._workers.labels(queue).set(worker_registry.count(session, queue))
                 self._busy.labels(queue).set(running.get(queue, 0))
-            self._attempts.tell(statistics.attempts_by_end(session), sum(running.values()))
+            self._attempts.update(statistics.attempts_by_end(session), sum(running.values()))
             self._count_finished(session)
         return generate_latest(self.registry)
 

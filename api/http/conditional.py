@@ -50,7 +50,7 @@ class Digests:
 
     @classmethod
     def sent(cls, headers: Headers) -> "Digests":
-        """What `Content-Digest` and `Repr-Digest` promise; both speak about the same bytes as no content coding is accepted.
+        """What `Content-Digest` and `Repr-Digest` promise; both mean the same bytes as no content coding is accepted.
 
         Algorithms that RFC 9530 calls insecure are ignored. Raises `malformed_request` for what is not a digest at all.
         """

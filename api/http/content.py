@@ -157,7 +157,7 @@ class ContentResponse(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the head, then the pieces, until the client has them or goes away.
 
-        The first chunk is read before the head is sent, so that damage in it is said in a problem document (`checksum_mismatch`). Damage
+        The first chunk is read before the head is sent, so that damage in it is reported in a problem document (`checksum_mismatch`). Damage
         further on cuts the connection off: the client has fewer bytes than were announced, and none that are wrong.
         """
         if scope["state"]["head"]:

@@ -56,7 +56,7 @@ async def read_body(request: Request, limit: int) -> bytes:
 
 
 def parse(body: bytes, content_type: str | None, *, most_values: int = MAX_VALUES) -> Any:
-    """The document as JSON types; costs what its bytes cost, whatever they say.
+    """The document as JSON types; costs what its bytes cost, whatever they hold.
 
     Without a content type, a body that begins with a brace is JSON and anything else YAML. Raises `malformed_request` for what
     cannot be read, is too deep, or grows too large, and `unsupported_media_type`.

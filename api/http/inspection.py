@@ -1,4 +1,4 @@
-"""What an inspection found, or why it cannot be said."""
+"""What an inspection found, or why there is nothing."""
 
 from typing import Any
 

@@ -89,7 +89,7 @@ DATASETS = Kind("dataset", DatasetMetadata, ((FinishedUpload, _UPLOADED | {"name
 
 @dataclass(frozen=True)
 class Declared:
-    """What the client says about the file."""
+    """What the client declares about the file."""
 
     name: str | None
     format: str | None
@@ -180,7 +180,7 @@ class Finished:
 
 
 def _named(body: bytes, media_type: str, kind: Kind, declared: Declared) -> Drawn | Finished:
-    """What a JSON body names instead of carrying a file; what it says goes before what the query says."""
+    """What a JSON body names instead of carrying a file; its fields take precedence over the query's."""
     document = documents.parse(body, media_type, most_values=documents.MAX_METADATA_VALUES)
     if kind is MODELS and isinstance(document, dict) and "architecture" in document:
         model = checked(NamedModel, document, InvalidBody)
@@ -211,7 +211,7 @@ def _from_upload(service: Service, project_id: str, kind: Kind, named: Finished)
 
 
 def _sniff(head: bytes, declared: str | None, kind: Kind) -> str:
-    """The format that the first bytes tell."""
+    """The format that the first bytes show."""
     with _refusing():
         found = magic.sniff(head, declared)
     check_format(found, kind)
@@ -219,7 +219,7 @@ def _sniff(head: bytes, declared: str | None, kind: Kind) -> str:
 
 
 def _look(file: IO[bytes], declared: Declared, kind: Kind) -> tuple[str, dict[str, Any]]:
-    """The format of a file that is whole and harmless as far as its bytes tell, and its metadata with the architecture that it names."""
+    """The format of a file that is whole and harmless as far as its bytes show, and its metadata with the architecture that it names."""
     found = file_format.catalogue()[_sniff(file.read(magic.SNIFF_BYTES), declared.format, kind)]
     stated = declared.metadata
     with _refusing():
@@ -245,7 +245,7 @@ def _refusing() -> Iterator[None]:
 
 
 def declared_as(kind: Kind) -> Callable[..., Declared]:
-    """A dependency that reads what the query says about an upload, before a byte of its body is read."""
+    """A dependency that reads what the query declares about an upload, before a byte of its body is read."""
     listed = Query(description="Told from the bytes where it is missing.", json_schema_extra={"enum": list(kind.formats)})
 
     def declared(name: Name = None, format: Annotated[str | None, listed] = None, metadata: Metadata = None) -> Declared:

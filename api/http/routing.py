@@ -29,7 +29,7 @@ def scopes_of(dependant: Dependant) -> tuple[Scope, ...]:
 
 
 class ClosedRoute(APIRoute):
-    """A key without the right is told so before its request's body is read; a misspelt filter must not quietly select everything.
+    """A key without the right is refused before its request's body is read; a misspelt filter must not quietly select everything.
 
     FastAPI reads a body that it knows of whole, and before any dependency is asked. So these routes declare none: they read their
     bodies by `api.http.documents`, within a bound.

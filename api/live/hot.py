@@ -1,6 +1,6 @@
 """Jobs that are asked for again and again are answered from memory; the poller keeps the memory true.
 
-An answer is used while the database said, less than a second ago, that the job's version is still the one that was rendered.
+An answer is used while the database confirmed, less than a second ago, that the job's version is still the one that was rendered.
 """
 
 import time
@@ -23,7 +23,7 @@ _MAX_ENTRY_BYTES = 256 * 1024
 
 @dataclass(slots=True)
 class Rendered:
-    """A job as JSON, and what its headers say."""
+    """A job as JSON, and its headers."""
 
     project_id: str
     job_id: str

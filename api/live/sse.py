@@ -44,7 +44,7 @@ class EventStream(Response):
 
     `check_key` raises `unauthenticated` once the key was revoked or has expired: the stream ends then, without an `end`.
 
-    Between events the latest `progress` is told, without an id; an idle connection gets a comment every 15 seconds.
+    Between events the latest `progress` is sent, without an id; an idle connection gets a comment every 15 seconds.
     """
 
     media_type = "text/event-stream"
@@ -72,7 +72,7 @@ class EventStream(Response):
 
     async def _follow(self, topic: Topic, gone: asyncio.Future[None], send: Send) -> None:
         await _write(send, b"retry: 2000\n\n")
-        told, written_at = b"", time.monotonic()
+        progress, written_at = b"", time.monotonic()
         while not gone.done() and await self._may_go_on():
             changed = topic.changed
             frames = topic.newer(self._seen)
@@ -85,9 +85,9 @@ class EventStream(Response):
             if topic.ended:
                 await _write(send, b"event: end\ndata: {}\n\n")
                 return
-            if topic.progress != told:
-                told = topic.progress
-                await _write(send, told)
+            if topic.progress != progress:
+                progress = topic.progress
+                await _write(send, progress)
                 continue
             await asyncio.wait([changed, gone], timeout=min(KEY_SECONDS, HEARTBEAT_SECONDS), return_when=asyncio.FIRST_COMPLETED)
             if changed.done():
@@ -105,7 +105,7 @@ class EventStream(Response):
         except Unauthenticated:
             return False
         except ServiceError:
-            pass  # a database that is away says nothing about the key
+            pass  # a database that does not answer decides nothing about the key
         return True
 
 

@@ -43,7 +43,7 @@ class News:
 class Topic:
     """What the clients of one job share: its mark, its latest events, and the future that the next change resolves.
 
-    `mark` is None before the first poll and after the job is gone; `polled` tells the two apart.
+    `mark` is None before the first poll and after the job is gone; `polled` distinguishes the two.
     """
 
     project_id: str
@@ -89,7 +89,7 @@ class Follower(Protocol):
         ...
 
     def seen(self, marks: Mapping[str, Mark], asked_at: float) -> None:
-        """The marks as the database told them at `asked_at` (monotonic) or later; a job that is gone is missing."""
+        """The marks as they were in the database at `asked_at` (monotonic) or later; a job that is gone is missing."""
         ...
 
 
@@ -148,7 +148,7 @@ class Watch:
             self._wake.clear()
             try:
                 await self._poll()
-            except Exception:  # Whatever it is, watching goes on: those who wait would never be told.
+            except Exception:  # Whatever it is, watching goes on: those who wait would never be answered.
                 log.exception("poll_failed")
                 await asyncio.sleep(1)
 

@@ -81,7 +81,7 @@ def replay(service: Service, job_id: str, seen: int) -> list[Frame]:
 
 
 def news(service: Service, project_id: str, job_id: str, after: int | None) -> News:
-    """What all the clients of a changed job are told: its new events (none where `after` is None) and its progress."""
+    """What all the clients of a changed job are sent: its new events (none where `after` is None) and its progress."""
     frames: list[Frame] = []
     cut = False
     with service.database.reader() as session:
@@ -104,8 +104,8 @@ def _frames(session: Session, job_id: str, after: int) -> list[Frame]:
 
 
 def _progress(body: dict[str, Any]) -> bytes:
-    told = {key: body[key] for key in ("status", "phase", "progress", "attempt")}
-    return _frame("progress", {"object": "progress", "job_id": body["id"], **told})
+    progress = {key: body[key] for key in ("status", "phase", "progress", "attempt")}
+    return _frame("progress", {"object": "progress", "job_id": body["id"], **progress})
 
 
 def _frame(name: str, body: dict[str, Any], *, event_id: bool = False) -> bytes:

@@ -111,7 +111,7 @@ def _create(service: Service, project_id: str, submission: Submission, key: str 
 
 
 def _idempotent(service: Service, key: str | None, *parts: Any) -> idempotency.Request | None:
-    """The client's key with what it asks for; the order of an object's keys says nothing."""
+    """The client's key with what it asks for; the order of an object's keys does not count."""
     if key is None:
         return None
     return idempotency.request(key, json.dumps(parts, sort_keys=True), keep_seconds=service.settings.idempotency_seconds)

@@ -37,7 +37,7 @@ _hashers = ThreadPoolExecutor(2, thread_name_prefix="sha256")
 class Staged:
     """A file on its way in. Use it as a context manager: what was not kept is removed.
 
-    It is locked for as long as its process has it open, so that nobody takes it for abandoned, whatever its times say.
+    It is locked for as long as its process has it open, so that nobody takes it for abandoned, whatever its times are.
     """
 
     def __init__(self, folder: Path, *, limit_bytes: int | None, reserve_bytes: int) -> None:

@@ -126,7 +126,7 @@ class LocalBlobStore(_ObjectStore):
 
 
 class S3BlobStore(_ObjectStore):
-    """A bucket, reached as the usual `AWS_*` variables say."""
+    """A bucket, reached with the usual `AWS_*` variables."""
 
     def __init__(self, url: str, staging: Path) -> None:
         retry: RetryConfig = {"max_retries": 4, "retry_timeout": timedelta(seconds=60)}
@@ -154,7 +154,7 @@ class S3BlobStore(_ObjectStore):
 
 @contextlib.contextmanager
 def _answers() -> Iterator[None]:
-    """What the store says, in the service's words; a missing object stays FileNotFoundError."""
+    """The store's errors as the service's; a missing object stays FileNotFoundError."""
     try:
         yield
     except (FileNotFoundError, NotFoundError) as error:

@@ -34,7 +34,7 @@ def translated() -> Iterator[None]:
 
 def _meaning(error: BaseException | None) -> ServiceError | None:
     if isinstance(error, sqlite3.Error):
-        # The low byte is the primary code; the rest says more about it.
+        # The low byte is the primary code; the rest specifies it.
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF
         if code == sqlite3.SQLITE_FULL:
             return _full()
@@ -46,7 +46,7 @@ def _meaning(error: BaseException | None) -> ServiceError | None:
         if state == _POSTGRES_FULL:
             return _full()
         if state is None:
-            # Without a state the server did not say it: the connection was refused or lost.
+            # Without a state the error is not the server's: the connection was refused or lost.
             return _away("the connection was lost") if isinstance(error, psycopg.OperationalError) else None
         return _away(type(error).__name__) if state.startswith(_POSTGRES_AWAY) else None
     return None

@@ -1,6 +1,6 @@
 """Lists page by key: newest first, `after` is the id of the last item seen, so that inserts move nothing.
 
-A page is bounded in items and in bytes: the database says first how large the rows are, and only what fits is read.
+A page is bounded in items and in bytes: the sizes of the rows are read first, and only what fits is read.
 """
 
 import re

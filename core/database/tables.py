@@ -204,7 +204,7 @@ class Job(Base):
     attempt: Mapped[int]
     """Number of the lease that counts against `max_attempts`; a drained worker gives its attempt back."""
     fence: Mapped[int]
-    """Raised with every lease; every write of a worker says the fence that it was given."""
+    """Raised with every lease; every write of a worker carries the fence that it was given."""
     lease_expires_at: Mapped[datetime | None]
     attempt_started_at: Mapped[datetime | None]
     worker: Mapped[str | None] = mapped_column(String(200))
@@ -376,4 +376,4 @@ class Lease(Base):
     owner: Mapped[str] = mapped_column(String(200))
     expires_at: Mapped[datetime]
     details: Mapped[JsonObject | None]
-    """What the owner says about itself."""
+    """What the owner states about itself."""

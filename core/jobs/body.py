@@ -87,13 +87,13 @@ def body(job: Job, *, left_out: Collection[str] = ()) -> dict[str, Any]:
 
 
 def _progress(job: Job) -> dict[str, Any]:
-    told = job.progress or {}
+    progress = job.progress or {}
     return {
-        "fraction": 1.0 if job.status == "succeeded" else told.get("fraction", 0.0),
-        "step_index": told.get("step_index"),
+        "fraction": 1.0 if job.status == "succeeded" else progress.get("fraction", 0.0),
+        "step_index": progress.get("step_index"),
         "steps_count": len(job.steps),
-        "message": "" if job.status in TERMINAL else told.get("message", ""),
-        "eta_seconds": None if job.status in TERMINAL else told.get("eta_seconds"),
+        "message": "" if job.status in TERMINAL else progress.get("message", ""),
+        "eta_seconds": None if job.status in TERMINAL else progress.get("eta_seconds"),
     }
 
 

@@ -1,4 +1,4 @@
-"""How long the record of one job may become, whatever its child says: what is left out is counted, never cut off in silence."""
+"""How long the record of one job may become, whatever its child writes: what is left out is counted and stated."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -28,7 +28,7 @@ def bounded_event(event: NewEvent) -> NewEvent:
 
 
 def bounded_warnings(warnings: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The first warnings, each bounded; where some are left out, the last one says how many."""
+    """The first warnings, each bounded; where some are left out, the last one states how many."""
     kept: list[dict[str, Any]] = []
     characters = 0
     for warning in warnings[:MAX_WARNINGS]:

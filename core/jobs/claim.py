@@ -60,7 +60,7 @@ class Input:
 
 @dataclass(frozen=True)
 class Claim:
-    """One attempt: everything that a worker needs to run it, and the fence that its writes must say."""
+    """One attempt: everything that a worker needs to run it, and the fence that its writes must carry."""
 
     job_id: str
     project_id: str

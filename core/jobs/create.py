@@ -98,7 +98,7 @@ def retry(session: Session, settings: Settings, project_id: str, job_id: str, *,
 
 
 def create_inspection(session: Session, settings: Settings, row: Model | Dataset) -> Job:
-    """The hidden job that parses an upload in a sandbox and says what is in it."""
+    """The hidden job that parses an upload in a sandbox and reports what is in it."""
     kind: Literal["inspect_model", "inspect_dataset"] = "inspect_model" if isinstance(row, Model) else "inspect_dataset"
     spec = {"limits": {"timeout_seconds": settings.inspection_seconds, "memory_bytes": None}}
     job = _job(

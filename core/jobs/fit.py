@@ -1,4 +1,4 @@
-"""Do a dataset's arrays fit a model's inputs, as far as their inspections tell? The engine looks again when it has both files open."""
+"""Do a dataset's arrays fit a model's inputs, as far as their inspections show? The engine looks again when it has both files open."""
 
 from collections.abc import Mapping, Sequence
 from math import prod
@@ -24,7 +24,7 @@ def misfit(model: Model, dataset: Dataset | None, *, trained: bool = True) -> Se
 
 
 def declared(model: Model) -> bool:
-    """Whether the owner says what the model is for; only the engine can tell whether a dataset's targets fit that."""
+    """Whether the owner declared what the model is for; only the engine finds whether a dataset's targets fit that."""
     return bool(model.declared.get("task") or model.declared.get("outputs"))
 
 

@@ -1,7 +1,7 @@
 """What a spec would do, without doing it: plan, warnings, and a rough estimate from what the inspections found.
 
 The estimate counts multiply-accumulate operations and divides by a rate that one core of a common CPU reaches on small networks. It
-tells minutes from hours, and no more than that.
+distinguishes minutes from hours, and no more than that.
 """
 
 from collections.abc import Iterator

@@ -44,7 +44,7 @@ class NewArtifact:
 
 @dataclass(frozen=True)
 class Report:
-    """What a worker tells beside its heartbeat. None leaves a column as it is; lists of `steps` and `warnings` are whole lists."""
+    """What a worker reports with its heartbeat. None leaves a column as it is; lists of `steps` and `warnings` are whole lists."""
 
     phase: str | None = None
     progress: dict[str, Any] | None = None
@@ -56,7 +56,7 @@ class Report:
     log: str = ""
 
     def __bool__(self) -> bool:
-        """Whether it says anything."""
+        """Whether it holds anything."""
         return any((self.values(), self.events, self.metrics, self.log))
 
     def values(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What a worker writes while it holds a job. Every write says its fence and finds no row once the job went to another attempt."""
+"""What a worker writes while it holds a job. Every write carries its fence and matches no row once the job went to another attempt."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -50,7 +50,7 @@ def should_stop(session: Session, job_id: str, fence: int) -> bool:
 
 
 def checkpoint(session: Session, job_id: str, fence: int, blob: Blob, state: dict[str, Any]) -> None:
-    """From here another attempt may go on. `state` says where that is: `{"step_index": …}` and what the engine adds."""
+    """From here another attempt may go on. `state` holds where that is: `{"step_index": …}` and what the engine adds."""
     event = NewEvent("checkpoint", {**state, "size_bytes": blob.size_bytes})
     _tell(session, job_id, fence, Report(events=[event]), checkpoint_sha256=blob.sha256, checkpoint=storable(state))
 

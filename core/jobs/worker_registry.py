@@ -15,7 +15,7 @@ _PREFIX = "worker:"
 PRESENT_SECONDS = 20.0
 """How long a worker counts as present after it was last heard of."""
 REPEAT_SECONDS = 5.0
-"""How often a worker should say that it is there."""
+"""How often a worker should report that it is there."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Capacity:
 
 
 def note(session: Session, queue: str, worker: str, capacity: Capacity | None = None, *, trouble: str | None = None) -> None:
-    """The worker is there, and takes jobs of `queue`; or takes none, for the reason that `trouble` says."""
+    """The worker is there, and takes jobs of `queue`; or takes none, for the reason in `trouble`."""
     details = asdict(capacity or Capacity()) | ({"trouble": trouble} if trouble else {})
     leases.acquire(session, _name(queue, worker), worker, PRESENT_SECONDS, details=details)
 
@@ -63,6 +63,6 @@ def troubles(session: Session, queue: str) -> list[str]:
 
 
 def _present(session: Session, queue: str) -> list[dict[str, Any]]:
-    """What the workers of a queue say about themselves."""
+    """What the workers of a queue report about themselves."""
     here = Lease.name.startswith(f"{_PREFIX}{queue}:", autoescape=True), Lease.expires_at > db_now()
     return [details or {} for details in session.scalars(select(Lease.details).where(*here))]

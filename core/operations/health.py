@@ -74,9 +74,9 @@ def _workers(service: Service) -> Check:
     with service.database.reader() as session:
         found = {queue: worker_registry.count(session, queue) for queue in queues}
         reasons = sorted({reason for queue in queues for reason in worker_registry.troubles(session, queue)})
-    told = ", ".join(f"{queue}: {count}" for queue, count in found.items())
+    counts = ", ".join(f"{queue}: {count}" for queue, count in found.items())
     missing = [queue for queue in (settings.cpu_queue, settings.inspect_queue) if not found[queue]]
-    problems = [f"no worker serves {' and '.join(missing)} ({told})"] if missing else []
+    problems = [f"no worker serves {' and '.join(missing)} ({counts})"] if missing else []
     if reasons:
         problems.append(f"workers that take no jobs say: {'; '.join(reasons)}")
-    return Check("degraded", "; ".join(problems)) if problems else Check("ok", told)
+    return Check("degraded", "; ".join(problems)) if problems else Check("ok", counts)

@@ -34,8 +34,8 @@ def explained() -> Iterator[None]:
     except ValidationError as error:
         found = error.errors(include_url=False)[0]
         name = "_".join(["MODELPRESS", *(str(part).upper() for part in found["loc"])])
-        said = found["msg"].removeprefix("Value error, ")
-        raise CannotStart(f"{name} cannot be used: {said}." if found["loc"] else f"The settings cannot be used: {said}.") from error
+        reason = found["msg"].removeprefix("Value error, ")
+        raise CannotStart(f"{name} cannot be used: {reason}." if found["loc"] else f"The settings cannot be used: {reason}.") from error
     except (ArgumentError, NoSuchModuleError) as error:
         raise CannotStart(f"MODELPRESS_DATABASE_URL names no database that is known here: {_first_line(error)}.") from error
     except CommandError as error:

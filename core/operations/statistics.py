@@ -20,7 +20,7 @@ class Finished:
     queue_seconds: float
     """From its creation to its first claim, or to its end where nobody claimed it."""
     steps: tuple[tuple[str, float], ...]
-    """Method and seconds of each step that was finished, as far as heartbeats told the time."""
+    """Method and seconds of each step that was finished, as far as heartbeats reported the time."""
 
 
 def jobs_by_status(session: Session) -> dict[tuple[str, str], int]:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def build_architecture(stated: Any) -> tuple[nn.Module, Signature]:
     """The module (train mode, random weights of torch's global generator) and its signature.
 
-    The module's attribute `architecture` says in full what it was made as.
+    The module's attribute `architecture` holds the description that it was built from.
 
     `stated` is `metadata.architecture`. Raises `architecture_invalid`.
     """

@@ -98,8 +98,8 @@ def read_architecture(stated: Any) -> tuple[Architecture, ArchitectureParams]:
     if entry is None:
         close = get_close_matches(str(name), catalogue(), n=1)
         hint = f"Did you mean {close[0]!r}?" if close else f"Architectures: {', '.join(catalogue())}; or upload ONNX, which needs none."
-        said = f"The architecture {str(name)[:80]!r} is not builtin." if name is not None else "The file holds weights only."
-        raise EngineError("architecture_invalid", f"{said} metadata.architecture has to name a builtin architecture.", hint=hint)
+        problem = f"The architecture {str(name)[:80]!r} is not builtin." if name is not None else "The file holds weights only."
+        raise EngineError("architecture_invalid", f"{problem} metadata.architecture has to name a builtin architecture.", hint=hint)
     if not isinstance(given, dict):
         raise EngineError("architecture_invalid", "metadata.architecture.params is not an object.")
     clash = {key for key, value in entry.fixed.items() if key in given and given[key] != value}

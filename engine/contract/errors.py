@@ -36,7 +36,7 @@ class JobError(BaseModel):
         step_index: int | None = None,
         details: Details | None = None,
     ) -> Self:
-        """An error, with what is not said left empty."""
+        """An error; what is not given stays empty."""
         return cls(
             code=code,
             category=category,

@@ -1,4 +1,4 @@
-"""What a job child tells its supervisor: typed JSON lines on an inherited file descriptor."""
+"""Events that a job's process sends to its supervisor: typed JSON lines on an inherited file descriptor."""
 
 import os
 from typing import Annotated, Literal

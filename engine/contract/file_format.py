@@ -39,11 +39,11 @@ class FileFormat:
     vague: bool = False
     """The first bytes only make the format likely: other formats are asked before."""
     has_structure: bool = True
-    """Whether a model file says how its tensors are connected; without that, `metadata.architecture` has to."""
+    """Whether a model file holds how its tensors are connected; without that, `metadata.architecture` has to."""
     has_weights: bool = True
     """Whether a model file holds weights; without them the weights are drawn, and the model is still to be trained."""
     metadata: Callable[[IO[bytes], ModelMetadata], ModelMetadata] | None = None
-    """Adds to what the owner of a model declared what a checked file says about itself; raises EngineError where the two contradict."""
+    """Adds to what the owner of a model declared what a checked file states about itself; raises EngineError where the two contradict."""
 
     @property
     def ending(self) -> str:

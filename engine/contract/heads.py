@@ -38,7 +38,7 @@ class Head(Params):
     weight: float = Field(1.0, ge=0)
     """Of its loss among those of the other heads."""
     declared: bool = False
-    """Whether the model's metadata says so, or it was inferred."""
+    """Whether the model's metadata declares it, or it was inferred."""
     reason: str = ""
     """How that was found, for people."""
 

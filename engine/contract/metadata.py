@@ -48,7 +48,7 @@ class OutputMeaning(Params):
 
 
 class ModelMetadata(Params):
-    """What an uploaded network is, as far as the file itself does not say it."""
+    """What an uploaded network is, as far as the file itself does not state it."""
 
     architecture: NamedArchitecture | None = None
     """Builtin architecture that the weights belong to: its name, or `{"name": …, "params": {…}}`. Needed by formats that hold weights

@@ -24,7 +24,7 @@ class Metric(Params):
     title: str
     """What people read."""
     spoken: str = ""
-    """In a sentence; the name in words where nothing is said."""
+    """In a sentence; the name in words where it is empty."""
     goal: Literal["max", "min"]
     """Whether the largest or the smallest value is the best."""
     needs: Literal["targets", "baseline"]
@@ -69,7 +69,7 @@ class Key(NamedTuple):
 
     @property
     def metric(self) -> Metric | None:
-        """What the catalogue says about it; None for figures that are no metric."""
+        """Its entry in the catalogue; None for figures that are no metric."""
         return catalogue().get(self.name)
 
     def __str__(self) -> str:

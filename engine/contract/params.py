@@ -92,7 +92,7 @@ class TrainingFields(Params):
 
 
 class TrainingRun(TrainingFields):
-    """Training whose length has to be said: give `epochs` or `iterations`."""
+    """Training whose length is required: give `epochs` or `iterations`."""
 
     @model_validator(mode="after")
     def _some_length(self) -> "TrainingRun":

@@ -127,7 +127,7 @@ class Report(Summary):
     """95 % Wilson intervals of the metrics that count examples."""
     evaluation: EvaluatedOn
     outputs: tuple[dict[str, Any], ...] = ()
-    """What each output of the network says, and its task."""
+    """What each output of the network means, and its task."""
     constraints: tuple[ConstraintCheck, ...]
     """Of the first setting."""
     steps: tuple[StepReport, ...]

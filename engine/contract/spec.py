@@ -17,9 +17,9 @@ from engine.contract.params import Params
 MOST_DEVICES = 16
 """Devices of one job."""
 MOST_PROBLEMS = 100
-"""Problems of a document that are told; more of them are counted."""
+"""Problems of a document that are listed; more of them are counted."""
 _SHOWN_CHARACTERS = 80
-"""How much of a name that a stranger chose is said in a sentence."""
+"""How much of a name that a stranger chose is stated in a sentence."""
 
 if TYPE_CHECKING:
     Step = MethodParams
@@ -164,11 +164,11 @@ class Spec(Params):
         return self.model_dump(mode="json")
 
     def spec_hash(self) -> str:
-        """Identity of what the spec says beyond the defaults; names and labels do not count."""
-        said = self.model_dump(mode="json", exclude_defaults=True, exclude={"name", "labels", "priority", "max_attempts"})
-        for step, params in zip(said.get("steps", ()), self.steps, strict=False):
+        """Hash of what the spec sets beyond the defaults; names and labels do not count."""
+        stated = self.model_dump(mode="json", exclude_defaults=True, exclude={"name", "labels", "priority", "max_attempts"})
+        for step, params in zip(stated.get("steps", ()), self.steps, strict=False):
             step["method"] = params.wire_name()
-        return "sha256:" + hashlib.sha256(json.dumps(said, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+        return "sha256:" + hashlib.sha256(json.dumps(stated, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 class SpecProblems(ValueError):
@@ -250,8 +250,8 @@ def _problems_of(error: ErrorDetails, document: Any) -> list[Problem]:
         detail = f"unknown field {str(location[-1])[:_SHOWN_CHARACTERS]!r}"
     elif error["type"].startswith("union_tag"):
         sent = error.get("input")
-        said = str(sent.get("method") if isinstance(sent, dict) else sent)[:_SHOWN_CHARACTERS]
-        close = difflib.get_close_matches(said, catalogue(), n=1)
+        stated = str(sent.get("method") if isinstance(sent, dict) else sent)[:_SHOWN_CHARACTERS]
+        close = difflib.get_close_matches(stated, catalogue(), n=1)
         location.append("method")
         hint = f"did you mean {close[0]!r}?" if close else f"methods: {', '.join(catalogue())}"
     return [Problem(pointer="".join(f"/{part}" for part in location), code=error["type"], detail=detail, hint=hint)]

@@ -1,4 +1,4 @@
-"""What a stored file is and whether it is whole, told without any library of its format: the API runs this, before any parser.
+"""What a stored file is and whether it is whole, found without any library of its format: the API runs this, before any parser.
 
 Files are walked by seeking from length field to length field, so that a file of 2 GiB costs as little as a small one. Everything
 that is wrong comes as `EngineError`; what is only found by parsing (shapes, weights, operators) is left to the inspection. The formats
@@ -42,7 +42,7 @@ _FOREIGN: tuple[tuple[bytes, str, str | None], ...] = (
 
 
 def sniff(first_bytes: bytes, declared: str | None) -> str:
-    """The format of a file, told by its first bytes (up to `SNIFF_BYTES`): `declared`, where these can be of that format.
+    """The format of a file, recognized by its first bytes (up to `SNIFF_BYTES`): `declared`, where these can be of that format.
 
     Raises `unsafe_format` for pickles, joblib files and what else would have to be executed to be read, and `unsupported_format`
     for anything unknown or other than `declared`.

@@ -23,7 +23,7 @@ LEAST_R2 = 0.02
 
 
 class Chance:
-    """Takes the uploaded model's answers in, and says which outputs do no better than chance."""
+    """Takes the uploaded model's answers in, and returns which of its outputs do no better than chance."""
 
     def __init__(self, heads: Sequence[Head]) -> None:
         """Judge the heads that have targets and decide between classes, and those of plain values."""

@@ -12,7 +12,7 @@ from engine.outputs.evidence import Array, Column, Output
 from engine.tasks import Task, catalogue
 
 UNNAMED = "y"
-"""The targets of a dataset that do not say which output they belong to."""
+"""The targets of a dataset that do not name the output they belong to."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ def _why_not(output: Output, column: Column, tasks: object) -> str:
     """The sentence that helps most: that of the task for which the output was made, as its shape shows."""
     if len(output.shape) == 1 and output.shape[0] > 1:
         if not column.whole and column.shape == ():
-            return f"the {column.said} is for regression, and {output.said} gives {output.shape[0]} values an example, not one"
+            return f"the {column.described} is for regression, and {output.described} gives {output.shape[0]} values an example, not one"
         likely = "multi_label" if len(column.shape) == 1 else "classification"
     else:
         likely = "binary" if len(output.shape) <= 1 else _by_rank(output)

@@ -23,10 +23,10 @@ from engine.contract.method import MethodParams
 from engine.contract.report import StepReport
 from engine.contract.spec import Spec
 from engine.jobs import warnings
-from engine.jobs.inputs import Subject, read
+from engine.jobs.inputs import JobInputs, read
 from engine.jobs.judging import FileJudge
 from engine.jobs.publication import MeasuredFile, Publication, figures_of, publish
-from engine.jobs.recorder import Voice
+from engine.jobs.recorder import Recorder
 from engine.jobs.report import build
 from engine.measuring.examiner.client import Examiner
 from engine.measuring.examiner.messages import Score
@@ -77,7 +77,7 @@ def compress(job: Job, directory: Path, emit: Callable[[events.Event], None], re
     """
     if job.spec is None:
         raise EngineError("job_invalid", "The job has no spec.", category="internal")
-    compression = _Compression(job, job.spec, directory, Voice(emit), replicas)
+    compression = _Compression(job, job.spec, directory, Recorder(emit), replicas)
     if replicas is None or replicas.rank == 0:
         compression.run()
     else:
@@ -87,8 +87,8 @@ def compress(job: Job, directory: Path, emit: Callable[[events.Event], None], re
 class _Compression:
     """One run of one spec."""
 
-    def __init__(self, job: Job, spec: Spec, directory: Path, voice: Voice, replicas: Replicas | None) -> None:
-        self._job, self._spec, self._voice, self._replicas = job, spec, voice, replicas
+    def __init__(self, job: Job, spec: Spec, directory: Path, recorder: Recorder, replicas: Replicas | None) -> None:
+        self._job, self._spec, self._recorder, self._replicas = job, spec, recorder, replicas
         self._directory, self._out = directory, directory / "out"
         self._follows = replicas is not None and replicas.rank > 0
         self._work = directory / "tmp" / (f"rank{replicas.rank}" if replicas is not None and self._follows else "")
@@ -97,21 +97,21 @@ class _Compression:
 
     def run(self) -> None:
         with ThreadPoolExecutor(1) as aside, Examiner() as examiner:
-            self._voice.phase("loading", 0.0)
-            self._subject = Subject.load(self._job, self._spec, self._work, self._voice.emit)
-            self._voice.phase("baseline", _LOADED)
-            scored = examiner.score(self._subject.to_score(self._subject.onnx))
+            self._recorder.phase("loading", 0.0)
+            self._inputs = JobInputs.load(self._job, self._spec, self._work, self._recorder.emit)
+            self._recorder.phase("baseline", _LOADED)
+            scored = examiner.score(self._inputs.to_score(self._inputs.onnx))
             with collector_paused():
                 context = self._context()
             self._score = scored()
-            self._subject.check(self._score)
-            self._subject = replace(self._subject, heads=self._score.heads)
+            self._inputs.check(self._score)
+            self._inputs = replace(self._inputs, heads=self._score.heads)
             context = replace(context, heads=self._score.heads, unused_targets=self._score.unused_targets)
-            context.judge = FileJudge(self._subject, examiner, self._score)
-            self._counts = self._subject.baseline.count(self._score.shapes)
-            warnings.about_examples(self._voice, self._subject, self._score)
+            context.judge = FileJudge(self._inputs, examiner, self._score)
+            self._counts = self._inputs.baseline.count(self._score.shapes)
+            warnings.about_examples(self._recorder, self._inputs, self._score)
             # Compressing the upload takes seconds where it is large; it runs beside the steps.
-            self._sizes = aside.submit(file_sizes, self._subject.upload)
+            self._sizes = aside.submit(file_sizes, self._inputs.upload)
             states = self._walk(context, examiner)
             best = self._best(states, examiner)
         self._keep(best, states)
@@ -119,8 +119,8 @@ class _Compression:
 
     def follow(self) -> None:
         """Take the steps beside the first process as far as they train; nothing is scored or published here."""
-        self._subject = Subject.load(self._job, self._spec, self._work, self._voice.emit)
-        context, network = self._context(), self._subject.baseline
+        self._inputs = JobInputs.load(self._job, self._spec, self._work, self._recorder.emit)
+        context, network = self._context(), self._inputs.baseline
         trained = max(index for index, step in enumerate(self._spec.steps) if step.needs.trainable)
         for index, step in enumerate(self._spec.steps[: trained + 1]):
             own = context.for_step(index, (0.0, 1.0), network)
@@ -128,9 +128,9 @@ class _Compression:
             network.at(network.settings[0]).measure(on_file=lambda path: {}, on_module=partial(self._measured_in_memory, own))
 
     def _walk(self, context: StepContext, examiner: Examiner) -> list[State]:
-        spans = shares([expected_work(step, self._subject.facts) for step in self._spec.steps], _SCORED, _WALKED)
+        spans = shares([expected_work(step, self._inputs.facts) for step in self._spec.steps], _SCORED, _WALKED)
         states: list[State] = []
-        network = self._subject.baseline
+        network = self._inputs.baseline
         for index, step in enumerate(self._spec.steps):
             states.append(self._step(context.for_step(index, spans[index], network), index, step, network, examiner))
             network = states[-1].network
@@ -138,10 +138,10 @@ class _Compression:
 
     def _step(self, context: StepContext, index: int, step: MethodParams, network: Network, examiner: Examiner) -> State:
         begin, method = time.monotonic(), step.wire_name()
-        self._voice.emit(events.StepStarted(method=method, step_index=index))
+        self._recorder.emit(events.StepStarted(method=method, step_index=index))
         network = implementation(step)(network, step, context)
         first = network.at(network.settings[0])
-        to_score = partial(self._subject.to_score, as_timed=first.batch_dependent)
+        to_score = partial(self._inputs.to_score, as_timed=first.batch_dependent)
         score = first.measure(on_file=lambda path: examiner.score(to_score(path))(), on_module=lambda module: None)
         if first.batch_dependent:
             context.report("scored_at_batch_size", self._spec.evaluation.latency.batch_sizes[0])
@@ -150,7 +150,7 @@ class _Compression:
         for file in context.files:
             target = self._out / f"step{index}-{file.path.name}"
             shutil.move(file.path, target)
-            self._voice.artifact(target, kind=file.kind, format=file.format, metrics=file.metrics, step_index=index)
+            self._recorder.artifact(target, kind=file.kind, format=file.format, metrics=file.metrics, step_index=index)
         self._steps.append(
             StepReport(
                 index=index,
@@ -163,7 +163,7 @@ class _Compression:
                 shown=context.displayed(),
             )
         )
-        self._voice.emit(events.StepFinished(method=method, metrics=metrics, step_index=index))
+        self._recorder.emit(events.StepFinished(method=method, metrics=metrics, step_index=index))
         context.finished()
         return State(network, index, metrics, score)
 
@@ -171,9 +171,9 @@ class _Compression:
         """Metrics of the module; nothing without examples."""
         from engine.methods.context import Context
 
-        if self._subject.data is None or not isinstance(context, Context):
+        if self._inputs.data is None or not isinstance(context, Context):
             return {}
-        return context.evaluate(module, self._subject.split)
+        return context.evaluate(module, self._inputs.split)
 
     def _context(self) -> StepContext:
         """What steps are given; torch is loaded only where a step trains.
@@ -183,11 +183,11 @@ class _Compression:
         common: dict[str, Any] = {
             "seed": self._spec.seed,
             "work": self._work,
-            "emit": self._voice.emit,
-            "baseline": self._subject.baseline,
-            "data": self._subject.data,
+            "emit": self._recorder.emit,
+            "baseline": self._inputs.baseline,
+            "data": self._inputs.data,
             "threads": self._job.threads,
-            "evaluation_split": self._subject.split,
+            "evaluation_split": self._inputs.split,
         }
         if not any(step.needs.trainable for step in self._spec.steps):
             return StepContext(**common)
@@ -204,7 +204,7 @@ class _Compression:
         checkpoints = Checkpoints(
             self._work if self._follows else self._directory,
             self._spec.model_dump(mode="json"),
-            self._voice.emit,
+            self._recorder.emit,
             seconds=self._job.checkpoint_seconds,
             read_only=self._follows,
         )
@@ -216,14 +216,14 @@ class _Compression:
         for step in self._spec.steps:
             implementation(step)
         with suppress(EngineError):  # The step that needs the module says what is wrong with it.
-            self._subject.baseline.module  # noqa: B018 - built on first use
+            self._inputs.baseline.module  # noqa: B018 - built on first use
         return Context(
             **common, device=device, load_teacher=self._teacher, checkpoints=checkpoints, outputs_of_file=self._outputs_of_baseline
         )
 
     def _outputs_of_baseline(self, split: str) -> Sequence[NDArray[Any]] | None:
         """What the examiner kept of them."""
-        return stored_outputs(self._subject.outputs) if split == self._subject.split else None
+        return stored_outputs(self._inputs.outputs) if split == self._inputs.split else None
 
     def _teacher(self, name: str) -> Network:
         if name not in self._job.teachers:
@@ -241,7 +241,7 @@ class _Compression:
         ):
             return final
         for state in reversed(states[:-1]):
-            if constraints.accuracy_kept(target.accuracy, self._score.metrics, state.metrics, self._subject.split):
+            if constraints.accuracy_kept(target.accuracy, self._score.metrics, state.metrics, self._inputs.split):
                 return max(
                     final,
                     self._candidate(state, examiner),
@@ -254,11 +254,11 @@ class _Compression:
         publication = publish(
             state.network,
             state.step_index,
-            self._subject,
+            self._inputs,
             examiner,
             self._work / f"candidate{state.step_index}",
             score=state.score,
-            enter=lambda name: self._voice.phase(name, next(fractions)),
+            enter=lambda name: self._recorder.phase(name, next(fractions)),
         )
         baselines = [
             figures_of(self._score, self._sizes.result(), self._counts, tuple(timing.baseline for timing in item.timings))
@@ -270,7 +270,7 @@ class _Compression:
     def _judge(self, item: MeasuredFile, baseline: Figures) -> Measured:
         """One setting beside the baseline, which was timed in turns with it."""
         figures, speeds = item.figures(), tuple(timing.speed for timing in item.timings)
-        checks = constraints.check(self._spec.constraints, baseline, figures, self._subject.split)
+        checks = constraints.check(self._spec.constraints, baseline, figures, self._inputs.split)
         return Measured(
             setting=item.setting,
             figures=figures,
@@ -282,7 +282,7 @@ class _Compression:
         """Move the files of the best candidate to the outputs and announce them."""
         kept = best.publication.step_index
         if kept != states[-1].step_index:
-            self._voice.warn(
+            self._recorder.warn(
                 "earlier_state_kept",
                 f"The last state missed the accuracy target; the one after step {kept} ({self._steps[kept].method}) was published.",
                 step_index=kept,
@@ -290,7 +290,7 @@ class _Compression:
         for file in best.publication.files:
             target = self._out / file.path.name
             shutil.copyfile(file.path, target)
-            self._voice.artifact(
+            self._recorder.artifact(
                 target,
                 kind="model",
                 format=file.format,
@@ -301,23 +301,23 @@ class _Compression:
 
     def _finish(self, best: Candidate) -> None:
         result = best.result
-        warnings.about_result(self._voice, self._subject, best.publication.step_index, result)
+        warnings.about_result(self._recorder, self._inputs, best.publication.step_index, result)
         document = build(
-            self._subject,
+            self._inputs,
             result,
             steps=self._steps,
             publication=best.publication,
             examples_count=self._score.examples_count,
-            warnings=self._voice.warnings,
-            artifacts=self._voice.artifacts,
-            duration_seconds=self._voice.seconds,
+            warnings=self._recorder.warnings,
+            artifacts=self._recorder.artifacts,
+            duration_seconds=self._recorder.seconds,
         )
         target = self._out / "report.json"
         target.write_text(document.model_dump_json(indent=1))
-        self._voice.artifact(target, kind="report", format="json", metrics={})
+        self._recorder.artifact(target, kind="report", format="json", metrics={})
         summary = FileRef.write(self._directory, RESULT, result.summary().model_dump_json().encode())
-        self._voice.progress(1.0, "done")
-        self._voice.emit(events.Done(outcome=result.outcome, result=summary, error=self._missed(result)))
+        self._recorder.progress(1.0, "done")
+        self._recorder.emit(events.Done(outcome=result.outcome, result=summary, error=self._missed(result)))
 
     def _missed(self, result: Result) -> JobError | None:
         """The error of a job that is to fail for a missed target."""

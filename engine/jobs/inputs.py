@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Subject:
+class JobInputs:
     """The loaded inputs of a compress job."""
 
     job: Job
@@ -45,7 +45,7 @@ class Subject:
     """How the outputs are read, once the baseline was scored."""
 
     @classmethod
-    def load(cls, job: Job, spec: Spec, work: Path, warn: Callable[[events.Warned], None]) -> Subject:
+    def load(cls, job: Job, spec: Spec, work: Path, warn: Callable[[events.Warned], None]) -> JobInputs:
         """Read the model and the dataset of `job`.
 
         Raises:
@@ -76,7 +76,7 @@ class Subject:
 
     @property
     def outputs(self) -> Path:
-        """Where the examiner keeps what the baseline said about the examples."""
+        """Where the examiner stores the baseline's outputs for the examples."""
         return self.work / "baseline_outputs"
 
     def source(self) -> ExampleSource:

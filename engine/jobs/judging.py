@@ -5,7 +5,7 @@ from pathlib import Path
 
 from engine.contract import constraints
 from engine.contract.metric import Key, catalogue
-from engine.jobs.inputs import Subject
+from engine.jobs.inputs import JobInputs
 from engine.measuring.examiner.client import Examiner
 from engine.measuring.examiner.messages import Score
 from engine.networks.network import Network
@@ -16,9 +16,9 @@ Metrics = Mapping[str, float | None]
 class FileJudge:
     """Asks the job's examiner; see `engine.methods.step.Judge`."""
 
-    def __init__(self, subject: Subject, examiner: Examiner, baseline: Score) -> None:
-        self._subject, self._examiner, self._baseline = subject, examiner, baseline
-        target = subject.spec.constraints
+    def __init__(self, inputs: JobInputs, examiner: Examiner, baseline: Score) -> None:
+        self._inputs, self._examiner, self._baseline = inputs, examiner, baseline
+        target = inputs.spec.constraints
         self._target = None if target is None else target.accuracy
 
     @property
@@ -33,11 +33,11 @@ class FileJudge:
 
     def score(self, network: Network) -> Metrics:
         """Metrics of a network's ONNX file on the evaluated examples."""
-        return self._examiner.score(self._subject.to_score(self._file(network), as_timed=network.batch_dependent))().metrics
+        return self._examiner.score(self._inputs.to_score(self._file(network), as_timed=network.batch_dependent))().metrics
 
     def meets_target(self, metrics: Metrics) -> bool:
         """Whether metrics satisfy the accuracy target."""
-        return self._target is not None and constraints.accuracy_kept(self._target, self._baseline.metrics, metrics, self._subject.split)
+        return self._target is not None and constraints.accuracy_kept(self._target, self._baseline.metrics, metrics, self._inputs.split)
 
     def quality(self, metrics: Metrics) -> tuple[float, ...]:
         """The target's metric first, then every other in the order in which they are shown."""
@@ -50,8 +50,8 @@ class FileJudge:
 
     def speedup(self, network: Network) -> float:
         """How many times faster a network's file is than the uploaded model, at the first batch size."""
-        request = self._subject.to_time(self._file(network))
+        request = self._inputs.to_time(self._file(network))
         return self._examiner.time(request.model_copy(update={"batch_sizes": request.batch_sizes[:1]}))()[0].speed.speedup
 
     def _file(self, network: Network) -> Path:
-        return network.file(self._subject.work / "judged.onnx")
+        return network.file(self._inputs.work / "judged.onnx")

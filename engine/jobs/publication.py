@@ -22,7 +22,7 @@ from engine.formats.onnx import runtime
 from engine.formats.onnx.counting import count_onnx
 from engine.formats.onnx.notes import remove_notes
 from engine.formats.onnx.runtime import Feed
-from engine.jobs.inputs import Subject
+from engine.jobs.inputs import JobInputs
 from engine.measuring.examiner.client import Examiner
 from engine.measuring.examiner.messages import CompareRequest, DigestRequest, Score, TensorDigest
 from engine.measuring.examples import RandomExamples, SplitExamples
@@ -101,7 +101,7 @@ def figures_of(score: Score, sizes: FileSizes, counts: Counts, latencies: tuple[
 def publish(
     network: Network,
     step_index: int,
-    subject: Subject,
+    inputs: JobInputs,
     examiner: Examiner,
     directory: Path,
     *,
@@ -113,7 +113,7 @@ def publish(
     Args:
         network: The state.
         step_index: The step that it came out of.
-        subject: The job's inputs.
+        inputs: The job's inputs.
         examiner: A process that has never seen the network.
         directory: Receives the files.
         score: What the examiner found for the file of the first setting, if it was asked.
@@ -124,11 +124,11 @@ def publish(
     """
     enter("exporting")
     directory.mkdir(parents=True, exist_ok=True)
-    formats = tuple(dict.fromkeys(subject.spec.export))
+    formats = tuple(dict.fromkeys(inputs.spec.export))
     settings = _checked(network.settings)
     plain = network.plain()
     networks = {setting.name: plain.at(setting) for setting in settings}
-    place = directory if RUNNABLE in formats else subject.work / f"measured_{step_index}"
+    place = directory if RUNNABLE in formats else inputs.work / f"measured_{step_index}"
     place.mkdir(exist_ok=True)
     runnable = {setting.name: place / file_name(setting, first=setting == settings[0]) for setting in settings}
     for name, path in runnable.items():
@@ -136,11 +136,11 @@ def publish(
     others = {name: write_network(plain, name, directory / f"model{ending_of(name)}") for name in formats if name != RUNNABLE}
     enter("verifying")
     for name, path in runnable.items():
-        networks[name].measure(on_file=partial(_check_copy, path), on_module=partial(_compare, path, networks[name], subject, examiner))
+        networks[name].measure(on_file=partial(_check_copy, path), on_module=partial(_compare, path, networks[name], inputs, examiner))
     for name, paths in others.items():
         _compare_tensors(plain, name, paths[0], examiner)
     scores = {
-        setting.name: examiner.score(subject.to_score(runnable[setting.name], as_timed=network.batch_dependent))
+        setting.name: examiner.score(inputs.to_score(runnable[setting.name], as_timed=network.batch_dependent))
         for setting in settings[score is not None :]
     }
     found = ({} if score is None else {settings[0].name: score}) | {name: waiting() for name, waiting in scores.items()}
@@ -149,7 +149,7 @@ def publish(
     measured = []
     for setting in settings:
         path, own = runnable[setting.name], found[setting.name]
-        timings = examiner.time(subject.to_time(path))()
+        timings = examiner.time(inputs.to_time(path))()
         # The exporter folds normalizations into the layers before them: what is counted is what is in the file.
         counts = count_onnx(path, own.shapes) if RUNNABLE in formats else networks[setting.name].count(own.shapes)
         if RUNNABLE in formats:
@@ -188,13 +188,13 @@ def _check_copy(file: Path, source: Path) -> None:
         raise EngineError("export_mismatch", "The published file is not the network's own graph.", category="internal")
 
 
-def _compare(file: Path, network: Network, subject: Subject, examiner: Examiner, module: nn.Module) -> None:
+def _compare(file: Path, network: Network, inputs: JobInputs, examiner: Examiner, module: nn.Module) -> None:
     """The exported file against the module in memory, on the same inputs."""
-    feed = _some_inputs(subject, file)
-    inputs, expected = subject.work / "compared_inputs.npz", subject.work / "compared_outputs.npz"
-    np.savez(inputs, *feed.values())
+    feed = _some_inputs(inputs, file)
+    given, expected = inputs.work / "compared_inputs.npz", inputs.work / "compared_outputs.npz"
+    np.savez(given, *feed.values())
     np.savez(expected, *_module_outputs(module, network.signature, feed))
-    request = CompareRequest(file=file, names=tuple(feed), inputs=inputs, expected=expected, threads=subject.job.threads)
+    request = CompareRequest(file=file, names=tuple(feed), inputs=given, expected=expected, threads=inputs.job.threads)
     found = examiner.compare(request)()
     difference, scale = found.max_abs_difference, found.max_abs_value
     relative = HALF_TOLERANCE if network.weights_type == "float16" else RELATIVE_TOLERANCE
@@ -208,14 +208,14 @@ def _compare(file: Path, network: Network, subject: Subject, examiner: Examiner,
         )
 
 
-def _some_inputs(subject: Subject, file: Path) -> Feed:
-    session = runtime.open_session(file, threads=subject.job.threads)
-    if subject.data is None:
+def _some_inputs(inputs: JobInputs, file: Path) -> Feed:
+    session = runtime.open_session(file, threads=inputs.job.threads)
+    if inputs.data is None:
         return next(
-            iter(RandomExamples(session, seed=subject.spec.seed, signature=subject.baseline.signature).batches(COMPARED_EXAMPLES))
+            iter(RandomExamples(session, seed=inputs.spec.seed, signature=inputs.baseline.signature).batches(COMPARED_EXAMPLES))
         ).feed
-    split = subject.data.splits[subject.split]
-    return next(iter(SplitExamples(subject.split, split, session).batches(min(COMPARED_EXAMPLES, split.count)))).feed
+    split = inputs.data.splits[inputs.split]
+    return next(iter(SplitExamples(inputs.split, split, session).batches(min(COMPARED_EXAMPLES, split.count)))).feed
 
 
 def _module_outputs(module: nn.Module, signature: Signature, feed: Feed) -> list[NDArray[Any]]:

@@ -1,4 +1,4 @@
-"""How a job speaks: phases, progress, warnings and artifacts as events, remembered for its report."""
+"""Records a job's phases, progress, warnings and artifacts: emits them as events and keeps them for the report."""
 
 import hashlib
 import time
@@ -15,7 +15,7 @@ _GUESSABLE = 0.05
 """Before this share of the job is done, the time left is not guessed."""
 
 
-class Voice:
+class Recorder:
     """Emits the events of one job."""
 
     def __init__(self, emit: Callable[[events.Event], None]) -> None:
@@ -31,7 +31,7 @@ class Voice:
         return time.monotonic() - self._started
 
     def emit(self, event: events.Event) -> None:
-        """Pass an event on; warnings and artifacts are remembered, and progress is told no more often than every 0.1 s."""
+        """Pass an event on; warnings and artifacts are remembered, and progress is emitted at most every 0.1 s."""
         if isinstance(event, events.Progress):
             now = time.monotonic()
             if event.fraction < 1 and now - self._progressed < PROGRESS_SECONDS:

@@ -8,7 +8,7 @@ from engine.contract.figures import Result
 from engine.contract.job import InputFile
 from engine.contract.metric import Key
 from engine.contract.report import EvaluatedOn, InputDescription, Inputs, Interval, Report, ReportedFile, ReportedWarning, StepReport
-from engine.jobs.inputs import Subject
+from engine.jobs.inputs import JobInputs
 from engine.jobs.publication import Publication
 from engine.jobs.recorder import sha256_of
 from engine.measuring import environment
@@ -18,7 +18,7 @@ from engine.reporting.sentence import sentence
 
 
 def build(
-    subject: Subject,
+    inputs: JobInputs,
     result: Result,
     *,
     steps: Sequence[StepReport],
@@ -31,7 +31,7 @@ def build(
     """The document.
 
     Args:
-        subject: The job's inputs.
+        inputs: The job's inputs.
         result: Its figures, compared and judged.
         steps: What each step measured and reported.
         publication: The published state.
@@ -40,7 +40,7 @@ def build(
         artifacts: The published files.
         duration_seconds: Wall time of the job so far.
     """
-    job, spec = subject.job, subject.spec
+    job, spec = inputs.job, inputs.spec
     assert job.model is not None
     report = Report(
         **dict(result.summary()),
@@ -51,12 +51,12 @@ def build(
             "baseline": _intervals(result.baseline.metrics, examples_count),
             "result": _intervals(result.first.figures.metrics, examples_count),
         },
-        evaluation=EvaluatedOn(split=subject.split, examples_count=examples_count, inputs="dataset" if subject.data else "random"),
-        outputs=tuple(head.model_dump(mode="json", exclude={"indices"}) for head in subject.heads or ()),
+        evaluation=EvaluatedOn(split=inputs.split, examples_count=examples_count, inputs="dataset" if inputs.data else "random"),
+        outputs=tuple(head.model_dump(mode="json", exclude={"indices"}) for head in inputs.heads or ()),
         constraints=result.first.verdict.constraints,
         steps=tuple(steps),
         kept_step_index=publication.step_index,
-        layers=layer_table(subject.onnx, publication.measured[0].runnable),
+        layers=layer_table(inputs.onnx, publication.measured[0].runnable),
         environment=environment.describe(threads=job.threads, seed=spec.seed, device=job.device),
         warnings=tuple(warnings),
         artifacts=tuple(artifacts),

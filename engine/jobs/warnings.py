@@ -3,51 +3,51 @@
 from __future__ import annotations
 
 from engine.contract.figures import Result
-from engine.jobs.inputs import Subject
-from engine.jobs.recorder import Voice
+from engine.jobs.inputs import JobInputs
+from engine.jobs.recorder import Recorder
 from engine.measuring.examiner.messages import Score
 
 SMALL_SPLIT = 1000
 """With fewer examples, a change of accuracy of about a point is within the noise."""
 
 
-def about_examples(voice: Voice, subject: Subject, score: Score) -> None:
+def about_examples(recorder: Recorder, inputs: JobInputs, score: Score) -> None:
     """How far the examples carry that `score`, the examiner's answer, was measured on."""
     examples = score.examples_count
-    if subject.data is None:
-        voice.warn("random_inputs", "There is no dataset: fidelity to the original was measured on random inputs, which says little.")
+    if inputs.data is None:
+        recorder.warn("random_inputs", "There is no dataset: fidelity to the original was measured on random inputs, which says little.")
     elif examples < SMALL_SPLIT:
-        voice.warn("small_test_split", f"Only {examples} examples were scored: one of them is {100 / examples:.2g} points of accuracy.")
+        recorder.warn("small_test_split", f"Only {examples} examples were scored: one of them is {100 / examples:.2g} points of accuracy.")
     for target, reason in score.unused_targets.items():
-        voice.warn("labels_unused", f"The target {target!r} was not used: {reason}.", target=target)
+        recorder.warn("labels_unused", f"The target {target!r} was not used: {reason}.", target=target)
     for note in score.notes:
-        voice.warn("task_inferred", note)
-    if score.near_chance and not subject.untrained:
-        voice.warn(
+        recorder.warn("task_inferred", note)
+    if score.near_chance and not inputs.untrained:
+        recorder.warn(
             "baseline_near_chance",
             f"The uploaded model does no better on these examples than answers that do not look at them: {'; '.join(score.near_chance)}. "
             "Figures that compare with it say little. Check the preprocessing (scale, mean, std, layout) and the order of the labels.",
         )
 
 
-def about_result(voice: Voice, subject: Subject, step_index: int, result: Result) -> None:
+def about_result(recorder: Recorder, inputs: JobInputs, step_index: int, result: Result) -> None:
     """Zeros that do not make faster, a slower network, and outputs that are unlike the original's, in the state after a step."""
-    effects = [step.effect for step in subject.spec.steps[: step_index + 1]]
-    told = any(warning.code == "no_dense_speedup" for warning in voice.warnings)
+    effects = [step.effect for step in inputs.spec.steps[: step_index + 1]]
+    warned = any(warning.code == "no_dense_speedup" for warning in recorder.warnings)
     zeros = any(e.file_size == "only_compressed" for e in effects) and not any(e.dense_latency == "faster" for e in effects)
-    if zeros and not told:
-        voice.warn(
+    if zeros and not warned:
+        recorder.warn(
             "no_dense_speedup",
             "Zero weights make the compressed file smaller, not the network faster: dense kernels multiply by them all the same.",
         )
     first = result.first
     if first.verdict.speed == "slower":
         before, after = result.baseline.latency_ms, first.figures.latency_ms
-        voice.warn(
+        recorder.warn(
             "latency_regressed",
             f"The result is slower than the original: {after.p50:.3g} ms instead of {before.p50:.3g} ms"
             f" (batch {after.batch_size}, {after.threads} thread(s), {after.runtime}).",
         )
-    sqnr = first.figures.metrics.get(f"{subject.split}.sqnr_db")
-    if sqnr is not None and sqnr < 0 and not subject.untrained:
-        voice.warn("low_fidelity", f"The outputs differ from the original's by more than their own size (SQNR {sqnr:.1f} dB).")
+    sqnr = first.figures.metrics.get(f"{inputs.split}.sqnr_db")
+    if sqnr is not None and sqnr < 0 and not inputs.untrained:
+        recorder.warn("low_fidelity", f"The outputs differ from the original's by more than their own size (SQNR {sqnr:.1f} dB).")

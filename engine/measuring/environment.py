@@ -15,7 +15,7 @@ _SHOWN_PACKAGES = ("torch", "onnx", "onnxruntime", "numpy", "safetensors")
 
 @functools.cache
 def _processor() -> tuple[str, frozenset[str]]:
-    """Name and feature flags of the processor, as the kernel tells them; no flags where it does not."""
+    """Name and feature flags of the processor, as the kernel lists them; no flags where it lists none."""
     name, flags = platform.processor() or platform.machine(), frozenset[str]()
     try:
         lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()

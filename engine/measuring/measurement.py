@@ -2,7 +2,7 @@
 
 Baseline and result run alternately, so that a busy machine slows both. The verdict rests on the ratio of each pair of neighbouring
 runs: its median, and a 95 % interval of that median from order statistics of block medians, which holds for any distribution.
-`faster` and `slower` are said only where the whole interval lies beyond `TOLERANCE`; anything else is `same`.
+`faster` and `slower` are reported only where the whole interval lies beyond `TOLERANCE`; anything else is `same`.
 """
 
 import math
@@ -127,7 +127,7 @@ def order_statistics(count: int, confidence: float = 0.95) -> tuple[int, int]:
 
 
 def verdict(low: float, high: float) -> SpeedWord:
-    """What an interval of the speed-up says, in one word."""
+    """An interval of the speed-up in one word."""
     if low > 1 + TOLERANCE:
         return "faster"
     return "slower" if high < 1 / (1 + TOLERANCE) else "same"

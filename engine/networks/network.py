@@ -79,7 +79,7 @@ class Network(Protocol):
 
     @property
     def batch_dependent(self) -> bool:
-        """Whether what it says about an example depends on the others in its batch, so that it is scored in the batches it is timed with."""
+        """Whether its outputs for an example depend on the others in its batch, so that it is scored in the batches it is timed with."""
 
     @property
     def module(self) -> nn.Module:
@@ -106,7 +106,7 @@ class Network(Protocol):
         """
 
     def with_onnx(self, path: Path, *, module: nn.Module | None = None, batch_dependent: bool = False) -> Network:
-        """The same signature around an ONNX file that says what the network computes from now on; `module` is its trainable form."""
+        """The same signature around an ONNX file that holds what the network computes from now on; `module` is its trainable form."""
 
     def plain(self) -> Network:
         """The network without the masks and parametrizations that hold it during training, on the CPU, and rounded to `weights_type`; what is published."""

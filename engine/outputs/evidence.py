@@ -1,4 +1,4 @@
-"""What is known of outputs and targets before anybody says what they mean: shapes, types, ranges, sums, names. Numpy only."""
+"""What is known of outputs and targets before their meaning is declared: shapes, types, ranges, sums, names. Numpy only."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Output:
         return shape
 
     @property
-    def said(self) -> str:
+    def described(self) -> str:
         """How messages call it."""
         return f"output {self.name!r} of shape {_text(('batch', *self.sample.shape[1:]))}"
 
@@ -96,7 +96,7 @@ class Column:
         return self.whole and self.low >= 0 and self.high <= 1
 
     @property
-    def said(self) -> str:
+    def described(self) -> str:
         """How messages call it."""
         kind = "whole numbers" if self.whole else "fractions"
         one = "a number" if not self.shape else f"an array of shape {_text(self.shape)}"
@@ -131,13 +131,13 @@ class Column:
     def classes_up_to(self, count: int) -> int | str | None:
         """Which number is to be ignored (None: none) where the values number `count` classes, or a sentence why they do not."""
         if not self.whole:
-            return f"the {self.said} holds fractions, which number no classes; task regression?"
+            return f"the {self.described} holds fractions, which number no classes; task regression?"
         if self.low >= 0 and self.high < count:
             return None
         if self.ignored is not None and self.counted[1] < count:
             return self.ignored
         if self.low < 0:
-            return f"the {self.said} has negative numbers; classes count from 0"
+            return f"the {self.described} has negative numbers; classes count from 0"
         return (
             f"the dataset has the label {self.high:.0f}, but the model gives only {count} class scores; labels count from 0 to classes - 1"
         )
@@ -160,7 +160,7 @@ def columns_of(splits: Mapping[str, HasTargets]) -> dict[str, Column]:
 def class_axis(output: Output) -> tuple[int, str] | str:
     """The dimension of an output along which its values are scores of classes, and how that was seen; else why it was not."""
     if not output.floating:
-        return f"{output.said} holds integers"
+        return f"{output.described} holds integers"
     rank = len(output.shape) + 1
     wide = [axis for axis in _by_custom(rank) if output.sample.shape[axis] > 1]
     for axis in wide:
@@ -168,13 +168,13 @@ def class_axis(output: Output) -> tuple[int, str] | str:
         if is_probabilities(rows) or bool(np.isfinite(rows).all() and rows.max() <= 1e-6 and is_probabilities(np.exp(rows))):
             return axis, f"its values are probabilities along dimension {axis}"
     if not wide:
-        return f"{output.said} has a single value"
+        return f"{output.described} has a single value"
     if any(output.sample.shape == given.shape for given in output.inputs.values()):
-        return f"{output.said} has the shape of an input"
+        return f"{output.described} has the shape of an input"
     if unit_length(output):
-        return f"every row of {output.said} has length 1, as embeddings have"
+        return f"every row of {output.described} has length 1, as embeddings have"
     if _NO_CLASSES.search(output.name):
-        return f"the name {output.name!r} speaks of no classes"
+        return f"the name {output.name!r} does not name classes"
     axis = next((axis for axis in wide if output.sample.shape[axis] not in _positions(output)), wide[0])
     if _CLASSES.search(output.name):
         return axis, f"its name is {output.name!r}; classes are taken to be along dimension {axis}"
@@ -182,7 +182,7 @@ def class_axis(output: Output) -> tuple[int, str] | str:
         return axis, f"dimension {axis} is as large as the tokens' numbers in the input"
     if rank == 2 and output.alone:
         return 1, "it is the only output and a vector; scores of classes are taken for granted"
-    return f"nothing about {output.said} shows that it holds scores of classes"
+    return f"nothing about {output.described} shows that it holds scores of classes"
 
 
 def unit_length(output: Output) -> bool:

@@ -11,7 +11,7 @@ from pathlib import Path
 from engine.process.sandbox.namespaces import returncode
 
 REPORT_SECONDS = 2.0
-"""How long the parent may take to tell of a child whose streams have ended; then the kernel is asked."""
+"""How long the parent may take to report a child whose streams have ended; then the kernel is asked."""
 
 
 class LaunchError(Exception):
@@ -41,7 +41,7 @@ class Child:
         events: Read end of the event stream.
         log: Read end of standard output and error.
         enclosed: Whether it has namespaces of its own.
-        forget: Called when the kernel, and not the parent, told how it ended.
+        forget: Called when the kernel, and not the parent, reported how it ended.
     """
 
     def __init__(self, events: int, log: int, *, enclosed: bool = False, forget: Callable[[], None] = lambda: None) -> None:
@@ -56,12 +56,12 @@ class Child:
         self._ended = threading.Event()
 
     def wait(self, timeout: float | None = None) -> Exit | None:
-        """How the child ended, or None if it still runs after `timeout` seconds, or its parent does not tell."""
+        """How the child ended, or None if it still runs after `timeout` seconds, or its parent does not report it."""
         self._ended.wait(timeout)
         return self.exit
 
     def collect(self, timeout: float) -> Exit | None:
-        """The same, for a child whose streams have ended: the kernel is asked where the parent is stopped and tells nothing."""
+        """The same, for a child whose streams have ended: the kernel is asked where the parent is stopped and reports nothing."""
         if self.wait(min(REPORT_SECONDS, timeout)) is None and (status := dead_status(self.pid)) is not None:
             self.signal(signal.SIGKILL)  # what it started: the dead child still names the group
             self.end(Exit(returncode(status, enclosed=self._enclosed)))

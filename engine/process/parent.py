@@ -113,7 +113,7 @@ class Parent:
         except Exception:
             traceback.print_exc()
         finally:
-            # Nobody would hear of a child's end any more: whatever the reason, the parent goes and the next start brings another.
+            # Nobody would learn of a child's end any more: whatever the reason, the parent goes and the next start brings another.
             with suppress(ProcessLookupError):
                 self._process.kill()
             self._process.wait()

@@ -39,7 +39,7 @@ class Request:
     group: str | None = None
     """File of the control group that it enters first of all; None for that of its parent."""
     sockets: Literal["none", "private", "shared"] = "none"
-    """Whether the processes of a job may speak by TCP: not at all; on the loopback device of a network namespace of their own; or,
+    """Whether the processes of a job may connect by TCP: not at all; on the loopback device of a network namespace of their own; or,
     where there are no such namespaces, on the machine's."""
 
     def to_json(self, number: int) -> bytes:

@@ -148,7 +148,7 @@ class Parent:
 
 
 def _fork(*, enclosed: bool) -> int:
-    """Fork, into namespaces where the child is to have them and the kernel gives them: otherwise the child says that it does not."""
+    """Fork, into namespaces where the child is to have them and the kernel gives them: otherwise the child reports that it has none."""
     if enclosed:
         with suppress(OSError):
             return fork_into(namespaces.FLAGS)

@@ -30,11 +30,11 @@ class Binary(Task):
         """A single value an example."""
         (output,) = outputs
         if any(size != 1 for size in output.sample.shape[1:]) or not output.floating:
-            return f"{output.said} is not one value an example"
+            return f"{output.described} is not one value an example"
         if column is None and declared is None:
-            return f"nothing about {output.said} shows that it decides between yes and no"
+            return f"nothing about {output.described} shows that it decides between yes and no"
         if column is not None and (column.shape != () or not column.yes_or_no):
-            return f"the {column.said} is not a 0 or 1 an example"
+            return f"the {column.described} is not a 0 or 1 an example"
         return yes_or_no_head(output, self.name, column)
 
     def prepare(self, head: Head, targets: Mapping[str, Array], inputs: Mapping[str, Array]) -> Array | None:

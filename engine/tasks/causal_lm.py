@@ -33,17 +33,21 @@ class CausalLM(Task):
             return "the task causal_lm has to be declared"
         tokens = {name: given for name, given in output.inputs.items() if given.dtype.kind in "iu" and given.ndim == 2}
         if output.sample.ndim != 3 or not tokens:
-            return f"{output.said} gives no scores of tokens for every position of an integer input"
+            return f"{output.described} gives no scores of tokens for every position of an integer input"
         axes = (2, 1) if declared.class_axis is None else (declared.class_axis,)
         if column is not None:
             axis, ignored = dense_axis(output, column, axes), column.classes_up_to(max(output.sample.shape[1:]))
             if axis is None or isinstance(ignored, str):
-                return ignored if isinstance(ignored, str) else f"the {column.said} is not one token for every position of {output.said}"
+                return (
+                    ignored
+                    if isinstance(ignored, str)
+                    else f"the {column.described} is not one token for every position of {output.described}"
+                )
             return class_head(output, self.name, axis, column, reason="declared; its targets are the dataset's", ignored=ignored)
         name, given = next(iter(tokens.items()))
         axis = next((axis for axis in axes if output.sample.shape[3 - axis] == given.shape[1]), None)
         if axis is None:
-            return f"{output.said} has not the positions of the input {name!r}"
+            return f"{output.described} has not the positions of the input {name!r}"
         head = class_head(
             output, self.name, axis, None, reason=f"declared; its targets are the input {name!r}, a position later", ignored=IGNORED
         )

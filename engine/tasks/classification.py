@@ -30,23 +30,25 @@ class Classification(Task):
         """A vector of two scores or more an example."""
         (output,) = outputs
         if len(output.shape) != 1 or output.shape[0] < 2 or not output.floating:
-            return f"{output.said} is no vector of class scores"
+            return f"{output.described} is no vector of class scores"
         if column is None:
             found = (1, "declared") if declared else class_axis(output)
             return found if isinstance(found, str) else class_head(output, self.name, found[0], None, reason=found[1])
         if column.one_hot and column.shape == output.shape:
             sigmoids = output.shares and output.scale(1) == "logits"
             if sigmoids and not declared:
-                return f"{output.said} gives each class a probability of its own"
+                return f"{output.described} gives each class a probability of its own"
             return class_head(output, self.name, 1, column, reason="its targets are one-hot: exactly one class an example")
         if column.shape != ():
-            return f"the {column.said} is not one class number an example"
+            return f"the {column.described} is not one class number an example"
         ignored = column.classes_up_to(output.shape[0])
         if isinstance(ignored, str):
             return ignored
         if ignored is not None:
             return (
-                f"the {column.said} has negative numbers; classes count from 0" if ignored < 0 else f"the dataset has the label {ignored}"
+                f"the {column.described} has negative numbers; classes count from 0"
+                if ignored < 0
+                else f"the dataset has the label {ignored}"
             )
         return class_head(output, self.name, 1, column, reason="its targets are one class number an example")
 

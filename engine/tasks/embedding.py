@@ -30,12 +30,12 @@ class Embedding(Task):
         """(N, dimensions)."""
         (output,) = outputs
         if len(output.shape) != 1 or output.shape[0] < 2 or not output.floating:
-            return f"{output.said} is no vector an example"
+            return f"{output.described} is no vector an example"
         named = next((name for name in _NAMES if name in output.name.lower()), None)
         if not declared and not unit_length(output) and named is None:
-            return f"nothing about {output.said} shows that it is an embedding"
+            return f"nothing about {output.described} shows that it is an embedding"
         if column is not None and (column.shape != () or not column.whole):
-            return f"the {column.said} is not a number of what is alike"
+            return f"the {column.described} is not a number of what is alike"
         seen = "declared" if declared else "its rows have length 1" if unit_length(output) else f"its name is {output.name!r}"
         return Head(name=output.name, indices=(output.index,), task=self.name, target=None if column is None else column.name, reason=seen)
 

@@ -23,7 +23,7 @@ class Fidelity(Task):
         """Every output, without targets."""
         (output,) = outputs
         if column is not None:
-            return f"the {column.said} does not fit {output.said}"
+            return f"the {column.described} does not fit {output.described}"
         return Head(
             name=output.name, indices=(output.index,), task=self.name, reason="declared" if declared else "what it means is not known"
         )

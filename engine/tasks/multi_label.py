@@ -30,11 +30,11 @@ class MultiLabel(Task):
         """Two logits or probabilities or more, of an example or of each of its places."""
         (output,) = outputs
         if not output.floating or output.sample.ndim < 2 or output.sample.shape[1] < 2:
-            return f"{output.said} does not hold several labels"
+            return f"{output.described} does not hold several labels"
         if column is None and declared is None:
-            return f"nothing about {output.said} shows that it holds labels"
+            return f"nothing about {output.described} shows that it holds labels"
         if column is not None and not (column.yes_or_no and same_places(output, column)):
-            return f"the {column.said} is not a 0 or 1 for each value of {output.said}"
+            return f"the {column.described} is not a 0 or 1 for each value of {output.described}"
         return yes_or_no_head(output, self.name, column)
 
     def prepare(self, head: Head, targets: Mapping[str, Array], inputs: Mapping[str, Array]) -> Array | None:

@@ -27,11 +27,11 @@ class Regression(Task):
         """One value or many."""
         (output,) = outputs
         if not output.floating:
-            return f"{output.said} holds integers"
+            return f"{output.described} holds integers"
         if column is None and declared is None:
-            return f"nothing about {output.said} shows what it means"
+            return f"nothing about {output.described} shows what it means"
         if column is not None and not same_places(output, column):
-            return f"the {column.said} has not the shape of {output.said}"
+            return f"the {column.described} has not the shape of {output.described}"
         return Head(
             name=output.name,
             indices=(output.index,),

@@ -30,7 +30,7 @@ class Segmentation(Task):
         """(N, C, height, width …), channels last, or one channel that decides between two classes."""
         (output,) = outputs
         if output.sample.ndim < 4 or not output.floating:
-            return f"{output.said} has no places in two dimensions"
+            return f"{output.described} has no places in two dimensions"
         stated = declared.class_axis if declared is not None else None
         axes = (stated,) if stated is not None else (1, output.sample.ndim - 1)
         if column is None:
@@ -40,7 +40,7 @@ class Segmentation(Task):
             return yes_or_no_head(output, self.name, column)
         axis = dense_axis(output, column, axes)
         if axis is None:
-            return f"the {column.said} is not one class number for every place of {output.said}"
+            return f"the {column.described} is not one class number for every place of {output.described}"
         ignored = column.classes_up_to(output.sample.shape[axis])
         if isinstance(ignored, str):
             return ignored

@@ -30,7 +30,7 @@ class TokenClassification(Task):
         """(N, positions, classes), or (N, classes, positions)."""
         (output,) = outputs
         if output.sample.ndim != 3 or not output.floating:
-            return f"{output.said} is no sequence"
+            return f"{output.described} is no sequence"
         stated = declared.class_axis if declared is not None else None
         axes = (stated,) if stated is not None else (2, 1)
         if column is None:
@@ -38,7 +38,7 @@ class TokenClassification(Task):
             return found if isinstance(found, str) else class_head(output, self.name, found[0], None, reason=found[1])
         axis = dense_axis(output, column, axes)
         if axis is None:
-            return f"the {column.said} is not one class number for every position of {output.said}"
+            return f"the {column.described} is not one class number for every position of {output.described}"
         ignored = column.classes_up_to(output.sample.shape[axis])
         if isinstance(ignored, str):
             return ignored

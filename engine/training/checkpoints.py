@@ -59,7 +59,7 @@ class Checkpoints:
     def __init__(
         self, directory: Path, spec: Mapping[str, Any], emit: Callable[[events.Event], None], *, seconds: float, read_only: bool = False
     ) -> None:
-        """Keep files below `directory/tmp`; `spec` tells checkpoints of this job from others. `read_only` keeps nothing new."""
+        """Keep files below `directory/tmp`; `spec` identifies the checkpoints of this job. `read_only` keeps nothing new."""
         self._read_only = read_only
         self._directory, self._work, self._emit, self._seconds = directory, directory / "tmp" / "checkpoints", emit, seconds
         self._work.mkdir(parents=True, exist_ok=True)

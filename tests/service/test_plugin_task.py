@@ -33,9 +33,9 @@ class Pointing(Task):
     def read(self, outputs, column, declared):
         (output,) = outputs
         if output.shape != (2,):
-            return f"{output.said} is no point in the plane"
+            return f"{output.described} is no point in the plane"
         if column is not None and column.shape != (2,):
-            return f"the {column.said} is no point in the plane"
+            return f"the {column.described} is no point in the plane"
         if column is None and declared is None:
             return "nothing shows that it is a point"
         target = None if column is None else column.name

@@ -1,4 +1,4 @@
-"""Starts the processes of one job and passes on what the first of them says. Imports no torch."""
+"""Starts the processes of one job and forwards the events of the first. Imports no torch."""
 
 from __future__ import annotations
 
@@ -53,12 +53,12 @@ def run_processes(job: Job, directory: Path, emit: Callable[[events.Event], None
     if isinstance(ending, events.Done):
         emit(ending)
         return 0
-    told = [last_word(directory, rank) for rank in range(1, count)]
-    others = [events.parse_event(path.read_bytes()) for path in told if path.exists()]
+    paths = [last_word(directory, rank) for rank in range(1, count)]
+    others = [events.parse_event(path.read_bytes()) for path in paths if path.exists()]
     failures = [event for event in (ending, *others) if isinstance(event, events.Failed)]
     if not failures:
         raise process_lost(f"all of them have ended, with status {process.returncode}.")
-    # That another one is gone explains nothing where that one said why.
+    # That a process is gone explains nothing where that process itself reported why.
     emit(next((failure for failure in failures if failure.error.code != LOST), failures[0]))
     return 1
 

@@ -17,7 +17,7 @@ from engine.process.linux import die_with_parent
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Take part in the job; the first process says all that there is to say, the others only why they failed."""
+    """Take part in the job; the first process emits all events, the others only their own failure."""
     agent, directory = int(arguments[0]), Path(arguments[1])
     die_with_parent(agent, signal.SIGKILL)
     channel = _channel()

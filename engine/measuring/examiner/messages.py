@@ -62,7 +62,7 @@ class ScoreRequest(Record):
     heads: tuple[Head, ...] | None = None
     """How the outputs are read; None where it is to be found."""
     declared: ModelMetadata = ModelMetadata()
-    """What the model's owner says about its outputs."""
+    """What the model's owner declared about its outputs."""
     metrics: tuple[str, ...] = ()
     """Metrics that the spec names."""
     usual: bool = True

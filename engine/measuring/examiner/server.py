@@ -1,7 +1,7 @@
 """Scores published files in a process of its own, which has never seen the network in memory: `python -m engine.measuring.examiner.server`.
 
 The process reads one JSON request a line from standard input, answers one JSON line each on standard output, loads every file from
-disk with stock ONNX Runtime, and ends with its input or its parent. It imports no torch. `engine.measuring.examiner.client` speaks to it.
+disk with stock ONNX Runtime, and ends with its input or its parent. It imports no torch. `engine.measuring.examiner.client` sends it requests.
 """
 
 import hashlib

@@ -1,4 +1,4 @@
-"""The child's side of the probe: it attempts what a job must not, and says what happened.
+"""The child's side of the probe: it attempts what a job must not, and reports what happened.
 
 Every attempt takes the targets that the supervisor has made for it, returns where it succeeded, and raises OSError where it was held.
 """
@@ -45,7 +45,7 @@ class Targets(BaseModel):
     shared_memory: int
     """The number of a System V segment of the same user; -1 where none could be made."""
     own_network: bool
-    """Whether the child should be able to speak to itself."""
+    """Whether the child should be able to connect to itself."""
 
 
 def attempt_all(directory: Path, emit: Callable[[BaseModel], None]) -> int:
@@ -173,7 +173,7 @@ def _run(command: list[str]) -> None:
 
 
 def _leave_group() -> None:
-    """A leader cannot make a session, but what it starts could; that it is told so proves nothing."""
+    """A leader cannot make a session, but what it starts could; that the call returns success proves nothing."""
     reader, writer = os.pipe()
     group = os.getpgid(0)
     child = os.fork()

@@ -39,7 +39,7 @@ _SELF = (
     "statm",
     "status",
 )
-"""Of its own folder in /proc: not `net`, `mountinfo` and the like, which tell of the machine."""
+"""Of its own folder in /proc: not `net`, `mountinfo` and the like, which describe the machine."""
 _FACTS = (
     "/proc/cpuinfo",
     "/proc/meminfo",

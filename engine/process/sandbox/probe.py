@@ -1,4 +1,4 @@
-"""Is the confinement real? A child tries to reach what it must not, and says what happened (`python -m engine.process.sandbox.probe` prints it).
+"""Is the confinement real? A child tries to reach what it must not, and reports what happened (`python -m engine.process.sandbox.probe` prints it).
 
 The answer decides the tier: versions and configuration are never trusted, since containers, kernels and policies differ.
 """
@@ -40,9 +40,9 @@ class Isolation:
     probe: dict[str, Answer]
     """What a child tried → `denied` or `open`."""
     in_company: dict[str, Answer] | None = None
-    """The same of a child that speaks to others by TCP in a network of its own; None where the kernel gives none."""
+    """The same of a child that connects to others by TCP in a network of its own; None where the kernel gives none."""
     sockets: Literal["none", "private", "shared"] = "none"
-    """What a job's processes may speak over, see `Request`."""
+    """How a job's processes may connect to each other, see `Request`."""
 
     def of_several(self) -> "Isolation":
         """What confines a job in several processes: tier 0, where they would share the machine's network."""

@@ -77,7 +77,7 @@ _SELF_ONLY: dict[str, tuple[tuple[int | None, int | None], dict[int, int]]] = {
     "sched_setattr": ((314, 274), {0: 0}), "setpriority": ((141, 140), {0: 0, 1: 0}), "ioprio_set": ((251, 30), {0: 1, 1: 0}),
 }  # fmt: skip
 _AFFINITY = (203, 122)
-"""Libraries set it on their own threads, which cannot be told from others, and complain of an error: so it does nothing there."""
+"""Libraries set it on their own threads, which cannot be distinguished from others, and complain of an error: so it does nothing there."""
 _PRCTL = (157, 167)
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE = 1, 4
 _CLONE, _CLONE3, _PRLIMIT = (56, 220), (435, 435), (302, 261)
@@ -98,7 +98,7 @@ def restrict(*, hold_signals: bool, inet: bool = False, gpu: bool = False, enclo
         hold_signals: Also refuse signals to anything but this very process and its group; for kernels whose Landlock cannot
             (before ABI 6). Descendants can then be killed only as a group.
         inet: Allow sockets of the internet's families, and netlink, by which libraries list the network's devices. What starts a
-            session is then told that it did: torch gives each process of a job its own, which must stay in the job's group.
+            session then gets success as its answer: torch gives each process of a job its own, which must stay in the job's group.
         gpu: Allow what drivers of GPUs need besides.
         enclosed: Allow times of files to be set, where all files but one's own are on mounts that cannot be written.
     """

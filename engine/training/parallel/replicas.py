@@ -47,11 +47,11 @@ class Replicas:
     """The processes of one job; here there is only this one."""
 
     rank = 0
-    """Number of this process; the first one, 0, speaks for all."""
+    """Number of this process; the first one, 0, emits the events of all."""
     size = 1
     """How many there are."""
     device: torch.device | None = None
-    """Where this process computes; None where the job says it."""
+    """Where this process computes; None: where the job states."""
 
     def once(self, ask: Callable[[], Any]) -> Any:
         """The answer (JSON) of `ask` in the first process; it is not asked in the others, which wait for it."""
