@@ -150,6 +150,33 @@ def gather_elements(op: Op, build: Builder) -> Value:
     return build.call(torch.gather, op.value(0), int(op.attribute("axis", 0)), build.call("to", op.value(1), torch.int64))
 
 
+def gather_nd(op: Op, build: Builder) -> Value:
+    """GatherND: places by all their leading coordinates, each example by its own where there are batch dimensions."""
+    return build.call(operator.getitem, op.value(0), tuple(_coordinates(op, build, int(op.attribute("batch_dims", 0)))))
+
+
+def scatter_nd(op: Op, build: Builder) -> Value:
+    """ScatterND: a copy with the updates in their places."""
+    op.only(reduction="none")
+    return build.call(torch.index_put, op.value(0), tuple(_coordinates(op, build, 0)), op.value(2))
+
+
+def _coordinates(op: Op, build: Builder, batch_dims: int) -> list[Value]:
+    """The index of each leading dimension: those of the batch count up, the others stand in the last dimension of the indices."""
+    indices, rank = op.value(1), op.rank(1)
+    depth = build.size(indices, -1)
+    if not isinstance(depth, int):
+        op.fail("the depth of its indices is open")
+    indices = build.call("to", indices, torch.int64) if dtype_of(indices) != torch.int64 else indices
+    places = [build.call("select", indices, -1, position) for position in range(depth)]
+    counted = []
+    for dim in range(batch_dims):
+        size = build.size(op.value(1), dim)
+        numbers = build.call(torch.arange, size)
+        counted.append(build.call("reshape", numbers, [-1 if dim == other else 1 for other in range(rank - 1)]))
+    return [*counted, *places]
+
+
 def pad(op: Op, build: Builder) -> Value:
     """Pad in constant, reflect, edge or wrap mode."""
     rank = op.rank(0)
@@ -214,7 +241,9 @@ OPERATORS = {
     "DepthToSpace": depth_to_space,
     "Gather": gather,
     "GatherElements": gather_elements,
+    "GatherND": gather_nd,
     "Pad": pad,
+    "ScatterND": scatter_nd,
     "Slice": slice_,
     "SpaceToDepth": space_to_depth,
     "Split": split,

@@ -23,6 +23,29 @@ def test_gather_of_computed_places_and_elements() -> None:
     assert [type(layer).__name__ for layer in module.children()] == ["Embedding"]
 
 
+@pytest.mark.parametrize("batch_dims", [0, 1])
+def test_gather_of_places_by_all_their_coordinates(batch_dims: int) -> None:
+    """The best step of each example, with its features; with no batch dimension the example's number is a coordinate, too."""
+    nodes = [node("ReduceSum", ["x", "last"], ["s"], keepdims=0), node("ArgMax", ["s"], ["i"], axis=1, keepdims=1)]
+    if batch_dims:
+        nodes.append(node("GatherND", ["x", "i"], ["y"], batch_dims=1))
+    else:
+        nodes += [node("Mul", ["i", "zero"], ["n"]), node("Concat", ["n", "i"], ["both"], axis=1), node("GatherND", ["x", "both"], ["y"])]
+    constants = {"last": ints(2), **({} if batch_dims else {"zero": ints(0)})}
+    assert_same(model(nodes, {"x": [BATCH, 3, 4]}, ["y"], constants), {"x": normal(5, 3, 4)}, {"x": normal(2, 3, 4, seed=1)})
+
+
+def test_scatter_of_computed_values_into_a_constant_table() -> None:
+    nodes = [
+        node("ReduceMean", ["x"], ["m"], axes=[0], keepdims=0),
+        node("ScatterND", ["t", "i", "m"], ["u"]),
+        node("Add", ["x", "u"], ["y"]),
+    ]
+    constants = {"t": normal(2, 4), "i": ints(1, 0).reshape(2, 1)[:, :1]}
+    proto = model(nodes, {"x": [BATCH, 2, 4]}, ["y"], constants, opset=17)
+    assert_same(proto, {"x": normal(5, 2, 4)})
+
+
 @pytest.mark.parametrize(
     ("starts", "ends", "axes", "steps"),
     [
