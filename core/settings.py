@@ -29,7 +29,7 @@ class Settings(BaseSettings):
     """Whether every request needs an API key; off is allowed on a loopback bind only."""
     max_upload_bytes: int = Field(64 * GIB, ge=1)
     """Largest model or dataset."""
-    requests_per_second: float = Field(200, ge=0)
+    requests_per_second: float = Field(500, ge=0)
     """Requests of one key, or of one address without a key, to one API process; twice as many at once. 0: no limit. Jobs that are polled
     are answered from memory and do not count."""
     max_requests_at_once: int = Field(256, ge=1)

@@ -19,7 +19,7 @@ LOOK_SECONDS = 0.05
 GIVEN_UP_SECONDS = 10.0
 
 
-def _waiting(pid: int) -> dict[int, float]:
+def waiting(pid: int) -> dict[int, float]:
     """How long each thread of a process was ready to run and had no processor, in seconds since it began."""
     found = {}
     for task in Path(f"/proc/{pid}/task").iterdir():
@@ -30,7 +30,7 @@ def _waiting(pid: int) -> dict[int, float]:
 
 def _waited(pid: int, before: dict[int, float]) -> float:
     """How long the process was kept from its work since `before`: its event loop, and the thread that the loop may have waited for."""
-    since = {thread: seconds - before.get(thread, 0.0) for thread, seconds in _waiting(pid).items()}
+    since = {thread: seconds - before.get(thread, 0.0) for thread, seconds in waiting(pid).items()}
     return since.pop(pid, 0.0) + max(since.values(), default=0.0)
 
 
@@ -100,7 +100,7 @@ def main() -> None:
     sys.stdout.flush()
     latencies, own, most_bytes = [], [], 0
     while True:
-        before, own_before = _waiting(pid), _waiting(os.getpid())
+        before, own_before = waiting(pid), waiting(os.getpid())
         took = livez_seconds(port)
         # Others use this machine as well, the attacker first of all: what they take is not the service's slowness.
         latencies.append(took)
