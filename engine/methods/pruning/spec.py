@@ -132,14 +132,19 @@ class StructuredPruning(MethodParams, LayerChoice):
     """Rank all channels of the network together, or remove the same share of every layer."""
     iterations: int = Field(1, ge=1, le=1000)
     """Rounds of removing and tuning on the way to the target; each round tunes for `finetune`."""
-    round_to: int = Field(1, ge=1, le=1024)
-    """Kept channels of a layer are a multiple of this (8 suits most hardware)."""
+    round_to: Literal["auto"] | Annotated[int, Field(ge=1, le=1024)] = "auto"
+    """Kept channels of a layer are a multiple of this. `auto` measures for each kind of layer, on the runtime that publishes, which
+    multiple is computed without waste (up to 16), and rounds layers of few channels less: with 37 channels a convolution may well take
+    longer than with 40. The report's `round_to` says what was chosen."""
     min_channels: int = Field(1, ge=1, le=65_536)
     """No layer keeps fewer channels than this."""
     regularization: Regularization | None = None
     """Sparse training before the first channel goes; needs labelled data."""
     finetune: Finetune | None = None
     """Tuning after each round; needs labelled data."""
+    insert_normalization: bool = False
+    """Give a convolutional network without any normalization batch normalization of its own while it is tuned. It begins as the
+    identity and is folded into the convolutions afterwards, so that the published network has the layers that it had."""
     baselines: tuple[Literal["scratch_e", "scratch_b", "random"], ...] = Field((), max_length=3)
     """What the result is compared with, in the report: the pruned architecture trained from new weights for as many epochs as
     `training` says (`scratch_e`) or for the same computation, that is as many times longer as it needs fewer operations
@@ -176,6 +181,8 @@ class StructuredPruning(MethodParams, LayerChoice):
         scratch = any(name.startswith("scratch") for name in self.baselines)
         if scratch != (self.training is not None):
             raise ValueError("scratch_e and scratch_b train as the original was trained, and only they: give both baselines and training")
+        if self.insert_normalization and self.finetune is None:
+            raise ValueError("insert_normalization normalizes while the network is tuned; it needs finetune")
         if len(set(self.baselines)) != len(self.baselines):
             raise ValueError("name every baseline once")
         return self

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from contextlib import nullcontext
 
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -12,11 +13,14 @@ from engine.contract.errors import EngineError
 from engine.methods.context import Context
 from engine.methods.pruning.spec import CURVE_EXAMPLES, CURVE_RATIOS, Budget, StructuredPruning
 from engine.methods.pruning.structure import curves, thinet
+from engine.methods.pruning.structure.alignment import aligned, multiples
 from engine.methods.pruning.structure.baselines import compare
 from engine.methods.pruning.structure.channels import ChannelGroup, Inputs, mask_channels, own_parameters
 from engine.methods.pruning.structure.graph import ChannelGraph
 from engine.methods.pruning.structure.group_sparsity import train_sparsely
+from engine.methods.pruning.structure.imagination import shared_copy
 from engine.methods.pruning.structure.importance import unit_scores
+from engine.methods.pruning.structure.own_normalization import lacks_normalization, own_normalization
 from engine.methods.pruning.structure.plan import (
     Block,
     Costs,
@@ -30,7 +34,6 @@ from engine.methods.pruning.structure.plan import (
     plan_of,
     rank,
 )
-from engine.methods.pruning.structure.proof import shared_copy
 from engine.methods.pruning.structure.removal import Shrinkage, choose_groups, graph_inputs, ratios_of
 from engine.methods.pruning.structure.stopwatch import Stopwatch
 from engine.networks import masks
@@ -47,6 +50,7 @@ def apply(network: Network, params: StructuredPruning, context: Context) -> Netw
     context.phase("pruning")
     module = masks.fold(network.module).to(context.device)
     inputs = graph_inputs(module, context)
+    normalized = params.finetune is not None and _normalization(module, params, context)
     cutter = _Cutter(module, inputs, params, context)
     original = copy.deepcopy(module) if params.baselines else None
     context.stage("before", module)
@@ -59,7 +63,8 @@ def apply(network: Network, params: StructuredPruning, context: Context) -> Netw
             context.stage(f"pruned{suffix}", module)
             if params.finetune is not None:
                 context.phase("training")
-                context.train(module, params.finetune)
+                with own_normalization(module, inputs, context) if normalized else nullcontext():
+                    context.train(module, params.finetune)
                 context.stage(f"tuned{suffix}", module)
     cutter.report()
     if original is not None:
@@ -69,13 +74,26 @@ def apply(network: Network, params: StructuredPruning, context: Context) -> Netw
     return network.with_module(module.cpu())
 
 
+def _normalization(module: nn.Module, params: StructuredPruning, context: Context) -> bool:
+    """Whether the network is tuned with normalization of its own; a warning says where it has none and gets none."""
+    if not lacks_normalization(module):
+        return False
+    if not params.insert_normalization:
+        context.warn(
+            "no_normalization",
+            "This convolutional network has no normalization; exporters fold it into the convolutions. Tuning then hardly wins back what "
+            "the removed channels cost. Export it so that normalization is kept (torch.onnx.export(model, ..., dynamo=False, "
+            "training=torch.onnx.TrainingMode.PRESERVE, do_constant_folding=False)), or set insert_normalization: true.",
+        )
+    return params.insert_normalization
+
+
 class _Cutter:
     """One module on its way to the target."""
 
     def __init__(self, module: nn.Module, inputs: Inputs, params: StructuredPruning, context: Context) -> None:
         self._module, self._inputs, self._params, self._context = module, inputs, params, context
         self._together = params.scope == "global"
-        self._limits = Limits(params.min_channels, params.round_to)
         self._shrinkage = Shrinkage(module, inputs)
         self.removed: list[dict[str, int]] = []
         """Units that each cut took from every group."""
@@ -94,6 +112,20 @@ class _Cutter:
             self._shares = self._bearable_shares(groups)
         elif isinstance(params.pruning_ratio, dict):
             self._shares = ratios_of(groups, params.pruning_ratio, module, context)
+        self._limits = self._limits_of(groups)
+
+    def _limits_of(self, groups: list[ChannelGroup]) -> Limits:
+        """Multiples by layer where they are measured, for what the target leaves of each layer at least."""
+        params, context = self._params, self._context
+        if params.round_to != "auto":
+            return Limits(params.min_channels, params.round_to)
+        ratio = params.pruning_ratio if isinstance(params.pruning_ratio, float) else 0.5
+        if params.budget is not None:
+            ratio = 1 - next(value for _, value in params.budget if value is not None)
+        shares = {group.name: self._shares.get(group.name, ratio) for group in groups}
+        each = aligned(groups, shares, context.replicas.once(lambda: multiples(context.threads)))
+        context.report("round_to", {name: each[group.name] for group in groups for name in group.layers})
+        return Limits(params.min_channels, 1, each)
 
     def regularize(self) -> None:
         """Train sparsely, where that was asked for."""

@@ -64,6 +64,26 @@ class Part:
         return tensor.movedim(self.dimension, 0)[index].reshape(len(index), -1)
 
     @property
+    def along(self) -> int | None:
+        """The dimension of the weight that the slices lie in; None where each stands once for every group of a convolution."""
+        if isinstance(self.layer, CONVOLUTIONS):
+            along = int(self.outgoing == self.layer.transposed)
+            return along if self.layer.groups == 1 or along == 0 else None
+        if isinstance(self.layer, nn.Linear):
+            return 0 if self.outgoing else 1
+        return 1 if isinstance(self.layer, nn.Embedding) else self.dimension
+
+    def powers(self, power: int) -> Tensor:
+        """For each slice the sum of its weights' absolute values to the `power` (1 or 2)."""
+        weight = self.weight
+        assert weight is not None
+        if self.along is None:
+            return self.rows(weight).abs().pow(power).sum(1)
+        others = [place for place in range(weight.dim()) if place != self.along]
+        norms = torch.linalg.vector_norm(weight, power, others) if others else weight.abs()
+        return norms.pow(power)[self.indices.to(weight.device)]
+
+    @property
     def weight(self) -> Tensor | None:
         """The parameter or buffer that the slices are cut from, if the layer has one."""
         if isinstance(self.layer, Tensor):
@@ -151,14 +171,21 @@ def zero_slices(part: Part, indices: Tensor) -> None:
     """Mask slices of a part in place, so that the channel carries zero and nobody reads it."""
     if part.weight is None:
         return
-    chosen = Part(part.layer, part.outgoing, indices, indices, part.dimension)
-    marks = torch.zeros(part.weight.shape, dtype=torch.bool, device=part.weight.device)
-    # Mark entries through the same view that `rows` takes: positions are told apart by their number.
-    numbers = torch.arange(part.weight.numel(), device=part.weight.device).reshape(part.weight.shape)
-    marks.view(-1)[chosen.rows(numbers).reshape(-1)] = True
-    part.weight[marks] = 0
+    if part.along is not None:
+        part.weight.index_fill_(part.along, indices.to(part.weight.device), 0)
+    else:
+        _zero_cells(part, part.weight, indices)
     bias = getattr(part.layer, "bias", None)
     if part.outgoing and isinstance(bias, nn.Parameter):
         bias[indices] = 0
     if isinstance(part.layer, _BatchNorm) and part.layer.running_mean is not None:
         part.layer.running_mean[indices] = 0
+
+
+def _zero_cells(part: Part, weight: Tensor, indices: Tensor) -> None:
+    chosen = Part(part.layer, part.outgoing, indices, indices, part.dimension)
+    marks = torch.zeros(weight.shape, dtype=torch.bool, device=weight.device)
+    # Mark entries through the same view that `rows` takes: positions are told apart by their number.
+    numbers = torch.arange(weight.numel(), device=weight.device).reshape(weight.shape)
+    marks.view(-1)[chosen.rows(numbers).reshape(-1)] = True
+    weight[marks] = 0

@@ -20,6 +20,7 @@ from engine.methods.pruning.structure.cutting import cut_slices, refresh
 from engine.methods.pruning.structure.following import elementwise, layers, products, reductions, shaping
 from engine.methods.pruning.structure.following.follower import ALONE, CROSSED, SINGLE, Follower, Slices
 from engine.methods.pruning.structure.following.ties import FIXED, Ties, essence, simplified, varying
+from engine.methods.pruning.structure.imagination import evaluated, imagined
 from engine.methods.pruning.structure.resizing import as_sum, kept_by, resize
 from engine.networks.layers import PRUNABLE
 
@@ -36,18 +37,16 @@ class ChannelGraph:
     """
 
     def __init__(self, module: nn.Module, inputs: Inputs, only: Collection[str] | None = None) -> None:
-        self.module = module
         self.fixed: dict[str, str] = {}
         """Layers whose channels stay, with the reason; not those that make an output."""
-        self._ties = Ties()
         self._known: tuple[Tensor, Tensor] | None = None
-        self._follower = Follower(module, self._ties, _RULES, layers.LAYERS, shaping.MAKING)
-        mode = module.training
-        try:
-            module.eval()
-            outputs = self._follower.run(inputs)
-        finally:
-            module.train(mode)
+        with evaluated(module):
+            try:
+                drawn = imagined(module)
+                outputs = self._followed(drawn, tuple(value.to("meta") for value in inputs))
+            except (RuntimeError, NotImplementedError, ValueError, TypeError, IndexError):
+                drawn = module  # It looks at values, such as places of a table, which the meta device has not.
+                outputs = self._followed(drawn, inputs)
         self._follower.fix(outputs, "")
         self._follower.settle()
         self._slices = [*self._follower.slices]
@@ -56,10 +55,17 @@ class ChannelGraph:
         self._slices += self._bare()
         self._numbers: dict[str, Tensor] = {}
         """For each group the number of each unit."""
-        names = {layer: name for name, layer in module.named_modules()}
+        names = {layer: name for name, layer in drawn.named_modules()}
         self.groups = [group for group in self._groups(names) if only is None or group.name in only]
         self._tell_fixed(names)
-        self._bind(module)
+        self._bind(drawn)
+        if drawn is not module:
+            self.__dict__ = self.on(module).__dict__
+
+    def _followed(self, module: nn.Module, inputs: Inputs) -> Any:
+        self._ties = Ties()
+        self._follower = Follower(module, self._ties, _RULES, layers.LAYERS, shaping.MAKING)
+        return self._follower.run(inputs)
 
     # What was found
 

@@ -39,7 +39,7 @@ def unit_scores(module: nn.Module, groups: Sequence[ChannelGroup], importance: s
 
 
 def _powers(group: ChannelGroup, power: int, parts: Sequence[Part]) -> Tensor:
-    return group.per_channel((part, part.rows(part.weight).abs().pow(power).sum(1)) for part in parts if part.weight is not None)
+    return group.per_channel((part, part.powers(power)) for part in parts if part.weight is not None)
 
 
 def _producers(group: ChannelGroup) -> list[Part]:

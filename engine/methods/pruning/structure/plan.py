@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import accumulate
 
 import torch
 from torch import Tensor, nn
 
 from engine.methods.pruning.structure.channels import ChannelGroup, Inputs, is_single
+from engine.methods.pruning.structure.imagination import evaluated, imagined
 from engine.networks.layers import CONVOLUTIONS, PRUNABLE
 
 
@@ -24,6 +25,8 @@ class Limits:
 
     min_channels: int = 1
     round_to: int = 1
+    each: Mapping[str, int] = field(default_factory=dict)
+    """What single groups are rounded to instead."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,8 @@ def blocks(ranked: Sequence[Ranked], *, together: bool, limits: Limits) -> list[
     for index, item in enumerate(ranked):
         width = item.group.units.shape[1]
         count = len(item.order)
-        step = limits.round_to // math.gcd(limits.round_to, width)
+        round_to = limits.each.get(item.group.name, limits.round_to)
+        step = round_to // math.gcd(round_to, width)
         start = 0
         # The first block brings the layer to a multiple, each further one keeps it there.
         for end in range(count % step or step, count + 1, step):
@@ -176,6 +180,20 @@ def _slices_gone(ranked: Sequence[Ranked], plan: Plan) -> dict[object, dict[int,
 
 def _positions(module: nn.Module, inputs: Inputs) -> dict[nn.Module, int]:
     """How often each layer's kernel is applied for one example."""
+    with evaluated(module):
+        twin = imagined(module)
+        try:
+            with torch.device("meta"):
+                found = _applications(twin, tuple(value.to("meta") for value in inputs))
+        except (RuntimeError, NotImplementedError, ValueError, TypeError, IndexError):
+            # It looks at values, which the meta device has not.
+            twin, found = module, _applications(module, inputs)
+    real = {layer: module.get_submodule(name) for name, layer in twin.named_modules()}
+    return {real[layer]: count for layer, count in found.items()}
+
+
+@torch.no_grad()
+def _applications(module: nn.Module, inputs: Inputs) -> dict[nn.Module, int]:
     found: dict[nn.Module, int] = {}
     batch = len(inputs[0])
 
@@ -190,8 +208,7 @@ def _positions(module: nn.Module, inputs: Inputs) -> dict[nn.Module, int]:
 
     hooks = [layer.register_forward_hook(count) for layer in module.modules() if isinstance(layer, PRUNABLE)]
     try:
-        with torch.no_grad():
-            module(*inputs)
+        module.forward(*inputs)
     finally:
         for hook in hooks:
             hook.remove()

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.nn import functional
 
 from engine.methods.pruning.structure.channels import ChannelGroup, Inputs, mask_channels, own_parameters
 from engine.methods.pruning.structure.graph import ChannelGraph, leaves
+from engine.methods.pruning.structure.imagination import evaluated, shared_copy
 from engine.networks.layers import PRUNABLE
 
 
@@ -23,6 +23,8 @@ def removable(module: nn.Module, inputs: Inputs, names: Sequence[str], graph: Ch
     """
     graph = graph or ChannelGraph(module, inputs)
     groups = [group for group in graph.groups if group.name in names]
+    if isinstance(module, fx.GraphModule) and all(value.dim() and len(value) == len(inputs[0]) for value in inputs):
+        inputs = tuple(value[:1] for value in inputs)  # An imported network takes any batch.
     found = {group.name for group in _removable(graph, inputs, groups)}
     return [name for name in names if name in found]
 
@@ -46,7 +48,7 @@ def _agrees(graph: ChannelGraph, inputs: Inputs, groups: Sequence[ChannelGroup])
     """
     wanted = {group.name: group.units[place % 2 :: 3 - place % 2].reshape(-1) for place, group in enumerate(groups)}
     try:
-        with torch.no_grad(), _evaluated(graph.module):
+        with torch.no_grad(), evaluated(graph.module):
             cut = shared_copy(graph.module)
             shrinking = graph.on(cut)
             for group in shrinking.groups:
@@ -67,23 +69,6 @@ def _agrees(graph: ChannelGraph, inputs: Inputs, groups: Sequence[ChannelGroup])
     if [output.shape for output in got] != [output.shape for output in expected]:
         return False
     return all(_close(left, right) for left, right in zip(expected, got, strict=True))
-
-
-def shared_copy(module: nn.Module) -> nn.Module:
-    """A copy with layers and a graph of its own, whose tensors are the module's."""
-    tensors = [*module.parameters(), *module.buffers()]
-    return copy.deepcopy(module, {id(tensor): tensor for tensor in tensors})
-
-
-@contextmanager
-def _evaluated(module: nn.Module) -> Iterator[None]:
-    modes = {layer: layer.training for layer in module.modules()}
-    module.eval()
-    try:
-        yield
-    finally:
-        for layer, mode in modes.items():
-            layer.training = mode
 
 
 @contextmanager

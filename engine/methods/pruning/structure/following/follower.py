@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_leaves
 
 from engine.methods.pruning.structure.following.ties import Ties, essence, simplified, varying
 
+_FACTORIES = frozenset((torch.arange, torch.empty, torch.full, torch.linspace, torch.ones, torch.scalar_tensor, torch.tensor, torch.zeros))
 Families = tuple[Tensor, ...]
 """Numbers of a value's elements, each tensor in the value's shape; an element vanishes with any of its numbers. `simplified`, and each
 changes along some dimension: what does not cannot be cut."""
@@ -82,6 +83,8 @@ class Follower(TorchFunctionMode):
     ) -> None:
         super().__init__()
         self.module, self.ties = module, ties
+        self.imagined = all(tensor.is_meta for tensor in (*module.parameters(), *module.buffers()))
+        """The network stands on the meta device: only shapes are computed."""
         self.slices: list[Slices] = []
         self.resized: list[Resized] = []
         self.averaged: list[tuple[fx.Node, torch.Size, Families]] = []
@@ -228,6 +231,8 @@ class Follower(TorchFunctionMode):
         kwargs = kwargs or {}
         if self._inside:
             return func(*args, **kwargs)
+        if self.imagined and func in _FACTORIES:
+            kwargs = {"device": "meta"} | kwargs
         before = {id(item): self.families(item) for item in tree_leaves((args, kwargs)) if isinstance(item, Tensor)}
         result = func(*args, **kwargs)
         name = getattr(func, "__name__", "")

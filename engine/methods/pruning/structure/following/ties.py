@@ -94,11 +94,11 @@ def essence(*numbers: Tensor) -> tuple[Tensor, ...]:
 
 def simplified(numbers: Tensor) -> Tensor:
     """The same numbers, in memory only once along every dimension in which they do not change."""
-    shape = numbers.shape
-    for dimension, size in enumerate(shape):
-        if size > 1 and (numbers.stride(dimension) == 0 or bool((numbers == numbers.narrow(dimension, 0, 1)).all())):
-            numbers = numbers.narrow(dimension, 0, 1)
-    return numbers.expand(shape)
+    (core,) = essence(numbers)
+    for dimension, size in enumerate(core.shape):
+        if size > 1 and bool((core == core.narrow(dimension, 0, 1)).all()):
+            core = core.narrow(dimension, 0, 1)
+    return core.expand(numbers.shape)
 
 
 def varying(numbers: Tensor) -> set[int]:

@@ -1,0 +1,32 @@
+"""Copies of a network that cost next to nothing: with the same tensors, or with shapes alone."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from torch import nn
+
+
+def shared_copy(module: nn.Module) -> nn.Module:
+    """A copy with layers and a graph of its own, whose tensors are the module's."""
+    tensors = [*module.parameters(), *module.buffers()]
+    return copy.deepcopy(module, {id(tensor): tensor for tensor in tensors})
+
+
+def imagined(module: nn.Module) -> nn.Module:
+    """A copy on the meta device, which computes shapes alone."""
+    return shared_copy(module).to("meta")
+
+
+@contextmanager
+def evaluated(module: nn.Module) -> Iterator[None]:
+    """While active, every layer is in evaluation mode."""
+    modes = {layer: layer.training for layer in module.modules()}
+    module.eval()
+    try:
+        yield
+    finally:
+        for layer, mode in modes.items():
+            layer.training = mode
