@@ -20,6 +20,7 @@ from core.logging import logger
 from core.service import Service
 from engine.contract import events
 from engine.contract.figures import Measured, Outcome, Summary
+from engine.contract.files import MAX_SUMMARY_BYTES
 from engine.contract.inspection import INSPECTIONS
 from engine.contract.job import DRAIN_FILE
 from engine.process.launcher import Launcher
@@ -187,6 +188,8 @@ class Attempt:
             if not self._claim.shown:
                 found = INSPECTIONS[self._claim.kind].model_validate_json(content)
                 return found.model_dump(mode="json"), {}
+            if len(content) > MAX_SUMMARY_BYTES:
+                raise ManifestError(f"the job's figures have {len(content)} bytes, more than {MAX_SUMMARY_BYTES}")
             summary = Summary.model_validate_json(content)
         except ValueError as error:
             raise ManifestError(f"the job's result is of another form: {str(error)[:500]}") from None

@@ -153,7 +153,7 @@ def of_exception(error: Exception) -> JobError:
                 "storage_unavailable", "transient", f"A file of the job could not be read or stored: {reason}.", retryable=True
             )
         case ManifestError():
-            return JobError.of("child_protocol", "internal", f"The job's process announced a file that is not there: {error}.")
+            return JobError.of("child_protocol", "internal", f"The job's process did not deliver what it announced: {error}.")
         case LaunchError():
             return JobError.of("child_killed", "transient", f"The job's process could not be started: {error}.", retryable=True)
         case _:

@@ -6,8 +6,10 @@ from typing import Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
-MAX_BYTES = 256 << 20
-"""Largest file that is read whole."""
+MAX_BYTES = 64 << 20
+"""Largest file that is read whole: what an inspection found of the largest networks."""
+MAX_SUMMARY_BYTES = 4 << 20
+"""Largest summary of a compression: clients read it with the job."""
 
 
 class FileRef(BaseModel):

@@ -40,6 +40,8 @@ def open_archive(stream: IO[bytes]) -> zipfile.ZipFile:
     end = tail.rfind(b"PK\x05\x06")
     if end < 0:
         raise zipfile.BadZipFile("no end of central directory")
+    if end + 22 + int.from_bytes(tail[end + 20 : end + 22], "little") != len(tail):
+        raise zipfile.BadZipFile("the end is that of an archive inside of this one")
     directory = int.from_bytes(tail[end + 12 : end + 16], "little")
     wide = tail.rfind(b"PK\x06\x06", 0, end)
     if directory == 0xFFFFFFFF and wide >= 0:

@@ -18,7 +18,7 @@ SAVE_HINT = (
     "'weights.safetensors'); or export the whole model: torch.onnx.export(model.eval(), (example,), 'model.onnx', external_data=False)."
 )
 _MEMBER = re.compile(
-    r"^[^/]+/(data\.pkl|byteorder|version|\.data/|\.format_version|\.storage_alignment|data/|code/|constants\.pkl|constants/|extra/|archive_\w+|archive_format|models/)"
+    r"^[^/]+/(data\.pkl|byteorder|version|\.data/|\.format_version|\.storage_alignment|data/\d|code/|constants\.pkl|constants/|extra/)"
 )
 _ALLOWED = re.compile(
     r"^(collections OrderedDict|torch\._utils _rebuild_(tensor(_v2)?|parameter)|torch\.nn\.parameter Parameter|torch (Size|device|Tensor)"
@@ -47,8 +47,10 @@ def check(stream: IO[bytes], size: int) -> None:
             raise EngineError(
                 "unsafe_format", "The file is TorchScript: it is a program, and running it is the only way to read it.", hint=SAVE_HINT
             )
-        if any(name.startswith("models/") or name in ("archive_format", "serialized_exported_program.json") for name in inner):
-            raise EngineError("unsafe_format", "The file is a torch.export program (.pt2), whose loader runs code.", hint=SAVE_HINT)
+        if "serialized_exported_program.json" in inner:
+            raise EngineError(
+                "unsafe_format", "The file is a torch.export program of an old torch, whose loader runs code.", hint=SAVE_HINT
+            )
         if len(set(names)) < len(names):
             raise EngineError("model_invalid", "The archive holds a member twice.")
         for info in infos:

@@ -42,7 +42,7 @@ def find_heads(outputs: Sequence[Output], columns: Mapping[str, Column], declare
     _refuse_strangers(meanings, named, columns)
     task, notes = _task(declared.task)
     if task is not None and task.joint:
-        column = columns.get(UNNAMED)
+        column = columns.get(UNNAMED) or next(iter(columns.values()), None)
         return Found((_insist(task, outputs, column, OutputMeaning(name=task.name, task=task.name)),), {}, notes)
     search = _Search(columns, task)
     heads = [search.head(output, meanings.get(output.name)) for output in outputs]

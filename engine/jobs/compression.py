@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 from numpy.typing import NDArray
 
 from engine.contract import constraints, events
-from engine.contract.errors import EngineError, JobError
-from engine.contract.figures import Comparison, Figures, Judgement, Measured, Result
+from engine.contract.errors import EngineError
+from engine.contract.figures import Result
 from engine.contract.files import FileRef
 from engine.contract.job import RESULT, Job
 from engine.contract.method import MethodParams
@@ -25,9 +25,10 @@ from engine.contract.spec import Spec
 from engine.jobs import warnings
 from engine.jobs.inputs import JobInputs, read
 from engine.jobs.judging import FileJudge
-from engine.jobs.publication import MeasuredFile, Publication, figures_of, publish
+from engine.jobs.publication import Publication, figures_of, publish
 from engine.jobs.recorder import Recorder
 from engine.jobs.report import build
+from engine.jobs.verdict import judged, missed
 from engine.measuring.examiner.client import Examiner
 from engine.measuring.examiner.messages import Score
 from engine.measuring.figures import expected_work, shares
@@ -264,19 +265,7 @@ class _Compression:
             figures_of(self._score, self._sizes.result(), self._counts, tuple(timing.baseline for timing in item.timings))
             for item in publication.measured
         ]
-        measured = tuple(self._judge(item, baseline) for item, baseline in zip(publication.measured, baselines, strict=True))
-        return Candidate(publication, Result(baseline=baselines[0], settings=measured))
-
-    def _judge(self, item: MeasuredFile, baseline: Figures) -> Measured:
-        """One setting beside the baseline, which was timed in turns with it."""
-        figures, speeds = item.figures(), tuple(timing.speed for timing in item.timings)
-        checks = constraints.check(self._spec.constraints, baseline, figures, self._inputs.split)
-        return Measured(
-            setting=item.setting,
-            figures=figures,
-            comparison=Comparison.of(baseline, figures, speeds),
-            verdict=Judgement(speed=speeds[0].verdict, outcome=constraints.outcome(checks), constraints=checks),
-        )
+        return Candidate(publication, judged(publication.measured, baselines, self._spec.constraints, self._inputs.split))
 
     def _keep(self, best: Candidate, states: list[State]) -> None:
         """Move the files of the best candidate to the outputs and announce them."""
@@ -317,17 +306,4 @@ class _Compression:
         self._recorder.artifact(target, kind="report", format="json", metrics={})
         summary = FileRef.write(self._directory, RESULT, result.summary().model_dump_json().encode())
         self._recorder.progress(1.0, "done")
-        self._recorder.emit(events.Done(outcome=result.outcome, result=summary, error=self._missed(result)))
-
-    def _missed(self, result: Result) -> JobError | None:
-        """The error of a job that is to fail for a missed target."""
-        target, checks = self._spec.constraints, result.first.verdict.constraints
-        if result.outcome != "constraints_not_met" or target is None or target.on_violation != "fail":
-            return None
-        return JobError.of(
-            "constraints_not_met",
-            "user",
-            "Missed: " + "; ".join(constraints.sentence(item) for item in checks if not item.met) + ".",
-            hint="Loosen the constraint, or set on_violation: keep_best. The files of this job are kept.",
-            details={"constraints": [item.model_dump() for item in checks]},
-        )
+        self._recorder.emit(events.Done(outcome=result.outcome, result=summary, error=missed(result, self._spec.constraints)))

@@ -1,10 +1,9 @@
 """Kills and stops at random moments, and kills at every failpoint, from a seed, with jobs under way all the time."""
 
-import contextlib
-import math
 import os
 import random
 import signal
+import threading
 import time
 from pathlib import Path
 
@@ -45,18 +44,18 @@ def random_kills(house: House, rng: random.Random, kills: int) -> tuple[int, lis
     under_way: list[str] = []
     found: list[str] = []
     done = 0
-    stopped: dict[int, float] = {}
+    stopped: dict[int, threading.Timer] = {}
     while done < kills:
         while len(under_way) < IN_FLIGHT:
             under_way.append(house.submit(rng.randrange(1, 600), key=f"k{rng.getrandbits(64)}", patient=True, max_attempts=10))
         time.sleep(rng.uniform(0.05, 1.5))
-        _wake(stopped, time.monotonic())
+        stopped = {pid: timer for pid, timer in stopped.items() if timer.is_alive()}
         role = rng.choices(list(ROLES), weights=list(ROLES.values()))[0]
         if _stop(house, role, rng, stopped) if rng.random() < 1 / 3 else _kill(house, role, rng):
             done += 1
             if done % SETTLE_EVERY == 0 or done == kills:
-                _wake(stopped, math.inf)
-            if done % SETTLE_EVERY == 0 or done == kills:
+                for timer in stopped.values():
+                    timer.join()
                 found += settle(house, under_way)
                 under_way.clear()
         under_way = [job_id for job_id in under_way if not house.has_ended(job_id)]
@@ -74,26 +73,26 @@ def settle(house: House, under_way: list[str]) -> list[str]:
     return found + house.broken_promises(load_artifacts=True, grace_seconds=10)
 
 
-def _stop(house: House, role: str, rng: random.Random, stopped: dict[int, float]) -> bool:
-    """Stop one process of a role; it goes on after a while, beside whatever else happens."""
+def _stop(house: House, role: str, rng: random.Random, stopped: dict[int, threading.Timer]) -> bool:
+    """Stop one process of a role; it goes on after a while, beside whatever else happens: a client may wait for it meanwhile."""
     victims = [house.process.pid] if role == "serve" else [pid for pid in house.pids(role) if pid not in stopped]
     if not victims:
         return False
     pid = rng.choice(victims)
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGSTOP)
-        stopped[pid] = time.monotonic() + rng.uniform(0.1, LONGEST_STOP_SECONDS)
-        return True
-    return False
+    if not _signal(pid, signal.SIGSTOP):
+        return False
+    stopped[pid] = threading.Timer(rng.uniform(0.1, LONGEST_STOP_SECONDS), _signal, [pid, signal.SIGCONT])
+    stopped[pid].start()
+    return True
 
 
-def _wake(stopped: dict[int, float], now: float) -> None:
-    """Let those go on whose time has come."""
-    for pid, until in list(stopped.items()):
-        if until <= now:
-            del stopped[pid]
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGCONT)
+def _signal(pid: int, number: signal.Signals) -> bool:
+    """Whether there was such a process."""
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def _kill(house: House, role: str, rng: random.Random) -> bool:
@@ -105,10 +104,7 @@ def _kill(house: House, role: str, rng: random.Random) -> bool:
     victims = house.pids(role)
     if not victims:
         return False
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(rng.choice(victims), signal.SIGKILL)
-        return True
-    return False
+    return _signal(rng.choice(victims), signal.SIGKILL)
 
 
 def deadly_failpoint(folder: Path, name: str) -> tuple[int, list[str], None]:

@@ -317,6 +317,15 @@ def end_with_other_figures(directory: Path, emit: Emit) -> int:
     return 0
 
 
+def end_with_endless_figures(directory: Path, emit: Emit) -> int:
+    """Figures that no client would read."""
+    found = summary()
+    metrics = {f"test.{number}": 1.0 for number in range(250_000)}
+    large = found.model_copy(update={"result": found.result.model_copy(update={"metrics": metrics})})
+    emit(done(directory, large))
+    return 0
+
+
 def change_the_result(directory: Path, emit: Emit) -> int:
     """A result that changed after it was hashed."""
     last = done(directory)

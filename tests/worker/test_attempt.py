@@ -95,6 +95,7 @@ def test_too_weak_a_confinement_fails_closed(bench: Bench) -> None:
         ("announce_an_unknown_setting", "child_protocol", "internal", "no figures"),
         ("end_without_figures", "child_protocol", "internal", "without figures"),
         ("end_with_other_figures", "child_protocol", "internal", "another form"),
+        ("end_with_endless_figures", "child_protocol", "internal", "more than"),
         ("change_the_result", "child_protocol", "internal", "not the file"),
         ("name_a_result_elsewhere", "child_protocol", "internal", "no name of a file"),
         ("announce_upwards", "child_protocol", "internal", "no name of a file"),

@@ -60,13 +60,13 @@ def count_module(module: nn.Module, signature: Signature, shapes: Mapping[str, S
     weights = [*module.parameters(), *_stray_constants(module)]
     params, nonzero = sum(item.numel() for item in weights), sum(int(torch.count_nonzero(item)) for item in weights)
     inputs = example_inputs(signature, 1, torch.device("meta"), shapes=shapes)
-    empty = _on_meta(module)
+    empty = on_meta(module)
     with torch.device("meta"), multiplications(empty) as counter:
         empty(*inputs)
     return Counts(params, nonzero, int(counter.get_total_flops()) // 2)
 
 
-def _on_meta(module: nn.Module) -> nn.Module:
+def on_meta(module: nn.Module) -> nn.Module:
     """A copy of the module whose weights have shapes only; none of them is copied."""
     import torch
 

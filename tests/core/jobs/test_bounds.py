@@ -49,7 +49,7 @@ def test_events_and_points_end_at_their_bounds_and_the_job_does_not(world: World
         with world.service.database.unit_of_work() as session:
             jobs.heartbeat(session, claim.job_id, claim.fence, lease_seconds=30, report=report)
     with world.service.database.unit_of_work() as session:
-        error = jobs.job_error("diverged", "user", "m" * 50_000, details={"reasons": ["r"] * 100_000, "layer": "conv1"})
+        error = jobs.JobError.of("diverged", "user", "m" * 50_000, details={"reasons": ["r"] * 100_000, "layer": "conv1"})
         jobs.fail(session, claim.job_id, claim.fence, error)
     with world.service.database.reader() as session:
         events = jobs.events(session, claim.job_id)

@@ -51,6 +51,28 @@ def test_a_minimum_is_a_maximum_for_losses() -> None:
     assert check(figures(), accuracy={"metric": "agreement", "min": 0.98}) == {"accuracy.min": False}
 
 
+def heads(first: float, second: float, error: float = 1.0) -> Figures:
+    measured = {"test.top1": min(first, second), "test.top1.a": first, "test.top1.b": second, "test.rmse": error, "test.rmse.c": error}
+    return figures().model_copy(update={"metrics": measured})
+
+
+def test_of_several_outputs_the_one_that_lost_most_counts_unless_one_is_named() -> None:
+    before, after = heads(0.9, 0.99), heads(0.9, 0.91)  # the worst output is as good as before, the other one is not
+    spec = Constraints(accuracy=AccuracyConstraint(max_drop=0.02, min=0.9))
+    drop, least = constraints.check(spec, before, after, "test")
+    assert (drop.met, drop.metric) == (False, "test.top1.b")
+    assert drop.value == pytest.approx(0.08)
+    assert (least.met, least.metric, least.value) == (True, "test.top1.a", 0.9)
+    assert check(after, baseline=before, accuracy={"output": "a", "max_drop": 0.02}) == {"accuracy.max_drop": True}
+    assert check(after, baseline=before, accuracy={"output": "b", "max_drop": 0.02}) == {"accuracy.max_drop": False}
+    assert check(after, baseline=before, accuracy={"output": "b", "min": 0.95}) == {"accuracy.min": False}
+    worse = heads(0.9, 0.99, error=1.2)
+    assert check(worse, baseline=before, accuracy={"metric": "rmse", "max_drop": 0.1}) == {"accuracy.max_drop": False}
+    assert check(figures(top1=0.98), accuracy={"output": "only", "max_drop": 0.02}) == {"accuracy.max_drop": True}
+    gone = figures().model_copy(update={"metrics": {"test.top1.a": 0.9}})
+    assert check(gone, baseline=before, accuracy={"max_drop": 0.5}) == {"accuracy.max_drop": False}
+
+
 def test_sizes_counts_and_speed() -> None:
     result = figures(file_bytes=500, p50=1.0)
     assert check(result, max_file_bytes=500, max_params_count=99, max_macs_count=1000) == {

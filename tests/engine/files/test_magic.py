@@ -97,7 +97,9 @@ def scripted() -> bytes:
 
 
 def exported_program() -> bytes:
-    return zip_file({"model/archive_format": b"pt2", "model/models/model.json": b"{}"})
+    pickled = json.dumps({"config": {"weight": {"path_name": "weight_0", "use_pickle": True}}}).encode()
+    configs = {"data/weights/model_weights_config.json": pickled, "data/constants/model_constants_config.json": b"{}"}
+    return zip_file({f"model/{name}": data for name, data in {"models/model.json": b"{}", **configs}.items()})
 
 
 @pytest.mark.parametrize(

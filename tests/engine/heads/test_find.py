@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 
 from engine.contract.errors import EngineError
+from engine.contract.heads import Head
 from engine.contract.metadata import ModelMetadata
 from engine.heads.find import find_heads, outputs_of
 from engine.outputs.evidence import Column
+from engine.tasks import Task, catalogue
 
 RNG = np.random.default_rng(0)
 N = 40
@@ -215,3 +217,26 @@ def test_a_declaration_that_cannot_be_is_refused(declared: dict, words: str) -> 
     with pytest.raises(EngineError, match=words) as caught:
         found({"out": values(5)}, {"y": numbers(5)}, **declared)
     assert caught.value.code == "metadata_invalid"
+
+
+class Detection(Task):
+    """Boxes and their scores, read together."""
+
+    name = "detection"
+    joint = True
+
+    def read(self, outputs: Any, column: Any, declared: Any) -> Head | str:
+        if len(outputs) != 2:
+            return "it needs boxes and scores"
+        return Head(name=self.name, indices=(0, 1), task=self.name, target=column and column.name)
+
+
+def test_a_joint_task_reads_all_outputs_together_and_only_where_it_is_declared(monkeypatch: pytest.MonkeyPatch) -> None:
+    known = {**catalogue(), "detection": Detection()}
+    monkeypatch.setattr("engine.heads.find.catalogue", lambda: known)
+    outputs = {"boxes": values(10, 4), "scores": values(10, 3)}
+    (head,) = found(outputs, {"y.boxes": values(4)}, task="detection").heads
+    assert (head.indices, head.target, head.declared) == ((0, 1), "y.boxes", True)
+    assert [head.task for head in found(outputs).heads] == ["fidelity", "token_classification"]  # scores by their name
+    with pytest.raises(EngineError, match="needs boxes and scores"):
+        found({"boxes": values(10, 4)}, task="detection")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import io
+import warnings
 import zipfile
 from typing import Any
 
@@ -50,6 +52,17 @@ def torch_file(content: Any = None) -> bytes:
     return buffer.getvalue()
 
 
+@functools.cache
+def program_file() -> bytes:
+    """`lenet()` as an exported program."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program = torch.export.export(lenet(), (torch.zeros(2, 1, 8, 8),), dynamic_shapes=({0: torch.export.Dim("batch")},))
+        buffer = io.BytesIO()
+        torch.export.save(program, buffer)
+    return buffer.getvalue()
+
+
 def npz_file(arrays: dict[str, Any] | None = None, *, compressed: bool = False) -> bytes:
     rng = np.random.default_rng(0)
     arrays = arrays or {
@@ -71,4 +84,4 @@ def zip_file(members: dict[str, bytes], compression: int = zipfile.ZIP_STORED) -
     return buffer.getvalue()
 
 
-GOOD = {"onnx": onnx_file, "safetensors": safetensors_file, "pt": torch_file, "npz": npz_file}
+GOOD = {"onnx": onnx_file, "safetensors": safetensors_file, "pt": torch_file, "pt2": program_file, "npz": npz_file}

@@ -1,0 +1,1 @@
+"""Reads programs of torch.export without running anything of the file."""

@@ -1,0 +1,307 @@
+"""Which operators of an exported program are run, and how their arguments are read.
+
+A program names its operators, and torch has some that read files or load code: only those below are looked up, by name.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+from engine.contract.errors import EngineError
+from engine.formats.pt2.program import DTYPES
+
+_ALLOWED = frozenset(
+    [
+        "_adaptive_avg_pool2d",
+        "_log_softmax",
+        "_native_batch_norm_legit_no_training",
+        "_softmax",
+        "_to_copy",
+        "_unsafe_view",
+        "abs",
+        "adaptive_avg_pool1d",
+        "adaptive_avg_pool2d",
+        "adaptive_avg_pool3d",
+        "adaptive_max_pool2d",
+        "add",
+        "addmm",
+        "alias",
+        "all",
+        "amax",
+        "amin",
+        "any",
+        "arange",
+        "argmax",
+        "argmin",
+        "atan2",
+        "avg_pool1d",
+        "avg_pool2d",
+        "avg_pool3d",
+        "baddbmm",
+        "batch_norm",
+        "bitwise_and",
+        "bitwise_not",
+        "bitwise_or",
+        "bmm",
+        "broadcast_to",
+        "cat",
+        "ceil",
+        "celu",
+        "chunk",
+        "clamp",
+        "clamp_max",
+        "clamp_min",
+        "clone",
+        "concat",
+        "constant_pad_nd",
+        "contiguous",
+        "conv1d",
+        "conv2d",
+        "conv3d",
+        "conv_transpose1d",
+        "conv_transpose2d",
+        "conv_transpose3d",
+        "convolution",
+        "copy",
+        "cos",
+        "cumsum",
+        "detach",
+        "detach_",
+        "diagonal",
+        "div",
+        "dropout",
+        "dropout_",
+        "einsum",
+        "elu",
+        "embedding",
+        "eq",
+        "erf",
+        "exp",
+        "expand",
+        "expand_as",
+        "expm1",
+        "eye",
+        "feature_dropout",
+        "fill",
+        "flatten",
+        "flip",
+        "floor",
+        "floor_divide",
+        "fmod",
+        "full",
+        "full_like",
+        "gather",
+        "ge",
+        "gelu",
+        "glu",
+        "group_norm",
+        "gru",
+        "gt",
+        "hardsigmoid",
+        "hardswish",
+        "hardtanh",
+        "index",
+        "index_select",
+        "instance_norm",
+        "isinf",
+        "isnan",
+        "layer_norm",
+        "le",
+        "leaky_relu",
+        "lift_fresh_copy",
+        "linalg_vector_norm",
+        "linear",
+        "log",
+        "log1p",
+        "log2",
+        "log_softmax",
+        "logical_and",
+        "logical_not",
+        "logical_or",
+        "logsumexp",
+        "lstm",
+        "lt",
+        "masked_fill",
+        "matmul",
+        "max",
+        "max_pool1d",
+        "max_pool2d",
+        "max_pool2d_with_indices",
+        "max_pool3d",
+        "maximum",
+        "mean",
+        "meshgrid",
+        "min",
+        "minimum",
+        "mish",
+        "mm",
+        "movedim",
+        "mul",
+        "narrow",
+        "native_group_norm",
+        "native_layer_norm",
+        "ne",
+        "neg",
+        "new_full",
+        "new_ones",
+        "new_zeros",
+        "norm",
+        "ones",
+        "ones_like",
+        "pad",
+        "permute",
+        "pixel_shuffle",
+        "pixel_unshuffle",
+        "pow",
+        "prelu",
+        "prod",
+        "reciprocal",
+        "reflection_pad1d",
+        "reflection_pad2d",
+        "relu",
+        "relu6",
+        "remainder",
+        "repeat",
+        "repeat_interleave",
+        "replication_pad1d",
+        "replication_pad2d",
+        "reshape",
+        "rms_norm",
+        "roll",
+        "round",
+        "rsqrt",
+        "rsub",
+        "scalar_tensor",
+        "scaled_dot_product_attention",
+        "scatter",
+        "select",
+        "selu",
+        "sigmoid",
+        "sign",
+        "silu",
+        "sin",
+        "slice",
+        "softmax",
+        "softplus",
+        "softsign",
+        "split",
+        "split_with_sizes",
+        "sqrt",
+        "square",
+        "squeeze",
+        "stack",
+        "std",
+        "sub",
+        "sum",
+        "sym_size",
+        "t",
+        "tan",
+        "tanh",
+        "tile",
+        "to",
+        "topk",
+        "transpose",
+        "tril",
+        "triu",
+        "true_divide",
+        "type_as",
+        "unbind",
+        "unflatten",
+        "unfold",
+        "unsafe_chunk",
+        "unsafe_split",
+        "unsqueeze",
+        "upsample_bicubic2d",
+        "upsample_bilinear2d",
+        "upsample_linear1d",
+        "upsample_nearest1d",
+        "upsample_nearest2d",
+        "var",
+        "view",
+        "view_as",
+        "where",
+        "zero",
+        "zeros",
+        "zeros_like",
+    ]
+)
+"""Operators of `torch.ops.aten`, any overload of each; those that end in an underscore work in place."""
+_PYTHON: dict[str, Callable[..., Any]] = {
+    f"_operator.{name}": getattr(operator, name)
+    for name in ("add", "sub", "mul", "floordiv", "mod", "neg", "truediv", "eq", "ne", "lt", "le", "gt", "ge", "getitem")
+}
+"""Arithmetic on sizes."""
+ASSERTIONS = frozenset(
+    {"_assert_scalar", "_assert_async", "_assert_tensor_metadata", "sym_constrain_range", "sym_constrain_range_for_size"}
+)
+"""What only states that sizes are as they were; not run."""
+_MEMORY_FORMATS = {1: torch.contiguous_format, 2: torch.channels_last, 3: torch.channels_last_3d, 4: torch.preserve_format}
+DROPPED = frozenset({"layout", "pin_memory", "non_blocking"})
+"""Arguments that say how values lie in memory."""
+
+
+def aten_name(target: str) -> str | None:
+    """The name of an ATen operator without its overload (`conv2d`), or None where the target is something else."""
+    parts = target.split(".")
+    return parts[3] if len(parts) == 5 and parts[:3] == ["torch", "ops", "aten"] else None
+
+
+def function_of(target: str) -> Callable[..., Any]:
+    """The function of a target. Raises `unsupported_operator` for all that is not on the list."""
+    if target in _PYTHON:
+        return _PYTHON[target]
+    name, overload = aten_name(target), target.rpartition(".")[2]
+    if name is not None and (name in _ALLOWED or name.removesuffix("_") in _ALLOWED):
+        packet = getattr(torch.ops.aten, name, None)
+        if packet is not None and overload in packet.overloads():
+            found: Callable[..., Any] = getattr(packet, overload)
+            return found
+    raise EngineError(
+        "unsupported_operator",
+        f"The program uses the operator {target.removeprefix('torch.ops.')[:80]!r}, which is not read.",
+        hint="Upload the model as ONNX, or write that part of it with common operators.",
+    )
+
+
+def value_of(argument: Mapping[str, Any], value: Callable[[str], Any]) -> Any:
+    """An argument as the operator takes it; `value` gives the node of a name. Raises `unsupported_operator`."""
+    ((kind, content),) = argument.items()
+    match kind:
+        case "as_tensor" | "as_sym_tensor":
+            return value(content["name"])
+        case "as_tensors":
+            return [value(item["name"]) for item in content]
+        case "as_optional_tensors":
+            return [value(item["as_tensor"]["name"]) if "as_tensor" in item else None for item in content]
+        case "as_none":
+            return None
+        case "as_float":
+            return float(content)  # infinities are strings
+        case "as_floats":
+            return [float(item) for item in content]
+        case "as_int" | "as_bool" | "as_string" | "as_ints" | "as_bools":
+            return content
+        case "as_sym_int" | "as_sym_float" | "as_sym_bool":
+            return _symbol(content, value)
+        case "as_sym_ints" | "as_sym_floats":
+            return [_symbol(item, value) for item in content]
+        case "as_scalar_type":
+            return DTYPES[content]
+        case "as_memory_format":
+            return _MEMORY_FORMATS.get(content)
+    raise EngineError(
+        "unsupported_operator",
+        f"The program has an argument of a kind that is not read ({kind[:40]}).",
+        hint="Export the model without control flow and custom objects, or upload ONNX.",
+    )
+
+
+def _symbol(content: Mapping[str, Any], value: Callable[[str], Any]) -> Any:
+    if "as_name" in content:
+        return value(content["as_name"])
+    ((_, number),) = content.items()
+    return number
