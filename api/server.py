@@ -13,7 +13,7 @@ import uvicorn
 
 from api.front.connections import Bounds, protocol
 from core import logging
-from core.operations.startup import CannotStart, explained
+from core.operations.startup import CannotStart, explained, listen
 from core.service import Service
 from core.settings import Settings
 
@@ -62,6 +62,7 @@ def main(arguments: list[str] | None = None) -> int:
             settings = Settings()
             with Service.open(settings):
                 pass
+            listener = listen(asked.host, asked.port) if asked.fd is None else socket.socket(fileno=asked.fd)
     except CannotStart as error:
         sys.stderr.write(f"{error}\n")
         return 1
@@ -69,10 +70,9 @@ def main(arguments: list[str] | None = None) -> int:
     sys.setswitchinterval(SWITCH_SECONDS)
     from api.app import create_app
 
-    options = {"host": asked.host, "port": asked.port, "log_level": "warning", "proxy_headers": asked.proxy_headers}
+    options = {"log_level": "warning", "proxy_headers": asked.proxy_headers}
     server = uvicorn.Server(config(create_app(settings), settings, **options))
-    sockets = None if asked.fd is None else [socket.socket(fileno=asked.fd)]
-    server.run(sockets)
+    server.run([listener])
     return 0 if server.started else 1
 
 

@@ -22,7 +22,7 @@ from core.access import keys
 from core.blobs.store import open_store
 from core.database import migrate
 from core.database.db import Database
-from core.operations.startup import CannotStart, check_database, explained
+from core.operations.startup import CannotStart, check_database, explained, listen
 from core.queue import check_url
 from core.settings import Settings
 
@@ -69,7 +69,7 @@ def _serve(host: str, port: int, workers: int, *, demo: bool) -> int:
     logging.configure(settings)
     check_url(settings)
     settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with _only_one(settings.data_dir), _listener(host, port) as listener, _run_dir() as run_dir:
+    with _only_one(settings.data_dir), listen(host, port) as listener, _run_dir() as run_dir:
         check_database(settings)
         migrate.upgrade(settings)
         open_store(settings.resolved_blob_url, settings.staging_dir)
@@ -182,22 +182,6 @@ def _only_one(data_dir: Path) -> Iterator[None]:
                 if error.errno not in (errno.EBADF, errno.EOPNOTSUPP, errno.ENOLCK):
                     raise
         yield
-
-
-@contextmanager
-def _listener(host: str, port: int) -> Iterator[socket.socket]:
-    """The address that is served, taken before anything is started: it stays ours while the API is restarted.
-
-    Raises Refused where it cannot be had.
-    """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        listener = socket.create_server((host, port), family=family, backlog=1024)
-    except OSError as error:
-        reason = "another program listens there" if error.errno == errno.EADDRINUSE else (error.strerror or str(error))
-        raise Refused(f"{host} port {port} cannot be served: {reason}. Choose another --port or --host.") from None
-    with listener:
-        yield listener
 
 
 @contextmanager

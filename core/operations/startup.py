@@ -1,5 +1,7 @@
 """Why the service cannot start, in one sentence; and whether its database is one that it may start on."""
 
+import errno
+import socket
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -78,3 +80,13 @@ def check_database(settings: Settings) -> None:
             found = str(connection.execute(f"PRAGMA {look}(1)").fetchone()[0])
             if found != "ok":
                 raise CannotStart(f"The database {path} is damaged: {_first_line(Exception(found))}. Restore a backup.")
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """The address that is served, taken before anything is started. Raises CannotStart where it cannot be had."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=1024)
+    except OSError as error:
+        reason = "another program listens there" if error.errno == errno.EADDRINUSE else (error.strerror or str(error))
+        raise CannotStart(f"{host} port {port} cannot be served: {reason}. Choose another --port or --host.") from None

@@ -13,6 +13,9 @@ from threading import Thread
 import pytest
 
 from cli import serve
+from core.database import migrate
+from core.operations.startup import CannotStart, listen
+from core.settings import Settings
 from tests.servers import free_port
 
 
@@ -104,7 +107,18 @@ def test_what_a_killed_service_left_behind_is_removed_by_the_next(tmp_path: Path
 def test_the_address_is_taken_before_anything_starts() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(serve.Refused, match="another program listens there"), serve._listener("127.0.0.1", port):
-            raise AssertionError("the port was taken twice")
-    with serve._listener("127.0.0.1", port) as listener:
+        with pytest.raises(CannotStart, match="another program listens there"):
+            listen("127.0.0.1", port)
+    with listen("127.0.0.1", port) as listener:
         assert listener.getsockname() == ("127.0.0.1", port)
+
+
+def test_the_api_alone_says_it_as_well(tmp_path: Path) -> None:
+    environment = {**os.environ, "MODELPRESS_DATA_DIR": str(tmp_path)}
+    migrate.upgrade(Settings(data_dir=tmp_path))
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        command = [sys.executable, "-m", "api.server", "--port", str(taken.getsockname()[1])]
+        refused = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=60)
+    assert refused.returncode == 1
+    assert "another program listens there" in refused.stderr
+    assert "Traceback" not in refused.stderr
