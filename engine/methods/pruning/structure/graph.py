@@ -20,7 +20,7 @@ from engine.methods.pruning.structure.cutting import cut_slices, refresh
 from engine.methods.pruning.structure.following import elementwise, layers, products, reductions, shaping
 from engine.methods.pruning.structure.following.follower import ALONE, CROSSED, SINGLE, Follower, Slices
 from engine.methods.pruning.structure.following.ties import FIXED, Ties, essence, simplified, varying
-from engine.methods.pruning.structure.imagination import evaluated, imagined
+from engine.methods.pruning.structure.imagination import evaluated, holds_places, imagined
 from engine.methods.pruning.structure.resizing import as_sum, kept_by, resize
 from engine.networks.layers import PRUNABLE
 
@@ -42,6 +42,8 @@ class ChannelGraph:
         self._known: tuple[Tensor, Tensor] | None = None
         with evaluated(module):
             try:
+                if holds_places(module):
+                    raise NotImplementedError
                 drawn = imagined(module)
                 outputs = self._followed(drawn, tuple(value.to("meta") for value in inputs))
             except (RuntimeError, NotImplementedError, ValueError, TypeError, IndexError):

@@ -20,6 +20,12 @@ def imagined(module: nn.Module) -> nn.Module:
     return shared_copy(module).to("meta")
 
 
+def holds_places(module: nn.Module) -> bool:
+    """Whether a network has constants that may be places to look up: on the meta device they are not there, and nothing says so."""
+    kinds = ((name, item.dtype) for name, item in module.named_buffers())
+    return any(not (kind.is_floating_point or name.endswith("num_batches_tracked")) for name, kind in kinds)
+
+
 @contextmanager
 def evaluated(module: nn.Module) -> Iterator[None]:
     """While active, every layer is in evaluation mode."""
