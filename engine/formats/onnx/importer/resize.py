@@ -103,7 +103,9 @@ def _mode(op: Op, build: Builder, rank: int, sizes: list[Any] | None, scales: li
     rounding = _rounding(op)
     factors = _factors(op, build, sizes, scales)
     whole = factors is not None and all(factor >= 1 and float(factor).is_integer() for factor in factors)
-    if (coordinates, rounding) == ("asymmetric", "floor") or (whole and coordinates in ("half_pixel", "pytorch_half_pixel")):
+    if (coordinates, rounding) == ("asymmetric", "floor") or (
+        whole and rounding.startswith("round") and coordinates in ("half_pixel", "pytorch_half_pixel")
+    ):
         return "nearest"
     if whole and coordinates == "asymmetric" and rounding == "round_prefer_floor" and factors is not None and max(factors) <= 2:
         return "nearest"
