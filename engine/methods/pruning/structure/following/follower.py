@@ -243,7 +243,11 @@ class Follower(TorchFunctionMode):
             return result
         self._inside += 1
         try:
-            self._rules.get(name, _unknown)(self, Call(name, func, args, kwargs, result))
+            call = Call(name, func, args, kwargs, result)
+            try:
+                self._rules.get(name, _unknown)(self, call)
+            except Exception:  # A form of an operation that its rule does not expect: its channels stay.
+                _unknown(self, call)
         finally:
             self._inside -= 1
         return result

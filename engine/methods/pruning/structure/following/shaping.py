@@ -181,6 +181,9 @@ def windowed(follower: Follower, call: Call) -> None:
 
 def unfolded(follower: Follower, call: Call) -> None:
     """Windows laid beside one another (im2col): each channel becomes as many rows as a window has places."""
+    if call.function is not functional.unfold:
+        moved(follower, call)
+        return
     found = []
     for numbers in follower.families(call.first):
         vector = follower.aligned(numbers, 1)
@@ -266,7 +269,7 @@ _SPATIAL = {"1d": 1, "2d": 2, "3d": 3}
 _MOVED = (
     "T mT H mH view reshape view_as reshape_as expand_as flatten unflatten ravel permute transpose swapaxes swapdims t "
     "movedim moveaxis adjoint squeeze unsqueeze select narrow split split_with_sizes chunk tensor_split unbind repeat tile "
-    "repeat_interleave flip fliplr flipud rot90 diagonal unfold pixel_shuffle pixel_unshuffle channel_shuffle"
+    "repeat_interleave flip fliplr flipud rot90 diagonal pixel_shuffle pixel_unshuffle channel_shuffle"
 )
 _WINDOWED = (
     "max_pool1d max_pool2d max_pool3d avg_pool1d avg_pool2d avg_pool3d lp_pool1d lp_pool2d adaptive_avg_pool1d adaptive_avg_pool2d "
@@ -285,4 +288,5 @@ RULES: dict[str, Rule] = {
     "getitem": taken,
     "pad": padded,
     "roll": rolled,
+    "unfold": unfolded,
 }
