@@ -25,11 +25,11 @@ class ToyRotation(MethodParams):
     method: Literal["toy_rotation"] = "toy_rotation"
 '''
 CHILD = """
-from engine.contract.events import Done
+from engine.contract.events import Log
 from engine.contract.method import catalogue
 
 def run(directory, emit):
-    emit(Done(outcome="no_constraints", result={"file": __file__, "found": catalogue()["toy_rotation"].available()}))
+    emit(Log(message=f"{__file__} {catalogue()['toy_rotation'].available()}"))
     return 0
 """
 
@@ -82,7 +82,7 @@ def test_a_confined_child_with_its_scrubbed_environment_reads_the_plug_in(
     finally:
         launcher.close()
     assert ended.exit.returncode == 0, ended.log
-    assert ended.result == {"file": str(plugin / "methods" / "toys" / "toy_rotation.py"), "found": True}
+    assert [event.message for event in ended.events] == [f"{plugin / 'methods' / 'toys' / 'toy_rotation.py'} True"]
 
 
 def test_an_entry_that_is_there_already_is_refused_and_not_ignored(plugin: Path) -> None:

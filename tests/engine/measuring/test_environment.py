@@ -18,11 +18,11 @@ def test_eight_bit_kernels_saturate_on_x86_without_vnni(monkeypatch: pytest.Monk
 
 def test_the_description_is_what_is_installed() -> None:
     found = environment.describe(threads=2, seed=7, device="cpu")
-    assert found["packages"]["onnxruntime"] == importlib.metadata.version("onnxruntime")
-    assert (found["threads"], found["seed"], found["device"]) == (2, 7, "cpu")
-    assert found["cpu_model"]
+    assert found.packages["onnxruntime"] == importlib.metadata.version("onnxruntime")
+    assert (found.threads, found.seed, found.device) == (2, 7, "cpu")
+    assert found.cpu_model
     listed = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
-    assert all(flag in listed for flag in found["cpu_flags"])
+    assert all(flag in listed for flag in found.cpu_flags)
 
 
 def test_an_absent_package_has_no_version() -> None:
