@@ -30,6 +30,8 @@ from engine.contract.errors import EngineError
 from engine.contract.limits import MAX_TENSOR_ELEMENTS
 
 FORMAT = "modelpress.sparse/1"
+Encoding = dict[str, Any]
+"""How one tensor is stored, as it stands in the metadata of the file."""
 
 _DTYPES = {
     str(dtype).removeprefix("torch."): dtype
@@ -76,12 +78,12 @@ def signed(weights: Tensor, constant: float) -> Tensor:
 def save_sparse(path: Path, state: Mapping[str, Tensor], recipes: Mapping[str, Recipe] | None = None) -> None:
     """Write a state dict; without a recipe a tensor is stored as bitmask and values where that is smaller than dense."""
     tensors: dict[str, Tensor] = {}
-    about: dict[str, dict[str, Any]] = {}
+    about: dict[str, Encoding] = {}
     for name, tensor in state.items():
         value = tensor.detach().cpu().contiguous()
         recipe = (recipes or {}).get(name)
         keep = _nonzero(value) if recipe is None else recipe.keep.cpu()
-        stated: dict[str, Any] = {"encoding": "values"}
+        stated: Encoding = {"encoding": "values"}
         if recipe is not None:
             stated = {key: item for key, item in asdict(recipe).items() if key != "keep" and item is not None}
             if recipe.encoding == "signs":
@@ -121,7 +123,7 @@ def decode_sparse(stored: Mapping[str, Tensor], metadata: Mapping[str, str]) -> 
     return state | rest
 
 
-def _decode(name: str, about: Mapping[str, Any], stored: dict[str, Tensor]) -> Tensor:
+def _decode(name: str, about: Encoding, stored: dict[str, Tensor]) -> Tensor:
     shape = tuple(int(size) for size in about["shape"])
     if math.prod(shape) > MAX_TENSOR_ELEMENTS:
         raise EngineError("tensor_limit_exceeded", f"{name} has {math.prod(shape)} elements, more than {MAX_TENSOR_ELEMENTS}.")

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.formats.onnx.folded_values import VALUES
+from engine.formats.onnx.folded_values import VALUES, Attributes
 
 Shape = tuple[int, ...]
 REFUSED = (ValueError, TypeError, IndexError, KeyError, ZeroDivisionError, OverflowError, AttributeError)
@@ -33,7 +33,6 @@ class Folded:
 
 
 Inputs = Sequence[Folded | None]
-Attributes = Mapping[str, Any]
 
 
 def shape_of(operator: str, given: Inputs, attributes: Attributes) -> Shape | None:

@@ -11,7 +11,6 @@ import math
 from collections import ChainMap
 from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import onnx
@@ -19,7 +18,7 @@ import onnx
 from engine.contract import limits
 from engine.contract.errors import EngineError
 from engine.formats.onnx.folded_shapes import BY_VALUE, REFUSED, SHRINKING, Folded, Shape, shape_of
-from engine.formats.onnx.folded_values import VALUES
+from engine.formats.onnx.folded_values import VALUES, Attributes
 
 _SMALL = 4096
 """Elements up to which a value is computed."""
@@ -116,7 +115,7 @@ def _measured(node: onnx.NodeProto, found: Mapping[str, Folded], inputs: Mapping
     return Folded(value.shape, value)
 
 
-def _attributes(node: onnx.NodeProto) -> dict[str, Any]:
+def _attributes(node: onnx.NodeProto) -> Attributes:
     return {item.name: onnx.helper.get_attribute_value(item) for item in node.attribute}
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional
 
-from engine.formats.pt2.program import Program
+from engine.formats.pt2.program import Item, Program
 
 _BY_RANK: dict[str, dict[int, Any]] = {
     "conv": {3: nn.Conv1d, 4: nn.Conv2d, 5: nn.Conv3d},
@@ -34,7 +34,7 @@ class Found:
 class Arguments:
     """The arguments of one operator, by name."""
 
-    def __init__(self, inputs: Mapping[str, Any], program: Program, turned: Mapping[str, str]) -> None:
+    def __init__(self, inputs: Item, program: Program, turned: Mapping[str, str]) -> None:
         """`turned` names the weights that some values are the transposed of."""
         self._inputs, self._program, self._turned = inputs, program, turned
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, fx, nn
@@ -13,7 +13,7 @@ from torch import Tensor, fx, nn
 from engine.contract.errors import EngineError
 from engine.formats.pt2.layers import LAYERS, Arguments, Found
 from engine.formats.pt2.operators import ASSERTIONS, DROPPED, aten_name, function_of, value_of
-from engine.formats.pt2.program import Program, checked_path
+from engine.formats.pt2.program import Item, Program, checked_path
 
 _OWN_PATH = re.compile(r"\w+(\.\w+)*", re.ASCII)
 
@@ -32,7 +32,7 @@ class _Builder:
         self._values: dict[str, Any] = {}
         self._placed: dict[str, object] = {}
         self._turned: dict[str, str] = {}
-        self._deferred: dict[str, Mapping[str, Any]] = {}
+        self._deferred: dict[str, Item] = {}
         self._uses = Counter(name for node in program.nodes for name in _names(node["inputs"]))
         self._uses.update(program.outputs)
 
@@ -47,7 +47,7 @@ class _Builder:
         self._graph.lint()
         return fx.GraphModule(self._root, self._graph)
 
-    def _add(self, node: Mapping[str, Any]) -> None:
+    def _add(self, node: Item) -> None:
         target, inputs = node["target"], {item["name"]: item["arg"] for item in node["inputs"]}
         name = aten_name(target)
         if name in ASSERTIONS or self._counts_batches(name, node):
@@ -62,19 +62,19 @@ class _Builder:
             return
         self._call(node, function)
 
-    def _call(self, node: Mapping[str, Any], function: Callable[..., Any]) -> None:
+    def _call(self, node: Item, function: Callable[..., Any]) -> None:
         """Run the operator as a function."""
         positional = tuple(self._argument(item) for item in node["inputs"] if item["kind"] == 1)
         named = {item["name"]: self._argument(item) for item in node["inputs"] if item["kind"] != 1 and item["name"] not in DROPPED}
         self._take(node["outputs"], self._graph.call_function(function, positional, named))
 
-    def _argument(self, item: Mapping[str, Any]) -> Any:
+    def _argument(self, item: Item) -> Any:
         """An argument; values lie on the device of the first input, wherever the original had them."""
         if item["name"] == "device":
             return self._graph.call_function(getattr, (self._values[self._program.inputs[0]], "device"))
         return None if item["name"] in DROPPED else value_of(item["arg"], self._value)
 
-    def _take(self, outputs: list[Mapping[str, Any]], call: Any) -> None:
+    def _take(self, outputs: list[Item], call: Any) -> None:
         if len(outputs) > 1 or (outputs and "as_tensors" in outputs[0]):
             parts = (
                 outputs[0]["as_tensors"] if "as_tensors" in outputs[0] else [item["as_tensor"] for item in outputs if "as_tensor" in item]
@@ -102,11 +102,11 @@ class _Builder:
             self._values[name] = self._graph.get_attr(path)
         return self._values[name]
 
-    def _layer(self, name: str, inputs: Mapping[str, Any], node: Mapping[str, Any]) -> Any:
+    def _layer(self, name: str, inputs: Item, node: Item) -> Any:
         """A call of a layer, where the operator is one on weights of its own."""
         plain = name.removesuffix("_")
         make = LAYERS.get(plain)
-        first: Mapping[str, Any] = next(iter(inputs.values()), {})
+        first: Item = next(iter(inputs.values()), {})
         source = first.get("as_tensor", {}).get("name")
         if make is None or source is None or (plain != name and self._uses[source] > 1):
             return None
@@ -116,7 +116,7 @@ class _Builder:
         path = self._path(found, node, plain)
         return self._graph.call_module(path, tuple(self._value(item) for item in found.reads))
 
-    def _path(self, found: Found, node: Mapping[str, Any], name: str) -> str:
+    def _path(self, found: Found, node: Item, name: str) -> str:
         """Where the layer stands: where the original had it, or beside its weights; one that stands there already is used again."""
         original, caller = _stacked(node.get("metadata") or {}, type(found.layer))
         if found.weight is not None:
@@ -164,7 +164,7 @@ class _Builder:
         else:
             module.register_buffer(leaf, tensor)
 
-    def _turns(self, name: str | None, node: Mapping[str, Any], inputs: Mapping[str, Any]) -> bool:
+    def _turns(self, name: str | None, node: Item, inputs: Item) -> bool:
         """Whether a node only transposes a weight, which a linear layer may have as it is: it is run when something else asks for it."""
         source = inputs.get("self", {}).get("as_tensor", {}).get("name")
         if source not in self._program.lifted or not (name == "t" or (name == "permute" and inputs["dims"].get("as_ints") == [1, 0])):
@@ -173,7 +173,7 @@ class _Builder:
         self._deferred[_results(node["outputs"])[0]] = node
         return True
 
-    def _counts_batches(self, name: str | None, node: Mapping[str, Any]) -> bool:
+    def _counts_batches(self, name: str | None, node: Item) -> bool:
         """Whether a node only adds one to what a normalization counts; a layer does that itself."""
         first = node["inputs"][0]["arg"].get("as_tensor", {}).get("name") if node["inputs"] else None
         if first not in self._program.lifted or name is None or not name.endswith("_"):
@@ -185,7 +185,7 @@ class _Builder:
         )
 
 
-def _results(outputs: list[Mapping[str, Any]]) -> list[str]:
+def _results(outputs: list[Item]) -> list[str]:
     """Names of the tensors that a node gives."""
     return [item["as_tensor"]["name"] for item in outputs if "as_tensor" in item]
 
@@ -196,7 +196,7 @@ def _beside(weight: str) -> str:
     return layer if name in ("weight", "running_mean") else weight.removesuffix("_weight")
 
 
-def _stacked(metadata: Mapping[str, Any], kind: type[nn.Module]) -> tuple[str, str]:
+def _stacked(metadata: Item, kind: type[nn.Module]) -> tuple[str, str]:
     """The path of the layer in the original module, if a layer of this kind called the operator; and of the module that called it."""
     entries = [entry.split(",") for entry in str(metadata.get("nn_module_stack", "")).split(";")]
     path, name = (entries[-1][1], entries[-1][2].rpartition(".")[2]) if entries and len(entries[-1]) == 3 else ("", "")
@@ -209,7 +209,7 @@ def _stacked(metadata: Mapping[str, Any], kind: type[nn.Module]) -> tuple[str, s
 _FLAGS = {"batch_norm": "training", "dropout": "train", "dropout_": "train", "feature_dropout": "train", "lstm": "train", "gru": "train"}
 
 
-def _refuse_training(name: str | None, inputs: Mapping[str, Any]) -> None:
+def _refuse_training(name: str | None, inputs: Item) -> None:
     """Raise `unsupported_operator` for what would go on as in training, also when the network is evaluated."""
     flag = _FLAGS.get(name or "")
     if flag is None or not inputs.get(flag, {}).get("as_bool"):
@@ -222,7 +222,7 @@ def _refuse_training(name: str | None, inputs: Mapping[str, Any]) -> None:
         )
 
 
-def _names(inputs: list[Mapping[str, Any]]) -> list[str]:
+def _names(inputs: list[Item]) -> list[str]:
     """Names of the values that a node reads."""
     found: list[str] = []
 

@@ -6,13 +6,13 @@ A program names its operators, and torch has some that read files or load code: 
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
 from engine.contract.errors import EngineError
-from engine.formats.pt2.program import DTYPES
+from engine.formats.pt2.program import DTYPES, Item
 
 _ALLOWED = frozenset(
     [
@@ -267,7 +267,7 @@ def function_of(target: str) -> Callable[..., Any]:
     )
 
 
-def value_of(argument: Mapping[str, Any], value: Callable[[str], Any]) -> Any:
+def value_of(argument: Item, value: Callable[[str], Any]) -> Any:
     """An argument as the operator takes it; `value` gives the node of a name. Raises `unsupported_operator`."""
     ((kind, content),) = argument.items()
     match kind:
@@ -300,7 +300,7 @@ def value_of(argument: Mapping[str, Any], value: Callable[[str], Any]) -> Any:
     )
 
 
-def _symbol(content: Mapping[str, Any], value: Callable[[str], Any]) -> Any:
+def _symbol(content: Item, value: Callable[[str], Any]) -> Any:
     if "as_name" in content:
         return value(content["as_name"])
     ((_, number),) = content.items()

@@ -20,6 +20,9 @@ from engine.files.archive import open_archive
 from engine.files.pt2 import CONFIGS, CONSTANTS, EXPORT_HINT, PROGRAM, WEIGHTS, members
 from engine.networks.network import Signature, TensorSpec
 
+Item = Mapping[str, Any]
+"""An object of the program's JSON, as it stands in the file: a node, an argument, the metadata of a tensor."""
+
 SCHEMA = 8
 """Major version of torch's schema that is read here."""
 _PATH = re.compile(r"\w{1,128}(\.\w{1,128}){0,32}", re.ASCII)
@@ -44,7 +47,7 @@ DTYPES = {
 class Program:
     """What the file says, checked as far as that goes without running it."""
 
-    nodes: list[dict[str, Any]]
+    nodes: list[Item]
     lifted: Mapping[str, str]
     """Value in the graph → path of the parameter or buffer that it is."""
     state: Mapping[str, Tensor]
@@ -81,7 +84,7 @@ def read_program(path: Path) -> Program:
         ) from error
 
 
-def _tensors(archive: zipfile.ZipFile, found: Mapping[str, zipfile.ZipInfo], config: Mapping[str, Any], folder: str) -> dict[str, Tensor]:
+def _tensors(archive: zipfile.ZipFile, found: Mapping[str, zipfile.ZipInfo], config: Item, folder: str) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {}
     known: dict[str, Tensor] = {}
     for path, entry in config.items():
@@ -98,7 +101,7 @@ def _tensors(archive: zipfile.ZipFile, found: Mapping[str, zipfile.ZipInfo], con
     return tensors
 
 
-def _tensor(raw: bytes, meta: Mapping[str, Any], path: str) -> Tensor:
+def _tensor(raw: bytes, meta: Item, path: str) -> Tensor:
     """The stored values, never more of them than there are bytes for."""
     dtype = DTYPES.get(meta["dtype"])
     if dtype is None:
@@ -116,7 +119,7 @@ def _tensor(raw: bytes, meta: Mapping[str, Any], path: str) -> Tensor:
     return tensor
 
 
-def _program(document: Mapping[str, Any], state: dict[str, Tensor]) -> Program:
+def _program(document: Item, state: dict[str, Tensor]) -> Program:
     graph, signature = document["graph"], document["signature"]
     lifted: dict[str, str] = {}
     inputs: list[str] = []
@@ -150,7 +153,7 @@ def _program(document: Mapping[str, Any], state: dict[str, Tensor]) -> Program:
     )
 
 
-def _spec(name: str, meta: Mapping[str, Any]) -> TensorSpec:
+def _spec(name: str, meta: Item) -> TensorSpec:
     """Name, shape and type of an input or output; sizes that the program computes are open."""
     dtype = DTYPES.get(meta["dtype"])
     if dtype is None or not _NAME.fullmatch(name):
@@ -165,7 +168,7 @@ def checked_path(path: str) -> str:
     return path
 
 
-def _number(item: Mapping[str, Any]) -> int:
+def _number(item: Item) -> int:
     value = item["as_int"]
     if type(value) is not int or value < 0:
         raise ValueError(f"a size of {value!r}")
