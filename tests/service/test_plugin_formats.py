@@ -2,7 +2,6 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,8 +11,7 @@ import numpy as np
 import pytest
 
 from cli.client import ApiError, Client
-from cli.demo import wait_until_ready
-from tests.servers import free_port
+from tests.service.plugged import service_with, write_plugin
 
 PLUGIN = {
     "files/toy_model.py": '''
@@ -125,29 +123,14 @@ def toy_data(counts: dict[str, int]) -> bytes:
 
 @pytest.fixture(scope="module")
 def plugin(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("plugin")
-    for name, text in PLUGIN.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text(text)
-    return folder
+    return write_plugin(tmp_path_factory.mktemp("plugin"), PLUGIN)
 
 
 @pytest.fixture(scope="module")
 def client(plugin: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
     """A service with the plug-in."""
-    folder = tmp_path_factory.mktemp("service")
-    port, log = free_port(), folder / "serve.log"
-    command = [sys.executable, "-m", "cli.main", "serve", "--port", str(port), "--data-dir", str(folder / "data")]
-    environment = {**os.environ, "MODELPRESS_PLUGINS": str(plugin), "MODELPRESS_MIN_FREE_BYTES": "0"}
-    with log.open("wb") as stream:
-        process = subprocess.Popen(command, stdout=stream, stderr=stream, env=environment, start_new_session=True)
-    try:
-        client = Client(f"http://127.0.0.1:{port}")
-        wait_until_ready(client, process, log)
+    with service_with(plugin, tmp_path_factory.mktemp("service")) as client:
         yield client
-    finally:
-        os.killpg(process.pid, signal.SIGTERM)
-        process.wait(30)
 
 
 @pytest.mark.slow

@@ -1,9 +1,5 @@
 """A task with targets, a loss and a metric of its own, in a folder that an operator names: upload, job, report, and no other file changed."""
 
-import os
-import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,9 +8,8 @@ import pytest
 from onnx import helper
 
 from cli.client import Client
-from cli.demo import wait_until_ready
 from tests.engine.small import save
-from tests.servers import free_port
+from tests.service.plugged import service_with, write_plugin
 
 TASK = '''
 """Points in the plane: right is what is near enough."""
@@ -77,25 +72,14 @@ WEIGHT = RNG.normal(size=(6, 2)).astype(np.float32)
 @pytest.fixture
 def client(tmp_path: Path) -> Iterator[Client]:
     """A service with the plug-in."""
-    plugin = tmp_path / "plugin"
-    (plugin / "tasks").mkdir(parents=True)
-    (plugin / "metrics" / "pointing").mkdir(parents=True)
-    (plugin / "tasks" / "pointing.py").write_text(TASK)
-    (plugin / "metrics" / "pointing" / "__init__.py").write_text("")
-    (plugin / "metrics" / "pointing" / "spec.py").write_text(SPEC)
-    (plugin / "metrics" / "pointing" / "hit_rate.py").write_text(METRIC)
-    port, log = free_port(), tmp_path / "serve.log"
-    command = [sys.executable, "-m", "cli.main", "serve", "--port", str(port), "--data-dir", str(tmp_path / "data")]
-    environment = {**os.environ, "MODELPRESS_PLUGINS": str(plugin), "MODELPRESS_MIN_FREE_BYTES": "0"}
-    with log.open("wb") as stream:
-        process = subprocess.Popen(command, stdout=stream, stderr=stream, env=environment, start_new_session=True)
-    try:
-        client = Client(f"http://127.0.0.1:{port}")
-        wait_until_ready(client, process, log)
+    files = {
+        "tasks/pointing.py": TASK,
+        "metrics/pointing/__init__.py": "",
+        "metrics/pointing/spec.py": SPEC,
+        "metrics/pointing/hit_rate.py": METRIC,
+    }
+    with service_with(write_plugin(tmp_path / "plugin", files), tmp_path) as client:
         yield client
-    finally:
-        os.killpg(process.pid, signal.SIGTERM)
-        process.wait(30)
 
 
 def points(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
