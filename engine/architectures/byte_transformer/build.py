@@ -53,6 +53,8 @@ class Block(nn.Module):
 class Network(nn.Module):
     """Byte embedding `embed` and `pos_embed`; `blocks`; `norm`; `head`."""
 
+    future: torch.Tensor
+
     def __init__(self, params: ByteTransformer) -> None:
         super().__init__()
         self.causal = params.causal
