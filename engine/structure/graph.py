@@ -15,14 +15,14 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_leaves
 
-from engine.methods.pruning.structure.channels import ChannelGroup, Inputs, Part, is_single
-from engine.methods.pruning.structure.cutting import cut_slices, refresh
-from engine.methods.pruning.structure.following import elementwise, layers, products, reductions, shaping
-from engine.methods.pruning.structure.following.follower import ALONE, CROSSED, SINGLE, Follower, Slices
-from engine.methods.pruning.structure.following.ties import FIXED, Ties, essence, simplified, varying
-from engine.methods.pruning.structure.imagination import evaluated, holds_places, imagined
-from engine.methods.pruning.structure.resizing import as_sum, kept_by, resize
 from engine.networks.layers import PRUNABLE
+from engine.structure.channels import ChannelGroup, Inputs, Part, is_single
+from engine.structure.cutting import cut_slices, refresh
+from engine.structure.following import elementwise, layers, products, reductions, shaping
+from engine.structure.following.follower import ALONE, CROSSED, SINGLE, Follower, Slices
+from engine.structure.following.ties import FIXED, Ties, essence, simplified, varying
+from engine.structure.imagination import evaluated, holds_places, imagined
+from engine.structure.resizing import as_sum, kept_by, resize
 
 _RULES = elementwise.RULES | shaping.RULES | products.RULES | reductions.RULES
 

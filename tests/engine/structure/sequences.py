@@ -4,7 +4,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from tests.engine.methods.pruning.structure.images import Network
+from tests.engine.structure.images import Network
 
 
 class RMS(nn.Module):

@@ -8,11 +8,11 @@ import torch
 from torch import nn
 
 from engine.formats.onnx.networks import ModuleNetwork
-from engine.methods.pruning.structure.channels import is_single, zero_slices
-from engine.methods.pruning.structure.graph import ChannelGraph
-from engine.methods.pruning.structure.plan import Costs, rank
-from engine.methods.pruning.structure.proof import mask_as_cut, removable
 from engine.networks.network import Signature, TensorSpec
+from engine.structure.channels import is_single, zero_slices
+from engine.structure.graph import ChannelGraph
+from engine.structure.plan import Costs, rank
+from engine.structure.proof import mask_as_cut, removable
 
 X = (torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(0)),)
 

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from engine.methods.pruning.spec import StructuredPruning
-from engine.methods.pruning.structure.alignment import WIDTHS, aligned, multiples, smallest
-from engine.methods.pruning.structure.graph import ChannelGraph
 from engine.methods.pruning.structured_pruning import apply
+from engine.structure.alignment import WIDTHS, aligned, multiples, smallest
+from engine.structure.graph import ChannelGraph
 
 X = (torch.randn(2, 1, 8, 8),)
 

@@ -13,7 +13,7 @@ from torch import Tensor, fx, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
-from engine.methods.pruning.structure.following.ties import Ties, essence, simplified, varying
+from engine.structure.following.ties import Ties, essence, simplified, varying
 
 _FACTORIES = frozenset((torch.arange, torch.empty, torch.full, torch.linspace, torch.ones, torch.scalar_tensor, torch.tensor, torch.zeros))
 Families = tuple[Tensor, ...]

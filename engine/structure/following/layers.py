@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
-from engine.methods.pruning.structure.following.follower import CROSSED, Follower, LayerRule
-from engine.methods.pruning.structure.following.recurrent import recurrent
-from engine.methods.pruning.structure.following.ties import varying
 from engine.networks.layers import CONVOLUTIONS
+from engine.structure.following.follower import CROSSED, Follower, LayerRule
+from engine.structure.following.recurrent import recurrent
+from engine.structure.following.ties import varying
 
 
 def linear(follower: Follower, layer: nn.Module, args: Sequence[Any], result: Tensor) -> None:

@@ -8,10 +8,10 @@ import torch
 from torch import nn
 
 from engine.methods.pruning.spec import StructuredPruning
-from engine.methods.pruning.structure import thinet
-from engine.methods.pruning.structure.graph import ChannelGraph
 from engine.methods.pruning.structured_pruning import apply
-from tests.engine.methods.pruning.conftest import Tied
+from engine.structure import thinet
+from engine.structure.graph import ChannelGraph
+from tests.engine.structure.conftest import Tied
 
 INPUTS = (torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(0)),)
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from engine.methods.pruning.structure.following.elementwise import combine
-from engine.methods.pruning.structure.following.follower import CROSSED, Call, Families, Follower, Rule
-from engine.methods.pruning.structure.following.ties import varying
+from engine.structure.following.elementwise import combine
+from engine.structure.following.follower import CROSSED, Call, Families, Follower, Rule
+from engine.structure.following.ties import varying
 
 MATRIX = "they are multiplied by a matrix of a fixed size that belongs to no layer"
 

@@ -10,12 +10,12 @@ from torch import nn
 from engine.contract.errors import EngineError
 from engine.contract.params import Finetune, LayerChoice
 from engine.methods.context import Context
-from engine.methods.pruning.structure.channels import ChannelGroup, Inputs
-from engine.methods.pruning.structure.graph import ChannelGraph
-from engine.methods.pruning.structure.plan import Costs
-from engine.methods.pruning.structure.proof import removable
 from engine.networks.example_inputs import running_inputs
 from engine.networks.layers import PRUNABLE, layer_not_found, matches, select
+from engine.structure.channels import ChannelGroup, Inputs
+from engine.structure.graph import ChannelGraph
+from engine.structure.plan import Costs
+from engine.structure.proof import removable
 from engine.training.batches import Batch
 
 TRIED = "tried, a network without some of them does not run or computes something else: its own code takes their number for granted"

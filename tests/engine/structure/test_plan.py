@@ -7,9 +7,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.methods.pruning.structure.channels import ChannelGroup
-from engine.methods.pruning.structure.graph import ChannelGraph
-from engine.methods.pruning.structure.plan import Costs, Limits, blocks, for_budget, for_share, held_back, plan_of, rank
+from engine.structure.channels import ChannelGroup
+from engine.structure.graph import ChannelGraph
+from engine.structure.plan import Costs, Limits, blocks, for_budget, for_share, held_back, plan_of, rank
 
 X = (torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(0)),)
 

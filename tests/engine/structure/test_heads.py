@@ -15,10 +15,10 @@ from engine.architectures.vit.spec import ViT
 from engine.formats.onnx.importer.rebuild import build_module
 from engine.formats.onnx.networks import ModuleNetwork
 from engine.methods.pruning.spec import StructuredPruning
-from engine.methods.pruning.structure.graph import ChannelGraph
-from engine.methods.pruning.structure.proof import mask_as_cut, removable
 from engine.methods.pruning.structured_pruning import apply
 from engine.networks.network import Signature, TensorSpec
+from engine.structure.graph import ChannelGraph
+from engine.structure.proof import mask_as_cut, removable
 from tests.engine.conftest import signature
 from tests.engine.formats.onnx.exporting import export
 from tests.engine.formats.onnx.networks import Case

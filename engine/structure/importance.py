@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from engine.methods.context import Context
-from engine.methods.pruning.gradients import backpropagated
-from engine.methods.pruning.structure import thinet
-from engine.methods.pruning.structure.channels import ChannelGroup, Part
+from engine.structure import thinet
+from engine.structure.channels import ChannelGroup, Part
+from engine.structure.gradients import backpropagated
 
 COMPARABLE = frozenset({"taylor", "hessian", "bn_scale", "lamp", "thinet", "random"})
 """Importances whose values mean the same in every layer; the others are divided by their group's mean for a global ranking."""

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from engine.contract.errors import EngineError
 from engine.methods.context import Context
-from engine.methods.pruning.structure.channels import ChannelGroup, Part, is_single
 from engine.networks.layers import CONVOLUTIONS
+from engine.structure.channels import ChannelGroup, Part, is_single
 from engine.training.batches import batches
 
 PLACES_PER_EXAMPLE = 10

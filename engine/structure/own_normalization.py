@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from engine.methods.context import Context
-from engine.methods.pruning.structure.channels import Inputs
 from engine.networks.layers import CONVOLUTIONS
+from engine.structure.channels import Inputs
 from engine.training.batch_norm import recalibrate
 
 FEWEST = 3

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor, nn
 
-from engine.methods.pruning.structure.channels import ChannelGroup, Inputs, Part, is_single
 from engine.networks.layers import CONVOLUTIONS
+from engine.structure.channels import ChannelGroup, Inputs, Part, is_single
 
 
 @torch.no_grad()

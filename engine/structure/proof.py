@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional
 
-from engine.methods.pruning.structure.channels import ChannelGroup, Inputs, mask_channels, own_parameters
-from engine.methods.pruning.structure.graph import ChannelGraph, leaves
-from engine.methods.pruning.structure.imagination import evaluated, shared_copy
 from engine.networks.layers import PRUNABLE
+from engine.structure.channels import ChannelGroup, Inputs, mask_channels, own_parameters
+from engine.structure.graph import ChannelGraph, leaves
+from engine.structure.imagination import evaluated, shared_copy
 
 
 def removable(module: nn.Module, inputs: Inputs, names: Sequence[str], graph: ChannelGraph | None = None) -> list[str]:

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from engine.methods.pruning.structure.channels import Part, is_single
 from engine.networks.layers import CONVOLUTIONS
+from engine.structure.channels import Part, is_single
 
 
 @torch.no_grad()

@@ -14,14 +14,14 @@ from engine.contract.metadata import ModelMetadata
 from engine.formats import load_network
 from engine.formats.onnx.networks import ModuleNetwork
 from engine.methods.pruning.spec import StructuredPruning
-from engine.methods.pruning.structure.following.follower import FIXED_SIZE, SINGLE
-from engine.methods.pruning.structure.graph import ChannelGraph
-from engine.methods.pruning.structure.proof import mask_as_cut, removable
 from engine.methods.pruning.structured_pruning import apply
+from engine.structure.following.follower import FIXED_SIZE, SINGLE
+from engine.structure.graph import ChannelGraph
+from engine.structure.proof import mask_as_cut, removable
 from tests.engine.conftest import CLASSES
 from tests.engine.formats.onnx.exporting import export
 from tests.engine.formats.onnx.networks import Case
-from tests.engine.methods.pruning.structure import images, sequences
+from tests.engine.structure import images, sequences
 
 
 class Shuffled(nn.Module):

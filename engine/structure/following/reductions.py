@@ -6,8 +6,8 @@ from typing import Any
 
 from torch import Tensor
 
-from engine.methods.pruning.structure.following.follower import CROSSED, Call, Follower, Rule
-from engine.methods.pruning.structure.following.ties import varying
+from engine.structure.following.follower import CROSSED, Call, Follower, Rule
+from engine.structure.following.ties import varying
 
 
 def reduced(follower: Follower, call: Call) -> None:

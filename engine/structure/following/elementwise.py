@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from engine.methods.pruning.structure.following.follower import FIXED_SIZE, Call, Families, Follower, Rule
-from engine.methods.pruning.structure.following.ties import varying
+from engine.structure.following.follower import FIXED_SIZE, Call, Families, Follower, Rule
+from engine.structure.following.ties import varying
 
 
 def elementwise(follower: Follower, call: Call) -> None:

@@ -14,9 +14,9 @@ from itertools import accumulate
 import torch
 from torch import Tensor, nn
 
-from engine.methods.pruning.structure.channels import ChannelGroup, Inputs, is_single
-from engine.methods.pruning.structure.imagination import evaluated, imagined
 from engine.networks.layers import CONVOLUTIONS, PRUNABLE
+from engine.structure.channels import ChannelGroup, Inputs, is_single
+from engine.structure.imagination import evaluated, imagined
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from engine.methods.pruning.structure.following.follower import Families, Resized
-from engine.methods.pruning.structure.following.ties import essence, simplified, varying
+from engine.structure.following.follower import Families, Resized
+from engine.structure.following.ties import essence, simplified, varying
 
 Kept = Callable[[torch.Size, Families, int], Tensor]
 """Which places of a dimension of a value are left, by its families."""

@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from engine.methods.pruning.structure.following.follower import CROSSED, Follower
-from engine.methods.pruning.structure.following.ties import varying
+from engine.structure.following.follower import CROSSED, Follower
+from engine.structure.following.ties import varying
 
 STATE = "the initial state of a recurrent layer has a fixed size"
 

@@ -16,8 +16,8 @@ import onnxruntime as ort
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
-from engine.methods.pruning.structure.channels import ChannelGroup, is_single
 from engine.networks.layers import CONVOLUTIONS
+from engine.structure.channels import ChannelGroup, is_single
 
 WIDTHS = {1: 37, 2: 38, 4: 36, 8: 40, 16: 48}
 """For each multiple a number of channels that is one, and no larger one's."""

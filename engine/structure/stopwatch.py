@@ -15,7 +15,7 @@ from engine.formats.onnx.networks import ModuleNetwork
 from engine.measuring import measurement
 from engine.measuring.examples import Examples
 from engine.methods.context import Context
-from engine.methods.pruning.structure.channels import Inputs
+from engine.structure.channels import Inputs
 
 REPEATS = 60
 """Timed pairs of runs a candidate; the share is their median, so a disturbed run does not count."""
