@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -28,6 +28,7 @@ from engine.measuring.examiner.messages import CompareRequest, DigestRequest, Sc
 from engine.measuring.examples import RandomExamples, SplitExamples
 from engine.measuring.measurement import FileSizes, file_sizes
 from engine.networks.network import Counts, Network, Signature
+from modelpress.runtime.packed import open_packed
 
 if TYPE_CHECKING:
     from torch import nn
@@ -108,7 +109,7 @@ def publish(
     score: Score | None,
     enter: Callable[[str], None],
 ) -> Publication:
-    """Write, verify and time the files of one state: one ONNX file for each of its settings.
+    """Write, verify and time the files of one state: one ONNX file for each of its settings, or one for all of them.
 
     Args:
         network: The state.
@@ -131,8 +132,11 @@ def publish(
     place = directory if RUNNABLE in formats else inputs.work / f"measured_{step_index}"
     place.mkdir(exist_ok=True)
     runnable = {setting.name: place / file_name(setting, first=setting == settings[0]) for setting in settings}
-    for name, path in runnable.items():
-        networks[name].write_onnx(path)
+    if network.one_file:
+        runnable = _cut(plain, runnable, inputs.work / f"settings_{step_index}")
+    else:
+        for name, path in runnable.items():
+            networks[name].write_onnx(path)
     others = {name: write_network(plain, name, directory / f"model{ending_of(name)}") for name in formats if name != RUNNABLE}
     enter("verifying")
     for name, path in runnable.items():
@@ -152,12 +156,27 @@ def publish(
         timings = examiner.time(inputs.to_time(path))()
         # The exporter folds normalizations into the layers before them: what is counted is what is in the file.
         counts = count_onnx(path, own.shapes) if RUNNABLE in formats else networks[setting.name].count(own.shapes)
-        if RUNNABLE in formats:
-            files.append(PublishedFile(path, RUNNABLE, file_sizes(path), (setting,), own.metrics))
-        sizes = files[-1].sizes if formats[0] == RUNNABLE else next(file.sizes for file in files if file.format == formats[0])
+        if RUNNABLE in formats and (setting == settings[0] or not network.one_file):
+            files.append(PublishedFile(path, RUNNABLE, file_sizes(path), settings if network.one_file else (setting,), own.metrics))
+        first = next(file for file in reversed(files) if file.format == formats[0])
+        sizes = first.sizes if first.path == path or formats[0] != RUNNABLE else file_sizes(path)
         measured.append(MeasuredFile(setting, path, own, timings, counts, sizes))
     files.sort(key=lambda file: formats.index(file.format))
     return Publication(step_index, tuple(files), tuple(measured))
+
+
+def _cut(network: Network, paths: Mapping[str, Path], directory: Path) -> dict[str, Path]:
+    """Write one file for all settings, and the others beside it as they are cut out of it; the files that run, by setting."""
+    directory.mkdir(exist_ok=True)
+    (first, whole), *others = paths.items()
+    network.write_onnx(whole)
+    packed = open_packed(whole)
+    found = {first: whole}
+    for name, path in others:
+        found[name] = directory / path.name
+        with found[name].open("wb") as file:
+            file.writelines(packed.cut(packed.setting(name)))
+    return found
 
 
 def file_name(setting: Setting, *, first: bool) -> str:

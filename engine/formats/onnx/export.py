@@ -27,10 +27,11 @@ OPSET = 18
 _EXAMPLE_BATCH = 2
 
 
-def export_onnx(module: nn.Module, signature: Signature, path: Path, *, half: bool = False) -> None:
+def export_onnx(module: nn.Module, signature: Signature, path: Path, *, half: bool = False, keep_normalization: bool = False) -> None:
     """Write a plain module on the CPU to `path`: names of the signature, first dimension open, no external data.
 
-    `half` stores the weights, which have been rounded to it, as float16.
+    `half` stores the weights, which have been rounded to it, as float16. With `keep_normalization` batch normalization is not folded into
+    the layers before it.
 
     Raises `export_failed` where the module cannot be written as ONNX.
     """
@@ -49,7 +50,10 @@ def export_onnx(module: nn.Module, signature: Signature, path: Path, *, half: bo
                 output_names=provisional("output", len(signature.outputs)),
                 opset_version=OPSET,
                 verbose=False,
+                optimize=not keep_normalization,
             )
+            if keep_normalization and program is not None:
+                _optimize(program.model)
     except (OSError, MemoryError):
         raise
     except Exception as error:
@@ -60,6 +64,30 @@ def export_onnx(module: nn.Module, signature: Signature, path: Path, *, half: bo
     model = name_ends(program.model_proto, *([spec.name for spec in side] for side in (signature.inputs, signature.outputs)))
     model = cast_outputs(plain(model), signature.outputs)
     onnx.save_model(store_in_half(model) if half else model, str(path))
+
+
+def _optimize(model: Any) -> None:
+    """What the exporter does with `optimize`, but for folding batch normalization; in place."""
+    import onnx_ir.passes.common as passes
+    from onnxscript import optimizer, rewriter
+    from onnxscript.rewriter.rules import common
+
+    folding = (common.fuse_batchnorm_into_conv_rule, common.fuse_batchnorm_into_conv_transpose_rule, common.fuse_batchnorm_into_gemm_rule)
+    rules = [rule for rule in rewriter._DEFAULT_REWRITE_RULES if rule not in folding]
+    passes.InlinePass()(model)
+    for _ in range(2):
+        optimizer.fold_constants(model, onnx_shape_inference=True)
+        rewriter.rewrite(model, pattern_rewrite_rules=rules)
+    for step in (
+        passes.RemoveUnusedNodesPass(),
+        passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+        passes.LiftSubgraphInitializersToMainGraphPass(),
+        passes.DeduplicateInitializersPass(),
+        passes.CommonSubexpressionEliminationPass(),
+        passes.OutputFixPass(),
+        passes.NameFixPass(),
+    ):
+        step(model)
 
 
 def plain(model: onnx.ModelProto) -> onnx.ModelProto:
