@@ -22,20 +22,23 @@ class Slices:
 
     def of(self, value: Tensor) -> Tensor:
         """The kept part, contiguous, so that kernels see it as they see a tensor of its own. Gradients flow back into `value`."""
+        last = value.dim() == 4 and value.is_contiguous(memory_format=torch.channels_last) and not value.is_contiguous()
         for dimension, index in self.kept.items():
             size = len(index)
             if int(index[-1]) == size - 1:  # ascending: the first ones
                 value = value.narrow(dimension, 0, size)
             else:
                 value = value.index_select(dimension, index.to(value.device))
-        return value.contiguous()
+        return value.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
 
-    def put(self, value: Tensor, part: Tensor) -> None:
-        """Write the kept part back into the whole tensor, in place."""
+    def put(self, value: Tensor, part: Tensor) -> Tensor:
+        """The whole tensor with another kept part. It is a new one: a backward pass may still look at the old."""
         places = [torch.arange(size) for size in value.shape]
         for dimension, index in self.kept.items():
             places[dimension] = index
+        value = value.clone()
         value[torch.meshgrid(*places, indexing="ij")] = part
+        return value
 
     @classmethod
     def found(cls, numbers: Tensor, shape: torch.Size) -> Slices:

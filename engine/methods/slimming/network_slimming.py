@@ -12,16 +12,16 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from engine.contract.display import Bar, Bars
 from engine.contract.errors import EngineError
+from engine.methods.channels import own_normalization
+from engine.methods.channels.removal import SEARCHED, Shrinkage, choose_groups, graph_inputs
 from engine.methods.context import Context
 from engine.methods.slimming.spec import NetworkSlimming
 from engine.networks import masks
 from engine.networks.network import Network
-from engine.structure import own_normalization
 from engine.structure.channels import ChannelGroup, Inputs, own_parameters
 from engine.structure.constants import absorb
 from engine.structure.graph import ChannelGraph
 from engine.structure.plan import Limits, blocks, for_share, held_back, plan_of, rank
-from engine.structure.removal import SEARCHED, Shrinkage, choose_groups, graph_inputs
 from engine.training.loop import Hooks, Moment, iterations_of, learning_rate
 
 NEAR_ZERO = 0.01

@@ -10,16 +10,16 @@ import torch
 from torch import Tensor, nn
 
 from engine.contract.errors import EngineError
+from engine.methods.channels.importance import unit_scores
+from engine.methods.channels.inserted_normalization import insert_normalization
+from engine.methods.channels.own_normalization import lacks_normalization
+from engine.methods.channels.removal import choose_groups, graph_inputs
 from engine.methods.context import Context
 from engine.methods.slimming.spec_slimmable import SlimmableParams
 from engine.methods.slimming.switchable import AtWidth, Switchable, Units
 from engine.networks import masks
 from engine.structure.channels import ChannelGroup, Inputs
 from engine.structure.graph import ChannelGraph
-from engine.structure.importance import unit_scores
-from engine.structure.inserted_normalization import insert_normalization
-from engine.structure.own_normalization import lacks_normalization
-from engine.structure.removal import choose_groups, graph_inputs
 from engine.training.batch_norm import has_running_statistics, recalibrate
 
 

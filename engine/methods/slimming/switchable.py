@@ -101,7 +101,9 @@ class Switchable(nn.Module):
                     place.layer.__dict__[place.name] = None
             if self.training:
                 for place in buffers:
-                    place.slices.put(place.whole, place.layer._buffers[place.name])  # type: ignore[arg-type]
+                    part = place.layer._buffers[place.name]
+                    assert part is not None
+                    place.source._buffers[place.name] = place.slices.put(place.whole, part)
 
     def forward(self, *inputs: Tensor) -> Any:
         """The outputs at the widest."""

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from engine.methods.channels.own_normalization import KINDS, normalizable
 from engine.methods.context import Context
 from engine.structure.channels import Inputs
-from engine.structure.own_normalization import KINDS, normalizable
 from engine.training.batch_norm import recalibrate
 
 
