@@ -101,9 +101,9 @@ class Switchable(nn.Module):
                     place.layer.__dict__[place.name] = None
             if self.training:
                 for place in buffers:
-                    part = place.layer._buffers[place.name]
-                    assert part is not None
-                    place.source._buffers[place.name] = place.slices.put(place.whole, part)
+                    seen = place.layer._buffers[place.name]
+                    assert seen is not None
+                    place.source._buffers[place.name] = place.slices.put(place.whole, seen)
 
     def forward(self, *inputs: Tensor) -> Any:
         """The outputs at the widest."""
