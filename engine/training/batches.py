@@ -38,6 +38,23 @@ class Examples(Protocol):
         """Preprocessed inputs by name, and stored targets by name, of the examples at `indices`."""
 
 
+class Chosen:
+    """Some examples of a split."""
+
+    def __init__(self, examples: Examples, chosen: Indices) -> None:
+        self.count = len(chosen)
+        self.targets = examples.targets
+        self._examples, self._chosen = examples, chosen
+
+    def targets_at(self, indices: Indices) -> Mapping[str, NDArray[Any]]:
+        """Targets of the examples at `indices`."""
+        return self._examples.targets_at(self._chosen[indices])
+
+    def batch(self, indices: Indices) -> tuple[Mapping[str, NDArray[Any]], Mapping[str, NDArray[Any]]]:
+        """Inputs and targets of the examples at `indices`."""
+        return self._examples.batch(self._chosen[indices])
+
+
 @dataclass(frozen=True)
 class Batch:
     """Examples on the device: inputs in the signature's order, and their places in the split."""
