@@ -10,6 +10,9 @@ import structlog
 
 from core.settings import Settings
 
+_CHATTY = ("alembic", "celery", "kombu", "amqp", "py.warnings", "httpx", "botocore")
+"""Loggers of libraries that say what they do when all is well."""
+
 
 def configure(settings: Settings) -> None:
     """Send structlog and the standard library's loggers to standard error in one format."""
@@ -36,6 +39,9 @@ def configure(settings: Settings) -> None:
             foreign_pre_chain=shared, processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer]
         )
     )
+    for name in _CHATTY:
+        logging.getLogger(name).setLevel(logging.NOTSET if settings.verbose else logging.WARNING)
+    logging.captureWarnings(True)
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level)
