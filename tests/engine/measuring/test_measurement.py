@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import onnxruntime as ort
@@ -136,7 +137,7 @@ class DependentMachine(Machine):
     def perf_counter(self) -> float:
         return self.clock[0]
 
-    def run(self, outputs: None, feed: dict[str, np.ndarray]) -> list[np.ndarray]:
+    def run(self, outputs: None, feed: Any) -> list[np.ndarray]:
         self.clock[0] += 10.0 if self.baseline else float(feed["x"][0, 0])
         return [np.zeros((1, 2), np.float32)]
 
@@ -160,7 +161,8 @@ def test_where_the_input_decides_every_pair_has_its_own_and_means_are_compared(m
     assert entry.speed.speedup == pytest.approx(10 / 2)
     assert entry.speed.speedup_low == pytest.approx(5) == entry.speed.speedup_high
     assert (entry.result.p10, entry.result.p50, entry.result.p90, entry.result.mean) == pytest.approx((1000, 1000, 5000, 2000))
-    assert (entry.result.inputs_count, entry.result.runs_count, entry.result.typical) == (80, 240, pytest.approx(2000))
+    assert (entry.result.inputs_count, entry.result.runs_count) == (80, 240)
+    assert entry.result.typical == pytest.approx(2000)
     assert entry.baseline.mean == pytest.approx(10_000)
 
 
