@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from engine.contract.errors import EngineError
 from engine.contract.metadata import DatasetMetadata, PreprocessingSpec
+from engine.data.pictures import Picture
 from engine.networks.network import TensorSpec
 
 Array = npt.NDArray[Any]
@@ -62,6 +63,9 @@ class Preprocessing:
         factor, offset = np.asarray(spec.scale / std, dtype=np.float32), np.asarray(-mean / std, dtype=np.float32)
         self._plain = not floating or (bool((factor == 1).all()) and bool((offset == 0).all()))
         self._factor, self._offset = factor, offset
+        letters = None if spec.layout is None else "".join("C" if source is None else spec.layout[1:][source] for source in arranged)
+        self.picture = Picture.of(letters, self._arranged, factor, offset, spec.scale) if floating and not self.scalar else None
+        """How the input shows a picture; None where it shows none."""
 
     def __call__(self, stored: Array) -> Array:
         """The batch, contiguous."""
