@@ -99,7 +99,7 @@ def with_biases(module: nn.Module, head: Head, biases: Floats, batch: Batch) -> 
         if not isinstance(bias, nn.Parameter) or len(bias) != len(added):
             continue
         kept = bias.detach().clone()
-        bias += added
+        bias.add_(added)
         change = _logits(module, head, batch) - before
         expected = added.reshape(1, -1, *[1] * (change.ndim - 2)).expand_as(change)
         scale = float(before.abs().max() + added.abs().max())

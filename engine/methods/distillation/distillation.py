@@ -134,12 +134,12 @@ def _compare(
         return
     networks: dict[str, nn.Module] = {f"teacher {teacher.name}": teacher.module for teacher in teachers if teacher.module is not None}
     networks |= {"student": student, **rivals}
-    rows = [{"network": name, **context.evaluate(module, split)} for name, module in networks.items()]
+    rows: list[dict[str, str | float]] = [{"network": name, **context.evaluate(module, split)} for name, module in networks.items()]
     context.report("compared", rows)
     context.show(Table.of("Student and teachers", "network", rows))
     if params.exclude_classes and context.split(split).targets:
         found = {name: transfer.recalls(module, context.labelled(split), context) for name, module in networks.items()}
-        recalls = [
+        recalls: list[dict[str, str | float | None]] = [
             {"network": name, **{f"class {number}": share[number] for number in params.exclude_classes}} for name, share in found.items()
         ]
         context.report("recall_of_excluded_classes", recalls)

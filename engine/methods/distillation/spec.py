@@ -10,6 +10,9 @@ from engine.contract.errors import EngineError
 from engine.contract.metadata import Name, PreprocessingSpec
 from engine.contract.method import MethodParams, Reference, Requires
 from engine.contract.params import Params, Ratio, TrainingRun
+from engine.methods.distillation.spec_specialists import Specialists
+
+__all__ = ["Distillation", "Specialists"]
 
 TeacherName = Annotated[str, Field(pattern=r"^(baseline|network|mdl_[A-Za-z0-9]+|logits:[A-Za-z0-9_.-]{1,200})$")]
 Positive = Annotated[float, Field(gt=0, le=1e6)]

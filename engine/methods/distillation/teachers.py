@@ -44,6 +44,14 @@ class Teacher:
 
 
 @torch.no_grad()
+def network_teacher(name: str, module: nn.Module, context: Context, examples: Examples) -> Teacher:
+    """A teacher that gives what the job's network gives."""
+    answers = _Network(name, module)
+    seen = answers(a_few(examples, context))
+    return Teacher(name, answers, tuple(_read_like(head, seen) for head in context.reading()), seen, module)
+
+
+@torch.no_grad()
 def teachers_of(network: Network, params: Distillation, context: Context, examples: Examples) -> list[Teacher]:
     """All teachers. Raises `shape_mismatch` where one cannot read the inputs, or answers in other shapes than the network does."""
     few = a_few(examples, context)

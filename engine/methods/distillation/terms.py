@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -90,7 +91,7 @@ class Term:
         if self.head.decides or not self._plain:
             return task_of(self.head).match(self.head, own, wanted, self.params.temperature)
         if self.match.loss == "l1":
-            return functional.l1_loss(own[0], wanted) / self.spread**0.5
+            return functional.l1_loss(own[0], wanted) / math.sqrt(self.spread)
         if self.match.loss == "cosine":
             return (1 - functional.cosine_similarity(own[0].flatten(1), wanted.flatten(1), dim=1)).mean()
         return task_of(self.head).match(self.head, own, wanted, self.params.temperature) / self.spread

@@ -78,7 +78,7 @@ def corrected(student: nn.Module, teachers: Sequence[Teacher], params: Distillat
     if params.exclude_classes:
         free[:] = False
         free[list(params.exclude_classes)] = True
-    logits = _logits(student, head, seen, context)
+    logits = logits_of(student, head, seen, context)
     biases = matching_biases(logits, prior, free)
     context.report("bias_correction", {"biases": biases.tolist(), "prior": prior.tolist(), "examples_count": len(logits)})
     student = with_biases(student, head, biases, a_few(seen, context))
@@ -89,7 +89,7 @@ def corrected(student: nn.Module, teachers: Sequence[Teacher], params: Distillat
 def recalls(module: nn.Module, examples: Examples, context: Context) -> list[float | None]:
     """Share of each class's examples that get this class; None without any."""
     head = corrected_head(context.trained_heads(examples))
-    labels, answers = labels_of(head, examples), _logits(module, head, examples, context, most=examples.count).argmax(axis=1)
+    labels, answers = labels_of(head, examples), logits_of(module, head, examples, context, most=examples.count).argmax(axis=1)
     return [float((answers[labels == c] == c).mean()) if (labels == c).any() else None for c in range(head.classes_count or 0)]
 
 
@@ -124,7 +124,8 @@ def _prior(head: Head, examples: Examples, teachers: Sequence[Teacher], context:
 
 
 @torch.no_grad()
-def _logits(module: nn.Module, head: Head, examples: Examples, context: Context, most: int = _MOST_EXAMPLES) -> NDArray[np.float64]:
+def logits_of(module: nn.Module, head: Head, examples: Examples, context: Context, most: int = _MOST_EXAMPLES) -> NDArray[np.float64]:
+    """Logits (N, C) of a head for the examples, at most `most` of them."""
     module.to(context.device).eval()
     places = np.arange(min(examples.count, most))
 

@@ -29,8 +29,8 @@ def augmenter(augment, examples=None, heads=(LABELS,), seed=3):
 
 
 def sources(size, start=0.0, length=None, mirrored=False, shift=0):
-    given = (torch.tensor([float(value)], dtype=torch.float64) for value in (start, size if length is None else length))
-    return transforms.sources(size, *given, torch.tensor([mirrored]), torch.tensor([float(shift)], dtype=torch.float64))
+    first, second = (torch.tensor([float(value)], dtype=torch.float64) for value in (start, size if length is None else length))
+    return transforms.sources(size, first, second, torch.tensor([mirrored]), torch.tensor([float(shift)], dtype=torch.float64))
 
 
 @pytest.mark.parametrize("shift", [-3, 0, 2])

@@ -26,7 +26,7 @@ def test_averages_follow_their_recurrence_and_leave_what_is_not_averaged_alone()
         value = rng.normal(size=(2, 3))
         with torch.no_grad():
             module[0].weight.copy_(torch.from_numpy(value))
-            module[1].running_mean += 1
+            module[1].running_mean.add_(1)
         decay = min(0.6, (1 + step) / (10 + step))
         expected = decay * expected + (1 - decay) * value
         averages.update(module, step)
