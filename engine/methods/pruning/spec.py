@@ -7,7 +7,7 @@ from pydantic import Field, TypeAdapter, ValidatorFunctionWrapHandler, WrapValid
 
 from engine.contract.cost import NOTHING, Cost, Facts
 from engine.contract.method import Effect, MethodParams, Reference, Requires
-from engine.contract.params import Finetune, LayerChoice, LayerPattern, NotAPercentage, OpenRatio, Params, Ratio, RatioOrAuto
+from engine.contract.params import Budget, Finetune, LayerChoice, LayerPattern, NotAPercentage, OpenRatio, Ratio, RatioOrAuto
 from engine.methods.pruning.spec_filters import Sensitivity, SoftFilterPruning, SparseStructureSelection
 from engine.methods.pruning.spec_lottery import LotteryTicket
 from engine.methods.pruning.spec_masks import Supermask
@@ -28,25 +28,10 @@ ChannelImportance = Literal[
 ]
 
 
-class Budget(Params):
-    """How much of the network stays, measured instead of counted in channels. Exactly one field."""
-
-    params_ratio: OpenRatio | None = None
-    """Share of the parameters that stays."""
-    macs_ratio: OpenRatio | None = None
-    """Share of the multiply-accumulate operations of convolutions and linear layers that stays."""
-    latency_ratio: OpenRatio | None = None
-    """Share of the latency that stays: batch size 1, ONNX Runtime on this worker's CPU, original and candidates measured in turns."""
-
-    @model_validator(mode="after")
-    def _exactly_one(self) -> "Budget":
-        if sum(value is not None for value in (self.params_ratio, self.macs_ratio, self.latency_ratio)) != 1:
-            raise ValueError("give exactly one of params_ratio, macs_ratio, latency_ratio")
-        return self
-
-
 class Regularization(Finetune):
     """Training before channels are removed that draws whole channels towards zero, the weak ones most (DepGraph, section 3.4)."""
+
+    whole_run: ClassVar[str | None] = "channels have to be weak at its end, not the network good"
 
     strength: float = Field(0.1, gt=0, le=1000)
     """Share of a channel that each optimizer step takes away, in units of the learning rate; weak channels lose up to 16 times that."""
@@ -249,6 +234,8 @@ class MagnitudePruning(MethodParams, LayerChoice):
     def _consistent(self) -> "MagnitudePruning":
         if self.schedule == "gradual" and self.finetune is None:
             raise ValueError("schedule: gradual trains while it prunes, so it needs finetune")
+        if self.schedule == "gradual" and self.finetune is not None and self.finetune.early_stopping is not None:
+            raise ValueError("schedule: gradual prunes until its end, so finetune takes no early_stopping")
         if self.schedule == "one_shot" and self.iterations != type(self).model_fields["iterations"].default:
             raise ValueError("one_shot prunes once: iterations needs schedule: iterative or gradual")
         if self.pattern is not None:

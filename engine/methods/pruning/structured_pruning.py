@@ -10,13 +10,14 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from engine.contract.errors import EngineError
+from engine.contract.params import Budget
 from engine.methods.channels import thinet
 from engine.methods.channels.importance import unit_scores
 from engine.methods.channels.own_normalization import lacks_normalization, own_normalization
 from engine.methods.channels.removal import Shrinkage, choose_groups, graph_inputs, ratios_of
 from engine.methods.channels.stopwatch import Stopwatch
 from engine.methods.context import Context
-from engine.methods.pruning.spec import CURVE_EXAMPLES, CURVE_RATIOS, Budget, StructuredPruning
+from engine.methods.pruning.spec import CURVE_EXAMPLES, CURVE_RATIOS, StructuredPruning
 from engine.methods.pruning.structure import curves
 from engine.methods.pruning.structure.baselines import compare
 from engine.methods.pruning.structure.group_sparsity import train_sparsely

@@ -26,6 +26,8 @@ from engine.training.loop import Hooks, Moment, iterations_of, learning_rate
 
 NEAR_ZERO = 0.01
 """Scales below this count as switched off in the report."""
+_MOST_SCALES = 20_000
+"""Scales of larger networks are not listed in the report."""
 Scales = Mapping[nn.Module, Tensor]
 """Absolute scale of every channel, by the normalization, or by the convolution behind which one was put for the training."""
 
@@ -139,6 +141,7 @@ class _Slimmer:
             {
                 "near_zero_share": float((values < NEAR_ZERO).float().mean()),
                 "threshold": reached if together else None,
+                "scales": {item.group.name: item.scores.tolist() for item in ranked} if len(values) <= _MOST_SCALES else None,
                 "removed": {item.group.name: len(item.group.units[0]) * removed for item, removed in zip(ranked, plan, strict=True)},
             }
         )

@@ -14,7 +14,8 @@ from engine.methods.context import Context
 from engine.methods.slimming.switchable import Switchable
 from engine.tasks import task_of
 from engine.training.batches import Batch, Outputs, as_list
-from engine.training.loop import Hooks, Loss, Moment
+from engine.training.loop import Hooks, Moment
+from engine.training.losses import Loss
 
 Choose = Callable[[int], Sequence[int]]
 """The widths of an optimizer step, by the number of steps before it; the widest first."""

@@ -7,9 +7,10 @@ from pydantic import Field, model_validator
 from engine.contract.cost import NOTHING, Cost, Facts
 from engine.contract.method import Effect, MethodParams, Reference, Requires
 from engine.contract.params import Finetune, LayerChoice, OpenRatio, TrainingRun
+from engine.methods.slimming.spec_autoslim import AutoSlim
 from engine.methods.slimming.spec_slimmable import Slimmable
 
-__all__ = ["NetworkSlimming", "Slimmable"]
+__all__ = ["AutoSlim", "NetworkSlimming", "Slimmable"]
 
 
 class NetworkSlimming(MethodParams, LayerChoice, TrainingRun):
@@ -47,6 +48,8 @@ class NetworkSlimming(MethodParams, LayerChoice, TrainingRun):
             "epochs": 5,
         },
     )
+
+    whole_run: ClassVar[str | None] = "scales have to be weak at its end, not the network good"
 
     method: Literal["network_slimming"] = "network_slimming"
     pruning_ratio: OpenRatio = 0.5
