@@ -26,7 +26,7 @@ from engine.structure.graph import ChannelGraph
 from engine.structure.plan import Costs
 from engine.structure.proof import mask_as_cut
 from engine.training.batches import Batch
-from engine.training.loop import targets_loss
+from engine.training.losses import targets_loss
 from modelpress.runtime.packed import Packed
 from tests.engine.conftest import CLASSES
 from tests.engine.formats.onnx.exporting import export
