@@ -18,7 +18,7 @@ from engine.methods.slimming.spec_slimmable import LEVELS
 from engine.methods.slimming.supernet import Supernet, calibrate
 from engine.methods.slimming.switchable import Switchable
 from engine.networks.initialization import initialize
-from engine.networks.network import Network
+from engine.networks.network import UNNAMED, Network
 from engine.structure.plan import Costs
 from engine.training.batch_norm import has_running_statistics, recalibrate
 from engine.training.batches import Chosen, Examples
@@ -31,6 +31,8 @@ Counts = dict[str, int]
 
 def apply(network: Network, params: AutoSlim, context: Context) -> Network:
     """Train a supernet of a copy of the network, find the widths for the budget, and train the network that has them.
+
+    What a `slimmable` step before it trained is the supernet as it is; more training goes on from there.
 
     Raises `width_empties_layer` where `smallest` leaves nothing of a layer. A budget that no widths meet is told by a warning.
     """
@@ -57,7 +59,7 @@ def apply(network: Network, params: AutoSlim, context: Context) -> Network:
             context.train(module, params.finetune)
         context.stage("tuned", module)
     shrinkage.report(module, context)
-    return network.with_module(module.cpu())
+    return network.with_module(module.cpu(), settings=UNNAMED)
 
 
 def _train(supernet: Supernet, params: AutoSlim, context: Context) -> None:

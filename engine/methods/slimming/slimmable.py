@@ -58,6 +58,7 @@ def trained(supernet: Supernet, params: Slimmable, context: Context, *, normaliz
         own_scales=normalization == "switchable",
         own_biases=normalization == "switchable" and not supernet.has_heads,
     )
+    switchable.order = supernet.order
     if normalization != "shared":
         calibrate(switchable, range(1, switchable.count), context)
     choose = all_widths(switchable.count)

@@ -27,7 +27,9 @@ class Supernet:
     """A copy of a network, the groups of its channels that have a width, and the order of the units of each."""
 
     def __init__(self, module: nn.Module, params: SlimmableParams, context: Context) -> None:
-        self.module = masks.fold(module).to(context.device)
+        """Of a network that is switchable already, the widest with the order that it was trained in."""
+        given = module if isinstance(module, Switchable) else None
+        self.module = masks.fold(module if given is None else given.widest).to(context.device)
         self.inputs: Inputs = graph_inputs(self.module, context)
         self._params, self._context = params, context
         self.inserted: list[str] = []
@@ -36,7 +38,8 @@ class Supernet:
             self.inserted = insert_normalization(self.module, self.inputs, context)
         self.graph = ChannelGraph(self.module, self.inputs)
         self.groups = self._choose()
-        self._order = dict(zip((group.name for group in self.groups), self._ranked(), strict=True))
+        found = self._ranked() if given is None else [given.order[group.name] for group in self.groups]
+        self._order = dict(zip((group.name for group in self.groups), found, strict=True))
         self._shapes = {group.name: (len(group.units), group.units.shape[1]) for group in self.groups}
 
     def _choose(self) -> list[ChannelGroup]:
@@ -55,6 +58,11 @@ class Supernet:
             return [torch.arange(len(group.units)) for group in self.groups]
         scores = unit_scores(self.module, self.groups, self._params.ranking, self._context, together=False)
         return [torch.sort(values, stable=True, descending=True).indices for values in scores]
+
+    @property
+    def order(self) -> Units:
+        """The units of each group, the best first."""
+        return self._order
 
     def counts(self, width: float) -> dict[str, int]:
         """How many units of each group a width has. Raises `width_empties_layer` where that is none of some layer."""
