@@ -158,9 +158,7 @@ def test_a_width_that_empties_a_layer_names_it(world):
         params(widths=(0.5, 0.5))
 
 
-@pytest.mark.parametrize(
-    "following", [{"method": "static_quantization"}, {"method": "structured_pruning"}, {"method": "train", "epochs": 1}]
-)
+@pytest.mark.parametrize("following", [{"method": "magnitude_pruning"}, {"method": "structured_pruning"}, {"method": "train", "epochs": 1}])
 def test_what_would_make_one_network_of_the_widths_is_refused_before_anything_runs(following):
     steps = [{"method": "slimmable", "epochs": 1}, following]
     with pytest.raises(ValidationError, match="promote the width that you want"):
