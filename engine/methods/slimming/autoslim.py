@@ -64,11 +64,11 @@ def apply(network: Network, params: AutoSlim, context: Context) -> Network:
 
 def _train(supernet: Supernet, params: AutoSlim, context: Context) -> None:
     """The supernet's module at every width, with in-place distillation and shared scales; in place."""
-    widths = [1 - (1 - params.smallest) * level / LEVELS for level in range(LEVELS + 1)]
-    units = [supernet.units(supernet.counts(width)) for width in widths[1:]]
-    switchable = Switchable(supernet.graph, units, own_scales=False)
+    every = [supernet.counts(1 - (1 - params.smallest) * level / LEVELS) for level in range(LEVELS + 1)]
+    different = [counts for place, counts in enumerate(every) if counts not in every[:place]]
+    switchable = Switchable(supernet.graph, [supernet.units(counts) for counts in different[1:]], own_scales=False)
     seed = context.new_seed()
-    choose = sandwich_rule(range(len(widths)), params.samples, seed)
+    choose = sandwich_rule(range(len(different)), params.samples, seed)
     train_together(switchable, params, choose, context, distill=True, seed=seed)
     calibrate(switchable, range(1), context)
     switchable.eval()
@@ -122,7 +122,9 @@ class _Search:
         return counts
 
     def _module(self, counts: Counts) -> nn.Module:
-        return Switchable(self._supernet.graph, [self._supernet.units(counts)]).eval().alone(1)
+        narrow = self._supernet.copied()
+        narrow.cut(counts)
+        return narrow.module.eval()
 
     def _loss(self, counts: Counts) -> float:
         module = self._module(counts)

@@ -50,7 +50,11 @@ def trained(supernet: Supernet, params: Slimmable, context: Context, *, normaliz
     widths = list(params.descending())
     low, high = widths[-1], widths[0]
     if params.universal:
-        widths += [level for level in (low + (high - low) * step / LEVELS for step in range(1, LEVELS)) if level not in widths]
+        known = [supernet.counts(width) for width in widths]
+        for width in (low + (high - low) * step / LEVELS for step in range(1, LEVELS)):
+            if (counts := supernet.counts(width)) not in known:
+                widths.append(width)
+                known.append(counts)
     switchable = Switchable(
         supernet.graph,
         [supernet.units(supernet.counts(width)) for width in widths[1:]],
@@ -94,7 +98,7 @@ Control = Callable[[Supernet, Slimmable, Context, int], list[dict[str, float]]]
 
 def _cut(supernet: Supernet, width: float) -> nn.Module:
     copied = supernet.copied()
-    copied.cut_to(copied.counts(width))
+    copied.cut(copied.counts(width))
     return copied.module
 
 

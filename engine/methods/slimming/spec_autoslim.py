@@ -28,18 +28,7 @@ class AutoSlim(MethodParams, SlimmableParams):
             url="https://arxiv.org/abs/1903.11728",
         ),
     )
-    examples: ClassVar = (
-        {"method": "autoslim", "budget": {"macs_ratio": 0.3}, "epochs": 5, "finetune": {"epochs": 5}},
-        {
-            "method": "autoslim",
-            "budget": {"params_ratio": 0.5},
-            "smallest": 0.25,
-            "step": 0.25,
-            "epochs": 3,
-            "start": "new",
-            "finetune": {"epochs": 5},
-        },
-    )
+    examples: ClassVar = ({"method": "autoslim", "budget": {"macs_ratio": 0.5}, "step": 0.25, "epochs": 5, "finetune": {"epochs": 5}},)
 
     method: Literal["autoslim"] = "autoslim"
     budget: Budget

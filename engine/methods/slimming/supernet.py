@@ -95,14 +95,19 @@ class Supernet:
         other.groups = [there[group.name] for group in self.groups]
         return other
 
-    def cut_to(self, counts: Mapping[str, int]) -> None:
-        """Make these widths the largest that there are; counts are of the units that the network had at first."""
+    def cut(self, counts: Mapping[str, int]) -> None:
+        """Remove all other units from the module, after which the graph is that of another one."""
         kept = self.units(counts)
         for group in self.groups:
             left = torch.zeros(len(group.units), dtype=torch.bool)
             left[kept[group.name]] = True
             if not bool(left.all()):
                 self.graph.remove(group, group.units[~left].reshape(-1).tolist())
+
+    def cut_to(self, counts: Mapping[str, int]) -> None:
+        """Make these widths the largest that there are; counts are of the units that the network had at first."""
+        kept = self.units(counts)
+        self.cut(counts)
         self.graph = ChannelGraph(self.module, self.inputs)
         present = {group.name: group for group in self.graph.groups}
         self._order = {name: torch.searchsorted(kept[name], order[: counts[name]]) for name, order in self._order.items()}
