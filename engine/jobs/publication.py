@@ -21,6 +21,7 @@ from engine.formats.loading import write_network
 from engine.formats.onnx import runtime
 from engine.formats.onnx.counting import count_onnx
 from engine.formats.onnx.notes import remove_notes
+from engine.formats.onnx.packing import as_raw
 from engine.formats.onnx.runtime import Feed
 from engine.jobs.inputs import JobInputs
 from engine.measuring.examiner.client import Examiner
@@ -28,6 +29,7 @@ from engine.measuring.examiner.messages import CompareRequest, DigestRequest, Sc
 from engine.measuring.examples import RandomExamples, SplitExamples
 from engine.measuring.measurement import FileSizes, file_sizes
 from engine.networks.network import Counts, Network, Signature
+from modelpress.runtime.manifest import ArtifactError
 from modelpress.runtime.packed import open_packed
 
 if TYPE_CHECKING:
@@ -206,8 +208,20 @@ def _checked(settings: tuple[Setting, ...]) -> tuple[Setting, ...]:
 
 def _check_copy(file: Path, source: Path) -> None:
     """The published file against the network's own, which may hold notes besides."""
-    if remove_notes(onnx.load(file)) != remove_notes(onnx.load(source)):
+    if _settled(file) != _settled(source):
         raise EngineError("export_mismatch", "The published file is not the network's own graph.", category="internal")
+
+
+def _settled(file: Path) -> onnx.ModelProto:
+    """A model without notes and without other settings that its file holds besides, its tensors stored in one way."""
+    try:
+        packed = open_packed(file)
+        model = onnx.load_from_string(b"".join(packed.cut(packed.settings[0])))
+    except ArtifactError:
+        model = onnx.load(file)
+    for tensor in model.graph.initializer:
+        as_raw(tensor)
+    return remove_notes(model)
 
 
 def _compare(file: Path, network: Network, inputs: JobInputs, examiner: Examiner, module: nn.Module) -> None:

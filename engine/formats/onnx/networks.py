@@ -20,6 +20,8 @@ from engine.formats.onnx.executed import decides_by_input
 from engine.formats.onnx.notes import has_notes, remove_notes
 from engine.formats.onnx.packing import pack
 from engine.networks.network import UNNAMED, Counts, Network, Shapes, Signature, T
+from modelpress.runtime.manifest import ArtifactError
+from modelpress.runtime.packed import open_packed
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -263,7 +265,19 @@ def _graph(network: Network, path: Path, module: nn.Module | None, *, batch_depe
             f"This step makes one graph of a network with {len(network.settings)} settings ({', '.join(s.name for s in network.settings)}).",
             hint="Put the step that adds settings last.",
         )
+    _forget_settings(path)
     return GraphNetwork(network.signature, path, module=module, settings=network.settings, batch_dependent=batch_dependent)
+
+
+def _forget_settings(path: Path) -> None:
+    """Take other settings, of which an uploaded file may have had some, out of a file whose graph was changed: they are not of this graph."""
+    try:
+        packed = open_packed(path)
+    except ArtifactError:
+        return
+    content = b"".join(packed.cut(packed.settings[0]))
+    del packed
+    path.write_bytes(content)
 
 
 def array_of(tensor: Tensor) -> NDArray[Any]:

@@ -35,7 +35,7 @@ def pack(models: Sequence[tuple[Setting, onnx.ModelProto]], kept: Collection[Pla
     made = onnx.ModelProto()
     made.CopyFrom(base)
     for tensor in made.graph.initializer:
-        _as_raw(tensor)
+        as_raw(tensor)
     arrays = {tensor.name: numpy_helper.to_array(tensor) for tensor in made.graph.initializer}
     types = {tensor.name: tensor.data_type for tensor in made.graph.initializer}
     places: dict[Places, int] = {}
@@ -74,7 +74,8 @@ def _entry(setting: Setting) -> dict[str, Any]:
     return {"name": setting.name, "values": setting.values}
 
 
-def _as_raw(tensor: TensorProto) -> None:
+def as_raw(tensor: TensorProto) -> None:
+    """Store the values as bytes, in place, as they can be cut then; strings stay."""
     if not tensor.HasField("raw_data") and tensor.data_type != TensorProto.STRING:
         tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor), tensor.name))
 

@@ -18,7 +18,7 @@ from engine.methods.slimming.spec_slimmable import LEVELS
 from engine.methods.slimming.supernet import Supernet, calibrate
 from engine.methods.slimming.switchable import Switchable
 from engine.networks.initialization import initialize
-from engine.networks.network import Network
+from engine.networks.network import UNNAMED, Network
 from engine.structure.plan import Costs
 from engine.training.batch_norm import has_running_statistics, recalibrate
 from engine.training.batches import Chosen, Examples
@@ -31,6 +31,8 @@ Counts = dict[str, int]
 
 def apply(network: Network, params: AutoSlim, context: Context) -> Network:
     """Train a supernet of a copy of the network, find the widths for the budget, and train the network that has them.
+
+    What a `slimmable` step before it trained is the supernet as it is; more training goes on from there.
 
     Raises `width_empties_layer` where `smallest` leaves nothing of a layer. A budget that no widths meet is told by a warning.
     """
@@ -57,16 +59,16 @@ def apply(network: Network, params: AutoSlim, context: Context) -> Network:
             context.train(module, params.finetune)
         context.stage("tuned", module)
     shrinkage.report(module, context)
-    return network.with_module(module.cpu())
+    return network.with_module(module.cpu(), settings=UNNAMED)
 
 
 def _train(supernet: Supernet, params: AutoSlim, context: Context) -> None:
     """The supernet's module at every width, with in-place distillation and shared scales; in place."""
-    widths = [1 - (1 - params.smallest) * level / LEVELS for level in range(LEVELS + 1)]
-    units = [supernet.units(supernet.counts(width)) for width in widths[1:]]
-    switchable = Switchable(supernet.graph, units, own_scales=False)
+    every = [supernet.counts(1 - (1 - params.smallest) * level / LEVELS) for level in range(LEVELS + 1)]
+    different = [counts for place, counts in enumerate(every) if counts not in every[:place]]
+    switchable = Switchable(supernet.graph, [supernet.units(counts) for counts in different[1:]], own_scales=False)
     seed = context.new_seed()
-    choose = sandwich_rule(range(len(widths)), params.samples, seed)
+    choose = sandwich_rule(range(len(different)), params.samples, seed)
     train_together(switchable, params, choose, context, distill=True, seed=seed)
     calibrate(switchable, range(1), context)
     switchable.eval()
@@ -120,7 +122,9 @@ class _Search:
         return counts
 
     def _module(self, counts: Counts) -> nn.Module:
-        return Switchable(self._supernet.graph, [self._supernet.units(counts)]).eval().alone(1)
+        narrow = self._supernet.copied()
+        narrow.cut(counts)
+        return narrow.module.eval()
 
     def _loss(self, counts: Counts) -> float:
         module = self._module(counts)

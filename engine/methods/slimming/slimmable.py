@@ -50,7 +50,11 @@ def trained(supernet: Supernet, params: Slimmable, context: Context, *, normaliz
     widths = list(params.descending())
     low, high = widths[-1], widths[0]
     if params.universal:
-        widths += [level for level in (low + (high - low) * step / LEVELS for step in range(1, LEVELS)) if level not in widths]
+        known = [supernet.counts(width) for width in widths]
+        for width in (low + (high - low) * step / LEVELS for step in range(1, LEVELS)):
+            if (counts := supernet.counts(width)) not in known:
+                widths.append(width)
+                known.append(counts)
     switchable = Switchable(
         supernet.graph,
         [supernet.units(supernet.counts(width)) for width in widths[1:]],
@@ -58,6 +62,7 @@ def trained(supernet: Supernet, params: Slimmable, context: Context, *, normaliz
         own_scales=normalization == "switchable",
         own_biases=normalization == "switchable" and not supernet.has_heads,
     )
+    switchable.order = supernet.order
     if normalization != "shared":
         calibrate(switchable, range(1, switchable.count), context)
     choose = all_widths(switchable.count)
@@ -93,7 +98,7 @@ Control = Callable[[Supernet, Slimmable, Context, int], list[dict[str, float]]]
 
 def _cut(supernet: Supernet, width: float) -> nn.Module:
     copied = supernet.copied()
-    copied.cut_to(copied.counts(width))
+    copied.cut(copied.counts(width))
     return copied.module
 
 

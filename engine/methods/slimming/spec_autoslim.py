@@ -15,7 +15,8 @@ class AutoSlim(MethodParams, SlimmableParams):
 
     The supernet learns any width between `smallest` and all channels by the sandwich rule. Then, again and again, some channels of each
     layer are taken away in turn, batch normalization is measured anew, and the layer goes whose loss costs least on examples that were held
-    out, until the budget is met. Epochs and learning rate are those of the supernet.
+    out, until the budget is met. Epochs and learning rate are those of the supernet; behind a `slimmable` step with `universal`, which has
+    trained one already, `epochs: 0` takes it as it is.
     """
 
     title: ClassVar[str] = "AutoSlim"
@@ -27,18 +28,7 @@ class AutoSlim(MethodParams, SlimmableParams):
             url="https://arxiv.org/abs/1903.11728",
         ),
     )
-    examples: ClassVar = (
-        {"method": "autoslim", "budget": {"macs_ratio": 0.3}, "epochs": 5, "finetune": {"epochs": 5}},
-        {
-            "method": "autoslim",
-            "budget": {"params_ratio": 0.5},
-            "smallest": 0.25,
-            "step": 0.25,
-            "epochs": 3,
-            "start": "new",
-            "finetune": {"epochs": 5},
-        },
-    )
+    examples: ClassVar = ({"method": "autoslim", "budget": {"macs_ratio": 0.5}, "step": 0.25, "epochs": 5, "finetune": {"epochs": 5}},)
 
     method: Literal["autoslim"] = "autoslim"
     budget: Budget

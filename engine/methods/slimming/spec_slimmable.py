@@ -43,6 +43,9 @@ class Slimmable(MethodParams, SlimmableParams):
 
     The published ONNX file runs at the largest width in any runtime. `GET /v1/artifacts/{id}/subnet?width=` returns another one as a plain
     ONNX file, bit for bit what was measured; `modelpress.runtime` cuts it out of the downloaded file.
+
+    Quantization may follow: each width is quantized and measured by itself, and all of them are published as one file. Their 8-bit weights are
+    rounded by scales of their own, so that they are stored for each width.
     """
 
     title: ClassVar[str] = "Slimmable network"
@@ -63,7 +66,7 @@ class Slimmable(MethodParams, SlimmableParams):
         {"method": "slimmable", "widths": [0.25, 0.5, 0.75, 1.0], "epochs": 10},
         {"method": "slimmable", "widths": [0.25, 0.5, 1.0], "universal": True, "samples": 4, "epochs": 10},
     )
-    forbids_next: ClassVar = dict.fromkeys(("pruning", "distillation", "learning", "quantization", "dynamic"), SWITCHABLE) | dict.fromkeys(
+    forbids_next: ClassVar = dict.fromkeys(("pruning", "distillation", "learning", "dynamic"), SWITCHABLE) | dict.fromkeys(
         ("network_slimming", "slimmable"), SWITCHABLE
     )
 

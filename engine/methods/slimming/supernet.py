@@ -27,7 +27,9 @@ class Supernet:
     """A copy of a network, the groups of its channels that have a width, and the order of the units of each."""
 
     def __init__(self, module: nn.Module, params: SlimmableParams, context: Context) -> None:
-        self.module = masks.fold(module).to(context.device)
+        """Of a network that is switchable already, the widest with the order that it was trained in."""
+        given = module if isinstance(module, Switchable) else None
+        self.module = masks.fold(module if given is None else given.widest).to(context.device)
         self.inputs: Inputs = graph_inputs(self.module, context)
         self._params, self._context = params, context
         self.inserted: list[str] = []
@@ -36,7 +38,8 @@ class Supernet:
             self.inserted = insert_normalization(self.module, self.inputs, context)
         self.graph = ChannelGraph(self.module, self.inputs)
         self.groups = self._choose()
-        self._order = dict(zip((group.name for group in self.groups), self._ranked(), strict=True))
+        found = self._ranked() if given is None else [given.order[group.name] for group in self.groups]
+        self._order = dict(zip((group.name for group in self.groups), found, strict=True))
         self._shapes = {group.name: (len(group.units), group.units.shape[1]) for group in self.groups}
 
     def _choose(self) -> list[ChannelGroup]:
@@ -55,6 +58,11 @@ class Supernet:
             return [torch.arange(len(group.units)) for group in self.groups]
         scores = unit_scores(self.module, self.groups, self._params.ranking, self._context, together=False)
         return [torch.sort(values, stable=True, descending=True).indices for values in scores]
+
+    @property
+    def order(self) -> Units:
+        """The units of each group, the best first."""
+        return self._order
 
     def counts(self, width: float) -> dict[str, int]:
         """How many units of each group a width has. Raises `width_empties_layer` where that is none of some layer."""
@@ -87,14 +95,19 @@ class Supernet:
         other.groups = [there[group.name] for group in self.groups]
         return other
 
-    def cut_to(self, counts: Mapping[str, int]) -> None:
-        """Make these widths the largest that there are; counts are of the units that the network had at first."""
+    def cut(self, counts: Mapping[str, int]) -> None:
+        """Remove all other units from the module, after which the graph is that of another one."""
         kept = self.units(counts)
         for group in self.groups:
             left = torch.zeros(len(group.units), dtype=torch.bool)
             left[kept[group.name]] = True
             if not bool(left.all()):
                 self.graph.remove(group, group.units[~left].reshape(-1).tolist())
+
+    def cut_to(self, counts: Mapping[str, int]) -> None:
+        """Make these widths the largest that there are; counts are of the units that the network had at first."""
+        kept = self.units(counts)
+        self.cut(counts)
         self.graph = ChannelGraph(self.module, self.inputs)
         present = {group.name: group for group in self.graph.groups}
         self._order = {name: torch.searchsorted(kept[name], order[: counts[name]]) for name, order in self._order.items()}

@@ -41,6 +41,8 @@ class Switchable(nn.Module):
         self.widest = graph.module
         self.own_statistics, self.own_scales = own_statistics, own_scales
         self._biased = _biased(graph) if own_biases else set()
+        self.order: Units = {}
+        """By group, all units, the ones that stay longest first, where the widths were chosen so."""
         self.narrow = nn.ModuleList()
         self._places: list[list[Place]] = []
         for units in widths:

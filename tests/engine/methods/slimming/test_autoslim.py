@@ -8,7 +8,9 @@ from pydantic import ValidationError
 from torch import nn
 
 from engine.methods.slimming.autoslim import apply
-from engine.methods.slimming.spec import AutoSlim
+from engine.methods.slimming.slimmable import apply as slimmable
+from engine.methods.slimming.spec import AutoSlim, Slimmable
+from engine.networks.network import UNNAMED
 from engine.structure.plan import Costs
 from tests.engine.conftest import CLASSES
 
@@ -61,3 +63,12 @@ def test_a_budget_out_of_reach_is_told(world):
     assert [event.code for event in here.of("warning")] == ["budget_missed"]
     with pytest.raises(ValidationError, match="new weights have to be trained"):
         params(start="new")
+
+
+def test_it_takes_the_supernet_of_a_slimmable_step_in_the_order_that_was_trained(world):
+    here = world(cnn())
+    trained = slimmable(here.network, Slimmable(widths=(0.25, 1.0), universal=True, iterations=2, ranking="first"), here.context)
+    made = apply(trained, params(iterations=0), here.context)
+    assert made.settings == UNNAMED
+    kept = made.module[0].out_channels
+    assert torch.equal(made.module[0].weight, trained.module.widest[0].weight[:kept]), "the first ones, whatever their size"

@@ -14,6 +14,7 @@ from torch import nn
 from engine.architectures.vit.build import build
 from engine.architectures.vit.spec import ViT
 from engine.contract.errors import EngineError
+from engine.contract.spec import Spec
 from engine.formats.onnx.export import export_onnx
 from engine.formats.onnx.importer.rebuild import build_module
 from engine.formats.onnx.packing import pack
@@ -155,6 +156,15 @@ def test_a_width_that_empties_a_layer_names_it(world):
     assert error.value.code == "width_empties_layer"
     with pytest.raises(ValidationError, match="every width once"):
         params(widths=(0.5, 0.5))
+
+
+@pytest.mark.parametrize("following", [{"method": "magnitude_pruning"}, {"method": "structured_pruning"}, {"method": "train", "epochs": 1}])
+def test_what_would_make_one_network_of_the_widths_is_refused_before_anything_runs(following):
+    steps = [{"method": "slimmable", "epochs": 1}, following]
+    with pytest.raises(ValidationError, match="promote the width that you want"):
+        Spec.model_validate({"model": "mdl_1", "dataset": "ds_1", "steps": steps})
+    search = {"method": "autoslim", "budget": {"macs_ratio": 0.5}, "epochs": 0}
+    assert Spec.model_validate({"model": "mdl_1", "dataset": "ds_1", "steps": [steps[0], search]})
 
 
 def test_controls_stand_beside_the_widths(world):
