@@ -63,10 +63,10 @@ def apply(network: Network, params: SkipRouting, context: Context) -> Network:
     variants = variants_of(params)
     context.report("macs", {"branches": dict(zip((block.name for block in blocks), branches, strict=True)), "gates": gates, "rest": rest})
     show(networks, variants, params, context)
-    by_setting = {variant.setting: variant for variant in variants}
+    by_name = {variant.setting.name: variant for variant in variants}
 
     def choose(module: nn.Module, setting: Setting) -> nn.Module:
-        return chosen(module, by_setting[setting]) if isinstance(module, Alternatives) else module
+        return chosen(module, by_name[setting.name]) if isinstance(module, Alternatives) else module
 
     return network.with_module(Alternatives(networks), settings=tuple(variant.setting for variant in variants), select=choose)
 
