@@ -66,6 +66,9 @@ def normalize(  # noqa: PLR0917
 
     The variance is the mean square of differences from the mean, not a difference of squares, which would cost digits.
     """
+    if values.dtype in (torch.bfloat16, torch.float16):  # of mixed precision: sums need more digits
+        wide = normalize(values.float(), taken, running_mean, running_var, weight, bias, momentum, eps, total=total)
+        return wide.to(values.dtype)
     over = [dimension for dimension in range(values.ndim) if dimension != 1]
     shape = [1, -1] + [1] * (values.ndim - 2)
     each = values.numel() // (len(values) * values.shape[1])

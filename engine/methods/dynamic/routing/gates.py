@@ -92,7 +92,7 @@ class Head(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         """The probabilities."""
-        return super().forward(input).sigmoid().flatten()
+        return super().forward(input).float().sigmoid().flatten()
 
 
 class FeedForward(nn.Module):
