@@ -42,11 +42,14 @@ class Reinforcement:
     """Of alpha, up to now."""
 
     def __call__(self, outputs: Outputs, batch: Batch) -> Tensor:
-        """Its gradient is the hybrid one; its value is the loss plus the policy's term."""
+        """Its gradient is the hybrid one. In evaluation it is J itself."""
         probabilities, taken = self.module.last()
+        taken = taken.to(probabilities.dtype)
         with torch.no_grad():
-            paid = self.params.loss_weight * each_example(self.loss, outputs, batch)[:, None]
             earned = (1 - taken) * self.costs.to(taken) * (float(self.share) * self.alpha / len(self.costs))
+            if not self.module.training:
+                return self.loss(outputs, batch) - earned.sum(1).mean()
+            paid = self.params.loss_weight * each_example(self.loss, outputs, batch)[:, None]
             # What comes after decision i, itself included: its own reward and those behind it.
             price = paid - earned.flip(1).cumsum(1).flip(1)
             if self.params.baseline == "batch_mean":
@@ -85,7 +88,9 @@ def each_example(loss: Loss, outputs: Outputs, batch: Batch) -> Tensor:
     values = []
     for place in range(len(batch.indices)):
         row = slice(place, place + 1)
-        single = replace(batch, indices=batch.indices[row], given=_rows(batch.given, row), stored=_rows(batch.stored, row))
+        mixed = batch.mixed and replace(batch.mixed, stored=_rows(batch.mixed.stored, row), given=_rows(batch.mixed.given, row))
+        own = {"given": _rows(batch.given, row), "stored": _rows(batch.stored, row), "mixed": mixed, "origin": None}
+        single = replace(batch, indices=batch.indices[row], **own)
         values.append(loss([output[row] for output in given], single))
     found = torch.stack(values)
     if not bool(torch.isfinite(found).all()):

@@ -244,6 +244,11 @@ def test_the_loss_of_reinforcement_is_paid_by_what_comes_after_and_moves_gates_b
         strict=True,
     ):
         assert_close(got, want)  # nothing of the policy's gradient reaches the features
+    with torch.no_grad():  # looked at by early stopping, it is the expected cost itself
+        answers = network.eval()(*batch.inputs)
+        closed = 1 - network.last()[1].float()
+        cost = nn.functional.cross_entropy(answers, labels) - (closed * torch.tensor([0.5, 1.5]) * 0.8 / 2).sum(1).mean()
+        assert_close(reinforced(answers, batch), cost)
     policy = torch.autograd.grad(0.5 * (chances * price).sum(1).mean(), network.gate_parameters, retain_graph=True)
     for got, want in zip(torch.autograd.grad(value, network.gate_parameters), policy, strict=True):
         assert_close(got, want)
