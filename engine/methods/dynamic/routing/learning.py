@@ -22,7 +22,8 @@ from engine.methods.dynamic.routing.network import SkippingNetwork
 from engine.methods.dynamic.spec_skip import SkipRouting
 from engine.training.across import batch_sum
 from engine.training.batches import Batch, Examples, Outputs, as_list, batches
-from engine.training.loop import Hooks, Loss, Moment
+from engine.training.loop import Hooks, Moment
+from engine.training.losses import Loss
 
 _TINY = 1e-6
 
@@ -84,14 +85,14 @@ def without_mean_of_others(price: Tensor) -> Tensor:
 
 def each_example(loss: Loss, outputs: Outputs, batch: Batch) -> Tensor:
     """The loss of every example by itself, (N,). Raises `routing_impossible` where one example has none, as with losses of pairs."""
-    given = [output.detach() for output in as_list(outputs)]
+    answers = [output.detach() for output in as_list(outputs)]
     values = []
     for place in range(len(batch.indices)):
         row = slice(place, place + 1)
         mixed = batch.mixed and replace(batch.mixed, stored=_rows(batch.mixed.stored, row), given=_rows(batch.mixed.given, row))
-        own = {"given": _rows(batch.given, row), "stored": _rows(batch.stored, row), "mixed": mixed, "origin": None}
-        single = replace(batch, indices=batch.indices[row], **own)
-        values.append(loss([output[row] for output in given], single))
+        given, stored = _rows(batch.given, row), _rows(batch.stored, row)
+        single = replace(batch, indices=batch.indices[row], given=given, stored=stored, origin=None, mixed=mixed)
+        values.append(loss([output[row] for output in answers], single))
     found = torch.stack(values)
     if not bool(torch.isfinite(found).all()):
         raise EngineError(
