@@ -21,12 +21,12 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.claims import distillation, removal, rethinking, supermasks, tickets
+from benchmarks.claims import distillation, removal, rethinking, routes, supermasks, tickets
 from benchmarks.claims.bench import Bench
 from benchmarks.claims.claim import Claim, Figures
 from benchmarks.claims.table import table
 
-CLAIMS = (*tickets.CLAIMS, *supermasks.CLAIMS, *rethinking.CLAIMS, *removal.CLAIMS, *distillation.CLAIMS)
+CLAIMS = (*tickets.CLAIMS, *supermasks.CLAIMS, *rethinking.CLAIMS, *removal.CLAIMS, *distillation.CLAIMS, *routes.CLAIMS)
 DIGITS = Path(__file__).parents[2] / "examples" / "digits.npz"
 PROCESSES = 2
 

@@ -6,6 +6,7 @@ through the blocks that ran, and Σᵢ ∇log p(gᵢ|x) · (β·L - α/N · Σ_{
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -107,41 +108,60 @@ def _rows(arrays: Any, row: slice) -> dict[str, Any]:
     return {name: array[row] if np.ndim(array) else array for name, array in arrays.items()}
 
 
+@dataclass(frozen=True)
+class Taken:
+    """The routes of some examples, in their order."""
+
+    probabilities: NDArray[np.floating]
+    """(examples, blocks)."""
+    keys: tuple[bytes, ...]
+    """A digest of every example's inputs."""
+
+
 @torch.no_grad()
-def routes(module: SkippingNetwork, examples: Examples, names: Sequence[str], device: torch.device) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Probabilities and decisions for all examples in order, both (examples, blocks)."""
+def routes(module: SkippingNetwork, examples: Examples, names: Sequence[str], device: torch.device) -> Taken:
+    """Probabilities that the blocks run, for all examples in order."""
     module.to(device).eval()
-    found: list[tuple[Tensor, Tensor]] = []
+    found: list[NDArray[np.floating]] = []
+    keys: list[bytes] = []
     for batch in batches(examples, names, 64, device):
         module(*batch.inputs)
-        found.append(module.last())
+        found.append(module.last()[0].cpu().numpy())
+        keys += _keys(batch.inputs)
     module.forget()
-    probabilities, taken = (torch.cat(column).cpu().numpy() for column in zip(*found, strict=True))
-    return probabilities, taken
+    return Taken(np.concatenate(found), tuple(keys))
 
 
 class Controlled(nn.Module):
-    """A network that takes given routes in place of its own; it has to be run over the examples in their order."""
+    """A network that takes given routes in place of its own, by the inputs of each example."""
 
     routes: Tensor
 
-    def __init__(self, module: SkippingNetwork, routes: NDArray[np.bool_]) -> None:
+    def __init__(self, module: SkippingNetwork, routes: NDArray[np.bool_], keys: Sequence[bytes]) -> None:
         super().__init__()
         self.module = module
         self.register_buffer("routes", torch.from_numpy(np.ascontiguousarray(routes)))
-        self._place = 0
+        self._keys = tuple(keys)
+        self._place = {key: place for place, key in enumerate(keys)}
+
+    def along(self, routes: NDArray[np.bool_]) -> Controlled:
+        """The same network with other routes for the same examples."""
+        return Controlled(self.module, routes, self._keys)
 
     def forward(self, *inputs: Tensor) -> Any:
-        """The outputs for the next examples."""
-        count = len(inputs[0])
-        rows = self.routes[self._place : self._place + count]
-        self._place = (self._place + count) % len(self.routes)
+        """The outputs; every input has to be one of those that the routes are given for."""
+        rows = self.routes[[self._place[key] for key in _keys(inputs)]]
         for number, decision in enumerate(self.module.decisions):
             decision.given = rows[:, number]
         try:
             return self.module(*inputs)
         finally:
             self.module.forget()
+
+
+def _keys(inputs: Sequence[Tensor]) -> list[bytes]:
+    arrays = [item.detach().cpu().contiguous().numpy() for item in inputs if item.ndim]
+    return [hashlib.blake2b(b"".join(array[row].tobytes() for array in arrays)).digest() for row in range(len(arrays[0]))]
 
 
 def macs_of_blocks(module: SkippingNetwork, inputs: Inputs) -> tuple[list[int], int, int]:

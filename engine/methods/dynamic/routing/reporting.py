@@ -26,14 +26,14 @@ def show(networks: Sequence[SkippingNetwork], variants: Sequence[Variant], param
     entropies: dict[str, NDArray[np.float64]] = {}
     controls: dict[str, dict[str, float]] = {}
     for number, network in enumerate(networks):
-        probabilities, _ = routes(network, examples, context.input_names, context.device)
+        found = routes(network, examples, context.input_names, context.device)
         for variant in variants:
             if variant.network != number or not variant.gates:
                 continue
-            key, taken = variant.setting.name, probabilities > variant.threshold
-            rates[key], entropies[key] = 1 - taken.mean(0), _entropy(probabilities).mean(0)
+            key, taken = variant.setting.name, found.probabilities > variant.threshold
+            rates[key], entropies[key] = 1 - taken.mean(0), _entropy(found.probabilities).mean(0)
             _warn_about_constant_gates(key, rates[key], names, context)
-            controls |= _controls(key, Controlled(network, taken), params, context, split)
+            controls |= _controls(key, Controlled(network, taken, found.keys), params, context, split)
         network.cpu()
     document = {
         key: {
@@ -91,6 +91,6 @@ def _controls(key: str, controlled: Controlled, params: SkipRouting, context: Co
     for name in (name for name in params.controls if name in ("random", "shuffled")):
         rng = context.rng()
         other = rng.random(taken.shape) < taken.mean() if name == "random" else taken[rng.permutation(len(taken))]
-        figures = context.evaluate(Controlled(controlled.module, other).to(context.device).eval(), split)
+        figures = context.evaluate(controlled.along(other).to(context.device).eval(), split)
         found[f"{name} ({key})"] = {"skip_rate": float(1 - other.mean()), **figures}
     return found

@@ -302,17 +302,20 @@ def test_normalizations_of_a_branch_learn_from_the_examples_that_take_it() -> No
     assert_close(after["running_var"], before["running_var"])
 
 
-def test_given_routes_are_taken_in_the_order_of_the_examples() -> None:
+def test_given_routes_are_taken_by_the_examples_they_are_given_for() -> None:
     module, signature = NETWORKS["resnet"]()
     network = gated(module, signature)
     split = make_split(EXAMPLES, 5)
-    own = routes(network, split, ("x",), torch.device("cpu"))[1]
-    again = Controlled(network, own).eval()
+    found = routes(network, split, ("x",), torch.device("cpu"))
+    own = found.probabilities > np.array([float(decision.threshold) for decision in network.decisions])
+    again = Controlled(network, own, found.keys).eval()
     inputs = torch.from_numpy(split.images)
     with torch.no_grad():
         expected = network(inputs)
-        assert_close(torch.cat([again(inputs[:10]), again(inputs[10:])]), expected)
-        other = Controlled(network, ~own).eval()(inputs)
+        again(inputs[:1])
+        order = torch.randperm(EXAMPLES, generator=torch.Generator().manual_seed(0))
+        assert_close(again(inputs[order]), expected[order])
+        other = again.along(~own).eval()(inputs)
     assert not torch.allclose(other, expected)
 
 
@@ -337,6 +340,10 @@ def test_a_reward_for_skipping_makes_it_skip_and_what_it_did_is_reported(world: 
     for name, item in reported["controls"].items():
         assert item["skip_rate"] == pytest.approx(rates[name.split("(")[1].rstrip(")")], abs=0.08)
         assert "test.top1" in item
+    stages = {item["stage"]: item for item in reported["stages"]}
+    for name, item in reported["controls"].items():
+        if name.startswith("shuffled") and rates[name.split("(")[1].rstrip(")")] == 0:  # nothing to shuffle: the very network
+            assert item["test.cross_entropy"] == pytest.approx(stages[name.split("(")[1].rstrip(")")]["test.cross_entropy"], rel=1e-5)
     plain = found.plain()
     full = plain.at(found.settings[-1])
     assert not full.input_dependent
