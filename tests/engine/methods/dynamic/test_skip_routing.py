@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,13 @@ from tests.modelpress.alone import run_alone
 
 BuildWorld = Callable[..., World]
 EXAMPLES = 24
+
+
+@pytest.fixture(autouse=True)
+def same_weights() -> Iterator[None]:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        yield
 
 
 class PreNorm(nn.Module):
@@ -223,6 +230,8 @@ def test_the_loss_of_reinforcement_is_paid_by_what_comes_after_and_moves_gates_b
     reinforced = Reinforcement(network, loss, params, 0.8, torch.tensor([0.5, 1.5]))
     reinforced.hooks()
     batch = Batch.of(made.data.splits["train"], np.arange(6), ("x",), torch.device("cpu"))
+    with torch.no_grad():
+        network.network.gates.head.weight.mul_(0.1)  # near even chances
     network.learn("sample")
     network.train()
     torch.manual_seed(0)
