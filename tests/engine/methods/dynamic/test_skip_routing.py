@@ -224,14 +224,15 @@ def test_the_baseline_leaves_the_expectation_as_it_is() -> None:
 
 def test_the_loss_of_reinforcement_is_paid_by_what_comes_after_and_moves_gates_by_the_policy_alone(world: BuildWorld) -> None:
     made = world(resnet(4, 2))
-    network = gated(made.network.module, signature(), gate_bias=0.0)
+    network = gated(made.network.module, signature())
     params = SkipRouting(alphas=(0.8,), baseline="none", policy_weight=0.5, loss_weight=2.0, anneal=0)
     loss = made.context.loss(network, made.data.splits["train"])
     reinforced = Reinforcement(network, loss, params, 0.8, torch.tensor([0.5, 1.5]))
     reinforced.hooks()
     batch = Batch.of(made.data.splits["train"], np.arange(6), ("x",), torch.device("cpu"))
     with torch.no_grad():
-        network.network.gates.head.weight.mul_(0.1)  # near even chances
+        for parameter in network.network.gates.head.parameters():
+            parameter.mul_(0.1)  # near even chances
     network.learn("sample")
     network.train()
     torch.manual_seed(0)
