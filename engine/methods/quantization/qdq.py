@@ -94,6 +94,10 @@ class QdqWriter:
             self._parameters[source] = (self.constant(f"{source}_scale", how.scale), self.constant(f"{source}_zero_point", how.zero_point))
         return self._parameters[source]
 
+    def weight_scales(self, name: str, values: NDArray[Any], axis: int | None) -> NDArray[np.float32]:
+        """The scales of a weight: a scalar, or one for each index of dimension `axis`."""
+        return weight_scales(values, axis, self._levels)
+
     def _quantize(self, node: onnx.NodeProto) -> None:
         """Let a node read what was rounded, with its weight and bias stored in integers."""
         position = self._plan.weights.get(node.name)
@@ -113,7 +117,7 @@ class QdqWriter:
         values = numpy_helper.to_array(self._index.constants[name])
         values = values if factor == 1 else values * np.float32(factor)
         axis = self._axes[name]
-        scales = weight_scales(values, axis, self._levels)
+        scales = self.weight_scales(name, values, axis)
         key: tuple[Any, ...] = (name, factor)
         bias = self._bias(node, values)
         if bias is not None:
@@ -156,7 +160,7 @@ class QdqWriter:
         """Pick rows of 8-bit numbers, and widen only those."""
         name, after = node.input[0], node.output[0]
         values = numpy_helper.to_array(self._index.constants[name])
-        stored = self._store((name, 1.0), values, weight_scales(values, None, self._levels), None)
+        stored = self._store((name, 1.0), values, self.weight_scales(name, values, None), None)
         node.input[0], node.output[0] = stored[0], self._fresh.claim(f"{after}_q")
         self._nodes.append(node)
         self.add("DequantizeLinear", [node.output[0], *stored[1:]], after)

@@ -2,13 +2,21 @@
 
 from typing import ClassVar, Literal
 
-from pydantic import Field
-
 from engine.contract.cost import NOTHING, Cost, Facts
 from engine.contract.method import Effect, MethodParams, Reference, Requires
-from engine.contract.params import LayerPattern, Params
+from engine.contract.params import LayerPattern
+from engine.methods.quantization.spec_shared import ACTIVATION_BYTES, LAST, Calibration
+from engine.methods.quantization.spec_training import QuantizationAwareTraining
 
-_LAST = {"*": "a quantized graph cannot be trained or pruned further: put quantization last"}
+__all__ = [
+    "ACTIVATION_BYTES",
+    "Calibration",
+    "DynamicQuantization",
+    "Int8Quantization",
+    "QuantizationAwareTraining",
+    "StaticQuantization",
+]
+
 _REFERENCES = (
     Reference(
         title="Jacob et al., Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference, CVPR 2018",
@@ -18,22 +26,6 @@ _REFERENCES = (
         title="ONNX Runtime: Quantize ONNX models", url="https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html"
     ),
 )
-
-ACTIVATION_BYTES = 128 << 20
-"""Bound on the activations of one calibration batch, as far as one example stays within it."""
-
-
-class Calibration(Params):
-    """Which examples show the range of the activations; never the test split."""
-
-    samples: int = Field(300, ge=1, le=1_000_000)
-    """Number of training examples, drawn with the job's seed."""
-    observer: Literal["minmax", "entropy", "percentile"] = "minmax"
-    """How a range is read off the observed values."""
-    percentile: float = Field(99.999, gt=50, le=100)
-    """Share, in percent, of the values that `percentile` keeps inside the range."""
-    batch_size: int | None = Field(None, ge=1, le=4096)
-    """Examples in one calibration run, without effect on the result; by default as many as keep the activations within 128 MiB."""
 
 
 class StaticQuantization(MethodParams):
@@ -47,7 +39,7 @@ class StaticQuantization(MethodParams):
     effect: ClassVar[Effect] = Effect(file_size="smaller", dense_latency="depends_on_hardware")
     references: ClassVar[tuple[Reference, ...]] = _REFERENCES
     examples: ClassVar = ({"method": "static_quantization", "calibration": {"samples": 300}},)
-    forbids_next: ClassVar = _LAST
+    forbids_next: ClassVar = LAST
 
     method: Literal["static_quantization"] = "static_quantization"
     scheme: Literal["W8A8"] = "W8A8"
@@ -79,7 +71,7 @@ class DynamicQuantization(MethodParams):
     effect: ClassVar[Effect] = Effect(file_size="smaller", dense_latency="depends_on_hardware")
     references: ClassVar[tuple[Reference, ...]] = _REFERENCES
     examples: ClassVar = ({"method": "dynamic_quantization"},)
-    forbids_next: ClassVar = _LAST
+    forbids_next: ClassVar = LAST
 
     method: Literal["dynamic_quantization"] = "dynamic_quantization"
     granularity: Literal["channel", "tensor"] = "channel"
@@ -108,7 +100,7 @@ class Int8Quantization(MethodParams):
     effect: ClassVar[Effect] = Effect(file_size="smaller", dense_latency="depends_on_hardware")
     references: ClassVar[tuple[Reference, ...]] = _REFERENCES
     examples: ClassVar = ({"method": "int8_quantization"},)
-    forbids_next: ClassVar = _LAST
+    forbids_next: ClassVar = LAST
 
     method: Literal["int8_quantization"] = "int8_quantization"
     granularity: Literal["channel", "tensor"] = "channel"
