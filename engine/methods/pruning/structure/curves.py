@@ -17,9 +17,9 @@ from engine.contract.display import Column, Curve, Line
 from engine.contract.metric import Key, Metric, first_of
 from engine.methods.context import Context
 from engine.methods.pruning.magnitude_pruning import keep_best
-from engine.methods.pruning.structure.channels import ChannelGroup, Inputs, mask_channels
-from engine.methods.pruning.structure.graph import ChannelGraph
 from engine.networks.masks import Mask
+from engine.structure.channels import ChannelGroup, Inputs, mask_channels
+from engine.structure.graph import ChannelGraph
 from engine.training.batches import Examples, Indices
 
 Score = Callable[[nn.Module], dict[str, float]]
