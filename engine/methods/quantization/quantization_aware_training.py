@@ -31,7 +31,7 @@ from engine.training.loop import Hooks, Loss, Moment, iterations_of
 
 EXACT = 1e-4
 """Outputs of the trained module and of the file count as equal up to this, in units of the largest output if that is above 1."""
-_TOLERATED_POWER = 1e-3
+_TOLERATED_POWER = 1e-4
 """Power of the difference over that of the outputs beyond which the file is not the network that was trained. A number that stands just
 between two others of its grid may be rounded either way, as kernels add up in another order; that costs a step here and there."""
 
@@ -101,6 +101,11 @@ def _train(form: TrainingForm, params: QuantizationAwareTraining, context: Conte
             alpha=params.alpha,
             temperature=params.temperature,
             label_smoothing=params.label_smoothing,
+        )
+    few = Batch.of(train, np.arange(min(2, train.count)), context.input_names, context.device)
+    if not loss(form(*few.inputs), few).requires_grad:
+        raise EngineError(
+            "not_trainable", "No output that is trained depends on a weight that can be trained.", hint="Use static_quantization."
         )
     best = Best(form, held_out, loss, context)
     learning = 0.0 if params.batch_norm == "frozen" else params.freeze_batch_norm_after

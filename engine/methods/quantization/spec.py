@@ -5,16 +5,20 @@ from typing import ClassVar, Literal
 from engine.contract.cost import NOTHING, Cost, Facts
 from engine.contract.method import Effect, MethodParams, Reference, Requires
 from engine.contract.params import LayerPattern
+from engine.methods.quantization.spec_few_bits import BinaryConnect, Codebook, Ternary
 from engine.methods.quantization.spec_shared import ACTIVATION_BYTES, LAST, Calibration
 from engine.methods.quantization.spec_training import QuantizationAwareTraining
 
 __all__ = [
     "ACTIVATION_BYTES",
+    "BinaryConnect",
     "Calibration",
+    "Codebook",
     "DynamicQuantization",
     "Int8Quantization",
     "QuantizationAwareTraining",
     "StaticQuantization",
+    "Ternary",
 ]
 
 _REFERENCES = (

@@ -47,6 +47,8 @@ class Builder:
         self.embeddings: list[nn.Parameter] = []
         self.origins: list[Origin] = []
         """Of the parameters that are an initializer's values, all of them in its order."""
+        self.constants: dict[str, tuple[str, bool]] = {}
+        """The initializer that a tensor of no layer is, and whether it is its transpose, by the tensor's path."""
         self._shared: dict[str, nn.Parameter] = {}
         self._biases: dict[tuple[str, torch.Tensor], nn.Parameter] = {}
         self._attributes: dict[Any, fx.Node] = {}
@@ -264,6 +266,8 @@ class Builder:
             trainable = shared or (named is not None and weight)
             path = self.names.claim(named.replace("/", ".") if named else None, "constant")
             _attach(self.root, path, self.parameter(constant) if trainable else tensor.detach().clone())
+            if constant.source is not None:
+                self.constants[path] = constant.source, constant.transposed
             self._attributes[key] = self.graph.get_attr(path)
         return self._attributes[key]
 

@@ -58,6 +58,8 @@ class Rebuilt:
 
     module: fx.GraphModule
     origins: tuple[Origin, ...]
+    constants: Mapping[str, tuple[str, bool]]
+    """The initializer that a tensor of no layer is, and whether it is its transpose, by the tensor's path."""
 
 
 def build_module(model: onnx.ModelProto) -> fx.GraphModule:
@@ -133,7 +135,7 @@ def _build(model: onnx.ModelProto, inputs: list[onnx.ValueInfoProto], open_sizes
         values[item.name] = value
     opset = max((item.version for item in model.opset_import if item.domain in ("", "ai.onnx")), default=1)
     module = build.module(_Walk(build, opset, own).run(graph, values, {}))
-    return Rebuilt(module, tuple(build.origins))
+    return Rebuilt(module, tuple(build.origins), build.constants)
 
 
 class _Walk:

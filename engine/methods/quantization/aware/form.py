@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -109,6 +110,7 @@ def build(model: onnx.ModelProto, rounding: Rounding, normalizations: Sequence[N
     Raises:
         EngineError: `unsupported_operator` where an operator has no trainable form.
     """
+    sizes = {item.name: math.prod(item.dims) for item in model.graph.initializer}
     writer = TrainingWriter(model, rounding.plan, rounding.scalings, by_channel=rounding.by_channel, levels=rounding.levels)
     written = writer.write()
     quantizers: dict[str, FakeQuantize] = {}
@@ -120,6 +122,9 @@ def build(model: onnx.ModelProto, rounding: Rounding, normalizations: Sequence[N
         return build.layer(quantizers[tensor], "rounding", op.value(0), key=(FAKE_QUANTIZE, tensor))
 
     rebuilt = rebuild(written, {FAKE_QUANTIZE: fake})
+    # Of a constant that the file repeats for every example of its batch, a part cannot be written back.
+    whole = tuple(origin for origin in rebuilt.origins if origin.parameter.numel() == sizes.get(origin.initializer))
+    rebuilt = replace(rebuilt, origins=whole)
     form = TrainingForm(rebuilt.module, quantizers)
     _Fitter(form, rebuilt, writer.layout, rounding, hold_zeros=hold_zeros).fit(normalizations)
     return form.eval()
@@ -130,16 +135,17 @@ class _Fitter:
 
     def __init__(self, form: TrainingForm, rebuilt: Rebuilt, layout: Layout, rounding: Rounding, *, hold_zeros: bool) -> None:
         self._form, self._module, self._layout, self._rounding = form, rebuilt.module, layout, rounding
+        self._constants = rebuilt.constants
         self._hold_zeros = hold_zeros
         self._origins = [origin for origin in rebuilt.origins if origin.initializer not in layout.fixed]
 
     def fit(self, norms: Sequence[Normalized]) -> None:
         """Change the module in place; `norms` are taken out of the convolutions that hold them."""
         self._norms = list(norms)
+        self._own_constants()
         known = self._tied()
         for parameter in self._module.parameters():
             parameter.requires_grad_(id(parameter) in known)
-        self._own_constants()
         by_weight = defaultdict(list)
         for item in self._layout.layers:
             by_weight[item.weight].append(item)
@@ -173,15 +179,16 @@ class _Fitter:
     def _own_constants(self) -> None:
         """Weights that the graph reads without a layer become layers."""
         stored = {item.weight for item in self._layout.layers}
-        names = {id(origin.parameter) for origin in self._origins if origin.initializer in stored}
         for node in list(self._module.graph.nodes):
-            if node.op != "get_attr":
+            source, transposed = self._constants.get(str(node.target), ("", False)) if node.op == "get_attr" else ("", False)
+            if source not in stored:
                 continue
             path, _, attribute = str(node.target).rpartition(".")
             holder = self._module.get_submodule(path)
             value = getattr(holder, attribute)
-            if id(value) not in names:
-                continue
+            if not isinstance(value, nn.Parameter):
+                value = nn.Parameter(value)
+                self._origins.append(Origin(value, source, transposed))
             delattr(holder, attribute)
             holder.add_module(attribute, Constant(value))
             with self._module.graph.inserting_before(node):
@@ -197,7 +204,8 @@ class _Fitter:
         biases = known.get(id(bias), []) if bias is not None else []
         names = {origin.initializer for origin in biases}
         items = [item for origin in origins for item in by_weight.get(origin.initializer, ())]
-        # Of layers that share a weight, each has a bias of its own: by it, the right one is known.
+        # Of layers that share a weight, each has a bias of its own: by it, the right one is known. A table may be a matrix, too.
+        items = [item for item in items if item.is_table == isinstance(layer, nn.Embedding)]
         item = next((item for item in items if item.bias is None or item.bias in names), None)
         held = self._hold_zeros and bool(origins) and bool((weight == 0).any())
         found = matching(self._norms, weight, bias) if isinstance(layer, CONVOLUTIONS) and len(origins) == len(biases) == 1 else None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -34,6 +34,8 @@ class Weighed:
     """The constant that is stored in integers, too."""
     source: str | None = None
     """The tensor whose scaling rounds what the layer multiplies; None where that is not rounded."""
+    is_table: bool = False
+    """Whether rows of the weight are picked, not multiplied."""
 
 
 def trainable(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -59,7 +61,8 @@ def trainable(model: onnx.ModelProto) -> onnx.ModelProto:
         copied = fresh.claim(name)
         uses[copied] = 1
         values = values if length is None else np.broadcast_to(values.reshape(-1), (length,))
-        model.graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(values), copied))
+        constants[copied] = model.graph.initializer.add()
+        constants[copied].CopyFrom(numpy_helper.from_array(np.ascontiguousarray(values), copied))
         return copied
 
     for node in model.graph.node:
@@ -142,7 +145,7 @@ class TrainingWriter(QdqWriter):
         self.layout.layers.append(Weighed(name, self._axes[name], bias, source))
 
     def _gather(self, node: onnx.NodeProto) -> None:
-        self.layout.layers.append(Weighed(node.input[0], None))
+        self.layout.layers.append(Weighed(node.input[0], None, is_table=True))
         self._nodes.append(node)
 
     def _operand(self, name: str) -> str:
@@ -195,11 +198,3 @@ def write_trained(
         if item.name in values:
             item.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(values[item.name]).reshape(tuple(item.dims)), item.name))
     return TrainedWriter(model, plan, scalings, by_channel=by_channel, levels=levels, scales=scales).write()
-
-
-def shared_weights(layers: list[Weighed]) -> dict[tuple[str, int | None], list[Weighed]]:
-    """Layers by the weight and the dimension that its scales belong to."""
-    found: dict[tuple[str, int | None], list[Weighed]] = defaultdict(list)
-    for layer in layers:
-        found[layer.weight, layer.axis].append(layer)
-    return found
