@@ -10,7 +10,7 @@ from fastapi.responses import JSONResponse, Response
 from pydantic import AfterValidator, AwareDatetime
 from starlette.concurrency import run_in_threadpool
 
-from api.deps import JobId, Live, Reading, ReadsJobs, TheLive, TheService, WritesJobs
+from api.deps import JobId, Live, Reading, ReadsJobs, TheLive, TheService, WritesJobs, check_key
 from api.documentation.examples import SPEC_YAML, SPECS
 from api.http import conditional, documents, headers, problems
 from api.http.beside import beside
@@ -182,7 +182,7 @@ async def get_job(
 
     `Prefer: wait=N` with `If-None-Match` answers as soon as the job has changed; without it, as soon as the job has ended.
     """
-    entry = await _fetch(live, principal, job_id)
+    entry = live.hot.get(principal.project_id, job_id) or await fetch(live, principal, job_id)
     wait = conditional.wait_seconds(request.headers)
     known = request.headers.get("if-none-match")
     if wait and not entry.terminal and (known is None or conditional.matches(known, entry.etag)):
@@ -194,7 +194,8 @@ async def get_job(
             lambda mark: mark is None or mark.status in TERMINAL or (known is not None and mark.version != version),
             wait,
         )
-        entry = await _fetch(live, principal, job_id)
+        await check_key(request)
+        entry = await fetch(live, principal, job_id)
     unchanged = conditional.not_modified(request.headers, entry.etag)
     return _response(entry, 304 if unchanged else 200, wait)
 
@@ -266,16 +267,15 @@ async def _accepted(request: Request, live: Live, principal: Principal, job_id: 
     if wait:
         request.state.held.end_turn()
         await live.watch.until(principal.project_id, job_id, lambda mark: mark is None or mark.status in TERMINAL, wait)
-    response = _response(await _fetch(live, principal, job_id), 202, wait)
+        await check_key(request)
+    response = _response(await fetch(live, principal, job_id), 202, wait)
     response.headers["Location"] = f"/v1/jobs/{job_id}"
     return response
 
 
-async def _fetch(live: Live, principal: Principal, job_id: str) -> Rendered:
-    """The job from the database, remembered for those who ask next."""
-    entry = await run_in_threadpool(_read, live.service, principal.project_id, job_id)
-    live.hot.put(entry)
-    return entry
+async def fetch(live: Live, principal: Principal, job_id: str) -> Rendered:
+    """The job from the database, remembered for those who ask next. Raises `not_found`."""
+    return await live.hot.fetch(principal.project_id, job_id, partial(_read, live.service))
 
 
 def _read(service: Service, project_id: str, job_id: str) -> Rendered:

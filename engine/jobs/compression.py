@@ -110,6 +110,9 @@ class _Compression:
             context = replace(context, heads=self._score.heads, unused_targets=self._score.unused_targets)
             context.judge = FileJudge(self._inputs, examiner, self._score)
             self._counts = self._inputs.baseline.count(self._score.shapes)
+            if self._inputs.baseline.input_dependent:
+                counted = examiner.count(self._inputs.to_count(self._inputs.onnx))()
+                self._counts = replace(self._counts, macs_count=counted.macs_count)
             warnings.about_examples(self._recorder, self._inputs, self._score)
             # Compressing the upload takes seconds where it is large; it runs beside the steps.
             self._sizes = aside.submit(file_sizes, self._inputs.upload)
@@ -238,7 +241,7 @@ class _Compression:
             target is None
             or target.accuracy is None
             or target.on_violation == "fail"
-            or constraints.rank(final.result.first.verdict.constraints)[0]
+            or constraints.rank(final.result.judged.verdict.constraints)[0]
         ):
             return final
         for state in reversed(states[:-1]):
@@ -246,7 +249,7 @@ class _Compression:
                 return max(
                     final,
                     self._candidate(state, examiner),
-                    key=lambda candidate: constraints.rank(candidate.result.first.verdict.constraints),
+                    key=lambda candidate: constraints.rank(candidate.result.judged.verdict.constraints),
                 )
         return final
 
