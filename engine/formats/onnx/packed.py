@@ -8,6 +8,7 @@ Needs operator set 18, which has BitwiseAnd.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -170,25 +171,37 @@ def _part_of(name: str, weight: str) -> bool:
 
 
 def _read(name: str, constants: Mapping[str, onnx.TensorProto], producers: Mapping[str, onnx.NodeProto]) -> Stored | None:
+    """The weight behind a table of levels, where its nodes and constants are the very ones that `pack` writes."""
     parts = {part: numpy_helper.to_array(constants[f"{name}.{part}"]) for part in _PARTS if f"{name}.{part}" in constants}
-    if name not in producers or not {"indices", "levels", "shape"} <= set(parts):
+    if not {"indices", "levels", "shape"} <= set(parts) or parts["indices"].dtype != np.uint8 or parts["levels"].dtype != np.float32:
         return None
-    levels, indices = parts["levels"], parts["indices"].reshape(-1)
-    bits = next((8 // len(numpy_helper.to_array(constants[item]).reshape(-1)) for item in _shifts(name, producers) if item in constants), 8)
-    count = int(np.prod(parts["shape"]))
-    shifts = np.arange(8 - bits, -1, -bits, dtype=np.uint8)
-    numbers = ((indices[:, None] >> shifts) & (2**bits - 1)).reshape(-1)[:count]
-    if indices.dtype != np.uint8 or len(numbers) != count or numbers.max(initial=0) >= len(levels):
+    shape, packed = tuple(int(size) for size in parts["shape"].reshape(-1)), parts["indices"].reshape(-1)
+    levels, scale = parts["levels"], parts.get("scale")
+    bits = next((width for width in WIDTHS if levels.ndim == 1 and len(levels) <= 2**width), 0)
+    count = math.prod(shape)
+    if not bits or min(shape, default=1) < 0 or len(packed) != -(-count * bits // 8):
         return None
-    values = levels[numbers].reshape(parts["shape"])
-    scale = parts.get("scale")
-    return Stored(
-        np.ascontiguousarray(values if scale is None else values * scale, np.float32),
-        bits,
-        indices.nbytes + levels.nbytes + (0 if scale is None else scale.nbytes),
-    )
+    numbers = ((packed[:, None] >> np.arange(8 - bits, -1, -bits, dtype=np.uint8)) & np.uint8(2**bits - 1)).reshape(-1)[:count]
+    if numbers.max(initial=0) >= len(levels):
+        return None
+    axis = None
+    if scale is not None:
+        wide = [dim for dim, size in enumerate(scale.shape) if size != 1]
+        axis = wide[0] if wide else 0
+        if scale.dtype != np.float32 or len(wide) > 1 or scale.ndim != len(shape) or not shape or scale.size not in (1, shape[axis]):
+            return None
+    weight = Indexed(numbers.reshape(shape), levels, scale, axis)
+    made, shared = onnx.GraphProto(), dict[str, onnx.TensorProto]()
+    for node in _unpacking(name, weight, made, shared):
+        found = producers.get(node.output[0])
+        if found is None or (found.op_type, found.input, found.attribute) != (node.op_type, node.input, node.attribute):
+            return None
+    for item in (*made.initializer, *shared.values()):
+        if item.name not in constants or not _equal(constants[item.name], item):
+            return None
+    return Stored(weight.values(), bits, packed.nbytes + levels.nbytes + (0 if scale is None else scale.nbytes))
 
 
-def _shifts(name: str, producers: Mapping[str, onnx.NodeProto]) -> list[str]:
-    node = producers.get(f"{name}.shifted")
-    return [] if node is None else [node.input[1]]
+def _equal(left: onnx.TensorProto, right: onnx.TensorProto) -> bool:
+    one, other = numpy_helper.to_array(left), numpy_helper.to_array(right)
+    return one.dtype == other.dtype and one.shape == other.shape and one.tobytes() == other.tobytes()

@@ -61,6 +61,7 @@ def apply(network: Network, params: QuantizationAwareTraining, context: Context)
     with context.part(0.15, 0.95):
         best = _train(form, params, context, train, held_out)
     context.stage("trained", form)
+    form.cpu()
     written = write_trained(
         model,
         chosen,
@@ -156,7 +157,7 @@ class Grid:
 
 @torch.no_grad()
 def compare(form: TrainingForm, path: Path, feeds: Sequence[Feed], context: Context) -> Grid:
-    """Run the module and the file, without the runtime's optimizations, on the same examples.
+    """Run the module, on the CPU, and the file, without the runtime's optimizations, on the same examples.
 
     Raises:
         EngineError: `quantization_mismatch` where they differ by more than single numbers rounded the other way.
@@ -166,7 +167,7 @@ def compare(form: TrainingForm, path: Path, feeds: Sequence[Feed], context: Cont
     equal, total, count = 0, 0, 0
     form.eval()
     for feed in feeds:
-        inputs = [torch.from_numpy(feed[name]).to(context.device) for name in context.input_names]
+        inputs = [torch.from_numpy(feed[name]) for name in context.input_names]
         count += len(inputs[0])
         for own, theirs in zip(as_list(form(*inputs)), runtime.run(session, feed), strict=True):
             left, right = own.cpu().numpy().astype(np.float64), theirs.astype(np.float64)

@@ -9,12 +9,15 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import helper, numpy_helper
 from safetensors.numpy import load_file, save_file
 
+from engine.contract.metadata import ModelMetadata
 from engine.formats import huffman
+from engine.formats.loading import load_network
 from engine.formats.onnx.counting import count_graph
 from engine.formats.onnx.packed import Indexed, pack, pack_bits, stored, unpacked
 from engine.formats.packed import save_packed
@@ -57,7 +60,7 @@ def test_a_huffman_code_is_optimal_and_never_longer_than_fifteen_bits() -> None:
     assert 8 * huffman.encode(numbers).nbytes / len(numbers) == pytest.approx(best, abs=0.02)
 
 
-def network() -> tuple[onnx.ModelProto, dict[str, Indexed]]:
+def packable() -> tuple[onnx.ModelProto, dict[str, Indexed]]:
     """A convolution in one bit with a scale a channel, and matrices in two, four and eight bits; the second is mostly zero."""
     weights = {
         "a": Indexed(RNG.integers(0, 2, (7, 3, 3, 3)).astype(np.uint8), np.array([-0.5, 0.5], np.float32), normal(7), 0),
@@ -86,8 +89,8 @@ def outputs(model: onnx.ModelProto, x: np.ndarray) -> np.ndarray:
     return ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"]).run(None, {"x": x})[0]
 
 
-def test_the_runtime_unpacks_the_same_weights_and_counts_see_them() -> None:
-    model, weights = network()
+def test_the_runtime_unpacks_the_same_weights_and_counts_see_them(tmp_path: Path) -> None:
+    model, weights = packable()
     x = normal(2, 3, 5, 5)
     expected, counts = outputs(model, x), count_graph(model)
     small = onnx.ModelProto()
@@ -101,6 +104,14 @@ def test_the_runtime_unpacks_the_same_weights_and_counts_see_them() -> None:
     assert {name: item.bits for name, item in found.items()} == {"a": 1, "b": 2, "c": 4, "d": 8}
     assert all(np.array_equal(found[name].values, weight.values()) for name, weight in weights.items())
     assert np.array_equal(outputs(unpacked(small), x), expected)
+    onnx.save(small, tmp_path / "small.onnx")
+    network = load_network(tmp_path / "small.onnx", "onnx", ModelMetadata(), tmp_path)
+    assert np.allclose(network.module(torch.from_numpy(x)).detach().numpy(), expected, atol=1e-4), "it can be trained again"
+    changed = onnx.ModelProto()
+    changed.CopyFrom(small)
+    shift = next(node for node in changed.graph.node if node.op_type == "BitShift" and node.output[0].startswith("a."))
+    shift.attribute[0].s = b"LEFT"
+    assert set(stored(changed.graph)) == {"b", "c", "d"}, "what computes something else is none of these weights"
     old = onnx.ModelProto()
     old.CopyFrom(model)
     old.opset_import[0].version = 17
@@ -110,7 +121,7 @@ def test_the_runtime_unpacks_the_same_weights_and_counts_see_them() -> None:
 
 @pytest.mark.parametrize("entropy_coded", [False, True])
 def test_the_file_of_packed_weights_runs_and_gives_them_back(tmp_path: Path, entropy_coded: bool) -> None:
-    model, weights = network()
+    model, weights = packable()
     x = normal(2, 3, 5, 5)
     sizes = save_packed(tmp_path / "p.safetensors", model, weights, entropy_coded=entropy_coded)
     opened = packed.open(tmp_path / "p.safetensors")
@@ -124,7 +135,7 @@ def test_the_file_of_packed_weights_runs_and_gives_them_back(tmp_path: Path, ent
 
 
 def test_a_tensor_of_nothing_but_zeros_is_stored(tmp_path: Path) -> None:
-    model, weights = network()
+    model, weights = packable()
     weights["b"] = Indexed(np.ones((175, 11), np.uint8), np.array([-1, 0, 1], np.float32))
     save_packed(tmp_path / "p.safetensors", model, weights, entropy_coded=True)
     assert not packed.open(tmp_path / "p.safetensors").weights()["b"].any()
@@ -132,7 +143,7 @@ def test_a_tensor_of_nothing_but_zeros_is_stored(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("how", ["shorter", "longer_code", "shape", "encoding", "index", "format", "cut", "starts"])
 def test_a_file_that_contradicts_itself_is_refused(tmp_path: Path, how: str) -> None:
-    model, weights = network()
+    model, weights = packable()
     path = tmp_path / "p.safetensors"
     save_packed(path, model, weights, entropy_coded=True)
     tensors = load_file(path)
