@@ -112,6 +112,7 @@ class FakeQuantize(nn.Module):
     def forward(self, values: Tensor) -> Tensor:
         """The values as the quantized file reads them."""
         count = math.prod(values.shape[1:])
+        values = values.float()  # where the network computes in fewer bits while it trains
         rounded: Tensor = Round.apply(values, self.step(count), self.low, self.high)  # type: ignore[no-untyped-call]
         return rounded
 
@@ -126,18 +127,20 @@ class WeightStep(nn.Module):
     unit: Tensor
     ratio: Tensor
 
-    def __init__(self, weight: Tensor, axis: int | None, levels: int, *, learned: bool) -> None:
+    def __init__(self, weight: Tensor, axis: int | None, levels: int, *, learned: bool, portable: bool = False) -> None:
+        """`levels` is the largest integer; `portable` keeps two together within 128, see `rounding.portable_scales`."""
         super().__init__()
         self.axis, self.levels, self.learned = axis, levels, learned
+        self._needed = paired if portable else largest
         if learned:
-            unit = largest(weight.detach(), axis, levels)
+            unit = self._needed(weight.detach(), axis, levels)
             self.register_buffer("unit", unit)
             self.ratio = nn.Parameter(torch.ones_like(unit))
 
     def forward(self, weight: Tensor) -> Tensor:
         """The step of the present weight: the learned one, or the one that its largest magnitude needs."""
         if not self.learned:
-            return largest(weight.detach(), self.axis, self.levels)
+            return self._needed(weight.detach(), self.axis, self.levels)
         factor = step_factor(weight.numel() // max(1, self.unit.numel()), self.levels)
         scaled: Tensor = _Scaled.apply(self.ratio, self.unit, factor)  # type: ignore[no-untyped-call]
         return scaled
@@ -153,6 +156,15 @@ def largest(weight: Tensor, axis: int | None, levels: int) -> Tensor:
     peak = weight.abs().amax(others) if others else weight.abs()
     step = (peak.double() / levels).float()
     return torch.where(step > float(SMALLEST_SCALE), step, torch.ones_like(step))
+
+
+def paired(weight: Tensor, axis: int | None, levels: int) -> Tensor:
+    """The step with which the two largest integers of a sign add up to 128 at most, as `rounding.portable_scales` has it."""
+    rows = (weight.reshape(1, -1) if axis is None else weight.movedim(axis, 0).flatten(1)).double()
+    pairs = [side.clamp_min(0).topk(min(2, rows.shape[1]), dim=1).values.sum(dim=1) for side in (rows, -rows)]
+    step = torch.maximum(torch.maximum(*pairs) / PAIR, rows.abs().amax(1) / levels).float()
+    step = torch.where(step > float(SMALLEST_SCALE), step, torch.ones_like(step))
+    return step[0] if axis is None else step
 
 
 class Weigher:
