@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 SMALLEST_SCALE = np.float32(1e-36)
 """Smaller scales would make products of two of them vanish in float32; what needs one is zero for every purpose."""
+PAIR = 127.99
+"""Rounded to integers, two numbers that add up to this add up to 128 at most."""
 BIAS_LEVELS = 2.0**30
 """Largest bias in units of its scale: half of an int32 is left for the products that are added to it."""
 

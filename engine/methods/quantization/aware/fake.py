@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from engine.methods.quantization.rounding import BIAS_LEVELS, SMALLEST_SCALE, Scaling
+from engine.methods.quantization.rounding import BIAS_LEVELS, PAIR, SMALLEST_SCALE, Scaling
 
 _SMALLEST_RATIO = 1e-3
 """A learned step does not become smaller than this share of the calibrated one, nor negative."""

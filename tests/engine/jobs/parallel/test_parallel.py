@@ -98,7 +98,7 @@ def test_two_processes_come_to_what_one_comes_to_also_from_a_checkpoint(
     assert_close(again, divided_weights, rtol=0, atol=0 if device == "cpu" else tolerance)
 
 
-ROUNDED = [
+ROUNDED: list[dict[str, Any]] = [
     {"method": "quantization_aware_training", "epochs": 2, "batch_size": 37, "step_size": "learned", **TRAINING},
     {"method": "binary_connect", "epochs": 2, "batch_size": 37, "binarization": "stochastic", "inference": "real", **TRAINING},
     {"method": "ternary", "epochs": 2, "batch_size": 37, **TRAINING},
@@ -107,7 +107,7 @@ ROUNDED = [
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("step", ROUNDED, ids=[step["method"] for step in ROUNDED])
+@pytest.mark.parametrize("step", ROUNDED, ids=[str(step["method"]) for step in ROUNDED])
 def test_trainings_under_rounding_are_divided_too(tmp_path: Path, step: dict[str, Any]) -> None:
     """Each draws the same binary weights, and normalizes by the statistics of the whole batch."""
     files = {

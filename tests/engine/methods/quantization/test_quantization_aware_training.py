@@ -71,7 +71,9 @@ def accuracy(path: Path, images: np.ndarray, labels: np.ndarray) -> float:
 
 def unbalanced(module: nn.Sequential) -> nn.Sequential:
     """The same function, with channels of very different size in front of the second convolution: one scale for all of them is too coarse."""
-    factors = 40.0 ** torch.linspace(-1, 1, module[0].out_channels)
+    first = module[0]
+    assert isinstance(first, nn.Conv2d)
+    factors = 40.0 ** torch.linspace(-1, 1, first.out_channels)
     with torch.no_grad():
         module[1].weight.mul_(factors)
         module[1].bias.mul_(factors)
