@@ -15,13 +15,22 @@ from engine.formats.onnx.weights import int_attribute
 from engine.methods.quantization.index import Index
 from engine.methods.quantization.names import FreshNames
 from engine.methods.quantization.plan import Plan
-from engine.methods.quantization.rounding import Scaling, bias_fits, rounded, rounded_weight, scaling, weight_scales
+from engine.methods.quantization.rounding import Scaling, bias_fits, portable_scales, rounded, rounded_weight, scaling, weight_scales
 
 
 class QdqWriter:
     """Writes one graph; a copy with noise in place of rounding is written by a class that derives from it."""
 
-    def __init__(self, model: onnx.ModelProto, plan: Plan, scalings: Mapping[str, Scaling], *, by_channel: bool, levels: int) -> None:
+    def __init__(
+        self,
+        model: onnx.ModelProto,
+        plan: Plan,
+        scalings: Mapping[str, Scaling],
+        *,
+        by_channel: bool,
+        levels: int = 127,
+        portable: bool = False,
+    ) -> None:
         """Take a graph.
 
         Args:
@@ -29,10 +38,11 @@ class QdqWriter:
             plan: What is rounded.
             scalings: How each tensor that the plan rounds is stored.
             by_channel: One weight scale for every output channel, instead of one for the tensor.
-            levels: The largest 8-bit weight: 127, or 64 where kernels saturate.
+            levels: The largest 8-bit weight.
+            portable: Whether weights are kept so small that no kernel saturates.
         """
         self._model, self._plan, self._scalings = model, plan, scalings
-        self._by_channel, self._levels = by_channel, levels
+        self._by_channel, self._levels, self._portable = by_channel, levels, portable
         self._index = Index(model)
         self._fresh = FreshNames(model)
         self._nodes: list[onnx.NodeProto] = []
@@ -96,7 +106,7 @@ class QdqWriter:
 
     def weight_scales(self, name: str, values: NDArray[Any], axis: int | None) -> NDArray[np.float32]:
         """The scales of a weight: a scalar, or one for each index of dimension `axis`."""
-        return weight_scales(values, axis, self._levels)
+        return portable_scales(values, axis) if self._portable else weight_scales(values, axis, self._levels)
 
     def _quantize(self, node: onnx.NodeProto) -> None:
         """Let a node read what was rounded, with its weight and bias stored in integers."""

@@ -31,6 +31,8 @@ from engine.training.loop import Hooks, Loss, Moment, iterations_of
 
 EXACT = 1e-4
 """Outputs of the trained module and of the file count as equal up to this, in units of the largest output if that is above 1."""
+_SHARED = ("granularity", "operators", "symmetric", "target_cpu", "reduce_range", "calibration", "ignore")
+"""Parameters that static quantization has, too."""
 _TOLERATED_POWER = 1e-4
 """Power of the difference over that of the outputs beyond which the file is not the network that was trained. A number that stands just
 between two others of its grid may be rounded either way, as kernels add up in another order; that costs a step here and there."""
@@ -45,13 +47,12 @@ def apply(network: Network, params: QuantizationAwareTraining, context: Context)
     """
     target = context.work / "quantized.onnx"
     train, held_out = _examples(params, context)
-    shared = {name: getattr(params, name) for name in ("granularity", "operators", "symmetric", "reduce_range", "calibration", "ignore")}
+    shared = {name: getattr(params, name) for name in _SHARED}
     with context.part(0.0, 0.15):
         calibrated = Calibrated.of(network, StaticQuantization(**shared), context)
         chosen = calibrated.settle(context, target)
-    levels = 64 if calibrated.reduce_range else 127
     scalings = calibrated.quantizer.scalings(chosen)
-    rounding = Rounding(chosen, scalings, params.granularity == "channel", levels, params.step_size == "learned")
+    rounding = Rounding.of(params, chosen, scalings)
     model = trainable(onnx.load(calibrated.prepared.path))
     first = Batch.of(train, np.arange(min(2, train.count)), context.input_names, torch.device("cpu"))
     norms = normalized(network.module, first.inputs)
@@ -68,8 +69,7 @@ def apply(network: Network, params: QuantizationAwareTraining, context: Context)
         values=form.values(),
         scalings={**scalings, **form.scalings()},
         scales=form.scales(),
-        by_channel=rounding.by_channel,
-        levels=levels,
+        **rounding.grid,
     )
     onnx.save(written, target)
     grid = compare(form, target, agreement.examples(calibrated.feeds(1), calibrated.quantizer.example_bytes), context)

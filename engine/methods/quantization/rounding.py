@@ -73,6 +73,28 @@ def weight_scales(weight: NDArray[Any], axis: int | None, levels: int) -> NDArra
     return np.asarray(np.where(scales > SMALLEST_SCALE, scales, np.float32(1)), np.float32)
 
 
+def portable_scales(weight: NDArray[Any], axis: int | None) -> NDArray[np.float32]:
+    """The symmetric scales, like `weight_scales`, with which no 8-bit kernel saturates.
+
+    Processors without VNNI add the products of two weights and two unsigned activations in 16 bits, which overflow where the weights add up to
+    more than 128. So the two largest of a sign do not, whichever two the kernel brings together; one alone reaches 127.
+    """
+    rows = weight.reshape(1, -1) if axis is None else np.moveaxis(weight, axis, 0).reshape(weight.shape[axis], -1)
+    scales = np.maximum(_pair(rows), _pair(-rows)) / PAIR
+    scales = np.maximum(scales, np.abs(rows).max(1, initial=0).astype(np.float64) / 127).astype(np.float32)
+    scales = np.where(scales > SMALLEST_SCALE, scales, np.float32(1))
+    return np.asarray(scales[0] if axis is None else scales, np.float32)
+
+
+def _pair(rows: NDArray[Any]) -> NDArray[np.float64]:
+    """The sum of the two largest positive numbers of each row."""
+    count = min(2, rows.shape[1])
+    if not count:
+        return np.zeros(len(rows))
+    largest = np.partition(rows, rows.shape[1] - count, axis=1)[:, -count:]
+    return np.asarray(np.maximum(largest, 0).astype(np.float64).sum(1))
+
+
 def rounded_weight(weight: NDArray[Any], scales: NDArray[np.float32], axis: int | None, levels: int) -> NDArray[np.int8]:
     """The 8-bit integers of a weight: weight ≈ integers · scales, |integers| ≤ levels."""
     shape = [1] * weight.ndim

@@ -5,14 +5,14 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from engine.contract.cost import Cost, Facts
-from engine.contract.method import Effect, MethodParams, Reference, Requires
-from engine.contract.params import LayerPattern, Ratio, TrainingRun
-from engine.methods.quantization.spec_shared import ACTIVATION_BYTES, LAST, Calibration
+from engine.contract.method import Reference, Requires
+from engine.contract.params import Ratio, TrainingRun
+from engine.methods.quantization.spec_shared import ACTIVATION_BYTES, Calibration, IntegerFields
 
 Teacher = Annotated[str, Field(pattern=r"^(baseline|mdl_[A-Za-z0-9]+)$")]
 
 
-class QuantizationAwareTraining(MethodParams, TrainingRun):
+class QuantizationAwareTraining(IntegerFields, TrainingRun):
     """Train the network with the rounding of its int8 file in the forward pass, gradients passing straight through.
 
     Starts from static quantization (the same operators, ranges and writers) and ends in the same kind of file, whose grid is bit for bit the
@@ -23,7 +23,6 @@ class QuantizationAwareTraining(MethodParams, TrainingRun):
 
     title: ClassVar[str] = "Quantization-aware training"
     requires: ClassVar[Requires] = Requires(dataset=True, labels=True)
-    effect: ClassVar[Effect] = Effect(file_size="smaller", dense_latency="depends_on_hardware")
     references: ClassVar[tuple[Reference, ...]] = (
         Reference(
             title="Jacob et al., Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference, CVPR 2018",
@@ -39,7 +38,6 @@ class QuantizationAwareTraining(MethodParams, TrainingRun):
         {"method": "quantization_aware_training", "epochs": 3},
         {"method": "quantization_aware_training", "epochs": 3, "step_size": "learned", "teacher": "baseline", "alpha": 1.0},
     )
-    forbids_next: ClassVar = LAST
 
     method: Literal["quantization_aware_training"] = "quantization_aware_training"
     step_size: Literal["calibrated", "learned"] = "calibrated"
@@ -63,18 +61,12 @@ class QuantizationAwareTraining(MethodParams, TrainingRun):
     """Temperature that softens the answers of both."""
     learning_rate: float = Field(1e-4, gt=0, le=1000)
     """Peak learning rate."""
-    granularity: Literal["channel", "tensor"] = "channel"
-    """One weight scale for every output channel, or one for the whole tensor."""
     operators: Literal["weighted", "all"] = "weighted"
     """As in `static_quantization`: which operators compute in 8 bits."""
     symmetric: bool = False
     """Signed activations around zero instead of an unsigned range with a zero point."""
-    reduce_range: bool | None = None
-    """Seven-bit weights, which avoid saturation in 8-bit kernels without VNNI; by default on where the measuring CPU lacks VNNI."""
     calibration: Calibration = Calibration()
     """The examples that show the activation ranges at the start."""
-    ignore: tuple[LayerPattern, ...] = ()
-    """Nodes that stay in floating point, by name, glob, `re:` pattern or operator type."""
 
     @property
     def needs(self) -> Requires:

@@ -25,6 +25,7 @@ from engine.methods.quantization.aware.normalization import CONVOLUTIONS, Folded
 from engine.methods.quantization.aware.writing import FAKE_QUANTIZE, Layout, TrainingWriter, Weighed
 from engine.methods.quantization.plan import Plan
 from engine.methods.quantization.rounding import Scaling
+from engine.methods.quantization.spec_training import QuantizationAwareTraining
 
 WeightKey = tuple[str, int | None]
 """Name of a weight in the file, and the dimension that its scales belong to."""
@@ -39,8 +40,23 @@ class Rounding:
     scalings: Mapping[str, Scaling]
     by_channel: bool
     levels: int
+    """The largest 8-bit weight."""
+    portable: bool
+    """Whether steps keep two weights together within 128."""
     learned: bool
     """Whether the steps are trained."""
+
+    @classmethod
+    def of(cls, params: QuantizationAwareTraining, plan: Plan, scalings: Mapping[str, Scaling]) -> Rounding:
+        """As the parameters say. A learned step knows nothing of pairs: where kernels may saturate, it has half of the levels."""
+        learned = params.step_size == "learned"
+        portable = params.reduces_range and not learned
+        return cls(plan, scalings, params.granularity == "channel", 64 if params.reduces_range and learned else 127, portable, learned)
+
+    @property
+    def grid(self) -> dict[str, Any]:
+        """How a writer rounds weights."""
+        return {"by_channel": self.by_channel, "levels": self.levels, "portable": self.portable}
 
 
 class TrainingForm(nn.Module):
@@ -111,7 +127,7 @@ def build(model: onnx.ModelProto, rounding: Rounding, normalizations: Sequence[N
         EngineError: `unsupported_operator` where an operator has no trainable form.
     """
     sizes = {item.name: math.prod(item.dims) for item in model.graph.initializer}
-    writer = TrainingWriter(model, rounding.plan, rounding.scalings, by_channel=rounding.by_channel, levels=rounding.levels)
+    writer = TrainingWriter(model, rounding.plan, rounding.scalings, **rounding.grid)
     written = writer.write()
     quantizers: dict[str, FakeQuantize] = {}
 
@@ -226,7 +242,8 @@ class _Fitter:
         key = (item.weight, item.axis)
         if key not in self._form.steps:
             axis = None if item.axis is None else 1 - item.axis if transposed else item.axis
-            self._form.steps[key] = WeightStep(weight, axis, self._rounding.levels, learned=self._rounding.learned)
+            how = self._rounding
+            self._form.steps[key] = WeightStep(weight, axis, how.levels, learned=how.learned, portable=how.portable)
         source = None if item.source is None or item.bias is None else self._form.quantizer(item.source)
         layer.round(self._form.steps[key], Weigher(self._form.steps[key], source))
 

@@ -180,8 +180,7 @@ def write_trained(
     values: Mapping[str, NDArray[Any]],
     scalings: Mapping[str, Scaling],
     scales: Mapping[tuple[str, int | None], NDArray[np.float32]],
-    by_channel: bool,
-    levels: int,
+    **grid: Any,
 ) -> onnx.ModelProto:
     """The QDQ graph of a trained float graph, changed in place.
 
@@ -191,10 +190,9 @@ def write_trained(
         values: The trained constants.
         scalings: How activations are stored.
         scales: Of weights, by name and dimension; others reach as far as their largest magnitude.
-        by_channel: One weight scale for every output channel.
-        levels: The largest 8-bit weight.
+        grid: How the writer rounds weights, see `QdqWriter`.
     """
     for item in model.graph.initializer:
         if item.name in values:
             item.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(values[item.name]).reshape(tuple(item.dims)), item.name))
-    return TrainedWriter(model, plan, scalings, by_channel=by_channel, levels=levels, scales=scales).write()
+    return TrainedWriter(model, plan, scalings, scales=scales, **grid).write()

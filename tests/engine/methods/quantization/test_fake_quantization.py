@@ -8,8 +8,8 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from engine.methods.quantization.aware.fake import FakeQuantize, Round, Through, Weigher, WeightStep, largest, step_factor
-from engine.methods.quantization.rounding import Scaling, bias_fits, rounded_weight, scaling, weight_scales
+from engine.methods.quantization.aware.fake import FakeQuantize, Round, Through, Weigher, WeightStep, largest, paired, step_factor
+from engine.methods.quantization.rounding import Scaling, bias_fits, portable_scales, rounded_weight, scaling, weight_scales
 
 
 def runtime_rounding(values: np.ndarray, how: Scaling) -> np.ndarray:
@@ -93,6 +93,7 @@ def test_weights_and_biases_are_stored_as_the_writer_stores_them(axis: int | Non
     step = source.scaling().scale
     scales = weight_scales(weight, axis, 127)
     assert np.array_equal(largest(torch.from_numpy(weight), axis, 127).numpy(), scales)
+    assert np.array_equal(paired(torch.from_numpy(weight), axis, 127).numpy(), portable_scales(weight, axis))
     fitting = bias_fits(bias, scales, step)
     assert not np.array_equal(fitting, scales)
     shape = [1, 1]
