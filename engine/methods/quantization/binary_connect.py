@@ -158,19 +158,24 @@ def squared_hinge(context: Context) -> Loss:
 
 
 def _scored(module: nn.Module, levels: Mapping[str, BinaryWeight], params: BinaryConnect, context: Context) -> nn.Module:
-    """Score the paper's three ways to use the network, as they come out of the training; returns the one that is published."""
-    scores = {}
+    """Score the paper's three ways to use the network, as they come out of the training; returns the one that is published.
+
+    Running statistics are those of the networks that were trained: the binary one, or those that were drawn. Other weights are scored with
+    statistics of their own, too, and published with them.
+    """
+    scores, kept = {}, {}
     for seen in ("binary", "real"):
-        scores[seen] = context.stage(f"{seen}_weights", _plain(module, levels, seen))
+        plain = _plain(module, levels, seen)
+        scores[seen] = context.stage(f"{seen}_weights", plain)
+        trained_so = seen == "binary" and params.binarization == "deterministic"
+        if not trained_so and has_running_statistics(plain):
+            recalibrate(plain, context.labelled("train"), context.input_names, context.device)
+            scores[f"{seen}_recalibrated"] = context.stage(f"{seen}_weights_recalibrated", plain)
+        kept[seen] = plain
     if params.ensemble_size:
         scores["ensemble"] = context.stage("ensemble", Ensemble(module, levels, params.ensemble_size, context.generator()))
     context.report("inference", scores)
-    plain = _plain(module, levels, params.inference)
-    if params.binarization == "stochastic" and params.inference == "binary" and has_running_statistics(plain):
-        # The running statistics are those of networks that were drawn.
-        recalibrate(plain, context.labelled("train"), context.input_names, context.device)
-        context.stage("published", plain)
-    return plain
+    return kept[params.inference]
 
 
 def _plain(module: nn.Module, levels: Mapping[str, BinaryWeight], seen: Seen) -> nn.Module:
