@@ -47,7 +47,7 @@ def open(path: str | PathLike[str]) -> Packed:
         stored, metadata = _safetensors(path)
         if metadata.get("format") != FORMAT:
             raise ArtifactError(f"{path.name} is no file of packed weights: its metadata do not name the format {FORMAT}")
-        return Packed(path, stored, json.loads(metadata["tensors"]))
+        return Packed(path, stored, json.loads(metadata["tensors"]), threads)
     except FileNotFoundError as error:
         raise ArtifactError(f"there is no file {path.name} in {path.parent}") from error
     except (KeyError, ValueError, TypeError, IndexError) as error:
@@ -57,8 +57,8 @@ def open(path: str | PathLike[str]) -> Packed:
 class Packed:
     """A network whose weights are stored in few bits."""
 
-    def __init__(self, path: Path, stored: dict[str, Array], packed: dict[str, dict[str, Any]]) -> None:
-        self.path, self._stored, self._packed = path, stored, packed
+    def __init__(self, path: Path, stored: dict[str, Array], packed: dict[str, dict[str, Any]], threads: int) -> None:
+        self.path, self._stored, self._packed, self._threads = path, stored, packed, threads
         self._session: Any = None
 
     @property
@@ -89,13 +89,13 @@ class Packed:
         except (KeyError, ValueError, IndexError, TypeError) as error:
             raise ArtifactError(f"{self.path.name} contradicts itself: {error}") from error
 
-    def run(self, inputs: dict[str, Array], *, threads: int = 1) -> list[Array]:
+    def run(self, inputs: dict[str, Array]) -> list[Array]:
         """The outputs of the network, in their order, by ONNX Runtime; the weights are unpacked on the first call."""
         if self._session is None:
             import onnxruntime as ort
 
             options = ort.SessionOptions()
-            options.intra_op_num_threads = threads
+            options.intra_op_num_threads = self._threads
             names, values = [], []
             for name, value in self.weights().items():
                 names.append(name)

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from onnx import helper, numpy_helper
 from safetensors.numpy import load_file, save_file
 
+import modelpress.runtime
 from engine.contract.metadata import ModelMetadata
 from engine.formats import huffman
 from engine.formats.loading import load_network
@@ -124,7 +125,7 @@ def test_the_file_of_packed_weights_runs_and_gives_them_back(tmp_path: Path, ent
     model, weights = packable()
     x = normal(2, 3, 5, 5)
     sizes = save_packed(tmp_path / "p.safetensors", model, weights, entropy_coded=entropy_coded)
-    opened = packed.open(tmp_path / "p.safetensors")
+    opened = modelpress.runtime.load(tmp_path / "p.safetensors", threads=2)
     for name, weight in weights.items():
         assert np.array_equal(opened.indices(name), weight.indices)
         assert np.array_equal(opened.weights()[name], weight.values())
