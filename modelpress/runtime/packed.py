@@ -40,8 +40,8 @@ _MOST_ELEMENTS = 2**34
 Array = NDArray[Any]
 
 
-def open(path: str | PathLike[str]) -> Packed:
-    """The file at `path`. Raises `ArtifactError` where it is no such file, or contradicts itself."""
+def open(path: str | PathLike[str], *, threads: int = 1) -> Packed:
+    """The file at `path`, to be run by so many threads. Raises `ArtifactError` where it is no such file, or contradicts itself."""
     path = Path(path)
     try:
         stored, metadata = _safetensors(path)
