@@ -23,6 +23,8 @@ class Arrangement:
     """Stored axes in their new order."""
     arranged: tuple[int, ...]
     """Sizes after that, axes of size one added."""
+    letters: str | None
+    """What the sizes in `arranged` are, where the layout says it: C, H, W …"""
     shape: tuple[int, ...]
     """Shape of the example that the network takes: `arranged`, or flattened."""
 
@@ -55,7 +57,8 @@ def arrange(spec: PreprocessingSpec, stored: tuple[int, ...], name: str, target:
     arranged = tuple(1 if source is None else stored[source] for source in axes)
     flat = (math.prod(arranged),)
     flattened = spec.layout is not None and not _fits(arranged, target) and _fits(flat, target)
-    found = Arrangement(tuple(order), arranged, flat if flattened else arranged)
+    letters = None if spec.layout is None else "".join("C" if source is None else spec.layout[1:][source] for source in axes)
+    found = Arrangement(tuple(order), arranged, letters, flat if flattened else arranged)
     if not _fits(found.shape, target):
         raise _mismatch(found.shape, stored, name, target, spec.layout)
     for word, stated in (("mean", spec.mean), ("std", spec.std)):

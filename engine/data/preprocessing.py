@@ -10,6 +10,7 @@ import numpy.typing as npt
 from engine.contract.arrangement import Arrangement, arrange
 from engine.contract.errors import EngineError
 from engine.contract.metadata import PreprocessingSpec
+from engine.data.pictures import Picture
 from engine.networks.network import TensorSpec
 
 Array = npt.NDArray[Any]
@@ -41,6 +42,8 @@ class Preprocessing:
         factor, offset = np.asarray(spec.scale / std, dtype=np.float32), np.asarray(-mean / std, dtype=np.float32)
         self._plain = not floating or (bool((factor == 1).all()) and bool((offset == 0).all()))
         self._factor, self._offset = factor, offset
+        self.picture = Picture.of(arrangement.letters, self._arranged, factor, offset, spec.scale) if floating and not self.scalar else None
+        """How the input shows a picture; None where it shows none."""
 
     def __call__(self, stored: Array) -> Array:
         """The batch, contiguous."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +20,8 @@ from engine.networks import masks
 from engine.networks.network import Network
 from engine.training.batch_norm import has_running_statistics, recalibrate
 from engine.training.batches import Batch, Outputs, as_list
-from engine.training.loop import Hooks, Loss, Moment
+from engine.training.loop import Hooks, Moment
+from engine.training.losses import Loss
 
 _NEAR_THE_END = 0.99
 """Real weights beyond this share of the magnitude count as settled."""
@@ -148,13 +150,18 @@ def squared_hinge(context: Context) -> Loss:
     def loss(outputs: Outputs, batch: Batch) -> Tensor:
         given, values = as_list(outputs), []
         for head in heads:
-            scores, target = given[head.index], batch.target(head)
-            assert target is not None
-            wanted = 2 * nn.functional.one_hot(target, scores.shape[1]).to(scores.dtype) - 1
-            values.append(head.weight * (1 - wanted * scores).clamp_min(0).square().mean())
+            value = batch.target_loss(head, partial(hinge, given[head.index]))
+            assert value is not None
+            values.append(head.weight * value)
         return torch.stack(values).sum()
 
     return loss
+
+
+def hinge(scores: Tensor, target: Tensor) -> Tensor:
+    """The squared hinge of class scores (N, classes) and class numbers (N)."""
+    wanted = 2 * nn.functional.one_hot(target, scores.shape[1]).to(scores.dtype) - 1
+    return (1 - wanted * scores).clamp_min(0).square().mean()
 
 
 def _scored(module: nn.Module, levels: Mapping[str, BinaryWeight], params: BinaryConnect, context: Context) -> nn.Module:

@@ -27,7 +27,8 @@ from engine.methods.quantization.spec_training import QuantizationAwareTraining
 from engine.methods.quantization.static_quantization import Calibrated
 from engine.networks.network import Network
 from engine.training.batches import Batch, Examples, as_list
-from engine.training.loop import Hooks, Loss, Moment, iterations_of
+from engine.training.loop import Hooks, Moment, iterations_of
+from engine.training.losses import Loss
 
 EXACT = 1e-4
 """Outputs of the trained module and of the file count as equal up to this, in units of the largest output if that is above 1."""

@@ -35,6 +35,7 @@ class BinaryConnect(MethodParams, LayerChoice, TrainingRun):
         {"method": "binary_connect", "binarization": "stochastic", "loss": "squared_hinge", "epochs": 20},
     )
     forbids_next: ClassVar = PACKED
+    whole_run: ClassVar[str | None] = "averaged real weights have other signs than any network that was trained"
 
     method: Literal["binary_connect"] = "binary_connect"
     binarization: Literal["deterministic", "stochastic"] = "deterministic"

@@ -39,6 +39,8 @@ class QuantizationAwareTraining(IntegerFields, TrainingRun):
         {"method": "quantization_aware_training", "epochs": 3, "step_size": "learned", "teacher": "baseline", "alpha": 1.0},
     )
 
+    whole_run: ClassVar[str | None] = "it keeps the best state by itself (`keep`)"
+
     method: Literal["quantization_aware_training"] = "quantization_aware_training"
     step_size: Literal["calibrated", "learned"] = "calibrated"
     """`calibrated`: activation ranges stay those of the calibration, weight scales follow the largest weight. `learned`: every scale is

@@ -12,7 +12,7 @@ from engine.methods.context import Context
 from engine.networks import masks
 from engine.tasks import task_of
 from engine.training.batches import Batch, Examples, Outputs, as_list
-from engine.training.loop import Loss, targets_loss
+from engine.training.losses import Loss, targets_loss
 
 _SEEN_EXAMPLES = 64
 
