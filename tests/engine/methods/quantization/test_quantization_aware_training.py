@@ -25,7 +25,7 @@ from engine.methods.quantization.quantization_aware_training import EXACT, apply
 from engine.methods.quantization.spec import QuantizationAwareTraining, StaticQuantization
 from engine.networks import masks
 from engine.networks.masks import Mask
-from tests.engine.conftest import cnn, make_split
+from tests.engine.conftest import ToyData, ToySplit, cnn, make_split
 from tests.engine.drawn.checks import Split, Splits
 from tests.engine.formats.onnx.exporting import export
 from tests.engine.formats.onnx.networks import CASES
@@ -178,8 +178,9 @@ def test_a_teacher_replaces_labels_and_has_to_fit(world: Callable[..., Any], tra
     params = QuantizationAwareTraining(teacher="mdl_b", alpha=1.0, **BRIEF)
     assert not params.needs.labels
     assert params.teachers() == ("mdl_b",)
-    unlabelled = {name: type(split)(split.images, None) for name, split in (("train", make_split(80, 1)), ("test", make_split(40, 2)))}
-    scene = world(trained_cnn, teachers={"mdl_b": cnn()}, validation=unlabelled["test"], **unlabelled)
+    scene = world(trained_cnn, teachers={"mdl_b": cnn()})
+    counts = {"train": (80, 1), "validation": (40, 3), "test": (40, 2)}
+    scene.context.data = ToyData({name: ToySplit(make_split(*count).images, None) for name, count in counts.items()})
     apply(scene.network, params, scene.context)
     wrong = world(trained_cnn, teachers={"mdl_b": nn.Sequential(nn.Flatten(), nn.Linear(64, 3))})
     with pytest.raises(EngineError) as caught:
