@@ -97,14 +97,14 @@ class FakeQuantize(nn.Module):
         super().__init__()
         limits, zero = np.iinfo(how.zero_point.dtype), int(how.zero_point)
         self.low, self.high = limits.min - zero, limits.max - zero
-        self._how, self._learned = how, learned
+        self._how, self.learned = how, learned
         self.register_buffer("unit", torch.tensor(float(how.scale)))
         if learned:
             self.ratio = nn.Parameter(torch.ones(()))
 
     def step(self, count: int = 1) -> Tensor:
         """The scale as it is now; `count` numbers of one example share it."""
-        if not self._learned:
+        if not self.learned:
             return self.unit
         scaled: Tensor = _Scaled.apply(self.ratio, self.unit, step_factor(count, max(self.high, -self.low)))  # type: ignore[no-untyped-call]
         return scaled

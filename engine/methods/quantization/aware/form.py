@@ -160,8 +160,9 @@ class _Fitter:
         self._norms = list(norms)
         self._own_constants()
         known = self._tied()
+        steps = {id(item.ratio) for item in self._module.modules() if isinstance(item, FakeQuantize) and item.learned}
         for parameter in self._module.parameters():
-            parameter.requires_grad_(id(parameter) in known)
+            parameter.requires_grad_(id(parameter) in known or id(parameter) in steps)
         by_weight = defaultdict(list)
         for item in self._layout.layers:
             by_weight[item.weight].append(item)

@@ -111,6 +111,25 @@ def test_the_best_state_is_no_worse_than_static_quantization(world: Callable[...
     assert found[0] == found[1]
 
 
+def test_learned_steps_move_and_calibrated_ones_stay(world: Callable[..., Any], trained_cnn: nn.Module) -> None:
+    """Of activations and of weights; a bias is stored in their product, whatever it was."""
+    found = {}
+    for step_size, rate in (("calibrated", 1e-9), ("calibrated", 1e-3), ("learned", 1e-3)):
+        scene = world(trained_cnn)
+        params = QuantizationAwareTraining(**{**BRIEF, "learning_rate": rate}, step_size=step_size, batch_norm="frozen", target_cpu="vnni")
+        file = apply(scene.network, params, scene.context).file(scene.context.work / "x.onnx")
+        found[step_size, rate] = {item.name: numpy_helper.to_array(item) for item in onnx.load(file).graph.initializer}
+    begun, fixed, learned = found.values()
+    activations = [name for name in begun if name.endswith("_scale") and not name.endswith(("weight_scale", "bias_scale"))]
+    assert len(activations) == 3
+    for name in activations:
+        assert fixed[name] == begun[name]
+        assert learned[name] != begun[name]
+        assert learned[name] == pytest.approx(begun[name], rel=0.1)
+    assert not np.array_equal(learned["7.weight_scale"], fixed["7.weight_scale"])
+    assert np.abs(fixed["7.weight_quantized"].astype(int)).max(axis=1).min() == 127, "a calibrated step reaches the largest weight"
+
+
 def test_pruned_weights_stay_zero(world: Callable[..., Any], trained_cnn: nn.Module) -> None:
     weights = dict(trained_cnn.named_parameters())
     kept = {name: weights[name].detach().abs() > weights[name].detach().abs().median() for name in ("0.weight", "4.weight", "7.weight")}
