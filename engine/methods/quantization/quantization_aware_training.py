@@ -168,7 +168,7 @@ def compare(form: TrainingForm, path: Path, feeds: Sequence[Feed], context: Cont
     equal, total, count = 0, 0, 0
     form.eval()
     for feed in feeds:
-        inputs = [torch.from_numpy(feed[name]) for name in context.input_names]
+        inputs = [torch.from_numpy(np.require(feed[name], requirements=("C", "W"))) for name in context.input_names]
         count += len(inputs[0])
         for own, theirs in zip(as_list(form(*inputs)), runtime.run(session, feed), strict=True):
             left, right = own.cpu().numpy().astype(np.float64), theirs.astype(np.float64)
