@@ -19,8 +19,9 @@ from engine.contract.errors import EngineError
 from engine.contract.metadata import ModelMetadata
 from engine.formats.loading import load_network
 from engine.methods.context import Context
-from engine.methods.quantization import static_quantization
+from engine.methods.quantization import quantization_aware_training, static_quantization
 from engine.methods.quantization.aware.normalization import FoldedNormalization, normalized
+from engine.methods.quantization.aware.writing import write_trained
 from engine.methods.quantization.quantization_aware_training import EXACT, apply
 from engine.methods.quantization.spec import QuantizationAwareTraining, StaticQuantization
 from engine.networks import masks
@@ -205,6 +206,20 @@ def test_a_teacher_replaces_labels_and_has_to_fit(world: Callable[..., Any], tra
     with pytest.raises(EngineError) as caught:
         apply(wrong.network, params, wrong.context)
     assert caught.value.code == "shape_mismatch"
+
+
+def test_a_file_that_is_not_what_was_trained_is_refused(
+    world: Callable[..., Any], trained_cnn: nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def other(*args: Any, values: dict[str, np.ndarray], **more: Any) -> onnx.ModelProto:
+        return write_trained(*args, values={name: value * 1.1 for name, value in values.items()}, **more)
+
+    monkeypatch.setattr(quantization_aware_training, "write_trained", other)
+    scene = world(trained_cnn)
+    with pytest.raises(EngineError) as caught:
+        apply(scene.network, QuantizationAwareTraining(epochs=0), scene.context)
+    assert caught.value.code == "quantization_mismatch"
+    assert caught.value.details["largest_difference"] > EXACT
 
 
 def test_what_contradicts_itself_is_refused() -> None:
