@@ -152,7 +152,7 @@ class _Compression:
         metrics = self._measured_in_memory(context, first.module) if score is None else score.metrics
         metrics = {**metrics, **asdict(first.count(self._score.shapes))}
         for file in context.files:
-            target = self._out / f"step{index}-{file.path.name}"
+            target = self._out / context.published_name(file.path)
             shutil.move(file.path, target)
             self._recorder.artifact(target, kind=file.kind, format=file.format, metrics=file.metrics, step_index=index)
         self._steps.append(

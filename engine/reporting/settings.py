@@ -35,7 +35,7 @@ def _latency(report: Report) -> str:
 
 def _point(figures: Figures, x: str, key: str) -> Iterator[tuple[float, float]]:
     """The place of one network in the diagram, if both of its figures are known."""
-    cost = figures.macs_count if x == "macs_count" else figures.latency_ms.p50
+    cost = figures.macs_count if x == "macs_count" else figures.latency_ms.typical
     value = figures.metrics.get(key)
     if cost is not None and value is not None:
         yield float(cost), value

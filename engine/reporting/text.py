@@ -116,7 +116,7 @@ def before_after(report: Report) -> list[Row]:
     return rows
 
 
-SETTING_COLUMNS = ("setting", "quality", "file", "parameters", "operations", "latency p50", "speed", "constraints")
+SETTING_COLUMNS = ("setting", "quality", "file", "parameters", "operations", "latency", "speed", "constraints")
 _OUTCOMES = {"constraints_met": "met", "constraints_not_met": "missed", "no_constraints": "–"}
 
 
@@ -139,7 +139,7 @@ def _short(figures: Figures) -> Row:
     key = first_of(figures.metrics)
     quality = "–" if key is None else key_text(key, figures.metrics[key])
     counts = (number_text(value, "count") for value in (figures.params_count, figures.macs_count))
-    return (quality, bytes_text(figures.file_bytes), *counts, number_text(figures.latency_ms.p50, "ms"))
+    return (quality, bytes_text(figures.file_bytes), *counts, number_text(figures.latency_ms.typical, "ms"))
 
 
 def environment_rows(report: Report) -> list[Row]:
