@@ -30,7 +30,7 @@ def trade_offs(report: Report) -> Iterator[Curve]:
 
 def _latency(report: Report) -> str:
     measured = report.baseline.latency_ms
-    return f"median latency, batch {measured.batch_size}"
+    return f"latency, batch {measured.batch_size}"
 
 
 def _point(figures: Figures, x: str, key: str) -> Iterator[tuple[float, float]]:

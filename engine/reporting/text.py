@@ -112,6 +112,10 @@ def before_after(report: Report) -> list[Row]:
         texts = [f"{number_text(item.p50, 'ms')} / {number_text(item.p95, 'ms')}" for item in (before, own)]
         interval = f"{ratio_text(speed.speedup_low)}–{ratio_text(speed.speedup_high)}"
         what = f"Latency p50 / p95, batch {before.batch_size}, {before.threads} thread(s)"
+        if own.mean is not None:
+            means = ((item.mean, item.p10, item.p90) for item in (before, own))
+            texts = [f"{number_text(mean, 'ms')} ({number_text(low, 'ms')} – {number_text(high, 'ms')})" for mean, low, high in means]
+            what = f"Latency, mean (easy – hard inputs: p10 – p90), batch {before.batch_size}, {before.threads} thread(s)"
         rows.append((what, *texts, f"{speed.verdict}: {ratio_text(speed.speedup)} ({interval})"))
     return rows
 

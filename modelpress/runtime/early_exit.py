@@ -155,7 +155,7 @@ class _Stage:
             rows = np.arange(start, min(start + size, count))
             parts.append(self._session.run(None, {name: _taken(value, own[name], rows) for name, value in given.items()}))
         outputs = len(parts[0]) - len(self._gives)
-        joined: list[int | None] = [0] * outputs + [axes[name] for name in self._gives]
+        joined: list[int | None] = [*[0] * outputs, *(axes[name] for name in self._gives)]
         return [
             columns[0] if axis is None else np.concatenate(columns, axis=axis)
             for axis, columns in zip(joined, zip(*parts, strict=True), strict=True)

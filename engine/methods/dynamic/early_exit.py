@@ -172,8 +172,8 @@ def _report(
         taken = stops(confidences, item.thresholds)
         shares = np.bincount(taken, minlength=len(facts.costs)) / len(taken)
         randomly = _random(source, taken, heads, metric.name, context) if "random_exits" in params.controls else None
-        macs = float(np.asarray(facts.costs)[taken].mean())
-        budgets.append(BudgetRow(item, tuple(map(float, shares)), macs, source.quality(taken, heads, metric.name), randomly))
+        mean = float(np.asarray(facts.costs)[taken].mean())
+        budgets.append(BudgetRow(item, tuple(map(float, shares)), mean, source.quality(taken, heads, metric.name), randomly))
     context.report("whole_macs_count", facts.whole)
     context.report("validation_examples", validation.count)
     context.report("exits", [row.report(metric.name) for row in exits])

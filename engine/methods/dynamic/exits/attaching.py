@@ -62,7 +62,7 @@ def with_exits(
 def _own(seen: Traced, heads: Sequence[Head], params: EarlyExit) -> list[Exit]:
     (output,) = (node for node in seen.graph.nodes if node.op == "output")
     found = []
-    for place, node in enumerate(output.args[0]):  # type: ignore[arg-type]  # a tuple of nodes
+    for place, node in enumerate(output.args[0]):
         assert isinstance(node, fx.Node)
         found.append(Exit(f"classifier {place + 1}", (node,), _confidence(seen, (node,), heads, params, place + 1)))
     return found
@@ -72,7 +72,7 @@ def _attached(seen: Traced, heads: Sequence[Head], params: EarlyExit, inputs: Se
     positions = Positions(seen, inputs)
     places = positions.spread(params.exits) if params.positions == "auto" else positions.named(params.positions)
     (output,) = (node for node in seen.graph.nodes if node.op == "output")
-    ends = (output.args[0],) if isinstance(output.args[0], fx.Node) else tuple(output.args[0])  # type: ignore[arg-type]
+    ends = (output.args[0],) if isinstance(output.args[0], fx.Node) else tuple(output.args[0])
     by_index = {index: head for head in heads for index in head.indices}
     found = []
     with torch.random.fork_rng(devices=[]):

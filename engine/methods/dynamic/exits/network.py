@@ -51,7 +51,7 @@ class ExitNetwork(nn.Module):
         live: dict[str, Tensor] = dict(zip(self.inputs, inputs, strict=True))
         found: Answers = []
         confidences = []
-        for stage, plan in zip(self.stages, self.plans, strict=True):
+        for stage, plan in self.pairs():
             outputs, confidence, carried = run(stage, plan, live, self.outputs)
             live |= carried
             found.append(outputs)
@@ -121,8 +121,10 @@ class FixedExit(RoutedModule):
     def write_onnx(self, signature: Signature, path: Path, *, half: bool) -> None:
         """The stages up to the exit, put together."""
         (network,) = self._whole
+        plain = masks.fold(network)
+        assert isinstance(plain, ExitNetwork)
         thresholds = [ALWAYS if place == self._place else NEVER for place in range(len(network.stages) - 1)]
-        network.files.write(masks.fold(network), thresholds, signature, path, half=half)
+        plain.files.write(plain, thresholds, signature, path, half=half)
 
 
 class BudgetNetwork(RoutedModule):
@@ -168,4 +170,6 @@ class BudgetNetwork(RoutedModule):
 
     def write_onnx(self, signature: Signature, path: Path, *, half: bool) -> None:
         """One file with an If behind each exit at which examples stop."""
-        self.network.files.write(masks.fold(self.network), self.thresholds.tolist(), signature, path, half=half)
+        plain = masks.fold(self.network)
+        assert isinstance(plain, ExitNetwork)
+        plain.files.write(plain, self.thresholds.tolist(), signature, path, half=half)

@@ -16,11 +16,13 @@ from engine.contract.errors import EngineError
 from engine.contract.figures import Setting
 from engine.formats.onnx.counting import count_module, count_onnx
 from engine.formats.onnx.executed import executed_macs
+from engine.methods.dynamic import early_exit
 from engine.methods.dynamic.early_exit import apply
 from engine.methods.dynamic.exits.network import BudgetNetwork, ExitNetwork
 from engine.methods.dynamic.exits.thresholds import NEVER
 from engine.methods.dynamic.spec_exits import EarlyExit
-from engine.training.batches import fingerprint
+from engine.methods.dynamic.exits.training import joint_loss
+from engine.training.batches import Batch, fingerprint
 from modelpress.runtime import load
 from tests.engine.conftest import CLASSES, World, cnn, make_split
 
@@ -56,6 +58,13 @@ def exits_of(network: Any) -> ExitNetwork:
 
 
 Build = Callable[..., World]
+
+
+@pytest.fixture
+def unwritten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out what takes most of the time: no stage is written."""
+    for name in ("publish_stages", "check_stages"):
+        monkeypatch.setattr(early_exit, name, lambda *_, **__: None)
 
 
 @pytest.fixture(scope="module")
@@ -182,6 +191,7 @@ def _published(own: World, folder: Path) -> Path:
     return target / "step0-exits.json"
 
 
+@pytest.mark.usefixtures("unwritten")
 def test_thresholds_come_from_validation_examples_alone(world: Build) -> None:
     """Other examples to evaluate, other thresholds? No. Other validation examples? Yes, and training is not touched."""
     torch.manual_seed(1)
@@ -204,9 +214,6 @@ def test_thresholds_come_from_validation_examples_alone(world: Build) -> None:
 
 
 def test_training_sums_the_weighted_losses_of_all_exits(world: Build) -> None:
-    from engine.methods.dynamic.exits.training import joint_loss
-    from engine.training.batches import Batch
-
     own = world(cnn(), train=60)
     examples = own.data.splits["train"]
     batch = Batch.of(examples, np.arange(16), ("x",), torch.device("cpu"))
@@ -226,9 +233,6 @@ def test_training_sums_the_weighted_losses_of_all_exits(world: Build) -> None:
 
 
 def test_the_last_exit_teaches_and_does_not_learn_from_the_earlier_ones(world: Build) -> None:
-    from engine.methods.dynamic.exits.training import joint_loss
-    from engine.training.batches import Batch
-
     own = world(cnn(), train=60)
     batch = Batch.of(own.data.splits["train"], np.arange(16), ("x",), torch.device("cpu"))
     last, first = (torch.randn(16, CLASSES, requires_grad=True) for _ in range(2))
@@ -237,6 +241,7 @@ def test_the_last_exit_teaches_and_does_not_learn_from_the_earlier_ones(world: B
     assert first.grad is not None
 
 
+@pytest.mark.usefixtures("unwritten")
 def test_a_kept_network_stays_what_it_was(world: Build) -> None:
     torch.manual_seed(3)
     module = cnn()
@@ -250,6 +255,7 @@ def test_a_kept_network_stays_what_it_was(world: Build) -> None:
     assert set(kept) == set(module.state_dict())
 
 
+@pytest.mark.usefixtures("unwritten")
 def test_random_exits_cost_as_much_and_know_less(world: Build) -> None:
     own = world(cnn(), train=240)
     apply(own.network, params(budgets=[0.7], exits=1, controls=["random_exits"], iterations=60), own.context)
@@ -260,21 +266,22 @@ def test_random_exits_cost_as_much_and_know_less(world: Build) -> None:
     assert budget["random_exits"]["top1"] == pytest.approx(mixed, abs=0.02)
 
 
+@pytest.mark.usefixtures("unwritten")
 def test_temperatures_are_fitted_for_each_exit(world: Build) -> None:
     own = world(cnn(), train=240)
     network = apply(own.network, params(budgets=[0.7]), own.context)
     plain = world(cnn(), train=240)
-    untempered = apply(plain.network, params(budgets=[0.7], temperature_scaling=False), plain.context)
+    apply(plain.network, params(budgets=[0.7], temperature_scaling=False), plain.context)
     assert [row["temperature"] for row in plain.context.reported["exits"]] == [1.0] * 3
     fitted = [row["temperature"] for row in own.context.reported["exits"]]
     assert len(set(fitted)) == 3
     assert [float(exits_of(network).confidence(k).temperature) for k in range(3)] == pytest.approx(fitted)
-    del untempered
 
 
 # Positions
 
 
+@pytest.mark.usefixtures("unwritten")
 def test_named_positions_stand_behind_activation_and_sum(world: Build) -> None:
     torch.manual_seed(1)
     own = world(Residual(), train=60)
@@ -286,6 +293,7 @@ def test_named_positions_stand_behind_activation_and_sum(world: Build) -> None:
     assert node.args[0].target is torch.relu
 
 
+@pytest.mark.usefixtures("unwritten")
 def test_automatic_positions_are_spread_over_the_multiplications(world: Build) -> None:
     layers: list[nn.Module] = [nn.Conv2d(1, 8, 3, padding=1), nn.ReLU()]
     for _ in range(7):
