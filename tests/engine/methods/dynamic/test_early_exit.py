@@ -20,8 +20,8 @@ from engine.methods.dynamic import early_exit
 from engine.methods.dynamic.early_exit import apply
 from engine.methods.dynamic.exits.network import BudgetNetwork, ExitNetwork
 from engine.methods.dynamic.exits.thresholds import NEVER
-from engine.methods.dynamic.spec_exits import EarlyExit
 from engine.methods.dynamic.exits.training import joint_loss
+from engine.methods.dynamic.spec_exits import EarlyExit
 from engine.training.batches import Batch, fingerprint
 from modelpress.runtime import load
 from tests.engine.conftest import CLASSES, World, cnn, make_split
