@@ -12,7 +12,7 @@ from engine.contract.heads import Head
 from engine.methods.dynamic.spec_exits import EarlyExit, SelfDistillation
 from engine.tasks import task_of
 from engine.training.batches import Batch, Outputs, as_list
-from engine.training.loop import Loss, targets_loss
+from engine.training.losses import Loss, targets_loss
 
 
 def weights_of(params: EarlyExit, count: int) -> tuple[float, ...]:
