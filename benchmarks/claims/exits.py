@@ -7,6 +7,7 @@ test digits are asked once, by the job, for the figures.
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ def exits(bench: Bench, seed: int) -> Figures:
         "random": 100 * budget["random_exits"]["top1"],
         "cost": measured["figures"]["macs_count"] / whole,
         "off": abs(measured["figures"]["macs_count"] / (BUDGET * whole) - 1),
-        "fall": 100 * max(earlier - later for earlier, later in zip(by_exit, by_exit[1:], strict=False)),
+        "fall": 100 * max(earlier - later for earlier, later in pairwise(by_exit)),
         "latency": 1 / measured["comparison"]["latencies"][0]["speedup"],
     }
 
