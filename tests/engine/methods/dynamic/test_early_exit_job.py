@@ -21,7 +21,7 @@ from tests.modelpress.alone import run_alone
 
 WIDTH, LAYERS = 24, 7
 STEP = {
-    "method": "early_exit", "exits": 1, "head": "linear", "budgets": [0.5], "controls": ["random_exits"], "iterations": 40, "learning_rate": 0.003,
+    "method": "early_exit", "positions": ["conv1"], "head": "linear", "budgets": [0.5], "controls": ["random_exits"], "iterations": 40, "learning_rate": 0.003,
 }  # fmt: skip
 
 
