@@ -1,6 +1,6 @@
 """T11: a multi-scale dense network that stops early keeps its accuracy at a third of the compute, and stops at the right examples.
 
-The network has four classifiers on two scales (growth 1-2, bottlenecks 1-2). Thresholds come from examples that nothing was trained on; the
+The network has four classifiers on two scales (growth 1-2, bottlenecks 1-2) and sees digits of 14×14 pixels. Thresholds come from examples that nothing was trained on; the
 test digits are asked once, by the job, for the figures.
 """
 
@@ -19,7 +19,7 @@ BUDGET = 0.3
 NETWORK = {
     "name": "msdnet",
     "params": {
-        "in_channels": 1, "image_size": 28, "num_classes": 10, "classifiers": 4, "base": 1, "step": 2, "channels": 8, "growth": 8,
+        "in_channels": 1, "image_size": 14, "num_classes": 10, "classifiers": 4, "base": 1, "step": 2, "channels": 8, "growth": 8,
         "scale_factors": [1, 2], "bottleneck_factors": [1, 2], "classifier_channels": 32,
     },
 }  # fmt: skip
@@ -35,7 +35,7 @@ def exits(bench: Bench, seed: int) -> Figures:
         "weight_decay": 1e-4, "batch_size": 64, **length,
     }  # fmt: skip
     model = _described(bench.folder / f"msdnet-{seed}.json", seed)
-    outcome = bench.run("T11", [step], seed=seed, model=model, evaluation=LATENCY)
+    outcome = bench.run("T11", [step], seed=seed, model=model, size=14, evaluation=LATENCY)
     report = outcome.step()["report"]
     whole, budget = report["whole_macs_count"], report["budgets"][0]
     measured = outcome.report["settings"][0]
