@@ -1,6 +1,7 @@
 """Numbers of a report in words that people read."""
 
 import shlex
+from collections.abc import Mapping
 from typing import Any
 
 from engine.contract.display import Cell, Column
@@ -129,19 +130,20 @@ def setting_rows(report: Report) -> list[Row]:
     result: Result = report.as_result()
     if len(result.settings) < 2:
         return []
-    return [("original", *_short(result.baseline), "", ""), *(_setting_row(item) for item in result.settings)]
+    original = ("original", *_short(result.baseline, report.intervals.get("baseline", {})), "", "")
+    return [original, *(_setting_row(item, report.setting_intervals.get(item.setting.name, {})) for item in result.settings)]
 
 
-def _setting_row(item: Measured) -> Row:
+def _setting_row(item: Measured, intervals: Mapping[str, Interval]) -> Row:
     values = ", ".join(f"{name} {value}" for name, value in item.setting.values.items())
     name = f"{item.setting.name} ({values})" if values else item.setting.name
     speed = item.comparison.latencies[0]
-    return (name, *_short(item.figures), f"{speed.verdict}: {ratio_text(speed.speedup)}", _OUTCOMES[item.verdict.outcome])
+    return (name, *_short(item.figures, intervals), f"{speed.verdict}: {ratio_text(speed.speedup)}", _OUTCOMES[item.verdict.outcome])
 
 
-def _short(figures: Figures) -> Row:
+def _short(figures: Figures, intervals: Mapping[str, Interval]) -> Row:
     key = first_of(figures.metrics)
-    quality = "–" if key is None else key_text(key, figures.metrics[key])
+    quality = "–" if key is None else _with_interval(key_text(key, figures.metrics[key]), intervals.get(key))
     counts = (number_text(value, "count") for value in (figures.params_count, figures.macs_count))
     return (quality, bytes_text(figures.file_bytes), *counts, number_text(figures.latency_ms.typical, "ms"))
 

@@ -68,6 +68,8 @@ def test_every_setting_is_measured_and_judged(report: dict[str, Any]) -> None:
     assert budget["figures"]["metrics"]["test.top1"] == pytest.approx(step["budgets"][0]["evaluated"]["top1"])
     for exit, item in zip(step["exits"], (first, second), strict=True):
         assert item["figures"]["metrics"]["test.top1"] == pytest.approx(exit["evaluated.top1"])
+    low, high = report["setting_intervals"]["exit 1"]["test.top1"]
+    assert low < first["figures"]["metrics"]["test.top1"] < high
     # Real inputs, of which some are easy and some hard; a fixed exit costs the same for each.
     latency = budget["figures"]["latency_ms"]
     assert latency["inputs_count"] == 20
