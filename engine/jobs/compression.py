@@ -167,7 +167,8 @@ class _Compression:
                 shown=context.displayed(),
             )
         )
-        self._recorder.emit(events.StepFinished(method=method, metrics=metrics, step_index=index))
+        known = {name: value for name, value in metrics.items() if value is not None}
+        self._recorder.emit(events.StepFinished(method=method, metrics=known, step_index=index))
         context.finished()
         return State(network, index, metrics, score)
 
