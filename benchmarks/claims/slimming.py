@@ -10,7 +10,7 @@ import onnxruntime as ort
 from benchmarks.claims import convnet
 from benchmarks.claims.bench import Bench
 from benchmarks.claims.claim import Check, Claim, Figures, difference, one
-from modelpress.runtime.packed import open_packed
+from modelpress.runtime.subnets import open_settings
 
 SIZE = 14
 WIDTHS = (0.25, 0.5, 0.75, 1.0)
@@ -74,7 +74,7 @@ def _recomputed(whole: Path, digits: Path, settings: list[dict]) -> tuple[int, i
     """Test digits by which the files that are cut out differ from what the job measured at the widths; size of the widest alone."""
     stored = np.load(digits)
     images, labels = stored["x_test"][:, None].astype(np.float32) / 255, stored["y_test"]
-    packed, wrong, largest = open_packed(whole), 0, 0
+    packed, wrong, largest = open_settings(whole), 0, 0
     for item in settings:
         content = b"".join(packed.cut(packed.setting(item["setting"]["name"])))
         session = ort.InferenceSession(content, providers=["CPUExecutionProvider"])

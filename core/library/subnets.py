@@ -104,13 +104,13 @@ class Subnets:
 
     def _cut(self, artifact: Artifact, blob: Blob, name: str) -> Blob:
         from modelpress.runtime.manifest import ArtifactError  # numpy is loaded where a file is cut, not with the service
-        from modelpress.runtime.packed import open_packed
+        from modelpress.runtime.subnets import open_settings
 
         with self._blobs.stage() as whole, self._blobs.stage() as part:
             for chunk in self._blobs.read(blob):
                 whole.write(chunk)
             try:
-                packed = open_packed(Path(whole.path))
+                packed = open_settings(Path(whole.path))
                 part.write(*packed.cut(packed.setting(name)))
             except ArtifactError as error:
                 raise SettingsNotSeparable(

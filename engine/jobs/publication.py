@@ -21,7 +21,7 @@ from engine.formats.loading import write_network
 from engine.formats.onnx import runtime
 from engine.formats.onnx.counting import count_onnx
 from engine.formats.onnx.notes import remove_notes
-from engine.formats.onnx.packing import as_raw
+from engine.formats.onnx.one_file import as_raw
 from engine.formats.onnx.runtime import Feed
 from engine.jobs.inputs import JobInputs
 from engine.measuring.examiner.client import Examiner
@@ -30,7 +30,7 @@ from engine.measuring.examples import RandomExamples, SplitExamples
 from engine.measuring.measurement import FileSizes, file_sizes
 from engine.networks.network import Counts, Network, Signature
 from modelpress.runtime.manifest import ArtifactError
-from modelpress.runtime.packed import open_packed
+from modelpress.runtime.subnets import open_settings
 
 if TYPE_CHECKING:
     from torch import nn
@@ -175,7 +175,7 @@ def _cut(network: Network, paths: Mapping[str, Path], directory: Path) -> dict[s
     directory.mkdir(exist_ok=True)
     (first, whole), *others = paths.items()
     network.write_onnx(whole)
-    packed = open_packed(whole)
+    packed = open_settings(whole)
     found = {first: whole}
     for name, path in others:
         found[name] = directory / path.name
@@ -215,7 +215,7 @@ def _check_copy(file: Path, source: Path) -> None:
 def _settled(file: Path) -> onnx.ModelProto:
     """A model without notes and without other settings that its file holds besides, its tensors stored in one way."""
     try:
-        packed = open_packed(file)
+        packed = open_settings(file)
         model = onnx.load_from_string(b"".join(packed.cut(packed.settings[0])))
     except ArtifactError:
         model = onnx.load(file)

@@ -76,7 +76,7 @@ class Network(Protocol):
 
     @property
     def one_file(self) -> bool:
-        """Whether one ONNX file holds all of several settings: it runs as the first, and `modelpress.runtime.packed` cuts the others out."""
+        """Whether one ONNX file holds all of several settings: it runs as the first, and `modelpress.runtime.subnets` cuts the others out."""
 
     @property
     def weights_type(self) -> str:

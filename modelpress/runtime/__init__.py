@@ -9,6 +9,8 @@ An ONNX file that holds several settings (the widths of a slimmable network) is 
 
     narrow = modelpress.runtime.load("model.onnx", width=0.5)
 
+A file of packed weights is an artifact by itself: `load("step0-packed.safetensors")` opens it (see `modelpress.runtime.packed`).
+
 A kind of artifact is one module of this folder with a function `load(manifest, **options)`, named in `KINDS`.
 """
 
@@ -17,11 +19,12 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from modelpress.runtime import packed
 from modelpress.runtime.manifest import ArtifactError, Manifest
 
 __all__ = ["KINDS", "ArtifactError", "Manifest", "load"]
 
-KINDS: dict[str, str] = {}
+KINDS: dict[str, str] = {"early_exit": "early_exit"}
 """Module of this folder by the kind of artifact that a manifest states."""
 
 
@@ -29,7 +32,7 @@ def load(path: str | PathLike[str], **options: Any) -> Any:
     """What runs the artifact whose manifest is at `path`; its other files stand in the same folder.
 
     Args:
-        path: The JSON document, or an ONNX file with several settings.
+        path: The JSON document, an ONNX file with several settings, or a safetensors file of packed weights.
         options: Those of the kind's own `load`: a budget, a width, a number of threads.
 
     Raises:
@@ -37,6 +40,8 @@ def load(path: str | PathLike[str], **options: Any) -> Any:
     """
     if Path(path).suffix == ".onnx":
         return importlib.import_module("modelpress.runtime.one_file").load(Path(path), **options)
+    if Path(path).suffix == ".safetensors":
+        return packed.open(path, **options)
     manifest = Manifest.read(Path(path))
     if manifest.kind not in KINDS:
         known = ", ".join(sorted(KINDS)) or "none"

@@ -1,4 +1,4 @@
-"""Runs one setting of an ONNX file that holds several, see `modelpress.runtime.packed`."""
+"""Runs one setting of an ONNX file that holds several, see `modelpress.runtime.subnets`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from modelpress.runtime.packed import Entry, open_packed
+from modelpress.runtime.subnets import Entry, open_settings
 
 
 class Subnet:
@@ -30,6 +30,6 @@ class Subnet:
 
 def load(path: Path, *, setting: str | None = None, threads: int = 1, **values: float | str) -> Subnet:
     """The setting with a name, or with values such as `width=0.5`; by default the first, the largest. Raises `ArtifactError`."""
-    packed = open_packed(path)
+    packed = open_settings(path)
     entry = packed.setting(setting, **values)
     return Subnet(b"".join(packed.cut(entry)), entry, threads)

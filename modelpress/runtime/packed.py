@@ -1,24 +1,26 @@
-"""One ONNX file that holds a network with several settings (widths, say): the largest runs as it is, the others are cut out of it.
+"""Reads files of weights in few bits: indices into a small table of levels, as plain bits or as a Huffman code.
 
-The graph of the file is the first setting's, which any runtime loads. Two entries of `metadata_props` hold the rest: `modelpress.settings`,
-and `modelpress.tensors`, the tensors that a setting has for itself. The first is base64 of zlib of a JSON document:
+    network = modelpress.runtime.packed.open("step0-packed.safetensors")
+    network.weights()                     # arrays by name; numpy is enough
+    network.run({"input": images})        # needs onnxruntime
 
-    {"version": 1, "places": [[[0, 8], [12, 16]], …], "settings": [{"name": "width 1", "values": {"width": 1.0}}, {"name": "width 0.5",
-     "values": {"width": 0.5}, "model": "base64 of a ModelProto without initializers", "tensors": [["w", "w", {"0": 3}], ["b", 128, 64]]}]}
+The file is a safetensors file. Every stored tensor of the network stands under its own name, or as `<name>.indices` (bytes), `<name>.levels` (the
+numbers that indices stand for) and, where every channel is scaled, `<name>.scale`. The metadata say for each of the latter its shape, the
+number of bits of an index, its encoding and the dimension that the scale belongs to. `network.onnx` is the graph without its weights.
 
-A tensor `[name, source, keep]` is the part of the file's initializer `source` that keeps of each dimension named the places whose number
-in `places` is given, as ranges; `[name, start, length]` is a TensorProto in `modelpress.tensors`. Nothing but numpy is needed, and a file
-is only read where a tensor is.
+* `bits`: indices of 1, 2, 4 or 8 bits in row-major order, the first one in the highest bits of a byte; the last byte is filled with zeros.
+* `huffman`: a canonical Huffman code. `<name>.lengths` has the length of each index's code, 0 where there is none; codes of one length count up
+  with the index, shorter codes come first. The code is cut into blocks of `block` indices, the last one shorter; `<name>.starts` has the bit at
+  which each starts.
+* `gaps`: of a tensor that is mostly zero. `<name>.gaps.*` is a Huffman code of how many zeros stand before each kept weight (255: as many
+  zeros and no weight), and `<name>.*` one of the kept weights' indices, which leave out that of zero.
 """
 
 from __future__ import annotations
 
-import base64
-import binascii
 import json
-import zlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import math
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -27,224 +29,201 @@ from numpy.typing import NDArray
 
 from modelpress.runtime.manifest import ArtifactError
 
-SETTINGS_KEY, TENSORS_KEY = "modelpress.settings", "modelpress.tensors"
-VERSION = 1
-MOST_DOCUMENT_BYTES = 256 * 2**20
-"""Of the JSON document: what a file claims is not believed beyond this."""
-Bytes = bytes | memoryview
-_GRAPH, _METADATA, _INITIALIZER = 7, 14, 5
-_DIMS, _TYPE, _NAME, _RAW = 1, 2, 8, 9
-_ITEM_BYTES = {1: 4, 2: 1, 3: 1, 4: 2, 5: 2, 6: 4, 7: 8, 9: 1, 10: 2, 11: 8, 12: 4, 13: 8, 16: 2, 17: 1, 18: 1, 19: 1, 20: 1}
-"""Size of one element by ONNX's number of the type, where it is whole bytes."""
+FORMAT = "modelpress.packed/1"
+GRAPH = "network.onnx"
+MOST_CODE_BITS = 15
+"""No code of the Huffman encoding is longer."""
+FILLER = 255
+"""In `gaps`: so many zeros, and no weight after them."""
+_DTYPES = {"F32": "<f4", "U8": "u1", "U32": "<u4"}
+_MOST_ELEMENTS = 2**34
+Array = NDArray[Any]
 
 
-@dataclass(frozen=True)
-class Entry:
-    """One setting of the file."""
-
-    name: str
-    values: dict[str, float | str]
-    model: str | None
-    """Base64 of the ModelProto without initializers; None for the setting that the file runs as it is."""
-    tensors: list[list[Any]]
+def open(path: str | PathLike[str], *, threads: int = 1) -> Packed:
+    """The file at `path`, to be run by so many threads. Raises `ArtifactError` where it is no such file, or contradicts itself."""
+    path = Path(path)
+    try:
+        stored, metadata = _safetensors(path)
+        if metadata.get("format") != FORMAT:
+            raise ArtifactError(f"{path.name} is no file of packed weights: its metadata do not name the format {FORMAT}")
+        return Packed(path, stored, json.loads(metadata["tensors"]), threads)
+    except FileNotFoundError as error:
+        raise ArtifactError(f"there is no file {path.name} in {path.parent}") from error
+    except (KeyError, ValueError, TypeError, IndexError) as error:
+        raise error if isinstance(error, ArtifactError) else ArtifactError(f"{path.name} cannot be read: {error}") from error
 
 
 class Packed:
-    """A file with several settings. Raises `ArtifactError` where it is none, or one that was changed."""
+    """A network whose weights are stored in few bits."""
 
-    def __init__(self, data: Bytes) -> None:
-        self._data = memoryview(data)
-        self._model = list(fields(self._data, 0, len(self._data)))
-        entries = {}
-        for number, kind, first, last in self._model:
-            if number == _METADATA and kind == 2:
-                pair = {inner: (start, end) for inner, _, start, end in fields(self._data, first, last)}
-                key = bytes(self._data[slice(*pair.get(1, (0, 0)))])
-                entries[key.decode(errors="replace")] = pair.get(2, (0, 0))
-        if SETTINGS_KEY not in entries or TENSORS_KEY not in entries:
-            raise ArtifactError("the file has one setting only: it runs as it is")
-        document = _document(bytes(self._data[slice(*entries[SETTINGS_KEY])]))
-        try:
-            self.settings = [Entry(e["name"], e["values"], e.get("model"), e.get("tensors", [])) for e in document["settings"]]
-            self._places = [np.concatenate([np.arange(a, b, dtype=np.int64) for a, b in ranges]) for ranges in document["places"]]
-            self._own = base64.b64decode(bytes(self._data[slice(*entries[TENSORS_KEY])]), validate=True)
-        except (KeyError, TypeError, ValueError) as error:
-            raise ArtifactError(f"the description of the file's settings is damaged: {error}") from error
+    def __init__(self, path: Path, stored: dict[str, Array], packed: dict[str, dict[str, Any]], threads: int) -> None:
+        self.path, self._stored, self._packed, self._threads = path, stored, packed, threads
+        self._session: Any = None
 
-    def setting(self, name: str | None = None, **values: float | str) -> Entry:
-        """The setting with a name, or with the given values, such as `width=0.5`. Raises `ArtifactError` where there is none."""
-        for entry in self.settings:
-            if (name is None or entry.name == name) and all(_same(entry.values.get(key), value) for key, value in values.items()):
-                return entry
-        wanted = name or ", ".join(f"{key} {value:g}" if isinstance(value, float) else f"{key} {value}" for key, value in values.items())
-        raise ArtifactError(f"the file has no setting {wanted}; it has {', '.join(entry.name for entry in self.settings)}")
+    @property
+    def bits(self) -> dict[str, int]:
+        """Bits of an index, by the name of the packed tensor."""
+        return {name: int(about["bits"]) for name, about in self._packed.items()}
 
-    def cut(self, entry: Entry) -> Iterator[Bytes]:
-        """A plain ONNX file of one setting, in pieces that are to be written one after the other."""
-        if entry.model is None:
-            for number, kind, first, last in self._model:
-                if not (number == _METADATA and self._is_ours(first, last)):
-                    yield from _field(number, kind, self._data[first:last])
-            return
-        model = memoryview(base64.b64decode(entry.model))
-        initializers = self._initializers()
-        pieces = [piece for tensor in entry.tensors for piece in self._tensor(tensor, initializers)]
-        for number, kind, first, last in fields(model, 0, len(model)):
-            if number != _GRAPH:
-                yield from _field(number, kind, model[first:last])
-                continue
-            yield tag(_GRAPH, 2) + varint(last - first + sum(len(piece) for piece in pieces))
-            yield model[first:last]
-            yield from pieces
+    def indices(self, name: str) -> NDArray[np.uint8]:
+        """The index of every weight of a packed tensor, in its shape."""
+        about = self._packed[name]
+        return _indices(name, about, self._stored).reshape(about["shape"])
 
-    def _is_ours(self, first: int, last: int) -> bool:
-        keys = [bytes(self._data[start:end]) for number, _, start, end in fields(self._data, first, last) if number == 1]
-        return bool(keys) and keys[0].decode(errors="replace") in (SETTINGS_KEY, TENSORS_KEY)
-
-    def _initializers(self) -> dict[str, tuple[int, int]]:
-        """Where each initializer of the file's graph begins and ends, by name."""
-        found = {}
-        for number, kind, first, last in self._model:
-            if number == _GRAPH and kind == 2:
-                for inner, inner_kind, start, end in fields(self._data, first, last):
-                    if inner == _INITIALIZER and inner_kind == 2:
-                        found[tensor_name(self._data, start, end)] = (start, end)
+    def levels(self, name: str) -> NDArray[np.float32]:
+        """The numbers that the indices of a packed tensor stand for."""
+        found: NDArray[np.float32] = self._stored[f"{name}.levels"]
         return found
 
-    def _tensor(self, tensor: list[Any], initializers: dict[str, tuple[int, int]]) -> list[Bytes]:
-        name, source, more = tensor
-        if isinstance(source, int):
-            own = memoryview(self._own)[source : source + more]
-            if len(own) != more:
-                raise ArtifactError(f"the file's own tensor {name!r} is cut off")
-            return [tag(_INITIALIZER, 2) + varint(more), own]
-        if source not in initializers:
-            raise ArtifactError(f"the file has no tensor {source!r} that {name!r} could be cut from")
-        dims, type_, raw = read_tensor(self._data, *initializers[source])
-        keep = {int(dimension): self._places[number] for dimension, number in more.items()}
-        part, shape = sliced(raw, dims, type_, keep, name)
-        encoded = name.encode()
-        head = b"".join(
-            (*(tag(_DIMS, 0) + varint(size) for size in shape), tag(_TYPE, 0), varint(type_), tag(_NAME, 2), varint(len(encoded)), encoded)
-        )
-        head += tag(_RAW, 2) + varint(len(part))
-        return [tag(_INITIALIZER, 2) + varint(len(head) + len(part)) + head, part]
+    def weights(self) -> dict[str, Array]:
+        """Every stored tensor of the network as an array, by the name that it has in the ONNX file."""
+        parts = {f"{name}." for name in self._packed}
+        found = {
+            name: value
+            for name, value in self._stored.items()
+            if name != GRAPH and not any(name.startswith(part) and name.removeprefix(part) in _PARTS for part in parts)
+        }
+        try:
+            return found | {name: self._weight(name) for name in self._packed}
+        except (KeyError, ValueError, IndexError, TypeError) as error:
+            raise ArtifactError(f"{self.path.name} contradicts itself: {error}") from error
+
+    def run(self, inputs: dict[str, Array]) -> list[Array]:
+        """The outputs of the network, in their order, by ONNX Runtime; the weights are unpacked on the first call."""
+        if self._session is None:
+            import onnxruntime as ort
+
+            options = ort.SessionOptions()
+            options.intra_op_num_threads = self._threads
+            names, values = [], []
+            for name, value in self.weights().items():
+                names.append(name)
+                values.append(ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(value)))
+            options.add_external_initializers(names, values)
+            self._session = ort.InferenceSession(self._stored[GRAPH].tobytes(), options, providers=["CPUExecutionProvider"])
+        found: list[Array] = self._session.run(None, inputs)
+        return found
+
+    def _weight(self, name: str) -> NDArray[np.float32]:
+        about = self._packed[name]
+        values = self.levels(name)[self.indices(name)]
+        if about.get("axis") is None:
+            return values
+        shape = [1] * values.ndim
+        shape[int(about["axis"])] = -1
+        scaled: NDArray[np.float32] = values * self._stored[f"{name}.scale"].reshape(shape)
+        return scaled
 
 
-def sliced(raw: Bytes, dims: Sequence[int], type_: int, keep: dict[int, NDArray[np.int64]], name: str) -> tuple[Bytes, tuple[int, ...]]:
-    """The kept part of a tensor's bytes, and its shape."""
-    if not keep:
-        return raw, tuple(dims)
-    size = _ITEM_BYTES.get(type_)
-    if size is None or len(raw) != size * int(np.prod(dims, dtype=np.int64)):
-        raise ArtifactError(f"the tensor that {name!r} is cut from is not stored as raw bytes of its shape")
-    values = np.frombuffer(raw, dtype=np.dtype((np.void, size))).reshape(dims)
-    for dimension, places in keep.items():
-        if not 0 <= dimension < len(dims) or not len(places) or int(places.min()) < 0 or int(places.max()) >= dims[dimension]:
-            raise ArtifactError(f"the places that {name!r} keeps are outside of the tensor")
-        values = values.take(places, axis=dimension)
-    return memoryview(values.tobytes()), values.shape
+_PARTS = frozenset(
+    ["indices", "levels", "scale", "lengths", "starts", "gaps.indices", "gaps.lengths", "gaps.starts"],
+)
 
 
-def read_tensor(data: memoryview, first: int, last: int) -> tuple[list[int], int, memoryview]:
-    """Shape, type and raw bytes of a TensorProto."""
-    dims: list[int] = []
-    type_, raw = 0, data[0:0]
-    for number, kind, start, end in fields(data, first, last):
-        if number == _DIMS and kind == 0:
-            dims.append(read_varint(data, start)[0])
-        elif number == _DIMS and kind == 2:
-            position = start
-            while position < end:
-                size, position = read_varint(data, position)
-                dims.append(size)
-        elif number == _TYPE and kind == 0:
-            type_ = read_varint(data, start)[0]
-        elif number == _RAW and kind == 2:
-            raw = data[start:end]
-    return dims, type_, raw
+def unpack_bits(packed: NDArray[np.uint8], bits: int, count: int) -> NDArray[np.uint8]:
+    """`count` numbers of 1, 2, 4 or 8 bits each, the first in the highest bits of a byte."""
+    if bits not in (1, 2, 4, 8) or len(packed) != -(-count * bits // 8):
+        raise ValueError(f"{len(packed)} bytes are not {count} numbers of {bits} bits")
+    shifts = np.arange(8 - bits, -1, -bits, dtype=np.uint8)
+    numbers: NDArray[np.uint8] = ((packed[:, None] >> shifts) & np.uint8(2**bits - 1)).reshape(-1)[:count]
+    return numbers
 
 
-def tensor_name(data: memoryview, first: int, last: int) -> str:
-    """Name of a TensorProto."""
-    return next((bytes(data[start:end]).decode() for number, _, start, end in fields(data, first, last) if number == _NAME), "")
+def canonical(lengths: NDArray[np.uint8]) -> NDArray[np.uint32]:
+    """The canonical Huffman codes of symbols with the given code lengths (0: none), in the low bits."""
+    codes = np.zeros(len(lengths), np.uint32)
+    code, before = 0, 0
+    for symbol in sorted(np.flatnonzero(lengths).tolist(), key=lambda symbol: (int(lengths[symbol]), symbol)):
+        code <<= int(lengths[symbol]) - before
+        before = int(lengths[symbol])
+        codes[symbol] = code
+        code += 1
+    return codes
 
 
-def fields(data: memoryview, position: int, end: int) -> Iterator[tuple[int, int, int, int]]:
-    """Number, wire type, first byte and byte past the last of each field of a protobuf message. Raises `ArtifactError`."""
-    while position < end:
-        key, position = read_varint(data, position)
-        kind, first = key & 7, position
-        if kind == 0:
-            _, last = read_varint(data, position)
-        elif kind == 2:
-            length, first = read_varint(data, position)
-            last = first + length
-        elif kind in (1, 5):
-            last = position + (8 if kind == 1 else 4)
-        else:
-            raise ArtifactError(f"the file is no ONNX model: wire type {kind} at byte {position}")
-        if last > end:
-            raise ArtifactError("the file ends in the middle of the model")
-        yield key >> 3, kind, first, last
-        position = last
+def huffman_decode(
+    packed: NDArray[np.uint8], lengths: NDArray[np.uint8], starts: NDArray[np.uint32], block: int, count: int
+) -> NDArray[np.uint8]:
+    """`count` symbols of a canonical Huffman code in blocks; all blocks are read side by side, one symbol of each at a time.
+
+    Raises ValueError where the code does not fit.
+    """
+    if count == 0:
+        return np.zeros(0, np.uint8)
+    if block < 1 or len(starts) != -(-count // block) or lengths.max(initial=0) > MOST_CODE_BITS or not lengths.any():
+        raise ValueError("the Huffman code contradicts its own description")
+    table, width = _table(lengths)
+    bits = np.concatenate([np.asarray(packed, np.uint32), np.zeros(4, np.uint32)])
+    places = starts.astype(np.int64)
+    result = np.zeros((len(starts), block), np.uint8)
+    last = 8 * len(packed)
+    for step in range(min(block, count)):
+        alive = len(starts) if step < (count - 1) % block + 1 else len(starts) - 1
+        byte, shift = places[:alive] >> 3, (places[:alive] & 7).astype(np.uint32)
+        if alive and int(places[:alive].max()) >= last:
+            raise ValueError("the Huffman code ends too early")
+        window = (bits[byte] << np.uint32(16)) | (bits[byte + 1] << np.uint32(8)) | bits[byte + 2]
+        window = (window >> (np.uint32(24 - width) - shift)) & np.uint32(2**width - 1)
+        symbols = table[window]
+        result[:alive, step] = symbols
+        places[:alive] += lengths[symbols]
+    return result.reshape(-1)[:count]
 
 
-def read_varint(data: memoryview, position: int) -> tuple[int, int]:
-    """A variable-length number, and the byte past it."""
-    value = shift = 0
-    while position < len(data) and shift < 70:
-        byte = data[position]
-        position += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, position
-        shift += 7
-    raise ArtifactError("the file ends in the middle of the model")
+def _table(lengths: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], int]:
+    """The symbol by the next `width` bits."""
+    width = int(lengths.max())
+    table = np.zeros(2**width, np.uint8)
+    codes = canonical(lengths)
+    for symbol in np.flatnonzero(lengths).tolist():
+        free = width - int(lengths[symbol])
+        first = int(codes[symbol]) << free
+        if first + (1 << free) > 2**width:
+            raise ValueError("the code lengths are those of no prefix code")
+        table[first : first + (1 << free)] = symbol
+    return table, width
 
 
-def varint(value: int) -> bytes:
-    """A number as protobuf writes it."""
-    found = bytearray()
-    while value > 0x7F:
-        found.append(value & 0x7F | 0x80)
-        value >>= 7
-    found.append(value)
-    return bytes(found)
+def _indices(name: str, about: dict[str, Any], stored: dict[str, Array]) -> NDArray[np.uint8]:
+    count = math.prod(int(size) for size in about["shape"])
+    if not 0 <= count <= _MOST_ELEMENTS:
+        raise ValueError(f"{name} has {count} elements")
+    if about["encoding"] == "bits":
+        return unpack_bits(stored[f"{name}.indices"], int(about["bits"]), count)
+    if about["encoding"] == "huffman":
+        return _coded(name, stored, int(about["block"]), count)
+    if about["encoding"] != "gaps":
+        raise ValueError(f"{name} has the unknown encoding {about['encoding']!r}")
+    gaps = _coded(f"{name}.gaps", stored, int(about["block"]), int(about["gaps"]))
+    kept = gaps != FILLER
+    places = np.cumsum(gaps.astype(np.int64) + kept) - 1
+    values = _coded(name, stored, int(about["block"]), int(kept.sum()))
+    if kept.any() and int(places[kept][-1]) >= count:
+        raise ValueError(f"{name} has weights beyond its shape")
+    result = np.full(count, int(about["zero"]), np.uint8)
+    result[places[kept]] = values
+    return result
 
 
-def tag(number: int, kind: int) -> bytes:
-    """What stands before a field."""
-    return varint(number << 3 | kind)
+def _coded(name: str, stored: dict[str, Array], block: int, count: int) -> NDArray[np.uint8]:
+    return huffman_decode(stored[f"{name}.indices"], stored[f"{name}.lengths"], stored[f"{name}.starts"], block, count)
 
 
-def _field(number: int, kind: int, content: memoryview) -> Iterator[Bytes]:
-    yield tag(number, kind) + (varint(len(content)) if kind == 2 else b"")
-    yield content
-
-
-def _document(stored: bytes) -> dict[str, Any]:
-    try:
-        inflating = zlib.decompressobj()
-        text = inflating.decompress(base64.b64decode(stored, validate=True), MOST_DOCUMENT_BYTES)
-        if inflating.unconsumed_tail:
-            raise ArtifactError("the description of the file's settings is too large")
-        document = json.loads(text)
-    except (binascii.Error, zlib.error, ValueError) as error:
-        if isinstance(error, ArtifactError):
-            raise
-        raise ArtifactError(f"the description of the file's settings is damaged: {error}") from error
-    if not isinstance(document, dict) or document.get("version") != VERSION:
-        raise ArtifactError(f"the settings of the file have another version than {VERSION}, which this version of modelpress reads")
-    return document
-
-
-def _same(found: float | str | None, wanted: float | str) -> bool:
-    if isinstance(found, int | float) and isinstance(wanted, int | float):
-        return abs(found - wanted) <= 1e-9
-    return found == wanted
-
-
-def open_packed(path: Path) -> Packed:
-    """The file at `path`, whose tensors are read where they are needed."""
-    return Packed(np.memmap(path, dtype=np.uint8, mode="r").data)
+def _safetensors(path: Path) -> tuple[dict[str, Array], dict[str, str]]:
+    """The tensors and the metadata of a safetensors file."""
+    data = path.read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    if len(data) < 8 or not 0 < length <= len(data) - 8:
+        raise ValueError("it is no safetensors file")
+    header = json.loads(data[8 : 8 + length])
+    metadata = header.pop("__metadata__", {})
+    body = memoryview(data)[8 + length :]
+    found = {}
+    for name, entry in header.items():
+        start, stop = (int(place) for place in entry["data_offsets"])
+        dtype, shape = np.dtype(_DTYPES[entry["dtype"]]), tuple(int(size) for size in entry["shape"])
+        if not 0 <= start <= stop <= len(body) or stop - start != math.prod(shape) * dtype.itemsize:
+            raise ValueError(f"the tensor {name} lies outside of the file")
+        found[name] = np.frombuffer(body[start:stop], dtype).reshape(shape)
+    return found, metadata

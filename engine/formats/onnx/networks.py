@@ -18,10 +18,10 @@ from engine.contract.figures import Setting
 from engine.formats.onnx.counting import count_module, count_onnx, count_weights
 from engine.formats.onnx.executed import decides_by_input
 from engine.formats.onnx.notes import has_notes, remove_notes
-from engine.formats.onnx.packing import pack
+from engine.formats.onnx.one_file import pack
 from engine.networks.network import UNNAMED, Counts, Network, Shapes, Signature, T
 from modelpress.runtime.manifest import ArtifactError
-from modelpress.runtime.packed import open_packed
+from modelpress.runtime.subnets import open_settings
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -62,7 +62,8 @@ class ModuleNetwork:
     @property
     def input_dependent(self) -> bool:
         """Whether the module decides by its input."""
-        return _routed(self.module) is not None
+        routed = _routed(self.module)
+        return routed is not None and routed.input_dependent
 
     @property
     def architecture(self) -> Any:
@@ -140,7 +141,10 @@ class ModuleNetwork:
     def count(self, shapes: Shapes | None = None) -> Counts:
         """Counted on the module, which runs once without computing anything."""
         module = self.plain().module
-        return count_weights(module) if _routed(module) is not None else count_module(module, self.signature, shapes)
+        routed = _routed(module)
+        if routed is not None and routed.input_dependent:
+            return count_weights(module)
+        return count_module(module, self.signature, shapes)
 
     def tensors(self) -> Iterator[tuple[str, NDArray[Any]]]:
         """The state dict of the folded module; of several settings in one file, that of the first."""
@@ -272,7 +276,7 @@ def _graph(network: Network, path: Path, module: nn.Module | None, *, batch_depe
 def _forget_settings(path: Path) -> None:
     """Take other settings, of which an uploaded file may have had some, out of a file whose graph was changed: they are not of this graph."""
     try:
-        packed = open_packed(path)
+        packed = open_settings(path)
     except ArtifactError:
         return
     content = b"".join(packed.cut(packed.settings[0]))

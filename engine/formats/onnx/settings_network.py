@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from engine.contract.errors import EngineError
 from engine.contract.figures import Setting
-from engine.formats.onnx.packing import pack
+from engine.formats.onnx.one_file import pack
 from engine.networks.network import Counts, Network, Shapes, Signature, T
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from engine.jobs.each_setting import apply_step
 from engine.methods.quantization.spec import DynamicQuantization
 from engine.methods.slimming.slimmable import apply
 from engine.methods.slimming.spec import Slimmable
-from modelpress.runtime.packed import Packed
+from modelpress.runtime.subnets import SettingsFile
 from tests.engine.conftest import make_split, mlp
 
 
@@ -24,7 +24,7 @@ def test_each_width_is_quantized_and_comes_back_out_of_one_file(world, tmp_path:
     assert (made.settings, made.one_file) == (slim.settings, True)
     assert context.reported["settings"].keys() == {"width 1", "width 0.5"}
     made.write_onnx(tmp_path / "all.onnx")
-    packed = Packed((tmp_path / "all.onnx").read_bytes())
+    packed = SettingsFile((tmp_path / "all.onnx").read_bytes())
     images = make_split(20, 3).images
     for setting in made.settings:
         cut = b"".join(packed.cut(packed.setting(setting.name)))

@@ -17,7 +17,7 @@ from engine.contract.errors import EngineError
 from engine.contract.spec import Spec
 from engine.formats.onnx.export import export_onnx
 from engine.formats.onnx.importer.rebuild import build_module
-from engine.formats.onnx.packing import pack
+from engine.formats.onnx.one_file import pack
 from engine.methods.slimming.sandwich import Sandwich, all_widths, sandwich_rule, soft, summed
 from engine.methods.slimming.slimmable import apply
 from engine.methods.slimming.spec import Slimmable
@@ -28,7 +28,7 @@ from engine.structure.plan import Costs
 from engine.structure.proof import mask_as_cut
 from engine.training.batches import Batch
 from engine.training.losses import targets_loss
-from modelpress.runtime.packed import Packed
+from modelpress.runtime.subnets import SettingsFile
 from tests.engine.conftest import CLASSES
 from tests.engine.formats.onnx.exporting import export
 from tests.engine.formats.onnx.networks import Case
@@ -229,7 +229,7 @@ def _check_file(made, folder: Path) -> tuple[Path, Path]:
     whole = folder / "whole.onnx"
     network = plain.module
     onnx.save_model(pack(models, set().union(*(network.kept(number) for number in range(network.count)))), str(whole))
-    packed = Packed(whole.read_bytes())
+    packed = SettingsFile(whole.read_bytes())
     for number, (setting, model) in enumerate(models):
         cut = b"".join(packed.cut(packed.setting(**setting.values)))
         assert onnx.load_from_string(cut) == model

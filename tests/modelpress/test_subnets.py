@@ -11,9 +11,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from engine.contract.figures import Setting
-from engine.formats.onnx.packing import pack
+from engine.formats.onnx.one_file import pack
 from modelpress.runtime import ArtifactError, load
-from modelpress.runtime.packed import SETTINGS_KEY, TENSORS_KEY, Packed, open_packed
+from modelpress.runtime.subnets import SETTINGS_KEY, TENSORS_KEY, SettingsFile, open_settings
 from tests.modelpress.alone import run_alone
 
 RNG = np.random.default_rng(0)
@@ -45,7 +45,7 @@ def packed_model(**changes):
 
 
 def cut(content, **values):
-    packed = Packed(content)
+    packed = SettingsFile(content)
     return onnx.load_from_string(b"".join(packed.cut(packed.setting(**values))))
 
 
@@ -82,12 +82,12 @@ def test_what_is_not_there_and_what_is_damaged_is_told(tmp_path: Path):
     made = packed_model()
     onnx.save(model(WIDE), tmp_path / "plain.onnx")
     with pytest.raises(ArtifactError, match="one setting only"):
-        open_packed(tmp_path / "plain.onnx")
+        open_settings(tmp_path / "plain.onnx")
     onnx.save(made, tmp_path / "model.onnx")
     with pytest.raises(ArtifactError, match=r"no setting width 0\.3; it has width 1, width 0\.5"):
         load(tmp_path / "model.onnx", width=0.3)
     with pytest.raises(ArtifactError, match="ends in the middle"):
-        Packed(made.SerializeToString()[:-5])
+        SettingsFile(made.SerializeToString()[:-5])
     document = json.loads(zlib.decompress(base64.b64decode(next(p.value for p in made.metadata_props if p.key == SETTINGS_KEY))))
     for change, match in (
         ({"version": 9}, "another version"), ({"places": [[[0, 99]]]}, "outside of the tensor"), ({"settings": None}, "damaged"),

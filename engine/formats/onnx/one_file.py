@@ -1,4 +1,4 @@
-"""Writes a network with several settings as one ONNX file, in the form that `modelpress.runtime.packed` reads."""
+"""Writes a network with several settings as one ONNX file, in the form that `modelpress.runtime.subnets` reads."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
 
 from engine.contract.figures import Setting
-from modelpress.runtime.packed import SETTINGS_KEY, TENSORS_KEY, VERSION
+from modelpress.runtime.subnets import SETTINGS_KEY, TENSORS_KEY, VERSION
 
 Array = NDArray[Any]
 Places = tuple[int, ...]
