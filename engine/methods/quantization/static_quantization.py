@@ -19,6 +19,7 @@ from engine.methods.quantization.index import Index
 from engine.methods.quantization.plan import PRODUCTS, Plan, plan
 from engine.methods.quantization.qdq import QdqWriter
 from engine.methods.quantization.rounding import Scaling, scaling
+from engine.methods.quantization.shift import warn_shifted
 from engine.methods.quantization.spec import StaticQuantization
 from engine.networks.network import Network
 from engine.process.memory import give_back_memory
@@ -93,7 +94,9 @@ class Calibrated:
         constant = self.quantizer.constant_tensors(self.quantizer.plan({*excluded, *blamed}))
         context.report("calibration", {**self.calibration, "constant_tensors": constant})
         context.report("reduce_range", self.reduce_range)
-        precision.report(self.source, target, context)
+        precision.report(
+            self.source, target, context, otherwise="use structured_pruning or magnitude_pruning, which need no integer operators"
+        )
         return self.network.with_onnx(target)
 
     def lossy(self, context: StepContext) -> list[str]:
@@ -219,6 +222,7 @@ def _calibration_feeds(network: Network, params: StaticQuantization, context: St
     split = splits[names[0]]
     count = min(params.calibration.samples, split.count)
     chosen = np.sort(context.rng().choice(split.count, count, replace=False))
+    warn_shifted(split, chosen, context)
     fixed = network.signature.inputs[0].shape[0] if network.signature.inputs[0].shape else None
 
     expected = (1 if params.calibration.observer == "minmax" else 2) * count

@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -182,6 +183,7 @@ def test_a_network_without_anything_to_quantize_is_refused(bench: Callable[..., 
     with pytest.raises(EngineError) as caught:
         quantize(bench(path))
     assert caught.value.code == "nothing_quantized"
+    assert "static_quantization" not in (caught.value.hint or ""), "what was just tried is no way out"
 
 
 def test_a_quantized_network_is_refused(bench: Callable[..., Any]) -> None:
@@ -200,3 +202,22 @@ def test_a_fixed_batch_is_filled_up(bench: Callable[..., Any], tmp_path: Path, c
     world = bench(path, signature=signature)
     quantize(world, calibration={"samples": 13})
     assert world.context.reported["operators"]["Conv"]["int8"] == 2
+
+
+def scaled(split: Any, factor: float, offset: float) -> Any:
+    return replace(split, images=split.images * np.float32(factor) + np.float32(offset))
+
+
+@pytest.mark.parametrize(
+    ("factor", "offset", "differs"),
+    [(1, 0, False), (1.3, 0, False), (0.5, 0, False), (255, 0, True), (1 / 255, 0, True), (1, 40, True), (1, -40, True), (3, 0, True)],
+)
+def test_examples_of_another_scale_or_offset_are_told(bench: Callable[..., Any], factor: float, offset: float, differs: bool) -> None:
+    """As where one split was divided by 255 and the other was not."""
+    world = bench(splits={"train": make_split(200, 1), "test": scaled(make_split(100, 2), factor, offset)})
+    quantize(world)
+    told = [event for event in world.events if getattr(event, "code", "") == "calibration_shifted"]
+    assert bool(told) == differs
+    if told:
+        assert "'x'" in told[0].message
+        assert list(told[0].details["inputs"]) == ["x"]
