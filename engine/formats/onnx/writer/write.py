@@ -210,10 +210,10 @@ def agrees(file: Path, module: nn.Module, inputs: Sequence[Tensor], *, half: boo
     try:
         session = runtime.open_session(file, threads=torch.get_num_threads())
         got = runtime.run(session, {item.name: value.numpy() for item, value in zip(session.get_inputs(), inputs, strict=True)})
-    except (EngineError, ValueError):  # Whatever the runtime refuses, the general exporter takes the network.
-        return False
-    with torch.no_grad():
-        outputs = module(*inputs)
+        with torch.no_grad():
+            outputs = module.forward(*inputs)  # Not a call: a traced network that is called prints what it fails with.
+    except (EngineError, RuntimeError, ValueError, IndexError):
+        return False  # Whatever the two refuse, the general exporter takes the network.
     wanted = [item.numpy() for item in ([outputs] if isinstance(outputs, Tensor) else outputs)]
     return len(wanted) == len(got) and all(_same(a, b, half=half) for a, b in zip(wanted, got, strict=True))
 

@@ -14,6 +14,7 @@ from torch.nn import functional
 from engine.contract.metadata import ModelMetadata
 from engine.formats import load_network
 from engine.formats.onnx import export as export_module
+from engine.formats.onnx.counting import count_onnx
 from engine.formats.onnx.export import OPSET, plain
 from engine.formats.onnx.writer import write
 from engine.networks.network import Signature, TensorSpec
@@ -58,7 +59,7 @@ def test_imported_networks_are_written_without_the_exporter(name: str, tmp_path:
     again = load_network(tmp_path / "out.onnx", "onnx", ModelMetadata(), tmp_path).module
     if not keep:
         assert {key for key, _ in again.named_parameters()} == {key for key, _ in module.named_parameters()}
-        assert elements(tmp_path / "out.onnx") == elements(tmp_path / "in.onnx")
+        assert elements(tmp_path / "out.onnx") == count_onnx(tmp_path / "in.onnx").params_count
     else:
         assert not any(node.op_type == "BatchNormalization" and node.name.startswith("/features") for node in model.graph.node)
 
@@ -73,14 +74,14 @@ CALLS: dict[str, Callable[..., Any]] = {
     "means": lambda x, t: torch.mean(x, [1, 2]) + torch.sum(x, (-1, -2)) + torch.amax(torch.amin(x, -1), 1),
     "kept dimensions": lambda x, t: x - torch.mean(x, -1, keepdim=True) + torch.logsumexp(x, 1, keepdim=True),
     "everything summed": lambda x, t: x * torch.sum(x),
-    "parts": lambda x, t: torch.cat([part * (place + 1) for place, part in enumerate(torch.split(x, [1, 2], 1))], 1),
+    "parts": lambda x, t: torch.cat([torch.split(x, [1, 2], 1)[1] * 2, torch.split(x, 1, 1)[0]], 1),
     "chunks": lambda x, t: torch.stack([torch.chunk(x, 2, -1)[1], torch.chunk(x, 2, -1)[0]], -1),
-    "slices": lambda x, t: x[:, 1:, ::2] + x[..., -1:] + x[:, 0:1, 1:3],
+    "slices": lambda x, t: x[:, 1:, ::2] + x[..., -1:][:, :2] + x[:, 0:1, 1:3],
     "places": lambda x, t: x[:, 2] + x[:, -1] + x.select(1, -2),
     "looked up": lambda x, t, places: torch.index_select(x, 1, places) + x[:, places],
-    "turned": lambda x, t: torch.matmul(x, x.transpose(-1, -2)) + x.permute(0, 2, 1).reshape(-1, 4, 3).movedim(1, 2)[:, :, :3],
+    "turned": lambda x, t: torch.matmul(x, x.transpose(-1, -2)) + torch.movedim(x.permute(0, 2, 1), 1, 2)[:, :, :3],
     "table turned": lambda x, t: torch.matmul(x, t.t()),
-    "expanded": lambda x, t: torch.cat([x, t[None].expand(x.size(0), -1, -1)], 1),
+    "expanded": lambda x, t: torch.cat([x, torch.unsqueeze(t, 0).expand(x.size(0), -1, -1)], 1),
     "merged with the batch": lambda x, t: functional.layer_norm(torch.flatten(x, 0, 1), [4]).unflatten(0, (-1, 3)),
     "batch times a number": lambda x, t: x.reshape(x.size(0) * 3, 4).reshape(-1, 3, 4),
     "padded": lambda x, t: functional.pad(x, [1, 2, 1, 0], "constant", 0.5) + functional.pad(x, [1, 2, 1, 0], "constant"),
@@ -88,7 +89,7 @@ CALLS: dict[str, Callable[..., Any]] = {
     "softmax of a middle dimension": lambda x, t: functional.softmax(x, 1) + functional.log_softmax(x, -1),
     "triangle": lambda x, t: torch.triu(torch.matmul(x, t.t()), 1) + torch.tril(torch.matmul(x, t.t()), -1),
     "einsum": lambda x, t: torch.einsum("bij,kj->bik", x, t),
-    "repeated": lambda x, t: x.repeat(1, 2, 1).squeeze().unsqueeze(-1),
+    "repeated": lambda x, t: torch.squeeze(torch.unsqueeze(x.repeat(1, 2, 1), 1), [1, 2]).unsqueeze(-1),
     "an input as output": lambda x, t: (x, x + t, x),
 }
 
@@ -97,12 +98,10 @@ def traced(name: str) -> fx.GraphModule:
     module = nn.Module()
     module.table = nn.Parameter(torch.randn(3, 4, generator=torch.Generator().manual_seed(0)))
     graph = fx.Graph()
-    x, table = graph.placeholder("x"), graph.get_attr("table")
-    proxies: tuple[fx.Proxy, ...] = fx.Proxy(x), fx.Proxy(table)
+    tracer = fx.proxy.GraphAppendingTracer(graph)
     module.register_buffer("places", torch.tensor([2, 0]))
-    if name == "looked up":
-        proxies = *proxies, fx.Proxy(graph.get_attr("places"))
-    result = CALLS[name](*proxies)
+    nodes = [graph.placeholder("x"), *map(graph.get_attr, ("table", "places") if name == "looked up" else ("table",))]
+    result = CALLS[name](*(fx.Proxy(node, tracer) for node in nodes))
     graph.output(fx.node.map_aggregate(result, lambda item: item.node if isinstance(item, fx.Proxy) else item))
     return fx.GraphModule(module, graph).eval()
 
