@@ -48,8 +48,10 @@ _OPEN_SIZES = ((64, 96, 160), (224, 256, 384), (16, 24, 40), (32, 33, 35), (512,
 """What an open dimension other than the batch is imagined to be, tried in this order until the whole graph fits."""
 
 
-def build_module(model: onnx.ModelProto) -> fx.GraphModule:
+def build_module(model: onnx.ModelProto, weights: Mapping[str, torch.Tensor] | None = None) -> fx.GraphModule:
     """The graph as an `fx.GraphModule` in eval mode, of `torch.nn` layers named after the file's own tensors.
+
+    `weights` are the values of initializers that are empty in the graph (`making.without_weights`).
 
     The module takes the graph's inputs in their order, with any batch size, and returns its output (a tuple where there are
     several). Initializers that are used twice stay one parameter. Raises `unsupported_operator` for a node that has no
@@ -67,7 +69,7 @@ def build_module(model: onnx.ModelProto) -> fx.GraphModule:
     failure: EngineError | None = None
     for open_sizes in _OPEN_SIZES:
         try:
-            return _build(model, inputs, open_sizes)
+            return _build(model, weights or {}, inputs, open_sizes)
         except EngineError as error:
             failure = failure or error
             if error.code != "model_invalid" or not _has_open_sizes(inputs):
@@ -103,11 +105,15 @@ def _fewest_inputs(kind: str, opset: int) -> int:
         return 1
 
 
-def _build(model: onnx.ModelProto, inputs: list[onnx.ValueInfoProto], open_sizes: tuple[int, ...]) -> fx.GraphModule:
+def _build(
+    model: onnx.ModelProto, weights: Mapping[str, torch.Tensor], inputs: list[onnx.ValueInfoProto], open_sizes: tuple[int, ...]
+) -> fx.GraphModule:
     graph = model.graph
     build = Builder(probes=len(_BATCHES))
     build.static_batch = fixed_batch(inputs)
-    values: dict[str, Value] = {item.name: Constant(making.tensor_of(item), item.name) for item in graph.initializer}
+    values: dict[str, Value] = {
+        item.name: Constant(weights[item.name] if item.name in weights else making.tensor_of(item), item.name) for item in graph.initializer
+    }
     batch_name = next((item.type.tensor_type.shape.dim[0].dim_param for item in inputs if item.type.tensor_type.shape.dim), "")
     for item in inputs:
         value: Value = build.placeholder(item.name, _probes(item, build.static_batch, batch_name, open_sizes))
