@@ -10,6 +10,7 @@ WORKDIR /opt/src
 COPY pyproject.toml constraints.txt README.md LICENSE ./
 COPY core core
 COPY engine engine
+COPY modelpress modelpress
 COPY migrations migrations
 COPY cli cli
 

@@ -3,7 +3,7 @@
 import grimp
 import pytest
 
-PACKAGES = ("api", "cli", "core", "engine", "worker")
+PACKAGES = ("api", "cli", "core", "engine", "modelpress", "worker")
 
 
 @pytest.fixture(scope="module")

@@ -46,10 +46,29 @@ class Latency(Record):
     runtime: str
     """Runtime and execution provider."""
     runs_count: int
+    inputs_count: int | None = None
+    """Where what a network computes depends on its input: so many inputs of the evaluated split were timed, p50 and p95 are over
+    them, and so are the three figures that follow. Left out where one input was timed again and again."""
+    mean: Milliseconds | None = None
+    p10: Milliseconds | None = None
+    """Of easy inputs."""
+    p90: Milliseconds | None = None
+    """Of hard inputs."""
+
+    @property
+    def typical(self) -> float:
+        """What one run costs: the mean over inputs where they differ, else the median."""
+        return self.p50 if self.mean is None else self.mean
+
+    @model_serializer(mode="wrap")
+    def _known_only(self, write: SerializerFunctionWrapHandler) -> dict[str, JsonValue]:
+        written: dict[str, JsonValue] = write(self)
+        return {key: value for key, value in written.items() if value is not None}
 
 
 class Speed(Record):
-    """How many times faster the result is than the baseline at one batch size: the median ratio of neighbouring runs."""
+    """How many times faster the result is than the baseline at one batch size: the median ratio of neighbouring runs; the ratio of
+    the means over the same inputs where a network's cost depends on its input."""
 
     batch_size: int
     speedup: float
@@ -161,20 +180,27 @@ class Measured(Record):
 
 
 class Result(Record):
-    """What a compression came to. The job's constraints are judged on the first setting."""
+    """What a compression came to."""
 
     baseline: Figures
     settings: tuple[Measured, ...] = Field(min_length=1, max_length=MOST_SETTINGS)
+    judged_setting: str | None = None
+    """Name of the setting that the job's outcome rests on, see `engine.contract.constraints.decisive`; None for the first."""
 
     @property
     def first(self) -> Measured:
-        """The setting that the job's outcome rests on."""
+        """The setting whose figures stand for the network where there is room for one."""
         return self.settings[0]
+
+    @property
+    def judged(self) -> Measured:
+        """The setting that the job's outcome rests on."""
+        return next((item for item in self.settings if item.setting.name == self.judged_setting), self.first)
 
     @property
     def outcome(self) -> Outcome:
         """The job's outcome."""
-        return self.first.verdict.outcome
+        return self.judged.verdict.outcome
 
     def summary(self) -> "Summary":
         """As clients read it."""
@@ -185,6 +211,7 @@ class Result(Record):
             verdict=first.verdict.speed,
             comparison=first.comparison,
             settings=self.settings,
+            judged_setting=self.judged.setting.name,
         )
 
 
@@ -200,3 +227,5 @@ class Summary(Record):
     """The first setting beside the baseline."""
     settings: tuple[Measured, ...] = ()
     """Every setting of the published network; one without a name in the ordinary case."""
+    judged_setting: str = ""
+    """Name of the setting that the job's outcome rests on: the best, or with `constraints.settings: all` the worst."""

@@ -113,6 +113,9 @@ class _Compression:
             context = replace(context, heads=self._score.heads, unused_targets=self._score.unused_targets)
             context.judge = FileJudge(self._inputs, examiner, self._score)
             self._counts = counts or self._inputs.baseline.count(self._score.shapes)
+            if self._inputs.baseline.input_dependent:
+                counted = examiner.count(self._inputs.to_count(self._inputs.onnx))()
+                self._counts = replace(self._counts, macs_count=counted.macs_count)
             warnings.about_examples(self._recorder, self._inputs, self._score)
             states = self._walk(context, examiner)
             best = self._best(states, examiner)
@@ -245,7 +248,7 @@ class _Compression:
             target is None
             or target.accuracy is None
             or target.on_violation == "fail"
-            or constraints.rank(final.result.first.verdict.constraints)[0]
+            or constraints.rank(final.result.judged.verdict.constraints)[0]
         ):
             return final
         for state in reversed(states[:-1]):
@@ -253,7 +256,7 @@ class _Compression:
                 return max(
                     final,
                     self._candidate(state, examiner),
-                    key=lambda candidate: constraints.rank(candidate.result.first.verdict.constraints),
+                    key=lambda candidate: constraints.rank(candidate.result.judged.verdict.constraints),
                 )
         return final
 

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from engine.contract.errors import EngineError
 from engine.methods.context import Context
-from engine.methods.pruning.gradients import backpropagated
 from engine.methods.pruning.magnitude_pruning import keep_best, keep_best_together
 from engine.methods.pruning.spec_lottery import LotteryTicket
 from engine.methods.pruning.structure.trial import Row, State, Trainer, Trial, mean_trial
@@ -24,6 +23,7 @@ from engine.networks.initialization import initialize
 from engine.networks.layers import PRUNABLE, select
 from engine.networks.masks import Density, Mask
 from engine.networks.network import Network
+from engine.structure.gradients import backpropagated
 
 
 def apply(network: Network, params: LotteryTicket, context: Context) -> Network:

@@ -7,13 +7,13 @@ from torch import Tensor, nn
 
 from engine.methods.context import Context
 from engine.methods.pruning.spec import SoftFilterPruning
-from engine.methods.pruning.structure.channels import ChannelGroup
-from engine.methods.pruning.structure.constants import absorb
-from engine.methods.pruning.structure.graph import ChannelGraph
-from engine.methods.pruning.structure.importance import magnitude_l1, magnitude_l2
-from engine.methods.pruning.structure.removal import SEARCHED, Shrinkage, choose_groups, graph_inputs, tune
 from engine.networks import masks
 from engine.networks.network import Network
+from engine.structure.channels import ChannelGroup
+from engine.structure.constants import absorb
+from engine.structure.graph import ChannelGraph
+from engine.structure.importance import magnitude_l1, magnitude_l2
+from engine.structure.removal import SEARCHED, Shrinkage, choose_groups, graph_inputs, tune
 from engine.training.loop import Hooks, Moment
 
 NORMS = {"magnitude_l1": magnitude_l1, "magnitude_l2": magnitude_l2}

@@ -12,16 +12,19 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from engine.contract.errors import EngineError
 from engine.methods.context import Context
 from engine.methods.pruning.spec import CURVE_EXAMPLES, CURVE_RATIOS, Budget, StructuredPruning
-from engine.methods.pruning.structure import curves, thinet
-from engine.methods.pruning.structure.alignment import aligned, multiples
+from engine.methods.pruning.structure import curves
 from engine.methods.pruning.structure.baselines import compare
-from engine.methods.pruning.structure.channels import ChannelGroup, Inputs, mask_channels, own_parameters
-from engine.methods.pruning.structure.graph import ChannelGraph
 from engine.methods.pruning.structure.group_sparsity import train_sparsely
-from engine.methods.pruning.structure.imagination import shared_copy
-from engine.methods.pruning.structure.importance import unit_scores
-from engine.methods.pruning.structure.own_normalization import lacks_normalization, own_normalization
-from engine.methods.pruning.structure.plan import (
+from engine.networks import masks
+from engine.networks.network import Network
+from engine.structure import thinet
+from engine.structure.alignment import aligned, multiples
+from engine.structure.channels import ChannelGroup, Inputs, mask_channels, own_parameters
+from engine.structure.graph import ChannelGraph
+from engine.structure.imagination import shared_copy
+from engine.structure.importance import unit_scores
+from engine.structure.own_normalization import lacks_normalization, own_normalization
+from engine.structure.plan import (
     Block,
     Costs,
     Limits,
@@ -34,10 +37,8 @@ from engine.methods.pruning.structure.plan import (
     plan_of,
     rank,
 )
-from engine.methods.pruning.structure.removal import Shrinkage, choose_groups, graph_inputs, ratios_of
-from engine.methods.pruning.structure.stopwatch import Stopwatch
-from engine.networks import masks
-from engine.networks.network import Network
+from engine.structure.removal import Shrinkage, choose_groups, graph_inputs, ratios_of
+from engine.structure.stopwatch import Stopwatch
 
 
 def apply(network: Network, params: StructuredPruning, context: Context) -> Network:

@@ -15,9 +15,16 @@ from engine.architectures.spec import listing
 
 def test_the_list_of_architectures_is_json() -> None:
     document = json.loads(json.dumps(listing()))
-    assert {"resnet20", "lenet_300_100", "mobilenet_v2", "vgg16_bn", "densenet40", "vit_small_images"} <= {
-        item["name"] for item in document
-    }
+    assert {
+        "resnet20",
+        "lenet_300_100",
+        "mobilenet_v1",
+        "mobilenet_v2",
+        "byte_transformer",
+        "vgg16_bn",
+        "densenet40",
+        "vit_small_images",
+    } <= {item["name"] for item in document}
     assert all(item["description"] and item["params_schema"]["properties"] for item in document)
 
 
@@ -25,6 +32,7 @@ KNOWN_PARAMETERS = {
     "densenet40": 1_019_722,
     "lenet_300_100": 266_610,
     "lenet_5": 61_706,
+    "mobilenet_v1": 4_231_976,
     "mobilenet_v2": 3_504_872,
     "resnet18": 11_689_512,
     "resnet34": 21_797_672,
@@ -43,10 +51,13 @@ def test_architectures_have_the_published_size(name: str) -> None:
 
 
 SMALL = {
+    "byte_language_model": {"length": 6, "width": 8, "heads": 2, "depth": 1},
+    "byte_transformer": {"length": 6, "width": 8, "heads": 2, "depth": 2, "num_classes": 4},
     "densenet40": {"depth": 7, "image_size": 16},
     "digit_cnn": {"channels": [4, 8], "hidden": 16, "in_channels": 2},
     "lenet_300_100": {"hidden": [8], "image_size": 8, "num_classes": 3},
     "lenet_5": {"image_size": 32, "in_channels": 3},
+    "mobilenet_v1": {"width_multiplier": 0.25, "image_size": 32, "num_classes": 4, "stem": "cifar"},
     "mobilenet_v2": {"width_multiplier": 0.25, "image_size": 32, "num_classes": 4, "stem": "cifar"},
     "resnet8": {"width": 4, "num_classes": 7, "image_size": 16},
     "resnet18": {"stem": "cifar", "image_size": 16, "num_classes": 4, "in_channels": 1},
@@ -61,8 +72,9 @@ def test_architectures_run_and_train_with_other_parameters(name: str) -> None:
     torch.manual_seed(0)
     module, signature = build_architecture({"name": name, "params": SMALL[name]})
     shape = [size or 3 for size in signature.inputs[0].shape]
-    logits = module.train()(torch.randn(shape))
-    assert logits.shape == (3, signature.outputs[0].shape[1])
+    given = torch.randn(shape) if signature.inputs[0].dtype == "float32" else torch.randint(0, 200, shape)
+    logits = module.train()(given)
+    assert logits.shape == (3, *signature.outputs[0].shape[1:])
     logits.square().sum().backward()
     assert [key for key, parameter in module.named_parameters() if parameter.grad is None] == []
     again, _ = build_architecture({"name": name, "params": SMALL[name]})
@@ -75,6 +87,29 @@ def test_same_seed_same_weights() -> None:
         torch.manual_seed(3)
         states.append(build_architecture({"name": "resnet8", "params": {"width": 4}})[0].state_dict())
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
+def _bytes(text: str, length: int) -> torch.Tensor:
+    return torch.tensor([list(text.encode().ljust(length, b"\0"))])
+
+
+def test_a_byte_transformer_reads_a_text_however_far_it_is_filled_up() -> None:
+    torch.manual_seed(0)
+    options = {"width": 16, "heads": 2, "depth": 2, "num_classes": 3}
+    short, _ = build_architecture({"name": "byte_transformer", "params": {**options, "length": 8}})
+    long, _ = build_architecture({"name": "byte_transformer", "params": {**options, "length": 12}})
+    state = short.state_dict()
+    long.load_state_dict({**state, "pos_embed": torch.cat([state["pos_embed"], torch.randn(1, 4, 16)], 1)})
+    torch.testing.assert_close(long.eval()(_bytes("grüße", 12)), short.eval()(_bytes("grüße", 8)))
+    assert short(_bytes("", 8)).isfinite().all()
+
+
+def test_a_byte_language_model_sees_no_byte_of_the_future() -> None:
+    torch.manual_seed(0)
+    module, _ = build_architecture({"name": "byte_language_model", "params": {"length": 8, "width": 16, "heads": 2, "depth": 2}})
+    left, right = module.eval()(_bytes("abcdefgh", 8)), module(_bytes("abcdeXYZ", 8))
+    torch.testing.assert_close(left[:, :5], right[:, :5])
+    assert (left[:, 5:] - right[:, 5:]).abs().amax(dim=2).min() > 1e-4
 
 
 TOY_SPEC = '''

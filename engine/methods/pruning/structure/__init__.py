@@ -1,1 +1,1 @@
-"""Which channels and heads hang together, how they are ranked, and how they are removed."""
+"""What pruning does around the removal of channels: sparse training, sensitivity curves, baselines, trials."""

@@ -13,10 +13,10 @@ from engine.contract.display import Table
 from engine.contract.params import TrainingFields
 from engine.methods.context import Context
 from engine.methods.pruning.spec import StructuredPruning
-from engine.methods.pruning.structure.channels import Inputs
-from engine.methods.pruning.structure.graph import ChannelGraph
-from engine.methods.pruning.structure.plan import Costs
 from engine.networks.initialization import initialize
+from engine.structure.channels import Inputs
+from engine.structure.graph import ChannelGraph
+from engine.structure.plan import Costs
 from engine.training.loop import iterations_of
 
 Rounds = Sequence[Mapping[str, int]]

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from engine.methods.context import Context
 from engine.methods.pruning.spec import Regularization
-from engine.methods.pruning.structure.channels import ChannelGroup, Part
-from engine.methods.pruning.structure.importance import group_norm
+from engine.structure.channels import ChannelGroup, Part
+from engine.structure.importance import group_norm
 from engine.training.loop import Hooks, Moment, iterations_of, learning_rate
 
 CONTRAST = 4.0

@@ -16,11 +16,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import parametrize
 
 from engine.contract.params import LayerChoice
-from engine.methods.pruning.structure.blocks import Block, remove_blocks
-from engine.methods.pruning.structure.channels import ChannelGroup, Inputs, Part, is_single
-from engine.methods.pruning.structure.cutting import cut_slices
-from engine.methods.pruning.structure.graph import ChannelGraph
 from engine.networks.layers import CONVOLUTIONS, matches
+from engine.structure.blocks import Block, remove_blocks
+from engine.structure.channels import ChannelGroup, Inputs, Part, is_single
+from engine.structure.cutting import cut_slices
+from engine.structure.graph import ChannelGraph
 
 Remove = Callable[[nn.Module, Inputs, list[int]], nn.Module]
 

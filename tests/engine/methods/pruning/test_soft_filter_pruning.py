@@ -9,8 +9,8 @@ from torch import nn
 from engine.methods.pruning import soft_filter_pruning
 from engine.methods.pruning.soft_filter_pruning import apply, silence, weakest
 from engine.methods.pruning.spec import SoftFilterPruning
-from engine.methods.pruning.structure.constants import absorb
-from engine.methods.pruning.structure.graph import ChannelGraph
+from engine.structure.constants import absorb
+from engine.structure.graph import ChannelGraph
 
 INPUTS = (torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(0)),)
 

@@ -6,7 +6,7 @@ import torch
 from engine.methods.pruning import lottery_ticket, magnitude_pruning, supermask
 from engine.methods.pruning.spec import LotteryTicket, MagnitudePruning, Supermask
 from engine.networks import masks
-from tests.engine.methods.pruning.conftest import Tied
+from tests.engine.structure.conftest import Tied
 
 TRAINING = {"iterations": 6}
 WEIGHTS = 8 * 9 + 8 * 8 * 9 + 8 * 5

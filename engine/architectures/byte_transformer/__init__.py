@@ -1,0 +1,1 @@
+"""Transformers over bytes of text: a classifier and a language model."""

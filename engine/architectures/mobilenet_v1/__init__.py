@@ -1,0 +1,1 @@
+"""MobileNetV1 (Howard et al. 2017, table 1)."""

@@ -1,0 +1,126 @@
+"""The proof by trying that channels can be cut out: a network without them computes what it computes with them masked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn import functional
+
+from engine.networks.layers import PRUNABLE
+from engine.structure.channels import ChannelGroup, Inputs, mask_channels, own_parameters
+from engine.structure.graph import ChannelGraph, leaves
+from engine.structure.imagination import evaluated, shared_copy
+
+
+def removable(module: nn.Module, inputs: Inputs, names: Sequence[str], graph: ChannelGraph | None = None) -> list[str]:
+    """Those of the named groups whose channels can really be cut out, found by trying: all at once, and by halves where that fails.
+
+    A group is kept out where the cut network does not run, changes the shape of an output, or computes something else than the
+    network with the same channels masked. Layer and group normalization count as masked where they normalize what is left.
+    """
+    graph = graph or ChannelGraph(module, inputs)
+    groups = [group for group in graph.groups if group.name in names]
+    if isinstance(module, fx.GraphModule) and all(value.dim() and len(value) == len(inputs[0]) for value in inputs):
+        inputs = tuple(value[:1] for value in inputs)  # An imported network takes any batch.
+    found = {group.name for group in _removable(graph, inputs, groups)}
+    return [name for name in names if name in found]
+
+
+def _removable(graph: ChannelGraph, inputs: Inputs, groups: Sequence[ChannelGroup]) -> list[ChannelGroup]:
+    if not groups or _agrees(graph, inputs, groups):
+        return list(groups)
+    if len(groups) == 1:
+        return []
+    half = len(groups) // 2
+    found = _removable(graph, inputs, groups[:half]) + _removable(graph, inputs, groups[half:])
+    while found and not _agrees(graph, inputs, found):
+        found.pop()
+    return found
+
+
+def _agrees(graph: ChannelGraph, inputs: Inputs, groups: Sequence[ChannelGroup]) -> bool:
+    """Cut units of every group out of a copy and compare with the same units masked.
+
+    Neighbouring groups lose different shares, so that it shows where a network's own code takes for granted that they are as wide.
+    """
+    wanted = {group.name: group.units[place % 2 :: 3 - place % 2].reshape(-1) for place, group in enumerate(groups)}
+    try:
+        with torch.no_grad(), evaluated(graph.module):
+            cut = shared_copy(graph.module)
+            shrinking = graph.on(cut)
+            for group in shrinking.groups:
+                if group.name in wanted:
+                    shrinking.remove(group, wanted[group.name].tolist())
+            got = leaves(cut.forward(*inputs))
+            del cut, shrinking
+            masked = shared_copy(graph.module)
+            masking = graph.on(masked)
+            chosen = [group for group in masking.groups if group.name in wanted]
+            with _restored(masked, chosen):
+                for group in chosen:
+                    mask_as_cut(group, wanted[group.name])
+                # A traced network prints what it fails with where it is called as a module.
+                expected = leaves(masked.forward(*inputs))
+    except Exception:  # Whatever a cut network fails with, the answer is the same: these channels cannot be cut.
+        return False
+    if [output.shape for output in got] != [output.shape for output in expected]:
+        return False
+    return all(_close(left, right) for left, right in zip(expected, got, strict=True))
+
+
+@contextmanager
+def _restored(module: nn.Module, groups: Sequence[ChannelGroup]) -> Iterator[None]:
+    """Masks may be written into the tensors that `module` shares: what they overwrite is put back. Tied weights are masked apart."""
+    own_parameters(module, [layer for layer in module.modules() if isinstance(layer, PRUNABLE)])
+    touched: dict[int, tuple[Tensor, Tensor]] = {}
+    for group in groups:
+        for part in group.parts:
+            tensors = (
+                [part.layer]
+                if isinstance(part.layer, Tensor)
+                else [*part.layer.parameters(recurse=False), *part.layer.buffers(recurse=False)]
+            )
+            for tensor in tensors:
+                if id(tensor) not in touched:
+                    touched[id(tensor)] = (tensor, tensor.detach().clone())
+    try:
+        yield
+    finally:
+        for tensor, before in touched.values():
+            tensor.data.copy_(before)
+
+
+def mask_as_cut(group: ChannelGroup, channels: Tensor) -> None:
+    """`mask_channels`, after which layer and group normalization leave the channels out, too: hooks make them normalize the others."""
+    mask_channels(group, channels)
+    for part in group.parts:
+        if isinstance(part.layer, nn.LayerNorm | nn.GroupNorm):
+            part.layer.register_forward_hook(_over_kept(part.layer, part.indices[torch.isin(part.channels, channels)]))
+
+
+def _over_kept(layer: nn.LayerNorm | nn.GroupNorm, gone: Tensor) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
+    count = layer.normalized_shape[0] if isinstance(layer, nn.LayerNorm) else layer.num_channels
+    along = -1 if isinstance(layer, nn.LayerNorm) else 1
+    kept = torch.tensor([place for place in range(count) if place not in set(gone.tolist())])
+
+    def normalize(_: nn.Module, received: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        index = kept.to(output.device)
+        values = received[0].index_select(along, index)
+        weight, bias = (None if item is None else item[index] for item in (layer.weight, layer.bias))
+        if isinstance(layer, nn.LayerNorm):
+            normal = functional.layer_norm(values, (len(index),), weight, bias, layer.eps)
+        else:
+            normal = functional.group_norm(values, layer.num_groups, weight, bias, layer.eps)
+        return torch.zeros_like(output).index_copy(along, index, normal)
+
+    return normalize
+
+
+def _close(expected: Tensor, got: Tensor) -> bool:
+    if not expected.is_floating_point():
+        return torch.equal(expected, got)
+    scale = expected.abs().max().clamp_min(1e-6)
+    return bool(((expected - got).abs().max() / scale) < 1e-3)

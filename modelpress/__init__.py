@@ -1,0 +1,1 @@
+"""What users of Modelpress import in their own programs. It stands on nothing of the service."""

@@ -1,0 +1,38 @@
+"""Runs published artifacts that are more than one ONNX file. Needs numpy and onnxruntime, and nothing else.
+
+`load` reads the artifact's JSON document, its manifest, and returns what runs it:
+
+    network = modelpress.runtime.load("step0-exits.json", budget=0.35)
+    answer = network.run({"input": images})
+
+A kind of artifact is one module of this folder with a function `load(manifest, **options)`, named in `KINDS`.
+"""
+
+import importlib
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from modelpress.runtime.manifest import ArtifactError, Manifest
+
+__all__ = ["KINDS", "ArtifactError", "Manifest", "load"]
+
+KINDS: dict[str, str] = {}
+"""Module of this folder by the kind of artifact that a manifest states."""
+
+
+def load(path: str | PathLike[str], **options: Any) -> Any:
+    """What runs the artifact whose manifest is at `path`; its other files stand in the same folder.
+
+    Args:
+        path: The JSON document.
+        options: Those of the kind's own `load`: a budget, a width, a number of threads.
+
+    Raises:
+        ArtifactError: The document or a file beside it is missing, changed, or of a kind that this version does not know.
+    """
+    manifest = Manifest.read(Path(path))
+    if manifest.kind not in KINDS:
+        known = ", ".join(sorted(KINDS)) or "none"
+        raise ArtifactError(f"{manifest.path.name} is an artifact of the kind {manifest.kind!r}; this version of modelpress knows {known}")
+    return importlib.import_module(f"modelpress.runtime.{KINDS[manifest.kind]}").load(manifest, **options)
