@@ -70,8 +70,13 @@ class Calibrated:
         ranges = calibration.observer(prepared.path, feeds, params.calibration, threads=context.threads, work=context.work)
         quantizer = Quantizer(prepared.path, params, ranges)
         quantizer.plan(prepared.excluded)
-        said = {"split": split_name, "examples_count": count, "observer": params.calibration.observer, "batch_size": ranges.batch_size}
-        return cls(network, source, prepared, quantizer, feeds, said, params.reduces_range)
+        calibrated = {
+            "split": split_name,
+            "examples_count": count,
+            "observer": params.calibration.observer,
+            "batch_size": ranges.batch_size,
+        }
+        return cls(network, source, prepared, quantizer, feeds, calibrated, params.reduces_range)
 
     def write(self, context: StepContext, target: Path, also_in_float: Collection[str] = ()) -> Network:
         """Write the graph, prove that it differs from the float network by rounding alone, and report what became of it.
