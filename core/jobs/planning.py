@@ -203,7 +203,7 @@ class _Facts:
         """How long so many operations of this network take on one core."""
         (small, slow), (large, fast) = RATES
         share = min(1.0, max(0.0, math.log(max(1, self.macs or 1) / small) / math.log(large / small)))
-        return macs / (slow * (fast / slow) ** share)
+        return macs / (slow * math.pow(fast / slow, share))
 
     def peak_memory_bytes(self, spec: Spec) -> int | None:
         """Resident memory of the job's process."""

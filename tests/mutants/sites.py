@@ -61,7 +61,7 @@ def _places(file: Path) -> dict[Position, list[Mutant]]:
     return found
 
 
-class _Finder(Visitor):
+class _Finder(Visitor):  # type: ignore[misc]  # Cosmic Ray has no types
     """Numbers the places of every operator as `mutate_code` does."""
 
     def __init__(self) -> None:

@@ -3,12 +3,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from engine.measuring import sizes as module
+from engine.measuring.measurement import FileSizes
 from engine.measuring.sizes import Sizes
 
 
-def test_a_content_is_compressed_once_and_a_changed_file_again(tmp_path: Path, monkeypatch: object) -> None:
+def test_a_content_is_compressed_once_and_a_changed_file_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first, copy = tmp_path / "a", tmp_path / "b"
     content = np.random.default_rng(0).integers(0, 4, 5000).astype(np.uint8).tobytes()
     first.write_bytes(content)
@@ -16,11 +18,11 @@ def test_a_content_is_compressed_once_and_a_changed_file_again(tmp_path: Path, m
     done: list[Path] = []
     real = module.file_sizes
 
-    def counted(path: Path) -> module.FileSizes:
+    def counted(path: Path) -> FileSizes:
         done.append(path)
         return real(path)
 
-    monkeypatch.setattr(module, "file_sizes", counted)  # type: ignore[attr-defined]
+    monkeypatch.setattr(module, "file_sizes", counted)
     with ThreadPoolExecutor(1) as aside:
         found = Sizes(aside)
         found.begin(first)

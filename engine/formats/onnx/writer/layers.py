@@ -142,7 +142,10 @@ def global_pool(writer: Writer, layer: Any, x: Value) -> str:
 
 def gelu(writer: Writer, layer: nn.GELU, x: Value) -> str:
     """GELU in the operators of the operator set, which the runtime fuses: exact, or with tanh."""
-    constant = lambda number: writer.constant(number, x.dtype)  # noqa: E731
+
+    def constant(number: float) -> str:
+        return writer.constant(number, x.dtype)
+
     if layer.approximate == "tanh":
         cube = str(writer.emit("Pow", x.name, constant(3.0)))
         inner = str(writer.emit("Add", x.name, str(writer.emit("Mul", constant(0.044715), cube))))

@@ -27,8 +27,8 @@ _BATCHES = (2, 5)
 """What differs between the two depends on the batch, or on another dimension that the signature leaves open."""
 ABSOLUTE_TOLERANCE = 1e-4
 """Beside a thousandth of the largest output (a hundredth in half precision), as for every published file."""
-_FUNCTIONS = functions.FUNCTIONS | moving.FUNCTIONS
-_METHODS = functions.METHODS | moving.METHODS
+_FUNCTIONS = {**functions.FUNCTIONS, **moving.FUNCTIONS}
+_METHODS = {**functions.METHODS, **moving.METHODS}
 
 
 def written(module: nn.Module, signature: Signature, opset: int) -> onnx.ModelProto | None:
@@ -55,12 +55,12 @@ class _Writing:
     def _refuse_unknown(self) -> None:
         """Before anything is computed."""
         for node in self._module.graph.nodes:
-            known = {
-                "call_module": lambda node: type(self._module.get_submodule(str(node.target))) in LAYERS,
-                "call_function": lambda node: node.target in _FUNCTIONS,
-                "call_method": lambda node: node.target in _METHODS,
-            }.get(node.op, lambda node: True)
-            if not known(node):
+            unknown = (
+                (node.op == "call_module" and type(self._module.get_submodule(str(node.target))) not in LAYERS)
+                or (node.op == "call_function" and node.target not in _FUNCTIONS)
+                or (node.op == "call_method" and node.target not in _METHODS)
+            )
+            if unknown:
                 raise Unwritten
 
     def model(self, opset: int) -> onnx.ModelProto:
@@ -107,7 +107,8 @@ class _Writing:
         if node.op == "get_attr":
             tensor = _attribute(self._module, str(node.target))
             return writer.weight(tensor)
-        args, kwargs = (fx.node.map_arg(item, lambda other: self._values[other]) for item in (node.args, node.kwargs))
+        given: Any = fx.node.map_arg((node.args, node.kwargs), lambda other: self._values[other])
+        args, kwargs = given
         if node.op == "call_module":
             layer = self._module.get_submodule(str(node.target))
             return LAYERS[type(layer)](writer, layer, functions.tensor(args[0]))
