@@ -53,7 +53,9 @@ def _zeros(model: onnx.ModelProto) -> int:
             if len(node.input) > point and node.input[point] in stored:
                 points[node.input[weight]] = _beside(node, numpy_helper.to_array(stored[node.input[point]]), stored.get(node.input[weight]))
         elif node.op_type == "DynamicQuantizeLSTM":
-            points |= {node.input[place]: numpy_helper.to_array(stored[node.input[place + 8]])[:, None, :] for place in (1, 2)}
+            for weight, point in ((1, 9), (2, 11)):
+                stored_point = numpy_helper.to_array(stored[node.input[point]])
+                points[node.input[weight]] = stored_point.reshape(len(stored_point), 1, -1)
     total = 0
     for name, tensor in stored.items():
         # The same tensors are looked at as `elements` counts: alone in a file, a tensor either is a weight as a whole or is none.
