@@ -23,7 +23,7 @@ STATIC = {"method": "static_quantization", "calibration": {"samples": 16}}
 DYNAMIC = {"method": "dynamic_quantization"}
 JOBS: dict[str, tuple[str, tuple[dict[str, Any], ...]]] = {
     "pruned": ("resnet", (PRUNED,)),
-    "sparse": ("gru", (SPARSE,)),
+    "sparse": ("densenet", (SPARSE,)),
     "static": ("mobilenet", (STATIC,)),
     "pruned and static": ("simple_cnn", (PRUNED, STATIC)),
     "dynamic, attention": ("vit", (DYNAMIC,)),
