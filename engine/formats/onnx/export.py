@@ -26,32 +26,34 @@ from engine.networks.network import Signature, TensorSpec
 from engine.process.memory import present_objects_kept
 
 OPSET = 18
-_EXAMPLE_BATCH = 2
+EXAMPLE_BATCH = 2
 _TRIED_BATCH = 3
+Examples = tuple[torch.Tensor, ...] | None
 
 
-def export_onnx(module: nn.Module, signature: Signature, path: Path, *, half: bool = False) -> None:
+def export_onnx(module: nn.Module, signature: Signature, path: Path, *, half: bool = False, examples: Examples = None) -> None:
     """Write a plain module on the CPU to `path`: names of the signature, first dimension open, no external data.
 
-    `half` stores the weights, which have been rounded to it, as float16.
+    `half` stores the weights, which have been rounded to it, as float16. `examples` are inputs to trace it with, of two examples;
+    made up where they are None.
 
     Raises `export_failed` where the module cannot be written as ONNX.
     """
-    if not _written(module, signature, path, half=half):
+    if not _written(module, signature, path, examples, half=half):
         names = ([spec.name for spec in side] for side in (signature.inputs, signature.outputs))
-        _save(plain(name_ends(_exported(module, signature), *names)), signature, path, half=half)
+        _save(plain(name_ends(_exported(module, signature, examples), *names)), signature, path, half=half)
 
 
-def _written(module: nn.Module, signature: Signature, path: Path, *, half: bool) -> bool:
+def _written(module: nn.Module, signature: Signature, path: Path, examples: Examples, *, half: bool) -> bool:
     """Write the network by this project's own means, in a fraction of the exporter's seconds. False where the exporter is needed.
 
-    The module answers for the file: both are run on a batch of another size than those that the file was written with.
+    The module answers for the file: both are run, without `examples` on a batch of another size than those that it was written with.
     """
     model = written(module, signature, OPSET)
     if model is None:
         return False
     _save(plain(model), signature, path, half=half)
-    if agrees(path, module, example_inputs(signature, _TRIED_BATCH, seed=1), half=half):
+    if agrees(path, module, examples or example_inputs(signature, _TRIED_BATCH, seed=1), half=half):
         return True
     path.unlink()
     return False
@@ -62,9 +64,9 @@ def _save(model: onnx.ModelProto, signature: Signature, path: Path, *, half: boo
     onnx.save_model(store_in_half(model) if half else model, str(path))
 
 
-def _exported(module: nn.Module, signature: Signature) -> onnx.ModelProto:
+def _exported(module: nn.Module, signature: Signature, examples: Examples) -> onnx.ModelProto:
     """The network as torch writes it. Raises `export_failed`."""
-    arguments = example_inputs(signature, _EXAMPLE_BATCH)
+    arguments = example_inputs(signature, EXAMPLE_BATCH) if examples is None else examples
     batched = len({spec.shape[:1] for spec in signature.inputs}) == 1
     shapes = tuple(_open_dimensions(spec, batched=batched) for spec in signature.inputs)
     try:
