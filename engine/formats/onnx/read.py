@@ -35,8 +35,9 @@ def _build(path: Path, stated: Sequence[InputSpec]) -> nn.Module:
     """The trainable form, built from the file once more: quantizing a graph needs neither torch nor the weights in memory."""
     from engine.formats.onnx.importer.making import without_weights
     from engine.formats.onnx.importer.rebuild import build_module
+    from engine.formats.onnx.packed import unpacked
 
-    graph, weights = without_weights(narrowed(read_model(path), stated))
+    graph, weights = without_weights(unpacked(narrowed(read_model(path), stated)))
     _give_back(path)
     module = build_module(graph, weights)
     del weights
