@@ -227,7 +227,7 @@ class House:
         return dict(load_file(target))
 
     def pids(self, role: str) -> list[int]:
-        """Process ids of a role: api, worker, parent (of job children), child, measuring, broker."""
+        """Process ids of a role: api, worker, parent (of job children), child, spare (a child that waits for a job), measuring, broker."""
         found = []
         for pid in self.everyone():
             try:
@@ -236,7 +236,10 @@ class House:
                 above = Path(f"/proc/{parent}/cmdline").read_bytes().replace(b"\0", b" ").decode()
             except OSError:
                 continue
-            if role == _role(words, above):
+            found_role = _role(words, above)
+            if found_role == "child" and is_spare(pid):
+                found_role = "spare"
+            if role == found_role:
                 found.append(pid)
         return found
 
@@ -275,6 +278,15 @@ class House:
         finally:
             self.process.kill()
             self.process.wait()
+
+
+def is_spare(child: int) -> bool:
+    """Whether a child of the parent of job children waits for a job, by the name that it or the process that it keeps gave itself."""
+    try:
+        below = Path(f"/proc/{child}/task/{child}/children").read_text().split()
+        return any(Path(f"/proc/{pid}/comm").read_text() == "spare\n" for pid in (child, *below))
+    except OSError:
+        return False
 
 
 def _role(words: str, above: str) -> str:
