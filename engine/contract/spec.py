@@ -67,9 +67,10 @@ class Constraints(Params):
     max_macs_count: int | None = Field(None, ge=1)
     """Largest number of multiply-accumulate operations for one example."""
     min_speedup: float | None = Field(None, gt=0)
-    """Smallest ratio of the baseline's median latency to the result's, at the first batch size of `evaluation.latency`."""
+    """Smallest ratio of the baseline's median latency to the result's, at the first batch size of `evaluation.latency`; of their means
+    over real inputs where what a network computes depends on its input."""
     max_latency_ms: float | None = Field(None, gt=0)
-    """Largest median latency at the first batch size of `evaluation.latency`."""
+    """Largest median latency at the first batch size of `evaluation.latency`; mean over real inputs where it depends on them."""
     settings: Literal["best", "all"] = "best"
     """Which settings of a network with several (widths, exits, budgets) have to meet them: `best`, one is enough, and the outcome rests on
     the best that does; `all`, every one of them. `judged_setting` of the result names the setting that decided."""
