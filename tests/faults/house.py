@@ -20,6 +20,7 @@ from safetensors.numpy import load_file
 from cli.client import TERMINAL, ApiError, Client
 from core.service import Service
 from core.settings import Settings
+from engine.process.linux import PR_SET_PDEATHSIG, prctl
 from tests.faults.invariants import Seen, violations
 from tests.processes import descendants
 from tests.servers import free_port
@@ -93,8 +94,15 @@ class House:
     def _start(self) -> "subprocess.Popen[bytes]":
         command = [sys.executable, "-m", "cli.main", "serve", "--port", str(self.port), "--data-dir", str(self.settings.data_dir)]
         with self.log.open("ab") as log:
+            # A session of its own: what is sent to the group of the tests (a time limit, Ctrl-C) would stop it in the middle of a row. And
+            # it ends with the tests, whatever ends them.
             return subprocess.Popen(
-                [*command, "--workers", str(self._workers)], env={**os.environ, **self._environment}, stdout=log, stderr=log
+                [*command, "--workers", str(self._workers)],
+                env={**os.environ, **self._environment},
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                preexec_fn=lambda: prctl(PR_SET_PDEATHSIG, signal.SIGKILL),  # noqa: PLW1509 - nothing else is done in between
             )
 
     def wait_until_ready(self) -> None:
