@@ -12,6 +12,9 @@ import structlog
 
 from core.settings import Settings
 
+_CHATTY = ("alembic", "celery", "kombu", "amqp", "py.warnings", "httpx", "botocore")
+"""Loggers of libraries that say what they do when all is well."""
+
 MOST_LINES = 10_000
 """Lines that wait to be written; what is logged while so many wait is counted and dropped."""
 FLUSH_SECONDS = 2.0
@@ -87,6 +90,9 @@ def configure(settings: Settings, *, beside: bool = False) -> None:
             foreign_pre_chain=shared, processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer]
         )
     )
+    for name in _CHATTY:
+        logging.getLogger(name).setLevel(logging.NOTSET if settings.verbose else logging.WARNING)
+    logging.captureWarnings(True)
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level)

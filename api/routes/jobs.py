@@ -136,7 +136,9 @@ def list_jobs(
     session: Reading,
     principal: ReadsJobs,
     status: Annotated[list[Status], Query(max_length=5, description="Any of these.")] = [],  # noqa: B006 - FastAPI copies it
-    label: Annotated[list[Word], Query(max_length=16, description="`key:value` or `key`; all must hold.", examples=[["team:vision"]])] = [],  # noqa: B006 - FastAPI copies it
+    label: Annotated[
+        list[Word], Query(max_length=16, description="`key:value`, `key=value` or `key`; all must hold.", examples=[["team:vision"]])
+    ] = [],  # noqa: B006 - FastAPI copies it
     model_id: Annotated[str | None, Query(pattern=r"^mdl_[A-Za-z0-9]{1,40}$")] = None,
     created_after: Annotated[Moment | None, Query(description="RFC 3339, with its offset from UTC.")] = None,
     expand: Annotated[

@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 from engine.formats.onnx import runtime
 from engine.formats.onnx.runtime import Feed
 from engine.methods.quantization import footprint
-from engine.methods.quantization.histograms import BINS, entropy_threshold, percentile_range
+from engine.methods.quantization.histograms import BINS, entropy_threshold, mse_range, percentile_range
 from engine.methods.quantization.index import Index
 from engine.methods.quantization.names import FreshNames
 from engine.methods.quantization.plan import MASKED
@@ -48,7 +48,7 @@ class Observer:
     def observe(self, tensors: Sequence[str]) -> None:
         """Add the ranges of tensors, inputs of the graph included.
 
-        `minmax` reads the batches once. `percentile` and `entropy` read them twice: the first pass fixes the edges of the histograms,
+        `minmax` reads the batches once. The others read them twice: the first pass fixes the edges of the histograms,
         so that the result does not depend on how the examples were cut into batches. At most one batch of activations is in memory.
         """
         missing = [name for name in dict.fromkeys(tensors) if name not in self.ranges]
@@ -66,6 +66,9 @@ class Observer:
             self.ranges |= {name: (max(low, -limits[name]), min(high, limits[name])) for name, (low, high) in extrema.items()}
             return
         counted = self._histograms(extrema, absolute=False)
+        if self.params.observer == "mse":
+            self.ranges |= {name: mse_range(counts, extrema[name]) for name, counts in counted.items()}
+            return
         self.ranges |= {name: percentile_range(counts, extrema[name], self.params.percentile) for name, counts in counted.items()}
 
     def _extrema(self, tensors: Sequence[str]) -> Ranges:

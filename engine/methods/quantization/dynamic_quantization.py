@@ -4,7 +4,6 @@ from typing import TYPE_CHECKING
 
 import onnx
 
-from engine.measuring.environment import has_safe_int8
 from engine.methods.quantization import graph, precision
 from engine.methods.quantization.integers import IntegerWriter
 from engine.methods.quantization.spec import DynamicQuantization
@@ -26,7 +25,6 @@ def apply(network: Network, params: DynamicQuantization, context: "StepContext")
     Raises:
         EngineError: `nothing_quantized`, `already_quantized`.
     """
-    reduce_range = not has_safe_int8() if params.reduce_range is None else params.reduce_range
     source = graph.onnx_file(network, context.work)
     context.phase("quantizing")
     prepared = graph.prepare(source, context.work, ignore=params.ignore, minimum_opset=DYNAMIC_OPSET)
@@ -36,11 +34,11 @@ def apply(network: Network, params: DynamicQuantization, context: "StepContext")
         onnx.load(prepared.path),
         prepared.excluded,
         by_channel=params.granularity == "channel",
-        levels=64 if reduce_range else 127,
+        portable=params.reduces_range,
     )
     onnx.save(writer.write(), target)
     graph.finish(target)
-    context.report("reduce_range", reduce_range)
+    context.report("reduce_range", params.reduces_range)
     precision.report(source, target, context)
     prepared.path.unlink()
     return network.with_onnx(target, batch_dependent=True)

@@ -8,6 +8,8 @@ _LEVELS = 128
 """Levels of a signed 8-bit number on one side of zero."""
 _STRIDE = 8
 """Thresholds that are tried stand this many bins apart."""
+_SHARES, _LEAST_SHARE = 81, 0.2
+"""Shares of each side of a range that are tried."""
 _FLOOR = 1e-6
 """The share of a level that a clipped bin is given, so that clipping costs much but not everything."""
 
@@ -20,6 +22,25 @@ def percentile_range(counts: NDArray[np.int64], extrema: tuple[float, float], pe
     low = edges[int(np.searchsorted(share, tail, side="right")) - 1]
     high = edges[min(int(np.searchsorted(share, 1.0 - tail, side="left")), len(counts))]
     return float(low), float(high)
+
+
+def mse_range(counts: NDArray[np.int64], extrema: tuple[float, float]) -> tuple[float, float]:
+    """The range inside `extrema` that loses least when its numbers are stored in 8 bits: rounding inside, clipping outside of it.
+
+    Source: Nagel et al., A White Paper on Neural Network Quantization, 2021, section 3.1.
+    """
+    edges = np.linspace(*extrema, len(counts) + 1)
+    centres, mass = (edges[:-1] + edges[1:]) / 2, counts / max(1, counts.sum())
+    zero = float(np.clip(0.0, *extrema))
+    shares = np.linspace(1.0, _LEAST_SHARE, _SHARES)
+    lows, highs = zero + (extrema[0] - zero) * shares, zero + (extrema[1] - zero) * shares
+    clipped_low = np.array([np.sum(mass * np.square(np.maximum(low - centres, 0))) for low in lows])
+    clipped_high = np.array([np.sum(mass * np.square(np.maximum(centres - high, 0))) for high in highs])
+    # The stored range holds zero, whatever the numbers are.
+    step = (np.maximum(highs, 0)[None, :] - np.minimum(lows, 0)[:, None]) / 255
+    loss = np.square(step) / 12 + clipped_low[:, None] + clipped_high[None, :]
+    low, high = np.unravel_index(int(loss.argmin()), loss.shape)
+    return float(lows[low]), float(highs[high])
 
 
 def entropy_threshold(counts: NDArray[np.int64]) -> float:

@@ -116,7 +116,7 @@ def _is_near(values: Mapping[str, tuple[float | None, float | None]]) -> bool:
 
 
 def _tries(network: Network, params: Int8Quantization, context: StepContext) -> Iterator[Try]:
-    shared = {name: getattr(params, name) for name in ("granularity", "reduce_range", "ignore")}
+    shared = {name: getattr(params, name) for name in ("granularity", "target_cpu", "reduce_range", "ignore")}
     static = StaticQuantization(calibration=params.calibration, **shared)
     calibrated: list[Calibrated] = []
 

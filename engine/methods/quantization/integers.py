@@ -12,25 +12,27 @@ from onnx import TensorProto, helper, numpy_helper
 from engine.formats.onnx.weights import int_attribute
 from engine.methods.quantization.graph import all_nodes, graph_attributes
 from engine.methods.quantization.names import FreshNames
-from engine.methods.quantization.rounding import rounded_weight, weight_scales
+from engine.methods.quantization.rounding import portable_scales, rounded_weight, weight_scales
 
 RUNTIME_DOMAIN = "com.microsoft"
+_LEVELS = 127
+"""The largest 8-bit weight."""
 Constants = Mapping[str, onnx.TensorProto]
 
 
 class IntegerWriter:
     """Writes one graph and the branches of its If and Loop nodes."""
 
-    def __init__(self, model: onnx.ModelProto, excluded: Collection[str], *, by_channel: bool, levels: int) -> None:
+    def __init__(self, model: onnx.ModelProto, excluded: Collection[str], *, by_channel: bool, portable: bool = False) -> None:
         """Take a graph.
 
         Args:
             model: The float graph, all of whose nodes have names; changed in place.
             excluded: Names of nodes that stay in float.
             by_channel: One weight scale for every output channel, instead of one for the tensor.
-            levels: The largest 8-bit weight: 127, or 64 where kernels saturate.
+            portable: Whether weights are kept so small that no kernel saturates.
         """
-        self._model, self._excluded, self._by_channel, self._levels = model, set(excluded), by_channel, levels
+        self._model, self._excluded, self._by_channel, self._portable = model, set(excluded), by_channel, portable
         self._fresh = FreshNames(model)
         self._added: list[onnx.TensorProto] = []
         self._nodes: list[onnx.NodeProto] = []
@@ -131,9 +133,9 @@ class IntegerWriter:
         tail: list[str] = []
         for position in (1, 2):
             values = np.ascontiguousarray(numpy_helper.to_array(constants[inputs[position]]).transpose(0, 2, 1))
-            scales = np.stack([weight_scales(part, 1 if self._by_channel else None, self._levels) for part in values])
+            scales = np.stack([self._scales(part, 1 if self._by_channel else None) for part in values])
             spread = scales.reshape(len(values), 1, -1)
-            integers = np.clip(np.rint(values / spread), -self._levels, self._levels).astype(np.int8)
+            integers = np.clip(np.rint(values / spread), -_LEVELS, _LEVELS).astype(np.int8)
             wanted = inputs[position]
             inputs[position] = self._constant(f"{wanted}_quantized", integers)
             tail += [self._constant(f"{wanted}_scale", scales), self._constant(f"{wanted}_zero_point", np.zeros(scales.shape, np.int8))]
@@ -170,14 +172,17 @@ class IntegerWriter:
     def _weight(self, key: tuple[Any, ...], values: NDArray[Any], axis: int | None, trailing: int = 0) -> tuple[str, str, str]:
         """Names of a weight's integers, scales and zero points; scales of a convolution stand in front of its `trailing` dimensions."""
         if key not in self._stored:
-            scales = weight_scales(values, axis, self._levels)
+            scales = self._scales(values, axis)
             shape = scales.shape + (1,) * trailing if scales.ndim else ()
             self._stored[key] = (
-                self._constant(f"{key[0]}_quantized", rounded_weight(values, scales, axis, self._levels)),
+                self._constant(f"{key[0]}_quantized", rounded_weight(values, scales, axis, _LEVELS)),
                 self._constant(f"{key[0]}_scale", scales.reshape(shape)),
                 self._constant(f"{key[0]}_zero_point", np.zeros(scales.shape, np.int8)),
             )
         return self._stored[key]
+
+    def _scales(self, values: NDArray[Any], axis: int | None) -> NDArray[np.float32]:
+        return portable_scales(values, axis) if self._portable else weight_scales(values, axis, _LEVELS)
 
     def _one_way(self, name: str) -> bool:
         """Whether a weight may have a scale for each channel: rows of an embedding that is picked from have one scale for all."""

@@ -15,13 +15,22 @@ from engine.formats.onnx.weights import int_attribute
 from engine.methods.quantization.index import Index
 from engine.methods.quantization.names import FreshNames
 from engine.methods.quantization.plan import Plan
-from engine.methods.quantization.rounding import Scaling, bias_fits, rounded, rounded_weight, scaling, weight_scales
+from engine.methods.quantization.rounding import Scaling, bias_fits, portable_scales, rounded, rounded_weight, scaling, weight_scales
 
 
 class QdqWriter:
     """Writes one graph; a copy with noise in place of rounding is written by a class that derives from it."""
 
-    def __init__(self, model: onnx.ModelProto, plan: Plan, scalings: Mapping[str, Scaling], *, by_channel: bool, levels: int) -> None:
+    def __init__(
+        self,
+        model: onnx.ModelProto,
+        plan: Plan,
+        scalings: Mapping[str, Scaling],
+        *,
+        by_channel: bool,
+        levels: int = 127,
+        portable: bool = False,
+    ) -> None:
         """Take a graph.
 
         Args:
@@ -29,10 +38,11 @@ class QdqWriter:
             plan: What is rounded.
             scalings: How each tensor that the plan rounds is stored.
             by_channel: One weight scale for every output channel, instead of one for the tensor.
-            levels: The largest 8-bit weight: 127, or 64 where kernels saturate.
+            levels: The largest 8-bit weight.
+            portable: Whether weights are kept so small that no kernel saturates.
         """
         self._model, self._plan, self._scalings = model, plan, scalings
-        self._by_channel, self._levels = by_channel, levels
+        self._by_channel, self._levels, self._portable = by_channel, levels, portable
         self._index = Index(model)
         self._fresh = FreshNames(model)
         self._nodes: list[onnx.NodeProto] = []
@@ -94,6 +104,10 @@ class QdqWriter:
             self._parameters[source] = (self.constant(f"{source}_scale", how.scale), self.constant(f"{source}_zero_point", how.zero_point))
         return self._parameters[source]
 
+    def weight_scales(self, name: str, values: NDArray[Any], axis: int | None) -> NDArray[np.float32]:
+        """The scales of a weight: a scalar, or one for each index of dimension `axis`."""
+        return portable_scales(values, axis) if self._portable else weight_scales(values, axis, self._levels)
+
     def _quantize(self, node: onnx.NodeProto) -> None:
         """Let a node read what was rounded, with its weight and bias stored in integers."""
         position = self._plan.weights.get(node.name)
@@ -113,7 +127,7 @@ class QdqWriter:
         values = numpy_helper.to_array(self._index.constants[name])
         values = values if factor == 1 else values * np.float32(factor)
         axis = self._axes[name]
-        scales = weight_scales(values, axis, self._levels)
+        scales = self.weight_scales(name, values, axis)
         key: tuple[Any, ...] = (name, factor)
         bias = self._bias(node, values)
         if bias is not None:
@@ -156,7 +170,7 @@ class QdqWriter:
         """Pick rows of 8-bit numbers, and widen only those."""
         name, after = node.input[0], node.output[0]
         values = numpy_helper.to_array(self._index.constants[name])
-        stored = self._store((name, 1.0), values, weight_scales(values, None, self._levels), None)
+        stored = self._store((name, 1.0), values, self.weight_scales(name, values, None), None)
         node.input[0], node.output[0] = stored[0], self._fresh.claim(f"{after}_q")
         self._nodes.append(node)
         self.add("DequantizeLinear", [node.output[0], *stored[1:]], after)

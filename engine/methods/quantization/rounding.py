@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 _SMALLEST = np.float32(1e-36)
 """Smaller scales would make products of two of them vanish in float32; what needs one is zero for every purpose."""
+_PAIR = 127.99
+"""Rounded to integers, two numbers that add up to this add up to 128 at most."""
 _BIAS_LEVELS = 2.0**30
 """Largest bias in units of its scale: half of an int32 is left for the products that are added to it."""
 
@@ -69,6 +71,28 @@ def weight_scales(weight: NDArray[Any], axis: int | None, levels: int) -> NDArra
     low = np.min(weight, axis=others, initial=0).astype(np.float64)
     scales = (np.maximum(high, -low) / levels).astype(np.float32)
     return np.asarray(np.where(scales > _SMALLEST, scales, np.float32(1)), np.float32)
+
+
+def portable_scales(weight: NDArray[Any], axis: int | None) -> NDArray[np.float32]:
+    """The symmetric scales, like `weight_scales`, with which no 8-bit kernel saturates.
+
+    Processors without VNNI add the products of two weights and two unsigned activations in 16 bits, which overflow where the weights add up to
+    more than 128. So the two largest of a sign do not, whichever two the kernel brings together; one alone reaches 127.
+    """
+    rows = weight.reshape(1, -1) if axis is None else np.moveaxis(weight, axis, 0).reshape(weight.shape[axis], -1)
+    scales = np.maximum(_pair(rows), _pair(-rows)) / _PAIR
+    scales = np.maximum(scales, np.abs(rows).max(1, initial=0).astype(np.float64) / 127).astype(np.float32)
+    scales = np.where(scales > _SMALLEST, scales, np.float32(1))
+    return np.asarray(scales[0] if axis is None else scales, np.float32)
+
+
+def _pair(rows: NDArray[Any]) -> NDArray[np.float64]:
+    """The sum of the two largest positive numbers of each row."""
+    count = min(2, rows.shape[1])
+    if not count:
+        return np.zeros(len(rows))
+    largest = np.partition(rows, rows.shape[1] - count, axis=1)[:, -count:]
+    return np.asarray(np.maximum(largest, 0).astype(np.float64).sum(1))
 
 
 def rounded_weight(weight: NDArray[Any], scales: NDArray[np.float32], axis: int | None, levels: int) -> NDArray[np.int8]:

@@ -2,41 +2,14 @@
 
 from typing import ClassVar, Literal
 
-from pydantic import Field
-
 from engine.contract.cost import NOTHING, Cost, Facts
-from engine.contract.method import Effect, MethodParams, Reference, Requires
-from engine.contract.params import LayerPattern, Params
+from engine.contract.method import Requires
+from engine.methods.quantization.spec_shared import ACTIVATION_BYTES, Calibration, IntegerFields
 
-_LAST = {"*": "a quantized graph cannot be trained or pruned further: put quantization last"}
-_REFERENCES = (
-    Reference(
-        title="Jacob et al., Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference, CVPR 2018",
-        url="https://arxiv.org/abs/1712.05877",
-    ),
-    Reference(
-        title="ONNX Runtime: Quantize ONNX models", url="https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html"
-    ),
-)
-
-ACTIVATION_BYTES = 128 << 20
-"""Bound on the activations of one calibration batch, as far as one example stays within it."""
+__all__ = ["ACTIVATION_BYTES", "Calibration", "DynamicQuantization", "Int8Quantization", "StaticQuantization"]
 
 
-class Calibration(Params):
-    """Which examples show the range of the activations; never the test split."""
-
-    samples: int = Field(300, ge=1, le=1_000_000)
-    """Number of training examples, drawn with the job's seed."""
-    observer: Literal["minmax", "entropy", "percentile"] = "minmax"
-    """How a range is read off the observed values."""
-    percentile: float = Field(99.999, gt=50, le=100)
-    """Share, in percent, of the values that `percentile` keeps inside the range."""
-    batch_size: int | None = Field(None, ge=1, le=4096)
-    """Examples in one calibration run, without effect on the result; by default as many as keep the activations within 128 MiB."""
-
-
-class StaticQuantization(MethodParams):
+class StaticQuantization(IntegerFields):
     """Weights and activations in 8-bit integers, with activation ranges measured on calibration examples.
 
     The published ONNX file carries QuantizeLinear/DequantizeLinear pairs that ONNX Runtime turns into integer kernels.
@@ -44,57 +17,39 @@ class StaticQuantization(MethodParams):
 
     title: ClassVar[str] = "Static int8 quantization"
     requires: ClassVar[Requires] = Requires(dataset=True, trainable=False)
-    effect: ClassVar[Effect] = Effect(file_size="smaller", dense_latency="depends_on_hardware")
-    references: ClassVar[tuple[Reference, ...]] = _REFERENCES
     examples: ClassVar = ({"method": "static_quantization", "calibration": {"samples": 300}},)
-    forbids_next: ClassVar = _LAST
 
     method: Literal["static_quantization"] = "static_quantization"
     scheme: Literal["W8A8"] = "W8A8"
     """Bits of weights and activations."""
-    granularity: Literal["channel", "tensor"] = "channel"
-    """One weight scale for every output channel, or one for the whole tensor."""
     operators: Literal["weighted", "all"] = "weighted"
     """`weighted`: convolutions and matrix products with stored weights, and what stands between two of them without harm. `all`: whatever
     the runtime has an integer kernel for, attention scores and softmax too."""
     symmetric: bool = False
     """Signed activations around zero instead of an unsigned range with a zero point."""
-    reduce_range: bool | None = None
-    """Seven-bit weights, which avoid saturation in 8-bit kernels without VNNI; by default on where the measuring CPU lacks VNNI."""
     calibration: Calibration = Calibration()
     """The examples that show the activation ranges."""
-    ignore: tuple[LayerPattern, ...] = ()
-    """Nodes that stay in floating point, by name, glob, `re:` pattern or operator type."""
 
     def cost(self, facts: Facts) -> Cost:
         """The calibration."""
         return Cost(calibration_samples=self.calibration.samples, activation_bytes=ACTIVATION_BYTES)
 
 
-class DynamicQuantization(MethodParams):
+class DynamicQuantization(IntegerFields):
     """Weights in 8-bit integers; activation ranges are found while the network runs. Needs no data."""
 
     title: ClassVar[str] = "Dynamic int8 quantization"
     requires: ClassVar[Requires] = Requires(trainable=False)
-    effect: ClassVar[Effect] = Effect(file_size="smaller", dense_latency="depends_on_hardware")
-    references: ClassVar[tuple[Reference, ...]] = _REFERENCES
     examples: ClassVar = ({"method": "dynamic_quantization"},)
-    forbids_next: ClassVar = _LAST
 
     method: Literal["dynamic_quantization"] = "dynamic_quantization"
-    granularity: Literal["channel", "tensor"] = "channel"
-    """One weight scale for every output channel, or one for the whole tensor."""
-    reduce_range: bool | None = None
-    """Seven-bit weights, which avoid saturation in 8-bit kernels without VNNI; by default on where the measuring CPU lacks VNNI."""
-    ignore: tuple[LayerPattern, ...] = ()
-    """Nodes that stay in floating point, by name, glob, `re:` pattern or operator type."""
 
     def cost(self, facts: Facts) -> Cost:
         """No pass of any example."""
         return NOTHING
 
 
-class Int8Quantization(MethodParams):
+class Int8Quantization(IntegerFields):
     """Weights in 8-bit integers, by whichever kind of quantization keeps the accuracy on this network.
 
     Tries in turn: static quantization, static quantization that leaves the operators in float whose inputs lose most to rounding, and
@@ -105,20 +60,11 @@ class Int8Quantization(MethodParams):
 
     title: ClassVar[str] = "Int8 quantization"
     requires: ClassVar[Requires] = Requires(dataset=True, trainable=False)
-    effect: ClassVar[Effect] = Effect(file_size="smaller", dense_latency="depends_on_hardware")
-    references: ClassVar[tuple[Reference, ...]] = _REFERENCES
     examples: ClassVar = ({"method": "int8_quantization"},)
-    forbids_next: ClassVar = _LAST
 
     method: Literal["int8_quantization"] = "int8_quantization"
-    granularity: Literal["channel", "tensor"] = "channel"
-    """One weight scale for every output channel, or one for the whole tensor."""
-    reduce_range: bool | None = None
-    """Seven-bit weights, which avoid saturation in 8-bit kernels without VNNI; by default on where the measuring CPU lacks VNNI."""
     calibration: Calibration = Calibration()
     """The examples that show the activation ranges."""
-    ignore: tuple[LayerPattern, ...] = ()
-    """Nodes that stay in floating point, by name, glob, `re:` pattern or operator type."""
 
     def cost(self, facts: Facts) -> Cost:
         """The calibration; the tries are measured like the result."""

@@ -13,7 +13,6 @@ import onnx
 
 from engine.contract.errors import EngineError
 from engine.formats.onnx.runtime import Feed, batches
-from engine.measuring.environment import has_safe_int8
 from engine.methods.quantization import agreement, calibration, graph, precision, sensitivity
 from engine.methods.quantization.index import Index
 from engine.methods.quantization.plan import PRODUCTS, Plan, plan
@@ -64,15 +63,14 @@ class Calibrated:
     def of(cls, network: Network, params: StaticQuantization, context: StepContext) -> Calibrated:
         """Prepare the graph and observe its ranges."""
         split_name, feeds, count = _calibration_feeds(network, params, context)
-        reduce_range = not has_safe_int8() if params.reduce_range is None else params.reduce_range
         source = graph.onnx_file(network, context.work)
         context.phase("calibrating")
         prepared = graph.prepare(source, context.work, ignore=params.ignore, minimum_opset=PER_CHANNEL_OPSET)
         ranges = calibration.observer(prepared.path, feeds, params.calibration, threads=context.threads, work=context.work)
-        quantizer = Quantizer(prepared.path, params, ranges, levels=64 if reduce_range else 127)
+        quantizer = Quantizer(prepared.path, params, ranges)
         quantizer.plan(prepared.excluded)
         said = {"split": split_name, "examples_count": count, "observer": params.calibration.observer, "batch_size": ranges.batch_size}
-        return cls(network, source, prepared, quantizer, feeds, said, reduce_range)
+        return cls(network, source, prepared, quantizer, feeds, said, params.reduces_range)
 
     def write(self, context: StepContext, target: Path, also_in_float: Collection[str] = ()) -> Network:
         """Write the graph, prove that it differs from the float network by rounding alone, and report what became of it.
@@ -106,12 +104,12 @@ class Calibrated:
 class Quantizer:
     """Plans and writes QDQ graphs of one float graph; ranges are observed when a plan first asks for them."""
 
-    def __init__(self, path: Path, params: StaticQuantization, ranges: calibration.Observer, *, levels: int) -> None:
+    def __init__(self, path: Path, params: StaticQuantization, ranges: calibration.Observer) -> None:
         self.path, self.index = path, Index(graph.outline(path))
         self.infinite: dict[str, str] = {}
         """Nodes that stay in float because a tensor of theirs was not finite, with that tensor."""
         self.example_bytes = ranges.example_bytes
-        self._params, self._ranges, self._levels = params, ranges, levels
+        self._params, self._ranges = params, ranges
 
     def plan(self, excluded: Collection[str]) -> Plan:
         """What is quantized when the nodes `excluded` stay in float; so do those that read or write what is not finite.
@@ -158,7 +156,7 @@ class Quantizer:
         """Write the graph that a class of writers makes of a plan."""
         by_channel = self._params.granularity == "channel"
         model = onnx.load(self.path)
-        written = writer(model, chosen, self.scalings(chosen), by_channel=by_channel, levels=self._levels).write()
+        written = writer(model, chosen, self.scalings(chosen), by_channel=by_channel, portable=self._params.reduces_range).write()
         onnx.save(written, target)
         del model, written
         give_back_memory()

@@ -54,7 +54,7 @@ def quantizer(path: Path, feeds: Sequence[Feed], work: Path, **params: object) -
 
     settings = StaticQuantization(**params)  # type: ignore[arg-type]
     ranges = calibration.observer(prepared.path, passes, settings.calibration or Calibration(), threads=1, work=work)
-    return Quantizer(prepared.path, settings, ranges, levels=127), prepared.excluded
+    return Quantizer(prepared.path, settings, ranges), prepared.excluded
 
 
 def static(path: Path, feeds: Sequence[Feed], work: Path, **params: object) -> tuple[Path, Plan, dict[str, float]]:
@@ -70,5 +70,15 @@ def dynamic(path: Path, work: Path, *, by_channel: bool = True) -> Path:
     """A file with integer weights whose activations are rounded while it runs."""
     prepared = graph.prepare(path, work, ignore=(), minimum_opset=11)
     target = work / "dynamic.onnx"
-    onnx.save(IntegerWriter(onnx.load(prepared.path), prepared.excluded, by_channel=by_channel, levels=127).write(), target)
+    onnx.save(IntegerWriter(onnx.load(prepared.path), prepared.excluded, by_channel=by_channel).write(), target)
     return target
+
+
+def pair_sum(weight: np.ndarray) -> int:
+    """The largest sum of two 8-bit weights of one sign in one output channel, whichever dimension counts channels."""
+
+    def largest(axis: int) -> int:
+        rows = np.moveaxis(weight.astype(int), axis, 0).reshape(weight.shape[axis], -1)
+        return int(max(np.sort(np.maximum(side, 0), axis=1)[:, -2:].sum(1).max() for side in (rows, -rows)))
+
+    return min(largest(axis) for axis in range(weight.ndim))

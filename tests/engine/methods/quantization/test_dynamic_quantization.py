@@ -12,6 +12,7 @@ from engine.contract.errors import EngineError
 from engine.methods.quantization.dynamic_quantization import apply
 from engine.methods.quantization.spec import DynamicQuantization
 from tests.engine.conftest import make_split
+from tests.engine.methods.quantization.checking import pair_sum
 from tests.engine.small import save
 
 
@@ -56,13 +57,15 @@ def test_a_scale_a_channel_keeps_small_channels(bench: Callable[..., Any], tmp_p
     assert error("tensor") > 0.3
 
 
-def test_reduced_range(bench: Callable[..., Any]) -> None:
-    for reduced, largest in ((True, 64), (False, 127)):
-        stored = onnx.load(quantize(bench(), reduce_range=reduced)).graph.initializer
-        peaks = [
-            np.abs(numpy_helper.to_array(item).astype(int)).max() for item in stored if item.data_type == TensorProto.INT8 and item.dims
-        ]
-        assert max(peaks) == largest
+@pytest.mark.parametrize(("params", "safe"), [({}, True), ({"target_cpu": "vnni"}, False), ({"reduce_range": False}, False)])
+def test_no_two_weights_of_a_portable_file_saturate(bench: Callable[..., Any], params: dict[str, Any], safe: bool) -> None:
+    stored = [
+        numpy_helper.to_array(item)
+        for item in onnx.load(quantize(bench(), **params)).graph.initializer
+        if item.data_type == TensorProto.INT8
+    ]
+    largest = [pair_sum(array) for array in stored if array.ndim > 1]
+    assert (max(largest) <= 128) is safe
 
 
 def test_layers_inside_of_branches_are_quantized(bench: Callable[..., Any], tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from onnxruntime.quantization.calibrate import HistogramCollector
 
-from engine.methods.quantization.histograms import BINS, entropy_threshold
+from engine.methods.quantization.histograms import BINS, entropy_threshold, mse_range
 
 RNG = np.random.default_rng(0)
 DRAWN = {
@@ -55,3 +55,20 @@ def test_a_lone_outlier_is_clipped() -> None:
 
 def test_nothing_but_zeros_has_no_threshold() -> None:
     assert entropy_threshold(np.eye(1, BINS, dtype=np.int64)[0]) == 1.0
+
+
+@pytest.mark.parametrize("name", list(DRAWN))
+def test_the_range_of_least_error_loses_no_more_than_the_whole_one(name: str) -> None:
+    values = DRAWN[name]
+    extrema = float(values.min()), float(values.max())
+
+    def error(low: float, high: float) -> float:
+        low, high = min(low, 0.0), max(high, 0.0)
+        step = max(high - low, 1e-30) / 255
+        return float(np.square(np.rint((np.clip(values, low, high) - low) / step) * step + low - values).mean())
+
+    found = mse_range(np.histogram(values, BINS, range=extrema if extrema[1] > extrema[0] else (7.0, 8.0))[0], extrema)
+    assert extrema[0] <= found[0] <= found[1] <= extrema[1]
+    assert error(*found) <= 1.05 * error(*extrema) + 1e-12
+    if name == "one outlier":
+        assert error(*found) < 0.9 * error(*extrema)

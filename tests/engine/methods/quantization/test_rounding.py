@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from engine.methods.quantization.rounding import bias_fits, rounded, rounded_weight, scaling, weight_scales
+from engine.methods.quantization.rounding import bias_fits, portable_scales, rounded, rounded_weight, scaling, weight_scales
+from tests.engine.methods.quantization.checking import pair_sum
 
 
 def widened(values: np.ndarray, low: float, high: float, **options: object) -> np.ndarray:
@@ -50,3 +51,26 @@ def test_weights_get_coarser_where_a_bias_would_not_fit_into_32_bits() -> None:
     assert found[0] == scales[0]
     assert 1e6 / (found[1] * 1e-4) <= 2**30 * 1.001
     assert bias_fits(np.float32([1.0, 1e6]), np.float32(1e-3), np.float32(1e-4)).shape == ()
+
+
+@pytest.mark.parametrize("axis", [None, 0, 1])
+@pytest.mark.parametrize("draw", ["normal", "one_outlier", "two_outliers", "ties", "one_element"])
+def test_portable_weights_never_add_up_to_more_than_128(draw: str, axis: int | None) -> None:
+    rng = np.random.default_rng(0)
+    weight = rng.standard_normal((8, 1 if draw == "one_element" else 8)).astype(np.float32)
+    if draw == "one_outlier":
+        weight[np.arange(8), rng.permutation(8)] *= 50
+    if draw == "two_outliers":
+        weight[:, :2] = 9.0
+    if draw == "ties":
+        weight = np.sign(weight) * np.float32(1 / 3)
+    scales = portable_scales(weight, axis)
+    integers = rounded_weight(weight, scales, axis, 127)
+    assert pair_sum(integers if axis != 1 else integers.T) <= 128 or axis is None
+    if axis is None:
+        assert pair_sum(integers.reshape(1, -1)) <= 128
+    shape = () if axis is None else (-1, 1) if axis == 0 else (1, -1)
+    assert np.abs(integers * scales.reshape(shape) - weight).max() <= 0.5001 * scales.max()
+    # Never coarser than seven bits for all, and as fine as eight where a weight stands alone.
+    assert (scales <= weight_scales(weight, axis, 64) * 1.001).all()
+    assert (scales >= weight_scales(weight, axis, 127) * 0.999).all()

@@ -14,6 +14,7 @@ from engine.methods.quantization.spec import StaticQuantization
 from engine.methods.quantization.static_quantization import apply
 from engine.networks.network import Signature, TensorSpec
 from tests.engine.conftest import make_split
+from tests.engine.methods.quantization.checking import pair_sum
 from tests.engine.small import save
 
 
@@ -51,21 +52,19 @@ def test_weights_have_one_scale_a_channel_or_one_for_all(bench: Callable[..., An
     assert constants(by_tensor)["4.weight_scale"].shape == ()
 
 
-def test_reduced_range_keeps_weights_in_seven_bits(bench: Callable[..., Any]) -> None:
-    def largest(value: bool) -> int:
-        path = quantize(bench(), reduce_range=value)
-        return max(int(np.abs(array.astype(int)).max()) for array in constants(path).values() if array.dtype == np.int8)
-
-    assert largest(True) == 64
-    assert largest(False) == 127
-
-
-def test_the_default_range_depends_on_the_processor(bench: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    for safe in (True, False):
-        monkeypatch.setattr("engine.methods.quantization.static_quantization.has_safe_int8", lambda safe=safe: safe)
-        world = bench()
-        quantize(world)
-        assert world.context.reported["reduce_range"] is not safe
+@pytest.mark.parametrize(
+    ("params", "safe"),
+    [({}, True), ({"target_cpu": "vnni"}, False), ({"target_cpu": "vnni", "reduce_range": True}, True), ({"reduce_range": False}, False)],
+)
+@pytest.mark.parametrize("has_vnni", [True, False])
+def test_the_target_and_not_the_machine_decides_the_range_of_weights(
+    bench: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, params: dict[str, Any], safe: bool, has_vnni: bool
+) -> None:
+    monkeypatch.setattr("engine.measuring.environment.has_safe_int8", lambda: has_vnni)
+    world = bench()
+    stored = [array for array in constants(quantize(world, **params)).values() if array.dtype == np.int8 and array.ndim > 1]
+    assert (max(pair_sum(array) for array in stored) <= 128) is safe
+    assert world.context.reported["reduce_range"] is safe
 
 
 def test_symmetric_activations_are_signed_around_zero(bench: Callable[..., Any]) -> None:
@@ -132,7 +131,7 @@ def test_the_seed_decides_the_examples_and_nothing_else_varies(bench: Callable[.
     assert files[0] == files[1] != files[2]
 
 
-@pytest.mark.parametrize("observer", ["percentile", "entropy"])
+@pytest.mark.parametrize("observer", ["percentile", "entropy", "mse"])
 def test_observers_narrow_the_ranges(bench: Callable[..., Any], observer: str) -> None:
     wide = constants(quantize(bench()))
     narrow = constants(quantize(bench(), calibration={"observer": observer, "percentile": 99.0}))
