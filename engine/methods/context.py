@@ -60,6 +60,8 @@ class Context(StepContext):
     _evaluated: dict[tuple[str, bytes], dict[str, float]] = field(default_factory=dict)
     """Figures by split and state of the network: the end of one step is the beginning of the next."""
     _trainings: int = 0
+    _told: set[str] = field(default_factory=set)
+    """What the user was warned of once for all steps."""
 
     def for_step(self, index: int, span: tuple[float, float], network: Network | None = None) -> Context:
         """The context of step `index`, which counts its own trainings."""
@@ -197,7 +199,8 @@ class Context(StepContext):
         saved = place.load() if place is not None and report else None
         for record in saved.info["epochs"] if saved else ():
             remember(record)
-        if params.precision == "mixed" and self.device.type == "cpu":
+        if params.precision == "mixed" and self.device.type == "cpu" and not self._told:
+            self._told.add("mixed")
             self.warn("mixed_precision_on_cpu", "precision: mixed was computed on a CPU, where it is mostly slower than float32.")
         history = train(
             module,

@@ -34,7 +34,7 @@ class FeaturePair(Params):
     2015); `attention`: squared distance of the normalized maps of mean squares over the channels (Zagoruyko, Komodakis, 2017). Where the
     maps differ in size, the larger one is averaged down."""
     weight: float = Field(1.0, gt=0, le=1e6)
-    """Of this term in the loss."""
+    """Of this term beside the teacher's others; `alpha` weighs them all."""
 
 
 class OutputMatch(Params):
