@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -200,7 +201,14 @@ def _added_names(op: Op) -> list[str]:
 def _empty(layer: type[Any], *args: Any, **kwargs: Any) -> Any:
     """A layer without the cost of random initial weights; both tensors are set right after."""
     with torch.device("meta"):
-        return layer(*args, bias=False, **kwargs)
+        made = _without_weights(layer)(*args, bias=False, **kwargs)
+    made.__class__ = layer
+    return made
+
+
+@functools.cache
+def _without_weights(layer: Any) -> Any:
+    return type(layer.__name__, (layer,), {"reset_parameters": lambda self: None})
 
 
 OPERATORS = {"Conv": conv, "ConvTranspose": conv_transpose, "Gemm": gemm, "MatMul": matmul}
