@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -201,14 +200,9 @@ def _added_names(op: Op) -> list[str]:
 def _empty(layer: type[Any], *args: Any, **kwargs: Any) -> Any:
     """A layer without the cost of random initial weights; both tensors are set right after."""
     with torch.device("meta"):
-        made = _without_weights(layer)(*args, bias=False, **kwargs)
+        made = type(layer.__name__, (layer,), {"reset_parameters": lambda self: None})(*args, bias=False, **kwargs)
     made.__class__ = layer
     return made
-
-
-@functools.cache
-def _without_weights(layer: Any) -> Any:
-    return type(layer.__name__, (layer,), {"reset_parameters": lambda self: None})
 
 
 OPERATORS = {"Conv": conv, "ConvTranspose": conv_transpose, "Gemm": gemm, "MatMul": matmul}
