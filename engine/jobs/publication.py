@@ -25,7 +25,7 @@ from engine.formats.onnx.runtime import Feed
 from engine.jobs.inputs import JobInputs
 from engine.measuring.examiner.client import Examiner
 from engine.measuring.examiner.messages import CompareRequest, DigestRequest, Score, TensorDigest
-from engine.measuring.examples import RandomExamples, SplitExamples
+from engine.measuring.examples import CompletedExamples, Examples, RandomExamples, SplitExamples
 from engine.measuring.measurement import FileSizes, file_sizes
 from engine.networks.network import Counts, Network, Signature
 
@@ -140,7 +140,7 @@ def publish(
     for name, paths in others.items():
         _compare_tensors(plain, name, paths[0], examiner)
     scores = {
-        setting.name: examiner.score(inputs.to_score(runnable[setting.name], as_timed=network.batch_dependent))
+        setting.name: examiner.score(inputs.to_score(runnable[setting.name], networks[setting.name], as_timed=network.batch_dependent))
         for setting in settings[score is not None :]
     }
     found = ({} if score is None else {settings[0].name: score}) | {name: waiting() for name, waiting in scores.items()}
@@ -150,11 +150,11 @@ def publish(
     for setting in settings:
         path, own = runnable[setting.name], found[setting.name]
         own_network = networks[setting.name]
-        timings = examiner.time(inputs.to_time(path, varied=own_network.input_dependent))()
+        timings = examiner.time(inputs.to_time(path, own_network, varied=own_network.input_dependent))()
         # The exporter folds normalizations into the layers before them: what is counted is what is in the file.
         counts = count_onnx(path, own.shapes) if RUNNABLE in formats else own_network.count(own.shapes)
         if own_network.input_dependent:
-            counts = replace(counts, macs_count=examiner.count(inputs.to_count(path))().macs_count)
+            counts = replace(counts, macs_count=examiner.count(inputs.to_count(path, own_network))().macs_count)
         if RUNNABLE in formats:
             files.append(PublishedFile(path, RUNNABLE, file_sizes(path), (setting,), own.metrics))
         sizes = files[-1].sizes if formats[0] == RUNNABLE else next(file.sizes for file in files if file.format == formats[0])
@@ -193,7 +193,7 @@ def _check_copy(file: Path, source: Path) -> None:
 
 def _compare(file: Path, network: Network, inputs: JobInputs, examiner: Examiner, module: nn.Module) -> None:
     """The exported file against the module in memory, on the same inputs."""
-    feed = _some_inputs(inputs, file)
+    feed = _some_inputs(inputs, file, network)
     given, expected = inputs.work / "compared_inputs.npz", inputs.work / "compared_outputs.npz"
     np.savez(given, *feed.values())
     np.savez(expected, *_module_outputs(module, network.signature, feed))
@@ -211,14 +211,15 @@ def _compare(file: Path, network: Network, inputs: JobInputs, examiner: Examiner
         )
 
 
-def _some_inputs(inputs: JobInputs, file: Path) -> Feed:
+def _some_inputs(inputs: JobInputs, file: Path, network: Network) -> Feed:
     session = runtime.open_session(file, threads=inputs.job.threads)
+    examples: Examples
     if inputs.data is None:
-        return next(
-            iter(RandomExamples(session, seed=inputs.spec.seed, signature=inputs.baseline.signature).batches(COMPARED_EXAMPLES))
-        ).feed
-    split = inputs.data.splits[inputs.split]
-    return next(iter(SplitExamples(inputs.split, split, session).batches(min(COMPARED_EXAMPLES, split.count)))).feed
+        examples = RandomExamples(session, seed=inputs.spec.seed, signature=inputs.baseline.signature, added=inputs.added(network))
+    else:
+        examples = SplitExamples(inputs.split, inputs.data.splits[inputs.split], session)
+    completed = CompletedExamples(examples, inputs.added(network), [session])
+    return next(iter(completed.batches(min(COMPARED_EXAMPLES, examples.count)))).feed
 
 
 def _module_outputs(module: nn.Module, signature: Signature, feed: Feed) -> list[NDArray[Any]]:

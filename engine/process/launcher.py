@@ -92,7 +92,7 @@ class Launcher:
             self._parent = self._spawner.submit(Parent, warm=warm).result()
         except RuntimeError as error:  # it was closed meanwhile
             raise LaunchError("the launcher was closed") from error
-        if self._closed:
+        if self.closed:
             self._parent.close()
         self._parent.wait_until_ready()
         return self._parent
