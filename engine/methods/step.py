@@ -132,7 +132,10 @@ class StepContext:
     def with_network(self, network: Network | None) -> Self:
         """The same step with another network, by default the baseline: its inputs are those that the examples have."""
         signature = (network or self.baseline).signature
-        return replace(self, network=network, data=None if self.data is None else self.data.completed(signature))
+        data = self.data
+        if data is not None and any(tensor.value is not None for tensor in signature.inputs):
+            data = data.completed(signature)
+        return replace(self, network=network, data=data)
 
     @property
     def signature(self) -> Signature:
