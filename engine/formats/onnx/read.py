@@ -28,5 +28,6 @@ def read(path: Path, metadata: ModelMetadata, work: Path) -> Network:
 def _build(path: Path, stated: Sequence[InputSpec]) -> nn.Module:
     """The trainable form, built from the file once more: quantizing a graph needs neither torch nor the weights in memory."""
     from engine.formats.onnx.importer.rebuild import build_module
+    from engine.formats.onnx.packed import unpacked
 
-    return build_module(narrowed(read_model(path), stated))
+    return build_module(unpacked(narrowed(read_model(path), stated)))

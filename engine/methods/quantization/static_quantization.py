@@ -80,17 +80,26 @@ class Calibrated:
             target: The file.
             also_in_float: Names of nodes of the prepared graph that stay in float besides those that `ignore` names.
         """
+        self.settle(context, target, also_in_float)
+        return self.finish(context, target)
+
+    def settle(self, context: StepContext, target: Path, also_in_float: Collection[str] = ()) -> Plan:
+        """The plan of the graph, with the operators left in float that change the result by more than rounding; writes it to `target`."""
         graph.warn_prepared(self.prepared, context)
         context.phase("quantizing")
         excluded = {*self.prepared.excluded, *also_in_float}
         chosen = self.quantizer.plan(excluded)
         examples = agreement.examples(self.feeds(1), self.quantizer.example_bytes)
         blamed = agreement.settle(self.quantizer, chosen, excluded, target, examples, threads=context.threads, work=context.work)
-        graph.finish(target)
         _report(self.quantizer, excluded, blamed, context)
-        constant = self.quantizer.constant_tensors(self.quantizer.plan({*excluded, *blamed}))
-        context.report("calibration", {**self.calibration, "constant_tensors": constant})
+        chosen = self.quantizer.plan({*excluded, *blamed})
+        context.report("calibration", {**self.calibration, "constant_tensors": self.quantizer.constant_tensors(chosen)})
         context.report("reduce_range", self.reduce_range)
+        return chosen
+
+    def finish(self, context: StepContext, target: Path) -> Network:
+        """The network of a file that was written, which is stripped and reported on."""
+        graph.finish(target)
         precision.report(self.source, target, context)
         return self.network.with_onnx(target)
 

@@ -372,3 +372,19 @@ def test_the_manifest_says_which_files_belong_together(world: Build, tmp_path: P
     assert all(len(item["thresholds"]) == 2 for item in document["budgets"])
     assert sorted(entry["name"] for entry in document["files"].values()) == [f"step0-stage{k}.onnx" for k in (1, 2, 3)]
     assert {file.kind for file in own.context.files} == {"stage", "exits"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"budgets": [0.5, 0.5]}, "each budget is given once"),
+        ({"budgets": [35]}, "did you mean 0.35"),
+        ({"budgets": [], "anytime": False}, "at least one budget"),
+        ({"positions": []}, "at least one position"),
+        ({"loss_weights": [0, 0]}, "above 0"),
+        ({"positions": ["0"], "loss_weights": [1, 1, 1]}, "one entry for each of positions"),
+    ],
+)
+def test_parameters_that_say_nothing_are_refused(changes: dict[str, Any], says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        params(**changes)
