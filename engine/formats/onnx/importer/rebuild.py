@@ -51,6 +51,9 @@ _BATCHES = (2, 3, 1021)
 _OPEN_SIZES = ((64, 96, 160), (224, 256, 384), (16, 24, 40), (32, 33, 35), (512, 640, 1024), (1, 2, 3))
 """What an open dimension other than the batch is imagined to be, tried in this order until the whole graph fits."""
 
+Weights = Mapping[str, torch.Tensor]
+"""Initializers by name."""
+
 
 @dataclass(frozen=True)
 class Rebuilt:
@@ -62,13 +65,15 @@ class Rebuilt:
     """The initializer that a tensor of no layer is, and whether it is its transpose, by the tensor's path."""
 
 
-def build_module(model: onnx.ModelProto) -> fx.GraphModule:
+def build_module(model: onnx.ModelProto, weights: Weights | None = None) -> fx.GraphModule:
     """The module alone; see `rebuild`."""
-    return rebuild(model).module
+    return rebuild(model, weights=weights).module
 
 
-def rebuild(model: onnx.ModelProto, own: Mapping[str, Handler] = NO_OPERATORS) -> Rebuilt:
+def rebuild(model: onnx.ModelProto, own: Mapping[str, Handler] = NO_OPERATORS, *, weights: Weights | None = None) -> Rebuilt:
     """The graph as an `fx.GraphModule` in eval mode, of `torch.nn` layers named after the file's own tensors.
+
+    `weights` are the values of initializers that are empty in the graph (`making.without_weights`).
 
     The module takes the graph's inputs in their order, with any batch size, and returns its output (a tuple where there are
     several). Initializers that are used twice stay one parameter. `own` handles the operators of the domain `modelpress`. Raises `unsupported_operator` for a node that has no
@@ -86,7 +91,7 @@ def rebuild(model: onnx.ModelProto, own: Mapping[str, Handler] = NO_OPERATORS) -
     failure: EngineError | None = None
     for open_sizes in _OPEN_SIZES:
         try:
-            return _build(model, inputs, open_sizes, own)
+            return _build(model, weights or {}, inputs, open_sizes, own)
         except EngineError as error:
             failure = failure or error
             if error.code != "model_invalid" or not _has_open_sizes(inputs):
@@ -122,11 +127,19 @@ def _fewest_inputs(kind: str, opset: int) -> int:
         return 1
 
 
-def _build(model: onnx.ModelProto, inputs: list[onnx.ValueInfoProto], open_sizes: tuple[int, ...], own: Mapping[str, Handler]) -> Rebuilt:
+def _build(
+    model: onnx.ModelProto,
+    weights: Weights,
+    inputs: list[onnx.ValueInfoProto],
+    open_sizes: tuple[int, ...],
+    own: Mapping[str, Handler],
+) -> Rebuilt:
     graph = model.graph
     build = Builder(probes=len(_BATCHES))
     build.static_batch = fixed_batch(inputs)
-    values: dict[str, Value] = {item.name: Constant(making.tensor_of(item), item.name) for item in graph.initializer}
+    values: dict[str, Value] = {
+        item.name: Constant(weights[item.name] if item.name in weights else making.tensor_of(item), item.name) for item in graph.initializer
+    }
     batch_name = next((item.type.tensor_type.shape.dim[0].dim_param for item in inputs if item.type.tensor_type.shape.dim), "")
     for item in inputs:
         value: Value = build.placeholder(item.name, _probes(item, build.static_batch, batch_name, open_sizes))
