@@ -4,6 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, field_validator
 
+from engine.contract.images import ImagesSpec
 from engine.contract.params import Params
 
 Dimension = Annotated[int, Field(ge=1, le=2**31)] | Annotated[str, Field(min_length=1, max_length=64)] | None
@@ -113,5 +114,7 @@ class DatasetMetadata(Params):
         | None
     ) = None
     """How stored values become the model's input: one object for all inputs, or an object of them by input name."""
+    images: ImagesSpec | None = None
+    """How the pictures of a zip of JPEG and PNG files become arrays."""
     labels: tuple[Name, ...] = Field((), max_length=100_000)
-    """Names of the classes, in the order of their numbers."""
+    """Names of the classes, in the order of their numbers. Of class folders: left out, their names in alphabetical order."""
