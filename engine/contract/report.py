@@ -2,7 +2,7 @@
 
 from typing import Any, Literal
 
-from pydantic import ValidationError
+from pydantic import JsonValue, ValidationError
 
 from engine.contract.display import Shown
 from engine.contract.errors import Details, EngineError
@@ -106,6 +106,8 @@ class InputDescription(Record):
     format: str
     size_bytes: int
     sha256: str
+    metadata: dict[str, JsonValue] = {}
+    """What its owner declared about it."""
 
 
 class Inputs(Record):
@@ -125,6 +127,8 @@ class Report(Summary):
     outcome: Outcome
     intervals: dict[Literal["baseline", "result"], dict[str, Interval]]
     """95 % Wilson intervals of the metrics that count examples."""
+    setting_intervals: dict[str, dict[str, Interval]] = {}
+    """The same of every setting, by its name, where the network has several."""
     evaluation: EvaluatedOn
     outputs: tuple[dict[str, Any], ...] = ()
     """What each output of the network means, and its task."""

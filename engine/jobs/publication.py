@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -21,20 +21,26 @@ from engine.formats.loading import write_network
 from engine.formats.onnx import runtime
 from engine.formats.onnx.counting import count_onnx
 from engine.formats.onnx.notes import remove_notes
+from engine.formats.onnx.one_file import as_raw
 from engine.formats.onnx.runtime import Feed
 from engine.jobs.inputs import JobInputs
 from engine.measuring.examiner.client import Examiner
 from engine.measuring.examiner.messages import CompareRequest, DigestRequest, Score, TensorDigest
 from engine.measuring.examples import RandomExamples, SplitExamples
-from engine.measuring.measurement import FileSizes, file_sizes
+from engine.measuring.measurement import FileSizes
+from engine.measuring.sizes import Sizes
 from engine.networks.network import Counts, Network, Signature
+from modelpress.runtime.manifest import ArtifactError
+from modelpress.runtime.subnets import open_settings
 
 if TYPE_CHECKING:
     from torch import nn
 
 RUNNABLE = "onnx"
 """The format in which every result is measured, whether it is published or not."""
-COMPARED_EXAMPLES = 16
+COMPARED_EXAMPLES, LARGE_COMPARED_EXAMPLES = 16, 4
+LARGE_FILE_BYTES = 2**24
+"""A file from this size on is compared on fewer examples: each of its outputs depends on nearly all of it anyway."""
 ABSOLUTE_TOLERANCE, RELATIVE_TOLERANCE = 1e-4, 1e-3
 """An exported float network may differ from the one in memory by 1e-4 plus a thousandth of its largest output: other kernels
 add up in another order, which costs some 1e-6; a wrong operator costs far more."""
@@ -106,9 +112,10 @@ def publish(
     directory: Path,
     *,
     score: Score | None,
+    sizes: Sizes,
     enter: Callable[[str], None],
 ) -> Publication:
-    """Write, verify and time the files of one state: one ONNX file for each of its settings.
+    """Write, verify and time the files of one state: one ONNX file for each of its settings, or one for all of them.
 
     Args:
         network: The state.
@@ -117,6 +124,7 @@ def publish(
         examiner: A process that has never seen the network.
         directory: Receives the files.
         score: What the examiner found for the file of the first setting, if it was asked.
+        sizes: Compresses the files beside the rest.
         enter: Called with the name of each phase.
 
     Raises:
@@ -131,21 +139,28 @@ def publish(
     place = directory if RUNNABLE in formats else inputs.work / f"measured_{step_index}"
     place.mkdir(exist_ok=True)
     runnable = {setting.name: place / file_name(setting, first=setting == settings[0]) for setting in settings}
-    for name, path in runnable.items():
-        networks[name].write_onnx(path)
+    if network.one_file:
+        runnable = _cut(plain, runnable, inputs.work / f"settings_{step_index}")
+    else:
+        for name, path in runnable.items():
+            networks[name].write_onnx(path)
     others = {name: write_network(plain, name, directory / f"model{ending_of(name)}") for name in formats if name != RUNNABLE}
     enter("verifying")
-    for name, path in runnable.items():
-        networks[name].measure(on_file=partial(_check_copy, path), on_module=partial(_compare, path, networks[name], inputs, examiner))
-    for name, paths in others.items():
-        _compare_tensors(plain, name, paths[0], examiner)
+    # The examiner scores the files while they are compared with the network and compressed; nothing runs beside the timing.
     scores = {
         setting.name: examiner.score(inputs.to_score(runnable[setting.name], as_timed=network.batch_dependent))
         for setting in settings[score is not None :]
     }
+    for path in (*(path for paths in others.values() for path in paths), *(runnable.values() if RUNNABLE in formats else ())):
+        sizes.begin(path)
+    for name, path in runnable.items():
+        networks[name].measure(on_file=partial(_check_copy, path), on_module=partial(_compare, path, networks[name], inputs, examiner))
+    for name, paths in others.items():
+        _compare_tensors(plain, name, paths[0], examiner)
     found = ({} if score is None else {settings[0].name: score}) | {name: waiting() for name, waiting in scores.items()}
+    files = [PublishedFile(path, name, sizes.of(path)) for name, paths in others.items() for path in paths]
+    own_sizes = {name: sizes.of(path) for name, path in runnable.items() if RUNNABLE in formats}
     enter("measuring")
-    files = [PublishedFile(path, name, file_sizes(path)) for name, paths in others.items() for path in paths]
     measured = []
     for setting in settings:
         path, own = runnable[setting.name], found[setting.name]
@@ -155,12 +170,26 @@ def publish(
         counts = count_onnx(path, own.shapes) if RUNNABLE in formats else own_network.count(own.shapes)
         if own_network.input_dependent:
             counts = replace(counts, macs_count=examiner.count(inputs.to_count(path))().macs_count)
-        if RUNNABLE in formats:
-            files.append(PublishedFile(path, RUNNABLE, file_sizes(path), (setting,), own.metrics))
-        sizes = files[-1].sizes if formats[0] == RUNNABLE else next(file.sizes for file in files if file.format == formats[0])
-        measured.append(MeasuredFile(setting, path, own, timings, counts, sizes))
+        if RUNNABLE in formats and (setting == settings[0] or not network.one_file):
+            files.append(PublishedFile(path, RUNNABLE, own_sizes[setting.name], settings if network.one_file else (setting,), own.metrics))
+        stored = own_sizes[setting.name] if formats[0] == RUNNABLE else next(file.sizes for file in files if file.format == formats[0])
+        measured.append(MeasuredFile(setting, path, own, timings, counts, stored))
     files.sort(key=lambda file: formats.index(file.format))
     return Publication(step_index, tuple(files), tuple(measured))
+
+
+def _cut(network: Network, paths: Mapping[str, Path], directory: Path) -> dict[str, Path]:
+    """Write one file for all settings, and the others beside it as they are cut out of it; the files that run, by setting."""
+    directory.mkdir(exist_ok=True)
+    (first, whole), *others = paths.items()
+    network.write_onnx(whole)
+    packed = open_settings(whole)
+    found = {first: whole}
+    for name, path in others:
+        found[name] = directory / path.name
+        with found[name].open("wb") as file:
+            file.writelines(packed.cut(packed.setting(name)))
+    return found
 
 
 def file_name(setting: Setting, *, first: bool) -> str:
@@ -187,8 +216,20 @@ def _checked(settings: tuple[Setting, ...]) -> tuple[Setting, ...]:
 
 def _check_copy(file: Path, source: Path) -> None:
     """The published file against the network's own, which may hold notes besides."""
-    if remove_notes(onnx.load(file)) != remove_notes(onnx.load(source)):
+    if _settled(file) != _settled(source):
         raise EngineError("export_mismatch", "The published file is not the network's own graph.", category="internal")
+
+
+def _settled(file: Path) -> onnx.ModelProto:
+    """A model without notes and without other settings that its file holds besides, its tensors stored in one way."""
+    try:
+        packed = open_settings(file)
+        model = onnx.load_from_string(b"".join(packed.cut(packed.settings[0])))
+    except ArtifactError:
+        model = onnx.load(file)
+    for tensor in model.graph.initializer:
+        as_raw(tensor)
+    return remove_notes(model)
 
 
 def _compare(file: Path, network: Network, inputs: JobInputs, examiner: Examiner, module: nn.Module) -> None:
@@ -212,13 +253,12 @@ def _compare(file: Path, network: Network, inputs: JobInputs, examiner: Examiner
 
 
 def _some_inputs(inputs: JobInputs, file: Path) -> Feed:
-    session = runtime.open_session(file, threads=inputs.job.threads)
+    session = runtime.open_session(file, threads=inputs.job.threads, optimized=False)
+    count = COMPARED_EXAMPLES if file.stat().st_size < LARGE_FILE_BYTES else LARGE_COMPARED_EXAMPLES
     if inputs.data is None:
-        return next(
-            iter(RandomExamples(session, seed=inputs.spec.seed, signature=inputs.baseline.signature).batches(COMPARED_EXAMPLES))
-        ).feed
+        return next(iter(RandomExamples(session, seed=inputs.spec.seed, signature=inputs.baseline.signature).batches(count))).feed
     split = inputs.data.splits[inputs.split]
-    return next(iter(SplitExamples(inputs.split, split, session).batches(min(COMPARED_EXAMPLES, split.count)))).feed
+    return next(iter(SplitExamples(inputs.split, split, session).batches(min(count, split.count)))).feed
 
 
 def _module_outputs(module: nn.Module, signature: Signature, feed: Feed) -> list[NDArray[Any]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from engine.contract.figures import Result
-from engine.contract.job import InputFile
+from engine.contract.job import DatasetFile, ModelFile
 from engine.contract.metric import Key
 from engine.contract.report import EvaluatedOn, InputDescription, Inputs, Interval, Report, ReportedFile, ReportedWarning, StepReport
 from engine.jobs.inputs import JobInputs
@@ -51,6 +51,9 @@ def build(
             "baseline": _intervals(result.baseline.metrics, examples_count),
             "result": _intervals(result.first.figures.metrics, examples_count),
         },
+        setting_intervals={
+            item.setting.name: _intervals(item.figures.metrics, examples_count) for item in result.settings if len(result.settings) > 1
+        },
         evaluation=EvaluatedOn(split=inputs.split, examples_count=examples_count, inputs="dataset" if inputs.data else "random"),
         outputs=tuple(head.model_dump(mode="json", exclude={"indices"}) for head in inputs.heads or ()),
         constraints=result.judged.verdict.constraints,
@@ -83,11 +86,12 @@ def _intervals(metrics: Mapping[str, float | None], count: int) -> dict[str, Int
     }
 
 
-def _input(file: InputFile) -> InputDescription:
+def _input(file: ModelFile | DatasetFile) -> InputDescription:
     return InputDescription(
         id=file.id,
         name=file.name or file.path.name,
         format=file.format,
         size_bytes=file.path.stat().st_size,
         sha256=file.sha256 or sha256_of(file.path),
+        metadata=file.metadata.model_dump(mode="json", exclude_defaults=True),
     )

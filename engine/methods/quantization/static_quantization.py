@@ -18,6 +18,7 @@ from engine.methods.quantization.index import Index
 from engine.methods.quantization.plan import PRODUCTS, Plan, plan
 from engine.methods.quantization.qdq import QdqWriter
 from engine.methods.quantization.rounding import Scaling, scaling
+from engine.methods.quantization.shift import warn_shifted
 from engine.methods.quantization.spec import StaticQuantization
 from engine.networks.network import Network
 from engine.process.memory import give_back_memory
@@ -69,8 +70,13 @@ class Calibrated:
         ranges = calibration.observer(prepared.path, feeds, params.calibration, threads=context.threads, work=context.work)
         quantizer = Quantizer(prepared.path, params, ranges)
         quantizer.plan(prepared.excluded)
-        said = {"split": split_name, "examples_count": count, "observer": params.calibration.observer, "batch_size": ranges.batch_size}
-        return cls(network, source, prepared, quantizer, feeds, said, params.reduces_range)
+        calibrated = {
+            "split": split_name,
+            "examples_count": count,
+            "observer": params.calibration.observer,
+            "batch_size": ranges.batch_size,
+        }
+        return cls(network, source, prepared, quantizer, feeds, calibrated, params.reduces_range)
 
     def write(self, context: StepContext, target: Path, also_in_float: Collection[str] = ()) -> Network:
         """Write the graph, prove that it differs from the float network by rounding alone, and report what became of it.
@@ -80,18 +86,29 @@ class Calibrated:
             target: The file.
             also_in_float: Names of nodes of the prepared graph that stay in float besides those that `ignore` names.
         """
+        self.settle(context, target, also_in_float)
+        return self.finish(context, target)
+
+    def settle(self, context: StepContext, target: Path, also_in_float: Collection[str] = ()) -> Plan:
+        """The plan of the graph, with the operators left in float that change the result by more than rounding; writes it to `target`."""
         graph.warn_prepared(self.prepared, context)
         context.phase("quantizing")
         excluded = {*self.prepared.excluded, *also_in_float}
         chosen = self.quantizer.plan(excluded)
         examples = agreement.examples(self.feeds(1), self.quantizer.example_bytes)
         blamed = agreement.settle(self.quantizer, chosen, excluded, target, examples, threads=context.threads, work=context.work)
-        graph.finish(target)
         _report(self.quantizer, excluded, blamed, context)
-        constant = self.quantizer.constant_tensors(self.quantizer.plan({*excluded, *blamed}))
-        context.report("calibration", {**self.calibration, "constant_tensors": constant})
+        chosen = self.quantizer.plan({*excluded, *blamed})
+        context.report("calibration", {**self.calibration, "constant_tensors": self.quantizer.constant_tensors(chosen)})
         context.report("reduce_range", self.reduce_range)
-        precision.report(self.source, target, context)
+        return chosen
+
+    def finish(self, context: StepContext, target: Path) -> Network:
+        """The network of a file that was written, which is stripped and reported on."""
+        graph.finish(target)
+        precision.report(
+            self.source, target, context, otherwise="use structured_pruning or magnitude_pruning, which need no integer operators"
+        )
         return self.network.with_onnx(target)
 
     def lossy(self, context: StepContext) -> list[str]:
@@ -217,6 +234,7 @@ def _calibration_feeds(network: Network, params: StaticQuantization, context: St
     split = splits[names[0]]
     count = min(params.calibration.samples, split.count)
     chosen = np.sort(context.rng().choice(split.count, count, replace=False))
+    warn_shifted(split, chosen, context)
     fixed = network.signature.inputs[0].shape[0] if network.signature.inputs[0].shape else None
 
     expected = (1 if params.calibration.observer == "minmax" else 2) * count

@@ -33,10 +33,10 @@ def method(request: pytest.FixtureRequest) -> type[MethodParams]:
 
 
 @pytest.fixture(scope="module")
-def uploads(tmp_path_factory: pytest.TempPathFactory, make_network: Any, toy_split: Callable[[int, int], Any]) -> Path:
-    """A folder with a model in an ONNX file and a dataset in an npz file."""
+def uploads(tmp_path_factory: pytest.TempPathFactory, make_residual_network: Any, toy_split: Callable[[int, int], Any]) -> Path:
+    """A folder with a residual network in an ONNX file and a dataset in an npz file."""
     folder = tmp_path_factory.mktemp("uploads")
-    make_network().write_onnx(folder / "model.onnx")
+    make_residual_network().write_onnx(folder / "model.onnx")
     arrays = {}
     for name, split in (("train", toy_split(96, 1)), ("test", toy_split(40, 2))):
         arrays |= {f"x_{name}": split.images, f"y_{name}": split.labels}
@@ -144,6 +144,10 @@ def test_running_it(run: Any, name: str, example: dict[str, Any], uploads: Path,
     else:
         assert files[1] is not None
         assert files[0].read_bytes() == files[1].read_bytes()
+        if copies:
+            again = run(params, resume=copies[len(copies) // 2])
+            assert again.measure(on_file=lambda path: path.read_bytes(), on_module=lambda module: b"") == files[0].read_bytes()
+            assert run.optimizer_steps < steps
         session = ort.InferenceSession(str(files[0]))
         shape = session.run(None, {session.get_inputs()[0].name: inputs[0].numpy()})[0].shape
     assert shape == (3, 5)
