@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
-from engine.contract.figures import ConstraintCheck, Figures, Outcome
-from engine.contract.metric import Key, catalogue
+from engine.contract.figures import ConstraintCheck, Figures, Measured, Outcome
+from engine.contract.metric import Key, catalogue, first_of
 from engine.contract.spec import AccuracyConstraint, Constraints
 
 Metrics = Mapping[str, float | None]
@@ -56,6 +56,27 @@ def rank(checks: Sequence[ConstraintCheck]) -> tuple[bool, int]:
     """How good a candidate is: accuracy kept first, then the number of targets met. Greater is better."""
     accurate = all(item.met for item in checks if item.name.startswith("accuracy"))
     return accurate, sum(item.met for item in checks)
+
+
+def decisive(constraints: Constraints | None, settings: Sequence[Measured], split: str) -> Measured:
+    """The setting that the job's outcome rests on: the best one, or with `settings: all` the worst.
+
+    A setting is better that keeps the accuracy, then one that meets more targets, then one of better quality (by the target's metric, or
+    else the first of the split), then one that computes less. Without targets it is the first setting.
+    """
+    if constraints is None or not any(item.verdict.constraints for item in settings):
+        return settings[0]
+    wanted = None if constraints.accuracy is None else str(Key(split, constraints.accuracy.metric, constraints.accuracy.output))
+
+    def goodness(item: Measured) -> tuple[bool, int, float, float]:
+        metrics = item.figures.metrics
+        key = wanted if wanted in metrics else first_of(key for key in metrics if Key.parse(key).split == split)
+        metric, value = (None, None) if key is None else (Key.parse(key).metric, metrics[key])
+        quality = float("-inf") if metric is None or value is None else -metric.loss(0.0, value)
+        cost = item.figures.macs_count
+        return (*rank(item.verdict.constraints), quality, float("-inf") if cost is None else -cost)
+
+    return (max if constraints.settings == "best" else min)(settings, key=goodness)
 
 
 def accuracy_kept(constraint: AccuracyConstraint, baseline: Metrics, result: Metrics, split: str) -> bool:

@@ -161,20 +161,27 @@ class Measured(Record):
 
 
 class Result(Record):
-    """What a compression came to. The job's constraints are judged on the first setting."""
+    """What a compression came to."""
 
     baseline: Figures
     settings: tuple[Measured, ...] = Field(min_length=1, max_length=MOST_SETTINGS)
+    judged_setting: str | None = None
+    """Name of the setting that the job's outcome rests on, see `engine.contract.constraints.decisive`; None for the first."""
 
     @property
     def first(self) -> Measured:
-        """The setting that the job's outcome rests on."""
+        """The setting whose figures stand for the network where there is room for one."""
         return self.settings[0]
+
+    @property
+    def judged(self) -> Measured:
+        """The setting that the job's outcome rests on."""
+        return next((item for item in self.settings if item.setting.name == self.judged_setting), self.first)
 
     @property
     def outcome(self) -> Outcome:
         """The job's outcome."""
-        return self.first.verdict.outcome
+        return self.judged.verdict.outcome
 
     def summary(self) -> "Summary":
         """As clients read it."""
@@ -185,6 +192,7 @@ class Result(Record):
             verdict=first.verdict.speed,
             comparison=first.comparison,
             settings=self.settings,
+            judged_setting=self.judged.setting.name,
         )
 
 
@@ -200,3 +208,5 @@ class Summary(Record):
     """The first setting beside the baseline."""
     settings: tuple[Measured, ...] = ()
     """Every setting of the published network; one without a name in the ordinary case."""
+    judged_setting: str = ""
+    """Name of the setting that the job's outcome rests on: the best, or with `constraints.settings: all` the worst."""

@@ -129,7 +129,7 @@ class Report(Summary):
     outputs: tuple[dict[str, Any], ...] = ()
     """What each output of the network means, and its task."""
     constraints: tuple[ConstraintCheck, ...]
-    """Of the first setting."""
+    """Of the setting that the outcome rests on, `judged_setting`."""
     steps: tuple[StepReport, ...]
     kept_step_index: int
     layers: tuple[LayerChange, ...]
@@ -148,7 +148,7 @@ class Report(Summary):
     def as_result(self) -> Result:
         """The figures of every setting; a report of before there were settings has one, without a name."""
         if self.settings:
-            return Result(baseline=self.baseline, settings=self.settings)
+            return Result(baseline=self.baseline, settings=self.settings, judged_setting=self.judged_setting or None)
         verdict = Judgement(speed=self.verdict, outcome=self.outcome, constraints=self.constraints)
         only = Measured(setting=Setting(), figures=self.result, comparison=self.comparison, verdict=verdict)
         return Result(baseline=self.baseline, settings=(only,))

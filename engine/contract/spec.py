@@ -70,6 +70,9 @@ class Constraints(Params):
     """Smallest ratio of the baseline's median latency to the result's, at the first batch size of `evaluation.latency`."""
     max_latency_ms: float | None = Field(None, gt=0)
     """Largest median latency at the first batch size of `evaluation.latency`."""
+    settings: Literal["best", "all"] = "best"
+    """Which settings of a network with several (widths, exits, budgets) have to meet them: `best`, one is enough, and the outcome rests on
+    the best that does; `all`, every one of them. `judged_setting` of the result names the setting that decided."""
     on_violation: Literal["keep_best", "fail"] = "keep_best"
     """A missed constraint keeps the best artifact (`outcome: constraints_not_met`), or fails the job and still keeps it."""
 

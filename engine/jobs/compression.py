@@ -238,7 +238,7 @@ class _Compression:
             target is None
             or target.accuracy is None
             or target.on_violation == "fail"
-            or constraints.rank(final.result.first.verdict.constraints)[0]
+            or constraints.rank(final.result.judged.verdict.constraints)[0]
         ):
             return final
         for state in reversed(states[:-1]):
@@ -246,7 +246,7 @@ class _Compression:
                 return max(
                     final,
                     self._candidate(state, examiner),
-                    key=lambda candidate: constraints.rank(candidate.result.first.verdict.constraints),
+                    key=lambda candidate: constraints.rank(candidate.result.judged.verdict.constraints),
                 )
         return final
 

@@ -53,7 +53,7 @@ def build(
         },
         evaluation=EvaluatedOn(split=inputs.split, examples_count=examples_count, inputs="dataset" if inputs.data else "random"),
         outputs=tuple(head.model_dump(mode="json", exclude={"indices"}) for head in inputs.heads or ()),
-        constraints=result.first.verdict.constraints,
+        constraints=result.judged.verdict.constraints,
         steps=tuple(steps),
         kept_step_index=publication.step_index,
         layers=layer_table(inputs.onnx, publication.measured[0].runnable),

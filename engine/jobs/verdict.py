@@ -13,7 +13,9 @@ from engine.jobs.publication import MeasuredFile
 
 def judged(files: Sequence[MeasuredFile], baselines: Sequence[Figures], target: Constraints | None, split: str) -> Result:
     """Every setting beside the baseline, which was timed in turns with it: one entry of `baselines` for each of `files`."""
-    return Result(baseline=baselines[0], settings=tuple(_judged(*pair, target, split) for pair in zip(files, baselines, strict=True)))
+    settings = tuple(_judged(*pair, target, split) for pair in zip(files, baselines, strict=True))
+    decisive = constraints.decisive(target, settings, split)
+    return Result(baseline=baselines[0], settings=settings, judged_setting=decisive.setting.name)
 
 
 def _judged(item: MeasuredFile, baseline: Figures, target: Constraints | None, split: str) -> Measured:
@@ -29,13 +31,16 @@ def _judged(item: MeasuredFile, baseline: Figures, target: Constraints | None, s
 
 def missed(result: Result, target: Constraints | None) -> JobError | None:
     """The error of a job that is to fail for a missed target; None where it need not."""
-    checks = result.first.verdict.constraints
+    judged = result.judged
+    checks = judged.verdict.constraints
     if result.outcome != "constraints_not_met" or target is None or target.on_violation != "fail":
         return None
     return JobError.of(
         "constraints_not_met",
         "user",
-        "Missed: " + "; ".join(constraints.sentence(item) for item in checks if not item.met) + ".",
+        ("Missed: " if not judged.setting.name else f"Missed by {judged.setting.name}: ")
+        + "; ".join(constraints.sentence(item) for item in checks if not item.met)
+        + ".",
         hint="Loosen the constraint, or set on_violation: keep_best. The files of this job are kept.",
         details={"constraints": [item.model_dump() for item in checks]},
     )

@@ -8,6 +8,7 @@ from engine.contract.display import Bars, Curve, Note, Shown
 from engine.contract.report import LayerChange, Report
 from engine.reporting.details import cells, details
 from engine.reporting.drawing import bars_svg, curve_svg
+from engine.reporting.settings import trade_offs
 from engine.reporting.text import (
     MOST_WARNINGS,
     SETTING_COLUMNS,
@@ -60,6 +61,7 @@ def to_html(report: Report) -> str:
         _section("Before and after", _table(("", "before", "after", "change"), [_marked(row) for row in before_after(report)])),
         Html(f'<p class="dim">{escape(evaluated_text(report))}</p>'),
         _rows("Settings", SETTING_COLUMNS, [_marked(row) for row in setting_rows(report)]),
+        *(_section(curve.title, _drawn(curve)) for curve in trade_offs(report)),
         _rows("Constraints", ("", "limit", "measured", ""), [_marked(constraint_row(item)) for item in report.constraints]),
         _warnings(report),
         _steps(report),

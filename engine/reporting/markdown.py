@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from engine.contract.display import Note
 from engine.contract.report import Report
 from engine.reporting.details import cells, details
+from engine.reporting.settings import trade_offs
 from engine.reporting.text import (
     MOST_WARNINGS,
     SETTING_COLUMNS,
@@ -31,6 +32,8 @@ def to_markdown(report: Report) -> str:
     ]
     if settings := setting_rows(report):
         parts += ["## Settings", _table(SETTING_COLUMNS, settings)]
+    for curve in trade_offs(report):
+        parts += [f"## {curve.title}", _table(*cells(curve))]
     if report.constraints:
         parts += ["## Constraints", _table(("", "limit", "measured", ""), map(constraint_row, report.constraints))]
     if report.warnings:

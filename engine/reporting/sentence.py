@@ -7,7 +7,7 @@ from engine.reporting.text import change_text, key_text, ratio_text
 
 
 def sentence(report: Report) -> str:
-    """Size, quality and speed of the first setting, and the targets that were missed."""
+    """Size, quality and speed of the first setting, and the targets that were missed by the one that the outcome rests on."""
     compared, result = report.comparison, report.result
     smaller, after_gzip = compared.file_ratio or 0, compared.gzip_ratio or 0
     parts = [f"{ratio_text(smaller)} smaller" if smaller >= 1.005 else "no smaller file"]
@@ -22,7 +22,8 @@ def sentence(report: Report) -> str:
     )
     parts.append(f"{how} on {latency.runtime} ({latency.threads} thread{'s' if latency.threads > 1 else ''}, batch {latency.batch_size})")
     missed = ", ".join(constraints.sentence(item) for item in report.constraints if not item.met)
-    ending = {"constraints_met": "; all constraints met", "no_constraints": ""}.get(report.outcome, f"; missed: {missed}")
+    who = f" by {report.judged_setting}" if report.judged_setting else ""
+    ending = {"constraints_met": f"; all constraints met{who}", "no_constraints": ""}.get(report.outcome, f"; missed{who}: {missed}")
     return ", ".join(parts) + ending + "."
 
 

@@ -21,7 +21,7 @@ from engine.training.batch_norm import recalibrate
 
 FEWEST = 3
 """Convolutions of a network whose missing normalization is worth a warning."""
-_NAME = "own_normalization"
+NAME = "own_normalization"
 _KINDS = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
 
 
@@ -38,11 +38,11 @@ def own_normalization(module: nn.Module, inputs: Inputs, context: Context) -> It
 
     Each begins with the statistics of training examples and computes nothing new; afterwards it is folded into its convolution.
     """
-    layers = _places(module, inputs)
+    layers = normalizable(module, inputs)
     hooks = []
     for layer in layers:
         kind = _KINDS[len(layer.kernel_size)]
-        layer.add_module(_NAME, kind(layer.out_channels, device=layer.weight.device))
+        layer.add_module(NAME, kind(layer.out_channels, device=layer.weight.device))
         hooks.append(layer.register_forward_hook(_normalize))
     try:
         recalibrate(module, context.split("train"), context.input_names, context.device)
@@ -57,12 +57,12 @@ def own_normalization(module: nn.Module, inputs: Inputs, context: Context) -> It
 
 
 def _normalize(layer: nn.Module, received: tuple[Tensor, ...], output: Tensor) -> Tensor:
-    result: Tensor = getattr(layer, _NAME)(output)
+    result: Tensor = getattr(layer, NAME)(output)
     return result
 
 
 @torch.no_grad()
-def _places(module: nn.Module, inputs: Inputs) -> list[Any]:
+def normalizable(module: nn.Module, inputs: Inputs) -> list[Any]:
     """Convolutions that ran once, over more than one position, and that another layer with weights came behind."""
     ran: list[tuple[nn.Module, bool]] = []
 
@@ -82,15 +82,15 @@ def _places(module: nn.Module, inputs: Inputs) -> list[Any]:
 @torch.no_grad()
 def _as_identity(layer: Any) -> None:
     """Scale and shift that undo the normalization, by the statistics that were measured without it."""
-    norm = getattr(layer, _NAME)
+    norm = getattr(layer, NAME)
     norm.weight.copy_((norm.running_var + norm.eps).sqrt())
     norm.bias.copy_(norm.running_mean)
 
 
 @torch.no_grad()
 def _fold(layer: Any) -> None:
-    norm = getattr(layer, _NAME)
-    delattr(layer, _NAME)
+    norm = getattr(layer, NAME)
+    delattr(layer, NAME)
     factors = norm.weight / (norm.running_var + norm.eps).sqrt()
     shape = [1] * layer.weight.dim()
     if not layer.transposed:

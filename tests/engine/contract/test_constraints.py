@@ -3,7 +3,7 @@ from typing import Any
 import pytest
 
 from engine.contract import constraints
-from engine.contract.figures import ConstraintCheck, Figures, Latency
+from engine.contract.figures import Comparison, ConstraintCheck, Figures, Judgement, Latency, Measured, Setting
 from engine.contract.spec import AccuracyConstraint, Constraints
 
 
@@ -123,3 +123,39 @@ def test_each_target_carries_limit_and_value() -> None:
     assert accuracy.metric == "test.top1"
     assert size.model_dump() == {"name": "max_file_bytes", "limit": 10, "value": 1000, "met": False}
     assert constraints.sentence(size) == "max_file_bytes is 1000, the limit is 10"
+
+
+def settings_of(target: Constraints, **each: Figures) -> list[Measured]:
+    judged = {name: constraints.check(target, figures(), found, "test") for name, found in each.items()}
+    return [
+        Measured(
+            setting=Setting(name=name),
+            figures=found,
+            comparison=Comparison.of(figures(), found, ()),
+            verdict=Judgement(speed="same", outcome=constraints.outcome(judged[name]), constraints=judged[name]),
+        )
+        for name, found in each.items()
+    ]
+
+
+@pytest.mark.parametrize(("which", "name"), [("best", "fits"), ("all", "poor")])
+def test_the_outcome_rests_on_the_best_setting_or_on_the_worst(which: Any, name: str) -> None:
+    target = Constraints(accuracy=AccuracyConstraint(max_drop=0.02), max_macs_count=600, settings=which)
+    each = settings_of(
+        target, large=figures(0.99, macs_count=1000), fits=figures(0.98, macs_count=600), less=figures(0.975, macs_count=500),
+        poor=figures(0.9, macs_count=100),
+    )  # fmt: skip
+    assert constraints.decisive(target, each, "test").setting.name == name
+
+
+def test_of_settings_of_one_quality_the_one_that_computes_less_is_better() -> None:
+    target = Constraints(max_macs_count=5000)
+    each = settings_of(target, large=figures(macs_count=1000), small=figures(macs_count=10))
+    assert constraints.decisive(target, each, "test").setting.name == "small"
+    assert constraints.decisive(None, each, "test").setting.name == "large"
+
+
+def test_a_loss_is_better_where_it_is_smaller() -> None:
+    target = Constraints(accuracy=AccuracyConstraint(metric="cross_entropy", max_drop=1))
+    each = settings_of(target, worse=figures(1.0, loss=0.3), better=figures(0.5, loss=0.2))
+    assert constraints.decisive(target, each, "test").setting.name == "better"

@@ -187,7 +187,7 @@ def test_the_report_can_be_read_back(pipeline: Ran, files: Path) -> None:
     (measured,) = report["settings"]
     assert measured["setting"] == {"name": "", "values": {}}
     assert (measured["figures"], measured["verdict"]["constraints"]) == (report["result"], report["constraints"])
-    assert {key: report[key] for key in ("baseline", "result", "verdict", "comparison", "settings")} == pipeline.result
+    assert {key: report[key] for key in ("baseline", "result", "verdict", "comparison", "settings", "judged_setting")} == pipeline.result
     assert report["inputs"]["dataset"]["sha256"] == hashlib.sha256((files / "data.npz").read_bytes()).hexdigest()
     assert report["artifacts"][0]["filename"] == "model.onnx"
     low, high = report["intervals"]["result"]["test.top1"]

@@ -1,0 +1,1 @@
+"""Networks whose width is learned, chosen or switched."""
