@@ -30,6 +30,7 @@ class QdqWriter:
         by_channel: bool,
         levels: int = 127,
         portable: bool = False,
+        refined: Mapping[str, tuple[NDArray[np.float32], NDArray[np.int8]]] | None = None,
     ) -> None:
         """Take a graph.
 
@@ -40,9 +41,11 @@ class QdqWriter:
             by_channel: One weight scale for every output channel, instead of one for the tensor.
             levels: The largest 8-bit weight.
             portable: Whether weights are kept so small that no kernel saturates.
+            refined: Scales and integers of weights that are not rounded to the nearest, by name.
         """
         self._model, self._plan, self._scalings = model, plan, scalings
         self._by_channel, self._levels, self._portable = by_channel, levels, portable
+        self._refined = refined or {}
         self._index = Index(model)
         self._fresh = FreshNames(model)
         self._nodes: list[onnx.NodeProto] = []
@@ -108,6 +111,11 @@ class QdqWriter:
         """The scales of a weight: a scalar, or one for each index of dimension `axis`."""
         return portable_scales(values, axis) if self._portable else weight_scales(values, axis, self._levels)
 
+    def scales_of(self, name: str) -> tuple[NDArray[np.float32], int | None]:
+        """The scales of a weight, and the dimension that they count."""
+        axis = self._axes[name]
+        return self.weight_scales(name, numpy_helper.to_array(self._index.constants[name]), axis), axis
+
     def _quantize(self, node: onnx.NodeProto) -> None:
         """Let a node read what was rounded, with its weight and bias stored in integers."""
         position = self._plan.weights.get(node.name)
@@ -150,8 +158,11 @@ class QdqWriter:
         """Names of a weight's integers, scales and zero points; the runtime wants to see the latter where it transposes weights."""
         if key not in self._stored:
             name = key[0]
+            known = self._refined.get(name)
+            same = known is not None and key == (name, 1.0) and np.array_equal(known[0], scales)
+            integers = known[1] if same and known is not None else rounded_weight(values, scales, axis, self._levels)
             self._stored[key] = (
-                self.constant(f"{name}_quantized", rounded_weight(values, scales, axis, self._levels)),
+                self.constant(f"{name}_quantized", integers),
                 self.constant(f"{name}_scale", scales),
                 self.constant(f"{name}_zero_point", np.zeros(scales.shape, np.int8)),
             )

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
+from onnx import numpy_helper
 
 from engine.contract.errors import EngineError
 from engine.formats.onnx.runtime import Feed, batches
-from engine.methods.quantization import agreement, calibration, graph, precision, sensitivity
+from engine.methods.quantization import agreement, calibration, graph, moments, precision, refined, sensitivity, smoothing
 from engine.methods.quantization.index import Index
 from engine.methods.quantization.plan import PRODUCTS, Plan, plan
 from engine.methods.quantization.qdq import QdqWriter
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 
 PER_CHANNEL_OPSET = 13
 """The first ONNX operator set whose DequantizeLinear takes one scale a channel."""
+Floats = NDArray[np.float32]
 _SHOWN = 10
 """Names in one warning."""
 
@@ -66,9 +69,12 @@ class Calibrated:
         source = graph.onnx_file(network, context.work)
         context.phase("calibrating")
         prepared = graph.prepare(source, context.work, ignore=params.ignore, minimum_opset=PER_CHANNEL_OPSET)
+        _transform(prepared, params, feeds, context)
         ranges = calibration.observer(prepared.path, feeds, params.calibration, threads=context.threads, work=context.work)
         quantizer = Quantizer(prepared.path, params, ranges)
-        quantizer.plan(prepared.excluded)
+        chosen = quantizer.plan(prepared.excluded)
+        if params.rounding != "nearest":
+            quantizer.refine(chosen, feeds, threads=context.threads, work=context.work)
         said = {"split": split_name, "examples_count": count, "observer": params.calibration.observer, "batch_size": ranges.batch_size}
         return cls(network, source, prepared, quantizer, feeds, said, params.reduces_range)
 
@@ -109,6 +115,8 @@ class Quantizer:
         self.infinite: dict[str, str] = {}
         """Nodes that stay in float because a tensor of theirs was not finite, with that tensor."""
         self.example_bytes = ranges.example_bytes
+        self.refined: dict[str, tuple[Floats, NDArray[np.int8]]] = {}
+        """Scales and integers of weights that were not rounded to the nearest."""
         self._params, self._ranges = params, ranges
 
     def plan(self, excluded: Collection[str]) -> Plan:
@@ -140,6 +148,29 @@ class Quantizer:
                     hint="Check metadata.preprocessing of the dataset and the network's own operators for overflow.",
                 )
 
+    def refine(self, chosen: Plan, feeds: calibration.Feeds, *, threads: int, work: Path) -> None:
+        """Round the weights of products by what the examples make of them; every graph that is written from now on holds those."""
+        model = onnx.load(self.path)
+        index = Index(model)
+        wanted = moments.layouts(
+            index, [node.name for node in index.nodes if node.name in chosen.weights], lambda node: chosen.weights[node.name]
+        )
+        writer = QdqWriter(model, chosen, self.scalings(chosen), **self._grid)
+        for name, matrices in moments.gather(self.path, wanted, feeds, threads=threads, work=work):
+            scales, axis = writer.scales_of(name)
+            values = numpy_helper.to_array(index.constants[name])
+            self.refined[name] = (
+                scales,
+                refined.rounded(
+                    wanted[name], values, matrices, scales, axis, by=self._params.rounding, portable=self._params.reduces_range
+                ),
+            )
+
+    @property
+    def _grid(self) -> dict[str, Any]:
+        """How writers round weights."""
+        return {"by_channel": self._params.granularity == "channel", "portable": self._params.reduces_range, "refined": self.refined}
+
     def scalings(self, chosen: Plan) -> dict[str, Scaling]:
         """How each tensor is stored whose range a plan asks for."""
         found = {}
@@ -154,9 +185,8 @@ class Quantizer:
 
     def write_with(self, writer: type[QdqWriter], chosen: Plan, target: Path) -> None:
         """Write the graph that a class of writers makes of a plan."""
-        by_channel = self._params.granularity == "channel"
         model = onnx.load(self.path)
-        written = writer(model, chosen, self.scalings(chosen), by_channel=by_channel, portable=self._params.reduces_range).write()
+        written = writer(model, chosen, self.scalings(chosen), **self._grid).write()
         onnx.save(written, target)
         del model, written
         give_back_memory()
@@ -175,6 +205,14 @@ class Quantizer:
                 f"Every number of the calibration examples is {found[0][0]:g}: ranges of activations cannot be read off them.",
                 hint="Check the dataset and its metadata.preprocessing, or use dynamic_quantization, which needs no examples.",
             )
+
+
+def _transform(prepared: graph.Prepared, params: StaticQuantization, feeds: calibration.Feeds, context: StepContext) -> None:
+    """Change the float graph into one that computes the same and is easier to round."""
+    if params.smoothing:
+        levels = 64 if params.reduces_range else 127
+        found = smoothing.smooth(prepared.path, set(prepared.excluded), feeds, levels=levels, threads=context.threads, work=context.work)
+        context.report("smoothed", found)
 
 
 def _report(quantizer: Quantizer, excluded: set[str], blamed: dict[str, float], context: StepContext) -> None:
