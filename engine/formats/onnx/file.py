@@ -36,6 +36,7 @@ QUANTIZED_OPERATORS = {
     "ConvInteger",
     "MatMulInteger",
     "MatMulNBits",
+    "GatherBlockQuantized",
 }
 
 

@@ -6,6 +6,7 @@ import onnx
 
 from engine.methods.quantization import graph, precision
 from engine.methods.quantization.integers import IntegerWriter
+from engine.methods.quantization.settings import each_setting
 from engine.methods.quantization.spec import DynamicQuantization
 from engine.networks.network import Network
 
@@ -25,6 +26,10 @@ def apply(network: Network, params: DynamicQuantization, context: "StepContext")
     Raises:
         EngineError: `nothing_quantized`, `already_quantized`.
     """
+    return each_setting(network, context, lambda own, within: _one(own, params, within))
+
+
+def _one(network: Network, params: DynamicQuantization, context: "StepContext") -> Network:
     source = graph.onnx_file(network, context.work)
     context.phase("quantizing")
     prepared = graph.prepare(source, context.work, ignore=params.ignore, minimum_opset=DYNAMIC_OPSET)

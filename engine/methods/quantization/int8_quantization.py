@@ -11,6 +11,7 @@ from engine.contract.errors import EngineError
 from engine.contract.events import Event, Warned
 from engine.contract.metric import Key, catalogue
 from engine.methods.quantization import dynamic_quantization
+from engine.methods.quantization.settings import each_setting
 from engine.methods.quantization.spec import DynamicQuantization, Int8Quantization, StaticQuantization
 from engine.methods.quantization.static_quantization import Calibrated
 from engine.networks.network import Network
@@ -62,6 +63,10 @@ def apply(network: Network, params: Int8Quantization, context: StepContext) -> N
     Raises:
         EngineError: What the first try failed with, where all of them did.
     """
+    return each_setting(network, context, lambda own, within: _one(own, params, within))
+
+
+def _one(network: Network, params: Int8Quantization, context: StepContext) -> Network:
     tries = list(_tries(network, params, context))
     done = [item for item in tries if item.error is None]
     if not done:

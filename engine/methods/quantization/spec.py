@@ -5,8 +5,9 @@ from typing import ClassVar, Literal
 from engine.contract.cost import NOTHING, Cost, Facts
 from engine.contract.method import Requires
 from engine.methods.quantization.spec_shared import ACTIVATION_BYTES, Calibration, IntegerFields
+from engine.methods.quantization.spec_weights import WeightOnlyQuantization
 
-__all__ = ["ACTIVATION_BYTES", "Calibration", "DynamicQuantization", "Int8Quantization", "StaticQuantization"]
+__all__ = ["ACTIVATION_BYTES", "Calibration", "DynamicQuantization", "Int8Quantization", "StaticQuantization", "WeightOnlyQuantization"]
 
 
 class StaticQuantization(IntegerFields):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,12 +14,13 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from engine.contract.errors import EngineError
-from engine.formats.onnx.runtime import Feed, batches
 from engine.methods.quantization import agreement, calibration, graph, moments, precision, refined, sensitivity, smoothing
+from engine.methods.quantization.calibration_feeds import calibration_feeds
 from engine.methods.quantization.index import Index
 from engine.methods.quantization.plan import PRODUCTS, Plan, plan
 from engine.methods.quantization.qdq import QdqWriter
 from engine.methods.quantization.rounding import Scaling, scaling
+from engine.methods.quantization.settings import each_setting
 from engine.methods.quantization.spec import StaticQuantization
 from engine.networks.network import Network
 from engine.process.memory import give_back_memory
@@ -46,6 +47,10 @@ def apply(network: Network, params: StaticQuantization, context: StepContext) ->
         EngineError: `dataset_invalid` without a split to calibrate on, `nothing_quantized`, `already_quantized`,
             `calibration_failed`, `quantization_mismatch`.
     """
+    return each_setting(network, context, lambda own, within: _one(own, params, within))
+
+
+def _one(network: Network, params: StaticQuantization, context: StepContext) -> Network:
     return Calibrated.of(network, params, context).write(context, context.work / "quantized.onnx")
 
 
@@ -65,7 +70,7 @@ class Calibrated:
     @classmethod
     def of(cls, network: Network, params: StaticQuantization, context: StepContext) -> Calibrated:
         """Prepare the graph and observe its ranges."""
-        split_name, feeds, count = _calibration_feeds(network, params, context)
+        split_name, feeds, count = calibration_feeds(network, params.calibration, context, passes=_passes(params))
         source = graph.onnx_file(network, context.work)
         context.phase("calibrating")
         prepared = graph.prepare(source, context.work, ignore=params.ignore, minimum_opset=PER_CHANNEL_OPSET)
@@ -207,6 +212,12 @@ class Quantizer:
             )
 
 
+def _passes(params: StaticQuantization) -> int:
+    """How often the calibration examples are read."""
+    observed = 1 if params.calibration.observer == "minmax" else 2
+    return observed + params.smoothing + (params.rounding != "nearest")
+
+
 def _transform(prepared: graph.Prepared, params: StaticQuantization, feeds: calibration.Feeds, context: StepContext) -> None:
     """Change the float graph into one that computes the same and is easier to round."""
     if params.smoothing:
@@ -239,32 +250,3 @@ def _report(quantizer: Quantizer, excluded: set[str], blamed: dict[str, float], 
             operators=blamed,
         )
     context.report("kept_in_float", {"not_finite": quantizer.infinite, "changed_the_result": blamed})
-
-
-def _calibration_feeds(network: Network, params: StaticQuantization, context: StepContext) -> tuple[str, calibration.Feeds, int]:
-    """Examples of the training split (or, without one, of the validation split), drawn with the job's seed. Never of the test split."""
-    splits = {} if context.data is None else context.data.splits
-    names = [name for name in ("train", "validation") if name in splits and name != context.evaluation_split]
-    if not names:
-        raise EngineError(
-            "dataset_invalid",
-            f"Static quantization calibrates on training examples, but the dataset has {', '.join(sorted(splits)) or 'no splits'}"
-            f" (and {context.evaluation_split} is kept for the evaluation).",
-            hint="Upload a dataset with x_train (labels are not needed), or use dynamic_quantization.",
-        )
-    split = splits[names[0]]
-    count = min(params.calibration.samples, split.count)
-    chosen = np.sort(context.rng().choice(split.count, count, replace=False))
-    fixed = network.signature.inputs[0].shape[0] if network.signature.inputs[0].shape else None
-
-    expected = (1 if params.calibration.observer == "minmax" else 2) * count
-    read = 0
-
-    def feeds(batch_size: int) -> Iterator[Feed]:
-        nonlocal read
-        for indices in batches(chosen, batch_size, fixed):
-            yield split.batch(indices)[0]
-            read = min(expected, read + len(indices))
-            context.progress(0.9 * read / expected, f"calibrating, {read}/{expected} examples")
-
-    return names[0], feeds, count
