@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -21,10 +21,10 @@ class SeveralGraphs:
     architecture = None
     weights_type = "float32"
 
-    def __init__(self, members: Mapping[Setting, Network]) -> None:
-        self._members = dict(members)
-        self.settings = tuple(self._members)
-        self._first = self._members[self.settings[0]]
+    def __init__(self, members: Sequence[tuple[Setting, Network]]) -> None:
+        self._members = tuple(members)
+        self.settings = tuple(setting for setting, _ in self._members)
+        self._first = self._members[0][1]
 
     @property
     def signature(self) -> Signature:
@@ -34,7 +34,7 @@ class SeveralGraphs:
     @property
     def batch_dependent(self) -> bool:
         """Whether any setting is."""
-        return any(member.batch_dependent for member in self._members.values())
+        return any(member.batch_dependent for _, member in self._members)
 
     @property
     def module(self) -> NoReturn:
@@ -43,7 +43,7 @@ class SeveralGraphs:
 
     def at(self, setting: Setting) -> Network:
         """The graph of one setting."""
-        return self._members[setting]
+        return next(member for own, member in self._members if own == setting)
 
     def with_module(
         self,
@@ -86,6 +86,6 @@ class SeveralGraphs:
 
     def tensors(self) -> Iterator[tuple[str, NDArray[Any]]]:
         """Those of the first setting under their names, those of the others behind the setting's."""
-        for place, (setting, member) in enumerate(self._members.items()):
+        for place, (setting, member) in enumerate(self._members):
             for name, array in member.tensors():
                 yield (f"{setting.name}/{name}" if place else name), array

@@ -13,10 +13,13 @@ from numpy.typing import NDArray
 from engine.methods.quantization.refined import gptq
 
 Rows = NDArray[np.float64]
+Block = NDArray[np.float32]
 _SMALLEST = 1e-30
-_SHRUNK = np.linspace(1.0, 0.75, 11)
-"""Shares of a group's range that are tried."""
-_NORM, _SHARPER, _ROUNDS = 0.7, 1.01, 12
+_SHRUNK = (0.95, 0.9, 0.85, 0.8)
+"""Shares of a group's range that are tried besides the whole."""
+_AT_ONCE = 1 << 18
+"""Weights that are fitted at a time, so that they stay in the cache."""
+_NORM, _SHARPER, _ROUNDS = 0.7, 1.01, 6
 """The norm of the error, how fast it sharpens, and the rounds of half-quadratic splitting."""
 
 
@@ -58,72 +61,82 @@ def grouped(weight: Rows, *, bits: int, size: int, symmetric: bool, refinement: 
     """
     outputs, inputs = weight.shape
     size = min(size, max(inputs, 1))
-    count = -(-inputs // size)
-    held = np.zeros((outputs, count * size))
-    held[:, :inputs] = weight
+    count, top = -(-inputs // size), 2**bits - 1
     inside = np.arange(count * size).reshape(count, size) < inputs
-    blocks = held.reshape(outputs, count, size)
-    scales, zeros = _fitted(blocks, inside, bits=bits, symmetric=symmetric, search=refinement != "nearest")
-    top = 2**bits - 1
+    scales, zeros = np.empty((outputs, count), np.float32), np.empty((outputs, count), np.float32)
+    integers = np.empty((outputs, inputs), np.uint8)
+    step = max(1, _AT_ONCE // max(1, inputs))
+    for start in range(0, outputs, step):
+        part = slice(start, start + step)
+        held = np.zeros((len(weight[part]), count * size), np.float32)
+        held[:, :inputs] = weight[part]
+        blocks = held.reshape(-1, count, size)
+        scales[part], zeros[part] = _fitted(blocks, inside, bits=bits, symmetric=symmetric, search=refinement != "nearest")
+        chosen = np.clip(np.rint(blocks / scales[part, :, None]) + zeros[part, :, None], 0, top)
+        integers[part] = chosen.reshape(-1, count * size)[:, :inputs]
     if refinement == "gptq" and moments is not None:
-        steps, points = (spread(part, size, inputs) for part in (scales, zeros))
-        integers = gptq(weight, moments, steps.astype(np.float64), (0, top), points.astype(np.float64))
-    else:
-        integers = np.clip(np.rint(blocks / scales[..., None]) + zeros[..., None], 0, top).reshape(outputs, -1)[:, :inputs].astype(np.int32)
-    return Grouped(integers.astype(np.uint8), scales.astype(np.float32), zeros.astype(np.uint8), size, bits)
+        steps, points = (spread(part, size, inputs).astype(np.float64) for part in (scales, zeros))
+        integers = gptq(weight, moments, steps, (0, top), points).astype(np.uint8)
+    return Grouped(integers, scales, zeros.astype(np.uint8), size, bits)
 
 
-def _fitted(blocks: Rows, inside: NDArray[np.bool_], *, bits: int, symmetric: bool, search: bool) -> tuple[Rows, Rows]:
+def _fitted(blocks: Block, inside: NDArray[np.bool_], *, bits: int, symmetric: bool, search: bool) -> tuple[Block, Block]:
     """Scales and zero points of (outputs, groups), as the file will hold them."""
-    top = 2**bits - 1
-    middle = float(2 ** (bits - 1))
+    top, middle = np.float32(2**bits - 1), np.float32(2 ** (bits - 1))
+    lows, highs = np.minimum(blocks.min(2), 0), np.maximum(blocks.max(2), 0)
 
-    def grid(share: float) -> tuple[Rows, Rows]:
-        low, high = np.minimum(blocks.min(2), 0) * share, np.maximum(blocks.max(2), 0) * share
+    def grid(share: float) -> tuple[Block, Block]:
+        low, high = lows * np.float32(share), highs * np.float32(share)
         if symmetric:
-            scales = np.maximum(-low / middle, high / (middle - 1))
-            return _stored(scales), np.full(scales.shape, middle)
+            scales = _stored(np.maximum(-low / middle, high / (middle - 1)))
+            return scales, np.full_like(scales, middle)
         scales = _stored((high - low) / top)
         return scales, np.clip(np.rint(-low / scales), 0, top)
 
-    best_scales, best_zeros = grid(1.0)
+    scales, zeros = grid(1.0)
     if not search:
-        return best_scales, best_zeros
-    least = _error(blocks, best_scales, best_zeros, top, inside)
+        return scales, zeros
+    least = _error(blocks, scales, zeros, top, inside)
     for share in _SHRUNK:
-        scales, zeros = grid(share)
-        tried = [zeros] if symmetric else [zeros, _half_quadratic(blocks, scales, zeros, top, inside)]
-        for points in tried:
-            error = _error(blocks, scales, points, top, inside)
-            better = error < least
-            best_scales, best_zeros = np.where(better, scales, best_scales), np.where(better, points, best_zeros)
-            least = np.where(better, error, least)
-    return best_scales, best_zeros
+        scales, zeros, least = _better((scales, zeros, least), grid(share), blocks, top, inside)
+    if not symmetric:
+        turned = _half_quadratic(blocks, scales, zeros, top, inside)
+        scales, zeros, least = _better((scales, zeros, least), (scales, turned), blocks, top, inside)
+    return scales, zeros
 
 
-def _stored(scales: Rows) -> Rows:
-    """Scales as float32 holds them; 1 for a group of nothing but zeros."""
-    held = scales.astype(np.float32).astype(np.float64)
-    return np.where(held > _SMALLEST, held, 1.0)
+def _better(
+    best: tuple[Block, Block, Block], tried: tuple[Block, Block], blocks: Block, top: np.float32, inside: NDArray[np.bool_]
+) -> tuple[Block, Block, Block]:
+    """The better of two choices for each group."""
+    error = _error(blocks, *tried, top, inside)
+    wins = error < best[2]
+    return np.where(wins, tried[0], best[0]), np.where(wins, tried[1], best[1]), np.where(wins, error, best[2])
 
 
-def _error(blocks: Rows, scales: Rows, zeros: Rows, top: int, inside: NDArray[np.bool_]) -> Rows:
+def _stored(scales: Block) -> Block:
+    """1 for a group of nothing but zeros."""
+    return np.where(scales > _SMALLEST, scales, np.float32(1)).astype(np.float32)
+
+
+def _error(blocks: Block, scales: Block, zeros: Block, top: np.float32, inside: NDArray[np.bool_]) -> Block:
     integers = np.clip(np.rint(blocks / scales[..., None]) + zeros[..., None], 0, top)
     difference = (blocks - scales[..., None] * (integers - zeros[..., None])) * inside
-    return np.asarray(np.einsum("ogi,ogi->og", difference, difference))
+    return np.asarray(np.einsum("ogi,ogi->og", difference, difference), np.float32)
 
 
-def _half_quadratic(blocks: Rows, scales: Rows, zeros: Rows, top: int, inside: NDArray[np.bool_]) -> Rows:
+def _half_quadratic(blocks: Block, scales: Block, zeros: Block, top: np.float32, inside: NDArray[np.bool_]) -> Block:
     """Zero points for which few weights are far off, by turns of a shrunk error and a mean. Source: Badri and Shaji, HQQ, 2023."""
-    points, sharpness = zeros.copy(), 10.0 / np.maximum(scales[..., None], _SMALLEST)
+    # The sharpness of the splitting is in units of a step, so that it does not depend on how large the weights are.
+    points, sharpness = zeros.copy(), np.float32(10.0)
     count = np.maximum(inside.sum(1), 1)
     for _ in range(_ROUNDS):
         integers = np.clip(np.rint(blocks / scales[..., None] + points[..., None]), 0, top)
-        error = blocks - scales[..., None] * (integers - points[..., None])
-        size = np.abs(error)
-        kept = np.sign(error) * np.maximum(size - np.maximum(size, _SMALLEST) ** (_NORM - 1) / sharpness, 0)
-        points = ((integers - (blocks - kept) / scales[..., None]) * inside).sum(2) / count
-        sharpness *= _SHARPER
+        steps = blocks / scales[..., None] - (integers - points[..., None])
+        size = np.abs(steps)
+        kept = np.sign(steps) * np.maximum(size - np.maximum(size, np.float32(1e-6)) ** np.float32(_NORM - 1) / sharpness, 0)
+        points = (((integers - blocks / scales[..., None] + kept) * inside).sum(2) / count).astype(np.float32)
+        sharpness *= np.float32(_SHARPER)
     return np.clip(np.rint(points), 0, top)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -53,7 +55,7 @@ def gptq(weight: Rows, moments: Rows, scales: Rows, levels: tuple[int, int], zer
     return integers[:, back]
 
 
-def _inverse_factor(moments: Rows) -> tuple[Rows, NDArray[np.int64]]:
+def _inverse_factor(moments: Rows) -> tuple[Rows, NDArray[Any]]:
     """The upper Cholesky factor of the inverse of the moments, inputs that matter most first, and their order."""
     order = np.argsort(-np.diag(moments), kind="stable")
     held = moments[np.ix_(order, order)].astype(np.float64)
@@ -62,7 +64,7 @@ def _inverse_factor(moments: Rows) -> tuple[Rows, NDArray[np.int64]]:
     diagonal[silent] = 1.0
     diagonal += _DAMPING * max(float(diagonal[~silent].mean()) if not silent.all() else 1.0, 1e-30)
     inverse = np.linalg.inv(held)
-    return np.linalg.cholesky((inverse + inverse.T) / 2).T, order
+    return np.asarray(np.linalg.cholesky((inverse + inverse.T) / 2).T, np.float64), order
 
 
 def adaround(weight: Rows, moments: Rows, scales: Rows, levels: tuple[int, int], *, steps: int = _STEPS) -> NDArray[np.int32]:
@@ -92,9 +94,10 @@ def adaround(weight: Rows, moments: Rows, scales: Rows, levels: tuple[int, int],
             done = (step - steps / 5) / (0.8 * steps)
             sharpness = 20 - 18 * done
             centred = 2 * up - 1
-            gradient -= 0.01 * 2 * sharpness * np.abs(centred) ** (sharpness - 1) * np.sign(centred) * slope * (1 + 20 * done)
-        first, second = 0.9 * first + 0.1 * gradient, 0.99 * second + 0.01 * gradient**2
-        logit -= 0.05 * (first / (1 - 0.9**step)) / (np.sqrt(second / (1 - 0.99**step)) + 1e-8)
+            gradient = gradient - 0.01 * 2 * sharpness * np.abs(centred) ** (sharpness - 1) * np.sign(centred) * slope * (1 + 20 * done)
+        first = (0.9 * first + 0.1 * gradient).astype(np.float32)
+        second = (0.99 * second + 0.01 * gradient**2).astype(np.float32)
+        logit = (logit - 0.05 * (first / (1 - 0.9**step)) / (np.sqrt(second / (1 - 0.99**step)) + 1e-8)).astype(np.float32)
     learned = np.clip(low + (_up(logit)[0] >= 0.5), *levels).astype(np.int32)
     nearest = np.clip(np.rint(quotient), *levels).astype(np.int32)
     better = loss(weight, learned * scales, moments) < loss(weight, nearest * scales, moments)

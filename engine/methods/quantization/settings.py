@@ -21,7 +21,7 @@ def each_setting(network: Network, context: StepContext, make: Callable[[Network
     """
     if len(network.settings) == 1:
         return make(network, context)
-    members: dict[Setting, Network] = {}
+    members: list[tuple[Setting, Network]] = []
     reports = {}
     count = len(network.settings)
     for place, setting in enumerate(network.settings):
@@ -29,7 +29,7 @@ def each_setting(network: Network, context: StepContext, make: Callable[[Network
             work = context.work / f"setting{place}"
             work.mkdir(exist_ok=True)
             own = replace(context, work=work, reported={}, shown=[] if place else context.shown)
-            members[setting] = make(network.at(setting), own)
+            members.append((setting, make(network.at(setting), own)))
             reports[setting.name] = own.reported
     context.reported.update(reports[network.settings[0].name])
     context.report("settings", reports)

@@ -229,7 +229,7 @@ class WeightWriter:
             self._stored[key] = (self._constant(f"{name}_quantized", integers), self._constant(f"{name}_scale", scales))
         if key not in self._widened:
             self._widened[key] = self._fresh.claim(f"{name}_dq")
-            attributes = {} if axis is None else {"axis": axis}
+            attributes: dict[str, Any] = {} if axis is None else {"axis": axis}
             made = self._fresh.claim(f"{name}_widened")
             self._nodes.append(helper.make_node("DequantizeLinear", list(self._stored[key]), [self._widened[key]], made, **attributes))
         self.written.forms[name] = "int8 DequantizeLinear"
