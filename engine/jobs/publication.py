@@ -15,7 +15,7 @@ import onnx
 from numpy.typing import NDArray
 
 from engine.contract.errors import EngineError
-from engine.contract.figures import MOST_SETTINGS, Figures, Latency, Setting, Timing
+from engine.contract.figures import MOST_SETTINGS, Figures, Latency, OtherCpu, Setting, Timing
 from engine.contract.file_format import ending_of
 from engine.formats.loading import write_network
 from engine.formats.onnx import runtime
@@ -23,6 +23,7 @@ from engine.formats.onnx.counting import count_onnx
 from engine.formats.onnx.notes import remove_notes
 from engine.formats.onnx.runtime import Feed
 from engine.jobs.inputs import JobInputs
+from engine.jobs.other_cpu import on_other_cpu
 from engine.measuring.examiner.client import Examiner
 from engine.measuring.examiner.messages import CompareRequest, DigestRequest, Score, TensorDigest
 from engine.measuring.examples import RandomExamples, SplitExamples
@@ -68,6 +69,8 @@ class MeasuredFile:
     counts: Counts
     sizes: FileSizes
     """Of the file in the first format that the spec exports."""
+    other_cpu: OtherCpu | None = None
+    """What a file with 8-bit products gives on the other kind of processor."""
 
     def figures(self) -> Figures:
         """The figures of this setting."""
@@ -155,7 +158,8 @@ def publish(
         if RUNNABLE in formats:
             files.append(PublishedFile(path, RUNNABLE, file_sizes(path), (setting,), own.metrics))
         sizes = files[-1].sizes if formats[0] == RUNNABLE else next(file.sizes for file in files if file.format == formats[0])
-        measured.append(MeasuredFile(setting, path, own, timings, counts, sizes))
+        other = on_other_cpu(inputs.to_score(path, as_timed=network.batch_dependent), own, examiner, inputs.work)
+        measured.append(MeasuredFile(setting, path, own, timings, counts, sizes, other))
     files.sort(key=lambda file: formats.index(file.format))
     return Publication(step_index, tuple(files), tuple(measured))
 
