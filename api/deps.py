@@ -34,7 +34,7 @@ class Live:
 
     def changed(self, job_id: str) -> None:
         """This process has changed a job: forget what was known, and look at once."""
-        self.hot.forget(job_id)
+        self.hot.changed(job_id)
         self.watch.nudge()
 
 
@@ -44,6 +44,12 @@ async def _live(request: Request, service: TheService) -> Live:
 
 
 TheLive = Annotated[Live, Depends(_live)]
+
+
+async def check_key(request: Request) -> None:
+    """Whether the request's key is still valid, after it has waited. Raises `unauthenticated`, and `rate_limited` where that is asked too often."""
+    client = request.client.host if request.client else ""
+    await request.app.state.authenticate(request.headers.get("authorization", "").encode("latin-1"), client)
 
 
 def _reading(service: TheService) -> Iterator[Session]:

@@ -6,34 +6,63 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+if TYPE_CHECKING:
+    from core.settings import Settings
+
+LogFormat = Literal["json", "console"]
 app = typer.Typer(
-    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Neural-network compression as a service."
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Neural-network compression as a service.",
+    epilog="Exit status: 0 done; 1 failed, with a sentence; 2 wrong usage, or a spec with problems; 3 done, but a constraint was missed (the "
+    "best artifact is kept all the same); 130 interrupted.",
 )
 keys = typer.Typer(no_args_is_help=True, help="API keys.")
 app.add_typer(keys, name="keys")
 projects = typer.Typer(no_args_is_help=True, help="Projects and their quotas.")
 app.add_typer(projects, name="projects")
 
+DataDir = Annotated[Path | None, typer.Option(help="Folder of the embedded database, blobs and work directories.")]
 _PASSED_ON = {"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []}
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"modelpress {version('modelpress')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Show the version and exit.")] = False,
+) -> None:
+    """Options of every command."""
 
 
 @app.command()
 def serve(
+    *,
     host: Annotated[str, typer.Option(help="Address to listen on; one that others can reach needs API keys.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65_535)] = 8000,
-    data_dir: Annotated[Path | None, typer.Option(help="Folder of the embedded database, blobs and work directories.")] = None,
+    data_dir: DataDir = None,
     workers: Annotated[int, typer.Option(min=0, help="CPU workers; the GPUs get workers of their own.")] = 1,
     demo: Annotated[bool, typer.Option("--demo", help="Submit the demo job once the service is ready.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show what the libraries and the broker log, too.")] = False,
+    log_format: Annotated[LogFormat | None, typer.Option(help="How to log; json also for the address.")] = None,
 ) -> None:
     """Run the whole service: API, workers, and the broker and database that no URL names."""
     from cli import serve as command
 
-    if data_dir is not None:
-        os.environ["MODELPRESS_DATA_DIR"] = str(data_dir.resolve())
+    _choose(data_dir)
+    os.environ.update({"MODELPRESS_VERBOSE": "true"} if verbose else {})
+    os.environ.update({"MODELPRESS_LOG_FORMAT": log_format} if log_format else {})
     raise typer.Exit(command.serve(host=host, port=port, workers=workers, demo=demo))
 
 
@@ -83,14 +112,22 @@ def run(context: typer.Context) -> None:
     os.execv(sys.executable, [sys.executable, "-m", "engine", "run", *context.args])  # noqa: S606
 
 
+@app.command(context_settings=_PASSED_ON)
+def inspect(context: typer.Context) -> None:
+    """Describe a model or dataset file as JSON, without a service (`modelpress inspect --help`)."""
+    os.execv(sys.executable, [sys.executable, "-m", "engine", "inspect", *context.args])  # noqa: S606
+
+
 @keys.command("create")
 def create_key(
     name: Annotated[str, typer.Option(help="What the key is for.")],
     scope: Annotated[list[str] | None, typer.Option("--scope", "--scopes", help="May be repeated, or a comma-separated list.")] = None,
     project: Annotated[str, typer.Option(help="Made if it does not exist.")] = "default",
     expires_days: Annotated[float | None, typer.Option(min=0)] = None,
+    data_dir: DataDir = None,
 ) -> None:
     """Make a key and print its token, which is shown this once."""
+    _choose(data_dir)
     from core.access import keys as command
     from core.access import projects
 
@@ -104,8 +141,9 @@ def create_key(
 
 
 @keys.command("list")
-def list_keys(project: str = "default") -> None:
+def list_keys(project: str = "default", data_dir: DataDir = None) -> None:
     """Show the keys of a project."""
+    _choose(data_dir)
     from core.access import keys as command
     from core.access import projects
 
@@ -116,8 +154,9 @@ def list_keys(project: str = "default") -> None:
 
 
 @keys.command("revoke")
-def revoke_key(key_id: str, project: str = "default") -> None:
+def revoke_key(key_id: str, project: str = "default", data_dir: DataDir = None) -> None:
     """End a key at once."""
+    _choose(data_dir)
     from core.access import keys as command
     from core.access import projects
 
@@ -126,8 +165,9 @@ def revoke_key(key_id: str, project: str = "default") -> None:
 
 
 @projects.command("usage")
-def show_usage(project: str = "default") -> None:
+def show_usage(project: str = "default", data_dir: DataDir = None) -> None:
     """Show what a project uses of its quotas."""
+    _choose(data_dir)
     from core.access import projects, quotas
 
     with _explained(), _database() as database, database.reader() as session:
@@ -141,8 +181,10 @@ def set_quota(
     name: Annotated[str, typer.Argument(help="stored_bytes, models, queued_jobs, running_jobs or compute_seconds.")],
     limit: Annotated[str, typer.Argument(help="A number, or `none`.")],
     project: str = "default",
+    data_dir: DataDir = None,
 ) -> None:
     """Set or lift one quota of a project."""
+    _choose(data_dir)
     from core.access import projects, quotas
 
     if name not in quotas.NAMES:
@@ -155,6 +197,12 @@ def set_quota(
         raise typer.BadParameter("a limit is not negative and fits in 63 bits")
     with _explained(), _database() as database, database.unit_of_work() as session:
         quotas.change(session, projects.by_name(session, project).id, **{name: value})
+
+
+def _choose(data_dir: Path | None) -> None:
+    """Make a folder that was named on the command line the one of all settings."""
+    if data_dir is not None:
+        os.environ["MODELPRESS_DATA_DIR"] = str(data_dir.resolve())
 
 
 @contextmanager
@@ -170,6 +218,17 @@ def _explained() -> Iterator[None]:
         raise typer.Exit(1) from error
 
 
+def _refuse_elsewhere(settings: "Settings") -> None:
+    """Raise CannotStart where nobody chose the database and there is none here: the service's own lies in another folder."""
+    from core.operations.startup import CannotStart
+
+    if not {"data_dir", "database_url"} & settings.model_fields_set and not settings.data_dir.exists():
+        raise CannotStart(
+            f"There is no {settings.data_dir.resolve()}: run this in the folder where `modelpress serve` runs, or name its --data-dir "
+            "(one that does not exist yet is made)."
+        )
+
+
 class _database:  # noqa: N801 - reads as the context that it is
     """The migrated database of the settings."""
 
@@ -179,6 +238,7 @@ class _database:  # noqa: N801 - reads as the context that it is
         from core.settings import Settings
 
         settings = Settings()
+        _refuse_elsewhere(settings)
         command.upgrade(settings)
         self._database = Database(settings)
         return self._database

@@ -87,12 +87,13 @@ def _supervise(settings: Settings, run_dir: Path, listener: socket.socket, *, wo
         if not settings.broker_url and (server := broker_binary()) is not None:
             address = run_dir / "broker"
             os.environ["MODELPRESS_BROKER_URL"] = f"redis+socket://{address}"
-            supervisor.add(Program("broker", broker_command(server, address), stop_order=1))
+            supervisor.add(Program("broker", broker_command(server, address, verbose=settings.verbose), stop_order=1))
         for program in _programs(settings, listener, workers):
             supervisor.add(program)
+        as_json = "log_format" in settings.model_fields_set and settings.log_format == "json"
         host, port = listener.getsockname()[:2]
         url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-        supervisor.run(lambda: _announce(url, supervisor, demo=demo))
+        supervisor.run(lambda: _announce(url, supervisor, demo=demo, as_json=as_json))
     finally:
         supervisor.stop()
 
@@ -126,7 +127,7 @@ def broker_binary() -> str | None:
         return shutil.which("valkey-server") or shutil.which("redis-server")
 
 
-def broker_command(server: str, socket: Path) -> list[str]:
+def broker_command(server: str, socket: Path, *, verbose: bool = False) -> list[str]:
     """A broker without a port, without persistence: it holds doorbells only."""
     options = {
         "port": "0",
@@ -137,6 +138,7 @@ def broker_command(server: str, socket: Path) -> list[str]:
         "dir": str(socket.parent),
         "maxmemory": "64mb",
         "loglevel": "warning",
+        "logfile": "" if verbose else str(socket.parent / "broker.log"),
     }
     return [server, *(part for name, value in options.items() for part in (f"--{name}", value))]
 
@@ -202,14 +204,17 @@ def _run_dir() -> Iterator[Path]:
         yield Path(name)
 
 
-def _announce(url: str, supervisor: Supervisor, *, demo: bool) -> bool:
+def _announce(url: str, supervisor: Supervisor, *, demo: bool, as_json: bool) -> bool:
     """Say where the service is once it answers; True when that is done."""
     try:
         with urllib.request.urlopen(f"{url}/readyz", timeout=1):  # noqa: S310 - our own address
             pass
     except (OSError, urllib.error.URLError):
         return False
-    typer.echo(f"Modelpress is at {url} (documentation: {url}/docs)")
+    if as_json:
+        logging.logger(__name__).info("ready", url=url, documentation=f"{url}/docs")
+    else:
+        typer.echo(f"Modelpress is at {url} (documentation: {url}/docs)")
     if demo:
         code = "import sys, cli.client, cli.demo; print('Demo job:', cli.demo.submit(cli.client.Client(sys.argv[1]))['urls']['self'])"
         supervisor.add(Program("demo", [sys.executable, "-c", code, url], once=True))

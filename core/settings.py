@@ -90,6 +90,8 @@ class Settings(BaseSettings):
     lock_wait_seconds: float = Field(10, gt=0)
     """How long a writer of the database waits for another one before its request is answered with an error."""
     log_format: Literal["json", "console"] = "json"
+    verbose: bool = False
+    """Log what libraries and the embedded broker say below a warning, too."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
     @model_validator(mode="after")

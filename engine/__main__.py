@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from engine.contract import events
 from engine.contract.errors import JobError
 from engine.contract.file_format import Kind, by_ending, catalogue, names
+from engine.contract.findings import problems_of
 from engine.contract.job import FILE_NAME, RESULT, DatasetFile, Job, ModelFile
 from engine.contract.metadata import DatasetMetadata, ModelMetadata
 from engine.contract.metric import first_of
@@ -181,10 +182,13 @@ def _format(path: Path, given: str | None) -> str:
 
 def _metadata(text: str, model: type[M]) -> M:
     try:
-        return model.model_validate_json(text if text.lstrip().startswith("{") else Path(text).read_bytes())
+        document = json.loads(text if text.lstrip().startswith("{") else Path(text).read_bytes())
+        return model.model_validate(document)
     except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(str(part) for part in item['loc']) or 'the document'}: {item['msg']}" for item in error.errors())
+        problems = "; ".join(f"{item.pointer or 'the document'} {item.detail}" for item in problems_of(error, model, document))
         raise _usage(f"metadata {text[:200]!r}: {problems}") from error
+    except ValueError as error:
+        raise _usage(f"metadata {text[:200]!r} is not JSON: {error}") from error
     except OSError as error:
         raise _usage(f"metadata {text[:200]!r}: {error}") from error
 

@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import time
+import warnings
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
@@ -15,6 +16,7 @@ from logging import WARNING, getLogger
 from typing import Any
 
 from celery import Celery
+from celery.exceptions import SecurityWarning
 from celery.signals import celeryd_after_setup, setup_logging, worker_shutdown, worker_shutting_down
 
 from core import jobs, logging
@@ -117,6 +119,9 @@ def run(queues: list[str]) -> None:
     """Serve `queues` until SIGTERM. Raises `no_device`."""
     if settings.gpu_queue in queues:
         devices.assigned_gpus()
+    if not settings.verbose:
+        # Celery warns of root because it may unpickle; it reads JSON only here, and jobs run in a sandbox.
+        warnings.filterwarnings("ignore", category=SecurityWarning)
     quiet = ["--without-gossip", "--without-mingle", "--without-heartbeat", "--loglevel", "warning"]
     app.worker_main(
         ["--quiet", "worker", "-Q", ",".join(queues), "-P", "threads", "-c", "1", "-n", f"{'-'.join(queues)}-{os.getpid()}@%h", *quiet]

@@ -3,6 +3,7 @@
 Behind the same gate stand the jobs that are answered from memory, so that polling costs no route, no thread and no database.
 """
 
+import asyncio
 import hashlib
 import time
 from collections.abc import Callable
@@ -42,6 +43,8 @@ class Authenticator:
         self._anyone = anyone
         """Who asks where authentication is off."""
         self._known: dict[bytes, tuple[float, Principal]] = {}
+        self._asking: dict[bytes, asyncio.Task[Principal]] = {}
+        """Keys that the database is being asked for: requests that come meanwhile wait for the same answer."""
 
     async def __call__(self, authorization: bytes, address: str) -> Principal:
         """The principal of this header. Raises `unauthenticated`, and `rate_limited` for an address that guesses."""
@@ -50,19 +53,34 @@ class Authenticator:
         scheme, _, token = authorization.decode("latin-1").partition(" ")
         if scheme.lower() != "bearer":
             raise Unauthenticated("this needs an API key", hint="send Authorization: Bearer mp_…; modelpress keys create makes a key")
-        digest = hashlib.sha256(token.encode()).digest()
+        digest = _digest(token)
         known = self._known.get(digest)
         if known is not None and time.monotonic() < known[0]:
             return known[1]
         if known is None:
             self._limits.check_failures(address)
+        asking = self._asking.get(digest)
+        if asking is None:
+            asking = self._asking[digest] = asyncio.create_task(self._ask(digest, token.strip()))
+            asking.add_done_callback(lambda _: self._asking.pop(digest))
         try:
-            principal = await run_in_threadpool(self._verify, token.strip())
+            return await asyncio.shield(asking)
         except Unauthenticated:
-            self._known.pop(digest, None)
             self._limits.failed(address)
             raise
+
+    def whose(self, authorization: bytes, address: str) -> str:
+        """A name for whoever sends this header, from memory: the project, or the address where the key is not known yet."""
+        known = self._known.get(_digest(authorization.decode("latin-1").partition(" ")[2]))
+        return known[1].project_id if known is not None else address
+
+    async def _ask(self, digest: bytes, token: str) -> Principal:
         now = time.monotonic()
+        try:
+            principal = await run_in_threadpool(self._verify, token)
+        except Unauthenticated:
+            self._known.pop(digest, None)
+            raise
         if principal.key_id is not None and now - self._touched.get(principal.key_id, -_TOUCH_SECONDS) >= _TOUCH_SECONDS:
             self._touched[principal.key_id] = now
             await run_in_threadpool(self._touch, principal.key_id)
@@ -70,6 +88,10 @@ class Authenticator:
             self._known.clear()
         self._known[digest] = (now + _KEY_SECONDS, principal)
         return principal
+
+
+def _digest(token: str) -> bytes:
+    return hashlib.sha256(token.encode()).digest()
 
 
 class Gate:

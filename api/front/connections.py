@@ -7,16 +7,23 @@ makes room for the next: whoever opens connections and sends nothing shuts nobod
 
 import asyncio
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
 from typing import Any
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.flow_control import FlowControl
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from api.front.turns import Turns
 from api.http import problems
 
 LOOK_SECONDS = 1.0
+STARTS = 2
+"""Requests that are begun in one round of the event loop. It accepts one connection a round: short rounds keep newcomers from waiting."""
+DISCARD_SECONDS = 0.005
+"""Of the bodies of refused requests one piece (256 kB) is read in so many seconds."""
 
 
 @dataclass(frozen=True)
@@ -41,11 +48,18 @@ class Bounds:
     """Requests of one connection that wait for the answer to an earlier one."""
 
 
+Whose = Callable[[bytes, str], str]
+"""Names the client of a request: its `Authorization` header and its address."""
+
+
 class Room:
     """The connections of one process."""
 
-    def __init__(self, bounds: Bounds) -> None:
+    def __init__(self, bounds: Bounds, whose: Whose) -> None:
         self.bounds = bounds
+        self.whose = whose
+        self.requests = Turns(STARTS)
+        self.discards = Turns(1, DISCARD_SECONDS)
         self._all: set[Connection] = set()
         self._idle: dict[Connection, None] = {}
         self._unread: dict[Connection, None] = {}
@@ -120,7 +134,11 @@ class Connection(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
         """Take a place in the room."""
-        super().connection_made(transport)
+        # As uvicorn does it, but for the addresses: asking the socket lets another thread run, which then keeps the event loop waiting.
+        self.connections.add(self)
+        self.transport, self.flow = transport, FlowControl(transport)
+        self.server, self.client = _address(transport, "sockname"), _address(transport, "peername")
+        self.scheme = "https" if transport.get_extra_info("sslcontext") else "http"
         self._room.enter(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -169,6 +187,10 @@ class Connection(HttpToolsProtocol):
             self._dropped += len(body)
             if self._dropped > self._bounds.discarded_bytes:
                 self.transport.close()
+            elif not self.flow.read_paused:
+                # What others have sent comes first: whoever reads many such bodies would get to it late.
+                self.flow.pause_reading()
+                self._room.discards.begin(self.loop, partial(self._whose, self.cycle), self._read_on)
         super().on_body(body)
 
     def on_message_complete(self) -> None:
@@ -184,6 +206,22 @@ class Connection(HttpToolsProtocol):
         super().on_response_complete()
         if not self.pipeline and self.cycle.response_complete:
             self._room.idle(self)
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        """Begin to answer a request when it is the client's turn."""
+        self._room.requests.begin(self.loop, partial(self._whose, cycle), partial(self._start, cycle, app))
+
+    def _whose(self, cycle: RequestResponseCycle) -> str:
+        authorization = next((value for name, value in cycle.scope["headers"] if name == b"authorization"), b"")
+        return self._room.whose(authorization, self.client[0] if self.client else "")
+
+    def _read_on(self) -> None:
+        if not self.transport.is_closing():
+            self.flow.resume_reading()
+
+    def _start(self, cycle: RequestResponseCycle, app: Any) -> None:
+        if not cycle.disconnected:
+            super()._start_asgi_task(cycle, app)
 
     def pause_writing(self) -> None:
         """The client reads slowly."""
@@ -255,6 +293,16 @@ class Connection(HttpToolsProtocol):
         raise ValueError(detail)
 
 
-def protocol(bounds: Bounds) -> Any:
+def _address(transport: asyncio.BaseTransport, name: str) -> Any:
+    """Host and port of one end; None for a socket of another kind."""
+    info = transport.get_extra_info(name)
+    return (str(info[0]), int(info[1])) if isinstance(info, tuple) else None
+
+
+def _by_address(_: bytes, address: str) -> str:
+    return address
+
+
+def protocol(bounds: Bounds, whose: Whose = _by_address) -> Any:
     """What uvicorn takes as `http`."""
-    return partial(Connection, Room(bounds))
+    return partial(Connection, Room(bounds, whose))

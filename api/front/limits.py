@@ -25,8 +25,9 @@ DOCUMENT_BYTES, PROJECT_DOCUMENT_BYTES = 32 * 2**20, 12 * 2**20
 UPLOADS, DOWNLOADS = 32, 16
 """Files that one project sends, and receives, at once."""
 DOWNLOAD_WAIT_SECONDS = 10.0
-TURNS = 8
-"""Requests of one project that are worked on at once; the others wait, so that a burst of them keeps nobody else waiting."""
+TURNS = 4
+"""Requests of one project that are worked on at once; the others wait, so that a burst of them keeps nobody else waiting: each thread
+that computes makes the event loop wait for its turn."""
 
 
 class Buckets:
@@ -98,7 +99,9 @@ class Limits:
     @asynccontextmanager
     async def under_way(self, project_id: str) -> AsyncIterator["Held"]:
         """A request that is being answered, and what it holds meanwhile. Raises `rate_limited`."""
-        project = self._projects.setdefault(project_id, _Project())
+        project = self._projects.get(project_id)
+        if project is None:
+            project = self._projects[project_id] = _Project()
         if project.requests >= self._requests_at_once:
             raise RateLimited(f"{project.requests} requests of the project are being answered", retry_after_seconds=1)
         project.requests += 1

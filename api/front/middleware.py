@@ -4,6 +4,7 @@ import functools
 import ipaddress
 import re
 import time
+from http import HTTPStatus
 from urllib.parse import urlsplit
 
 from starlette.requests import ClientDisconnect
@@ -25,6 +26,8 @@ _SECURITY_HEADERS = (
     (b"cross-origin-opener-policy", b"same-origin"),
     (b"cross-origin-resource-policy", b"same-origin"),
 )
+REFUSALS_SECONDS = 1.0
+"""Requests that are refused because there are too many of them share a line of the log, once in so many seconds."""
 _POLICY = (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'")
 
 
@@ -39,6 +42,8 @@ class Front:
         self.app = app
         self.only_local = only_local
         self.metrics = metrics
+        self._refused = 0
+        self._refusals_logged_at = -REFUSALS_SECONDS
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -87,8 +92,17 @@ class Front:
         finally:
             seconds = time.perf_counter() - started
             self.metrics.observe_request(scope, status, seconds)
-            if scope["method"] not in _SAFE_METHODS or status >= 400:
+            if status == HTTPStatus.TOO_MANY_REQUESTS:
+                self._log_refusals(scope)
+            elif scope["method"] not in _SAFE_METHODS or status >= 400:
                 log.info("request", method=scope["method"], path=scope["path"], status=status, seconds=round(seconds, 4))
+
+    def _log_refusals(self, scope: Scope) -> None:
+        self._refused += 1
+        now = time.monotonic()
+        if now - self._refusals_logged_at >= REFUSALS_SECONDS:
+            log.info("requests_refused", requests=self._refused, last_method=scope["method"], last_path=scope["path"], status=429)
+            self._refused, self._refusals_logged_at = 0, now
 
 
 def _refusal(scope: Scope, headers: dict[bytes, bytes]) -> tuple[int, str, str] | None:

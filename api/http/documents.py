@@ -42,6 +42,7 @@ def is_quick(body: bytes, content_type: str | None) -> bool:
 async def read_body(request: Request, limit: int) -> bytes:
     """The whole body. Raises `request_too_large` as soon as more than `limit` bytes have come or are announced, `rate_limited` and
     `service_unavailable` where too many others are under way."""
+    refuse_compression(request)
     announced = request.headers.get("content-length", "")
     body = bytearray()
     if not (announced.isdecimal() and int(announced) > limit):
@@ -53,6 +54,13 @@ async def read_body(request: Request, limit: int) -> bytes:
         else:
             return bytes(body)
     raise RequestTooLarge(f"a document may have at most {limit} bytes")
+
+
+def refuse_compression(request: Request) -> None:
+    """Raise `unsupported_media_type` for a body that would have to be unpacked first."""
+    coding = request.headers.get("content-encoding", "identity").strip().lower()
+    if coding not in ("", "identity"):
+        raise UnsupportedMediaType(f"Content-Encoding {coding[:80]!r} is not undone", hint="send the body as it is")
 
 
 def parse(body: bytes, content_type: str | None, *, most_values: int = MAX_VALUES) -> Any:
@@ -100,9 +108,22 @@ def _from_json(text: str, most_values: int) -> Any:
     try:
         return json.loads(text, object_pairs_hook=mapping, parse_constant=_refuse_constant)
     except json.JSONDecodeError as error:
-        raise MalformedRequest(f"the body is not JSON: {error.msg} at line {error.lineno} column {error.colno}") from None
+        where = f"at line {error.lineno} column {error.colno}"
+        raise MalformedRequest(f"the body is not JSON: {error.msg} {where}", hint=_json_advice(text, error.pos)) from None
     except ValueError as error:
         raise MalformedRequest(f"the body is not usable JSON: {error}") from None
+
+
+def _json_advice(text: str, position: int) -> str | None:
+    """What to do about the commonest slips near a place where JSON ends to be JSON."""
+    before, here = text[max(0, position - 1000) : position].rstrip()[-1:], text[position : position + 1]
+    if "," in (before, here) and text[position:].lstrip(", \t\r\n")[:1] in ("}", "]"):
+        return "remove the comma before the closing bracket"
+    if here == "'":
+        return "write names and texts in double quotes"
+    if here.isalpha():
+        return "write names and texts in double quotes, or send YAML with Content-Type: application/yaml"
+    return None
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -217,7 +238,8 @@ def _from_yaml(text: str) -> Any:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         where = f" at line {mark.line + 1} column {mark.column + 1}" if mark else ""
-        raise MalformedRequest(f"the body is not YAML: {error.problem}{where}") from None
+        hint = "indent with spaces" if "\\t" in (error.problem or "") else None
+        raise MalformedRequest(f"the body is not YAML: {error.problem}{where}", hint=hint) from None
     except (yaml.YAMLError, ValueError) as error:
         raise MalformedRequest(f"the body is not usable YAML: {error}") from None
 

@@ -121,9 +121,7 @@ async def take(request: Request, service: Service, project_id: str, kind: Kind, 
         return await beside(_from_upload, service, project_id, kind, named)
     if media_type.startswith("multipart/"):
         raise UnsupportedMediaType("an upload is the file itself, not a form", hint="curl --data-binary @file instead of -F")
-    coding = request.headers.get("content-encoding", "identity").strip().lower()
-    if coding not in ("", "identity"):
-        raise UnsupportedMediaType(f"Content-Encoding {coding!r} is not undone", hint="send the file as it is")
+    documents.refuse_compression(request)
     digests = Digests.sent(request.headers)
     announced = request.headers.get("content-length")
     await run_in_threadpool(_check_share, service, project_id, int(announced) if announced else 0)

@@ -1,9 +1,8 @@
 """Every error leaves as `application/problem+json` (RFC 9457): what was wrong, where, and what to do."""
 
-import difflib
 import math
-import secrets
-from collections.abc import Iterable
+import random
+from collections.abc import Iterable, Sequence
 from http import HTTPStatus
 from typing import Any
 
@@ -14,6 +13,7 @@ from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
 from core.errors import MOST_ERRORS, FieldError, ServiceError, bounded
+from engine.contract.findings import pointer, sentence
 
 MEDIA_TYPE = "application/problem+json"
 
@@ -40,9 +40,12 @@ class Problem(BaseModel):
     errors: list[ProblemDetail] = []
 
 
+_drawn = random.Random()  # noqa: S311 - no secret, and asking the system each time would let other threads run before the event loop
+
+
 def request_id() -> str:
     """A fresh id of a request, which its answer and the log name."""
-    return f"req_{secrets.token_hex(10)}"
+    return f"req_{_drawn.getrandbits(80):020x}"
 
 
 def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
@@ -109,7 +112,16 @@ async def _http_exception(request: Request, error: Exception) -> Response:
         405: f"{request.url.path} does not answer {request.method}",
     }.get(status, error.detail)
     hint = "GET /openapi.json lists every path and verb" if status in (404, 405) else None
-    return render(request.state.request_id, error.status_code, status.name.lower(), detail, hint=hint, headers=dict(error.headers or {}))
+    headers = dict(error.headers or {})
+    if status == 405:
+        headers["Allow"] = ", ".join(_verbs(request))
+    return render(request.state.request_id, error.status_code, status.name.lower(), detail, hint=hint, headers=headers)
+
+
+def _verbs(request: Request) -> list[str]:
+    """Every verb that the path answers: several routes may share it (RFC 9110, section 10.2.1)."""
+    path = request.scope["path"]
+    return sorted({verb for route in request.app.routes if route.path_regex.match(path) for verb in route.methods or ()})
 
 
 async def _validation_error(request: Request, error: Exception) -> Response:
@@ -122,7 +134,7 @@ async def _validation_error(request: Request, error: Exception) -> Response:
         return render(request.state.request_id, 400, "malformed_request", f"the body is not JSON: {found[0]['ctx']['error']}")
     code = "invalid_body" if any(item["loc"][0] == "body" for item in found) else "invalid_parameter"
     errors = bounded(
-        [FieldError(pointer(item["loc"]), item["type"], item["msg"].removeprefix("Value error, ")) for item in found[:MOST_ERRORS]],
+        [FieldError(_pointer(item["loc"]), item["type"], *sentence(item)) for item in found[:MOST_ERRORS]],
         total=len(found),
     )
     details = [ProblemDetail.model_validate(item, from_attributes=True) for item in errors]
@@ -134,14 +146,6 @@ def not_found(request: Request) -> Response:
     return render(request.state.request_id, 404, "not_found", "no such resource in this project")
 
 
-def pointer(location: Iterable[str | int]) -> str:
+def _pointer(location: Sequence[str | int]) -> str:
     """Where a finding lies: a JSON pointer for bodies, `/query/<name>` and the like for parameters."""
-    parts = [str(part).replace("~", "~0").replace("/", "~1") for part in location]
-    return "".join(f"/{part}" for part in (parts[1:] if parts[:1] == ["body"] else parts))
-
-
-def did_you_mean(name: str, known: Iterable[str]) -> str | None:
-    """A hint that names the closest known word, or all of them."""
-    names = sorted(known)
-    close = difflib.get_close_matches(name[:80], names, n=1)
-    return f"did you mean {close[0]!r}?" if close else (f"known: {', '.join(names)}" if names else None)
+    return pointer(location[1:] if location[0] == "body" else location)

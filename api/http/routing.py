@@ -8,9 +8,9 @@ from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
 
 from api.http.errors import InvalidParameter
-from api.http.problems import did_you_mean
 from core.access.keys import Principal, Scope
 from core.errors import MOST_ERRORS, FieldError, bounded
+from engine.contract.findings import suggestion
 
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
@@ -49,7 +49,7 @@ class ClosedRoute(APIRoute):
             unknown = [name for name in dict.fromkeys(request.query_params) if name not in known]
             if unknown:
                 errors = [
-                    FieldError(f"/query/{name[:80]}", "unknown_parameter", f"unknown parameter {name[:80]!r}", did_you_mean(name, known))
+                    FieldError(f"/query/{name[:80]}", "unknown_parameter", f"unknown parameter {name[:80]!r}", suggestion(name, known))
                     for name in unknown[:MOST_ERRORS]
                 ]
                 raise InvalidParameter(errors[0].detail, hint=errors[0].hint, errors=bounded(errors, total=len(unknown)))

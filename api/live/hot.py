@@ -3,11 +3,14 @@
 An answer is used while the database confirmed, less than a second ago, that the job's version is still the one that was rendered.
 """
 
+import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+
+from starlette.concurrency import run_in_threadpool
 
 from core.database.serialization import to_json
 from core.database.tables import Job
@@ -44,6 +47,8 @@ class HotJobs:
     def __init__(self) -> None:
         self._entries: OrderedDict[str, Rendered] = OrderedDict()
         self._bytes = 0
+        self._reading: dict[tuple[str, str], asyncio.Task[Rendered]] = {}
+        """What the database is being asked for: those who ask meanwhile wait for the same answer."""
 
     def get(self, project_id: str, job_id: str) -> Rendered | None:
         """The job, where memory is fresh enough to answer for the database."""
@@ -56,6 +61,28 @@ class HotJobs:
         entry.used_at = now
         return entry
 
+    async def fetch(self, project_id: str, job_id: str, read: Callable[[str, str], Rendered]) -> Rendered:
+        """The job as `read` finds it in the database, remembered for those who ask next. Raises what `read` raises."""
+        asked = (project_id, job_id)
+        reading = self._reading.get(asked)
+        if reading is None:
+            reading = self._reading[asked] = asyncio.create_task(run_in_threadpool(read, project_id, job_id))
+            reading.add_done_callback(lambda done: self._was_read(asked, done))
+        return await asyncio.shield(reading)
+
+    def _was_read(self, asked: tuple[str, str], reading: "asyncio.Task[Rendered]") -> None:
+        if self._reading.get(asked) is not reading:
+            return  # the job was changed meanwhile
+        del self._reading[asked]
+        if not reading.cancelled() and reading.exception() is None:
+            self.put(reading.result())
+
+    def changed(self, job_id: str) -> None:
+        """This process has changed a job: what was known, and what is being read, counts no more."""
+        self.forget(job_id)
+        for asked in [asked for asked in self._reading if asked[1] == job_id]:
+            del self._reading[asked]
+
     def put(self, entry: Rendered) -> None:
         """Remember a job that was read from the database."""
         self.forget(entry.job_id)
@@ -67,7 +94,7 @@ class HotJobs:
             self.forget(next(iter(self._entries)))
 
     def forget(self, job_id: str) -> None:
-        """Drop a job: this process has changed it, or there is no room."""
+        """Drop a job."""
         entry = self._entries.pop(job_id, None)
         if entry is not None:
             self._bytes -= len(entry.body)

@@ -7,7 +7,6 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from fastapi.responses import Response
-from starlette.concurrency import run_in_threadpool
 from starlette.types import Receive, Scope, Send
 
 from api.http.gone import until_gone
@@ -77,7 +76,7 @@ class EventStream(Response):
             changed = topic.changed
             frames = topic.newer(self._seen)
             if frames is None:
-                frames = await run_in_threadpool(self._replay, self._seen)
+                frames = await topic.replayed(self._seen, self._replay)
             if frames:
                 self._seen = frames[-1].seq
                 await _write(send, b"".join(frame.content for frame in frames))

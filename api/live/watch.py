@@ -54,6 +54,8 @@ class Topic:
     progress: bytes = b""
     frames: deque[Frame] = field(default_factory=lambda: deque(maxlen=_KEPT_FRAMES))
     changed: asyncio.Future[None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+    replays: dict[int, asyncio.Task[list[Frame]]] = field(default_factory=dict)
+    """What is being read for followers who have seen less than is in memory, by the number of the last event that they saw."""
 
     @property
     def ended(self) -> bool:
@@ -68,17 +70,33 @@ class Topic:
             return None
         return [frame for frame in self.frames if frame.seq > seq] or None
 
+    async def replayed(self, seq: int, read: Callable[[int], list[Frame]]) -> list[Frame]:
+        """The next events after `seq`, as `read` finds them; those who ask for the same meanwhile share the answer."""
+        reading = self.replays.get(seq)
+        if reading is None:
+            reading = self.replays[seq] = asyncio.create_task(run_in_threadpool(read, seq))
+            reading.add_done_callback(lambda _: self.replays.pop(seq))
+        frames = await asyncio.shield(reading)
+        if not self.frames and self.mark is not None and frames and frames[-1].seq >= self.mark.event_seq:
+            # They reach from `seq` to the latest event: the next one who follows needs no database.
+            self._keep(frames)
+        return frames
+
     def publish(self, mark: Mark | None, news: News) -> None:
         """Wake everyone who waits."""
         self.polled, self.mark, self.progress = True, mark, news.progress
         if news.cut:
             self.frames.clear()
-        self.frames.extend(news.frames)
+        self._keep(news.frames)
+        self.changed.set_result(None)
+        self.changed = asyncio.get_running_loop().create_future()
+
+    def _keep(self, frames: Iterable[Frame]) -> None:
+        last = self.frames[-1].seq if self.frames else 0
+        self.frames.extend(frame for frame in frames if frame.seq > last)
         size = sum(len(frame.content) for frame in self.frames)
         while size > _KEPT_BYTES:
             size -= len(self.frames.popleft().content)
-        self.changed.set_result(None)
-        self.changed = asyncio.get_running_loop().create_future()
 
 
 class Follower(Protocol):

@@ -10,7 +10,6 @@ from api.deps import DatasetId, Reading, ReadsDatasets, TheService, WritesDatase
 from api.http import content, intake, problems
 from api.http.errors import InvalidParameter
 from api.http.inspection import found
-from api.http.problems import did_you_mean
 from api.http.routing import ClosedRoute
 from api.schemas.common import After, Limit, Page, page_of
 from api.schemas.models import Dataset, Preview
@@ -18,6 +17,7 @@ from core.errors import FieldError
 from core.library import datasets
 from core.service import Service
 from engine.contract.file_format import ending_of
+from engine.contract.findings import suggestion
 
 router = APIRouter(route_class=ClosedRoute, tags=["datasets"])
 
@@ -97,7 +97,7 @@ def preview_dataset(
     splits = found(datasets.get(session, principal.project_id, dataset_id), "preview")
     if split is not None:
         if split not in splits:
-            error = FieldError("/query/split", "unknown_split", f"the preview has no split {split!r}", did_you_mean(split, splits))
+            error = FieldError("/query/split", "unknown_split", f"the preview has no split {split!r}", suggestion(split, splits))
             raise InvalidParameter(error.detail, hint=error.hint, errors=[error])
         splits = {split: splits[split]}
     return JSONResponse(

@@ -5,14 +5,14 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Request
 from fastapi.responses import JSONResponse, Response
-from starlette.concurrency import run_in_threadpool
 
-from api.deps import JobId, Reading, ReadsJobs, TheLive
+from api.deps import JobId, Reading, ReadsJobs, TheLive, check_key
 from api.http import problems
 from api.http.content import HEADERS, ContentResponse, InMemory
 from api.http.routing import ClosedRoute
 from api.live.sse import Asked, EventStream, sequence
 from api.live.watch import Frame, News
+from api.routes.jobs import fetch
 from api.schemas.common import After, Limit, Page, Word
 from api.schemas.jobs import Event, SeriesList
 from core import jobs
@@ -63,15 +63,10 @@ async def stream_events(
 ) -> Response:
     """Replay a job's events and follow them until it has ended (`event: end`)."""
     seen = sequence(last_event_id or after)
-    await run_in_threadpool(_require, live.service, principal.project_id, job_id)
-    authorization = request.headers.get("authorization", "").encode("latin-1")
-    check_key = partial(request.app.state.authenticate, authorization, request.client.host if request.client else "")
-    return EventStream(live.watch, partial(replay, live.service, job_id), Asked(principal.project_id, job_id, seen), check_key)
-
-
-def _require(service: Service, project_id: str, job_id: str) -> None:
-    with service.database.reader() as session:
-        jobs.version(session, project_id, job_id)
+    if live.hot.get(principal.project_id, job_id) is None:
+        await fetch(live, principal, job_id)
+    asked = Asked(principal.project_id, job_id, seen)
+    return EventStream(live.watch, partial(replay, live.service, job_id), asked, partial(check_key, request))
 
 
 def replay(service: Service, job_id: str, seen: int) -> list[Frame]:

@@ -10,7 +10,7 @@ from fastapi.responses import JSONResponse, Response
 from pydantic import AfterValidator, AwareDatetime
 from starlette.concurrency import run_in_threadpool
 
-from api.deps import JobId, Live, Reading, ReadsJobs, TheLive, TheService, WritesJobs
+from api.deps import JobId, Live, Reading, ReadsJobs, TheLive, TheService, WritesJobs, check_key
 from api.documentation.examples import SPEC_YAML, SPECS
 from api.http import conditional, documents, headers, problems
 from api.http.beside import beside
@@ -136,7 +136,9 @@ def list_jobs(
     session: Reading,
     principal: ReadsJobs,
     status: Annotated[list[Status], Query(max_length=5, description="Any of these.")] = [],  # noqa: B006 - FastAPI copies it
-    label: Annotated[list[Word], Query(max_length=16, description="`key:value` or `key`; all must hold.", examples=[["team:vision"]])] = [],  # noqa: B006 - FastAPI copies it
+    label: Annotated[
+        list[Word], Query(max_length=16, description="`key:value`, `key=value` or `key`; all must hold.", examples=[["team:vision"]])
+    ] = [],  # noqa: B006 - FastAPI copies it
     model_id: Annotated[str | None, Query(pattern=r"^mdl_[A-Za-z0-9]{1,40}$")] = None,
     created_after: Annotated[Moment | None, Query(description="RFC 3339, with its offset from UTC.")] = None,
     expand: Annotated[
@@ -182,7 +184,7 @@ async def get_job(
 
     `Prefer: wait=N` with `If-None-Match` answers as soon as the job has changed; without it, as soon as the job has ended.
     """
-    entry = await _fetch(live, principal, job_id)
+    entry = live.hot.get(principal.project_id, job_id) or await fetch(live, principal, job_id)
     wait = conditional.wait_seconds(request.headers)
     known = request.headers.get("if-none-match")
     if wait and not entry.terminal and (known is None or conditional.matches(known, entry.etag)):
@@ -194,7 +196,8 @@ async def get_job(
             lambda mark: mark is None or mark.status in TERMINAL or (known is not None and mark.version != version),
             wait,
         )
-        entry = await _fetch(live, principal, job_id)
+        await check_key(request)
+        entry = await fetch(live, principal, job_id)
     unchanged = conditional.not_modified(request.headers, entry.etag)
     return _response(entry, 304 if unchanged else 200, wait)
 
@@ -266,16 +269,15 @@ async def _accepted(request: Request, live: Live, principal: Principal, job_id: 
     if wait:
         request.state.held.end_turn()
         await live.watch.until(principal.project_id, job_id, lambda mark: mark is None or mark.status in TERMINAL, wait)
-    response = _response(await _fetch(live, principal, job_id), 202, wait)
+        await check_key(request)
+    response = _response(await fetch(live, principal, job_id), 202, wait)
     response.headers["Location"] = f"/v1/jobs/{job_id}"
     return response
 
 
-async def _fetch(live: Live, principal: Principal, job_id: str) -> Rendered:
-    """The job from the database, remembered for those who ask next."""
-    entry = await run_in_threadpool(_read, live.service, principal.project_id, job_id)
-    live.hot.put(entry)
-    return entry
+async def fetch(live: Live, principal: Principal, job_id: str) -> Rendered:
+    """The job from the database, remembered for those who ask next. Raises `not_found`."""
+    return await live.hot.fetch(principal.project_id, job_id, partial(_read, live.service))
 
 
 def _read(service: Service, project_id: str, job_id: str) -> Rendered:

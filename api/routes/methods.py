@@ -12,12 +12,12 @@ from pydantic import ConfigDict
 
 from api.http import conditional, problems
 from api.http.headers import documented
-from api.http.problems import did_you_mean
 from api.http.routing import ClosedRoute
 from api.schemas.common import Page, Resource
 from core.errors import NotFound
 from engine.architectures.spec import catalogue as architectures
 from engine.architectures.spec import listing
+from engine.contract.findings import suggestion
 from engine.contract.method import Effect, Reference, Requires, catalogue
 from engine.contract.spec import json_schema
 
@@ -100,7 +100,7 @@ def list_methods(request: Request) -> Response:
 def get_method(request: Request, name: Annotated[str, Path(examples=["static_quantization"])]) -> Response:
     """One compression method."""
     if name not in catalogue():
-        raise NotFound(f"there is no method {name!r}", hint=did_you_mean(name, catalogue()))
+        raise NotFound(f"there is no method {name!r}", hint=suggestion(name, catalogue()))
     return cacheable(request, describe(name).model_dump_json().encode())
 
 
@@ -160,5 +160,5 @@ def list_architectures(request: Request) -> Response:
 def get_architecture(request: Request, name: Annotated[str, Path(examples=["resnet20"])]) -> Response:
     """One builtin architecture."""
     if name not in architectures():
-        raise NotFound(f"there is no architecture {name!r}", hint=did_you_mean(name, architectures()))
+        raise NotFound(f"there is no architecture {name!r}", hint=suggestion(name, architectures()))
     return cacheable(request, Architecture.model_validate(architectures()[name].document()).model_dump_json().encode())

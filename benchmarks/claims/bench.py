@@ -48,6 +48,8 @@ class Bench:
     data: Path
     full: bool
     _lock: Lock = field(default_factory=Lock)
+    _running: dict[Path, Lock] = field(default_factory=dict)
+    """One for each job's folder: what several claims need is run once."""
 
     def digits(self, seed: int, *, size: int = 28) -> Path:
         """An npz of digits, size×size: 5,000 for training and validation in the quick mode, all of them in the full mode."""
@@ -84,19 +86,25 @@ class Bench:
         Raises RuntimeError with the job's last words where it fails.
         """
         folder = self.folder / f"{name}-{seed}"
+        with self._lock:
+            running = self._running.setdefault(folder, Lock())
+        with running:
+            return self._run(folder, {"seed": seed, "steps": list(steps), "evaluation": evaluation, **spec}, model=model, size=size)
+
+    def _run(self, folder: Path, spec: dict[str, Any], *, model: Path, size: int) -> Outcome:
         folder.mkdir(exist_ok=True)
-        stated, written = folder / "spec.json", json.dumps({"seed": seed, "steps": list(steps), "evaluation": evaluation, **spec})
+        stated, written = folder / "spec.json", json.dumps(spec)
         report = folder / "out" / "report.json"
         if report.exists() and stated.read_text() == written:
             return Outcome(json.loads(report.read_text()), report.parent)
         report.unlink(missing_ok=True)
         stated.write_text(written)
         command = [sys.executable, "-m", "engine", "run", str(stated), "--model", str(model), "--out", str(folder / "out")]
-        command += ["--data", str(self.digits(seed, size=size)), "--data-metadata", json.dumps(PIXELS)]
+        command += ["--data", str(self.digits(spec["seed"], size=size)), "--data-metadata", json.dumps(PIXELS)]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         if done.returncode != 0:
-            raise RuntimeError(f"{name}, seed {seed}: exit status {done.returncode}\n{done.stderr[-2000:]}")
+            raise RuntimeError(f"{folder.name}: exit status {done.returncode}\n{done.stderr[-2000:]}")
         return Outcome(json.loads(report.read_text()), report.parent)
 
 

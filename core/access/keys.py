@@ -83,7 +83,10 @@ def verify(session: Session, token: str) -> Principal:
     stored = key.secret_sha256 if key is not None else bytes(32)
     same = hmac.compare_digest(stored, _hash(match["secret"] if match else ""))
     if key is None or not same or key.revoked_at is not None or (key.expires_at is not None and key.expires_at <= now(session)):
-        raise Unauthenticated("the API key is not valid", hint="send Authorization: Bearer mp_…; modelpress keys create makes a key")
+        raise Unauthenticated(
+            "the API key is not valid, or was revoked, or has expired",
+            hint="modelpress keys list shows which are valid; modelpress keys create makes one",
+        )
     return Principal(key.project_id, key.id, frozenset(Scope(scope) for scope in key.scopes if scope in set(Scope)))
 
 

@@ -1,6 +1,6 @@
 """Is a spec meaningful for the models and datasets of a project?"""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,9 +10,11 @@ from sqlalchemy.orm import Session, undefer
 from core.database.tables import Dataset, Model
 from core.errors import DatasetInvalid, DatasetRequired, FieldError, MethodUnavailable, ModelInvalid, NotFound, SpecInvalid
 from core.jobs.fit import misfit
+from engine.contract.findings import Problem, suggestion
 from engine.contract.metadata import SELF_SUPERVISED
 from engine.contract.metric import catalogue
-from engine.contract.spec import Problem, Spec, parse
+from engine.contract.patterns import matches
+from engine.contract.spec import Spec, parse
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,12 @@ def check(session: Session, project_id: str, submission: Submission) -> Checked:
             raise ModelInvalid(f"{row.id} cannot be used: {_reason(row)}", hint="GET /v1/models/{id} says what was found")
     if dataset is not None and _unusable(dataset):
         raise DatasetInvalid(f"{dataset.id} cannot be used: {_reason(dataset)}", hint="GET /v1/datasets/{id} says what was found")
-    errors = [*_unavailable_errors(spec), *_label_errors(spec, model, dataset), *_training_errors(spec, model)]
+    errors = [
+        *_unavailable_errors(spec),
+        *_label_errors(spec, model, dataset),
+        *_training_errors(spec, model),
+        *_layer_errors(spec, model),
+    ]
     if errors:
         raise _refusal(errors)
     if (error := misfit(model, dataset, trained=_needs_targets(spec))) is not None:
@@ -134,6 +141,28 @@ def _label_errors(spec: Spec, model: Model, dataset: Dataset | None) -> list[Fie
         detail = f"{accuracy.metric} needs labels, and {dataset.id} has none"
         errors.append(FieldError("/constraints/accuracy/metric", "labels_required", detail, hint))
     return errors
+
+
+def _layer_errors(spec: Spec, model: Model) -> Iterator[FieldError]:
+    """Patterns of `include` that name no layer of the uploaded network; after a step of another family the layers may be others.
+
+    Regular expressions of strangers are left to the job.
+    """
+    layers = (model.inspection or {}).get("layers") or ()
+    families = {step.family() for step in spec.steps}
+    if not layers or len(families) > 1:
+        return
+    for index, step in enumerate(spec.steps):
+        included: Sequence[str] = getattr(step, "include", ())
+        for position, pattern in enumerate(included):
+            if not pattern.startswith("re:") and not any(matches(pattern, each["name"], (each["type"],)) for each in layers):
+                names = [each["name"] for each in layers[:1000]]
+                yield FieldError(
+                    f"/steps/{index}/include/{position}",
+                    "layer_not_found",
+                    f"{pattern[:80]!r} names no layer of {model.id}",
+                    f"{suggestion(pattern, names, kind='layers')}; GET /v1/models/{model.id}/layers lists them",
+                )
 
 
 def _training_errors(spec: Spec, model: Model) -> list[FieldError]:

@@ -1,11 +1,13 @@
 """Do a dataset's arrays fit a model's inputs, as far as their inspections show? The engine looks again when it has both files open."""
 
 from collections.abc import Mapping, Sequence
-from math import prod
 from typing import Any
 
 from core.database.tables import Dataset, Model
 from core.errors import DatasetInvalid, FieldError, ServiceError, ShapeMismatch
+from engine.contract.arrangement import arrange, preprocessing_of
+from engine.contract.errors import EngineError
+from engine.contract.metadata import DatasetMetadata
 
 
 def misfit(model: Model, dataset: Dataset | None, *, trained: bool = True) -> ServiceError | None:
@@ -16,11 +18,9 @@ def misfit(model: Model, dataset: Dataset | None, *, trained: bool = True) -> Se
     if not signature or columns is None:
         return None
     stored = {column["name"]: column["shape"] for column in columns}
-    errors = [*_wrong_inputs(signature["inputs"], stored, model, dataset)]
-    if errors:
-        hint = "metadata.preprocessing.layout says what the stored dimensions mean; it does not change how many values there are"
-        return ShapeMismatch(errors[0].detail, hint=hint, errors=errors)
-    return _wrong_labels(signature["outputs"], dataset) if trained and not declared(model) else None
+    if (error := _wrong_inputs(signature["inputs"], stored, model, dataset)) is not None:
+        return error
+    return wrong_labels(model, dataset) if trained else None
 
 
 def declared(model: Model) -> bool:
@@ -30,28 +30,33 @@ def declared(model: Model) -> bool:
 
 def _wrong_inputs(
     inputs: Sequence[Mapping[str, Any]], stored: Mapping[str, Sequence[int]], model: Model, dataset: Dataset
-) -> list[FieldError]:
-    errors = []
-    for wanted in inputs:
-        name = "x" if len(inputs) == 1 and "x" in stored else f"x.{wanted['name']}"
-        if name not in stored:
-            detail = f"{model.id} has the input {wanted['name']!r}, and {dataset.id} no array for it: name it x_<split>.{wanted['name']}"
-            errors.append(FieldError("/dataset", "shape_mismatch", detail))
-            continue
-        sizes = wanted["shape"][1:]
-        if None not in sizes and prod(sizes) != prod(stored[name]):
-            detail = (
-                f"an example of {dataset.id} is {_text(stored[name])} ({prod(stored[name])} values), the input {wanted['name']!r} of "
-                f"{model.id} is {_text(sizes)} ({prod(sizes)} values)"
-            )
-            errors.append(FieldError("/dataset", "shape_mismatch", detail))
-    return errors
+) -> ServiceError | None:
+    names = [str(wanted["name"]) for wanted in inputs]
+    try:
+        preprocessing = preprocessing_of(DatasetMetadata.model_validate(dataset.declared), names)
+        for wanted in inputs:
+            name = "x" if len(inputs) == 1 and "x" in stored else f"x.{wanted['name']}"
+            if name not in stored:
+                known = ", ".join(sorted(column for column in stored if column.partition(".")[0] == "x")) or "none"
+                message = (
+                    f"{model.id} has the input {wanted['name']!r}, and {dataset.id} no array for it: name it x_<split>.{wanted['name']}"
+                )
+                hint = f"arrays of inputs in the dataset: {known}"
+                return ShapeMismatch(message, hint=hint, errors=[FieldError("/dataset", "shape_mismatch", message, hint)])
+            if wanted["shape"]:
+                arrange(preprocessing[wanted["name"]], tuple(stored[name]), wanted["name"], wanted["shape"])
+    except EngineError as error:
+        kind = DatasetInvalid if error.code == "dataset_invalid" else ShapeMismatch
+        message = f"{dataset.id} does not fit {model.id}: {error.message}"
+        return kind(message, hint=error.hint, errors=[FieldError("/dataset", kind.code, message, error.hint)])
+    return None
 
 
-def _wrong_labels(outputs: Sequence[Mapping[str, Any]], dataset: Dataset) -> DatasetInvalid | None:
+def wrong_labels(model: Model, dataset: Dataset) -> DatasetInvalid | None:
     """Labels are numbers of outputs, where the model has one vector of known width; a single value decides between two, or is a number."""
     classes = (dataset.inspection or {}).get("classes")
-    if not classes or len(outputs) != 1 or len(outputs[0]["shape"]) != 2 or outputs[0]["shape"][1] is None:
+    outputs: Sequence[Mapping[str, Any]] = ((model.inspection or {}).get("signature") or {}).get("outputs") or ()
+    if declared(model) or not classes or len(outputs) != 1 or len(outputs[0]["shape"]) != 2 or outputs[0]["shape"][1] is None:
         return None
     width = outputs[0]["shape"][1]
     if width == 1:
@@ -59,11 +64,9 @@ def _wrong_labels(outputs: Sequence[Mapping[str, Any]], dataset: Dataset) -> Dat
     highest = max(classes) if all(isinstance(item, int) for item in classes) else len(classes) - 1
     if highest < width:
         return None
+    lowest = min(classes) if all(isinstance(item, int) for item in classes) else 0
+    shifted = lowest >= 1 and highest - lowest < width
     return DatasetInvalid(
-        f"{dataset.id} has labels up to {highest}, and the model has {width} outputs, for the labels 0 to {width - 1}",
-        hint="choose the model that was made for this dataset",
+        f"{dataset.id} has labels from {lowest} to {highest}, and the model has {width} outputs, for the labels 0 to {width - 1}",
+        hint=f"labels begin at 0: store y - {lowest}" if shifted else "choose the model that was made for this dataset",
     )
-
-
-def _text(shape: Sequence[int]) -> str:
-    return "×".join(str(size) for size in shape) or "a single number"

@@ -15,6 +15,7 @@ from core.database.tables import Job
 from core.errors import FieldError, NotFound, ServiceError
 from core.jobs import placement
 from core.jobs.check import Checked, Submission, check
+from core.jobs.fit import wrong_labels
 from core.settings import Settings
 from engine.contract.cost import Facts
 from engine.contract.method import MethodParams
@@ -27,6 +28,8 @@ BATCH_SIZE_SECONDS = 2.0
 """Time that the latency of each batch size is measured for."""
 STATES = 5
 """Copies of the weights while training: weights, gradients, two moments, the baseline."""
+LEAST_FILE_BYTES, LEAST_NODE_BYTES = 64, 12
+"""What an ONNX file and each of its nodes take at least."""
 PROCESS_BYTES = 450 * 2**20
 """A process that has loaded torch and ONNX Runtime."""
 
@@ -43,6 +46,7 @@ def validate(session: Session, settings: Settings, project_id: str, submission: 
         errors = list(error.errors) or [FieldError(_POINTERS.get(error.code, ""), error.code, error.message, error.hint)]
     facts = _Facts.of(checked) if checked is not None else _Facts()
     costs = [facts.step_macs(step) for step in spec.steps] if spec is not None else []
+    estimated = None if spec is None else facts.duration_seconds(spec, costs)
     return {
         "valid": not errors,
         "normalized_spec": None if spec is None else spec.normalized(),
@@ -50,9 +54,14 @@ def validate(session: Session, settings: Settings, project_id: str, submission: 
         "plan": [] if spec is None else [_planned(index, step, costs[index]) for index, step in enumerate(spec.steps)],
         "warnings": []
         if spec is None
-        else [*_warnings(spec, facts), *placement.warnings(session, settings, spec), *_known_of_pair(session, checked)],
+        else [
+            *_warnings(spec, facts),
+            *_out_of_reach(spec, checked, estimated),
+            *placement.warnings(session, settings, spec),
+            *_known_of_pair(session, checked),
+        ],
         "estimate": {
-            "duration_seconds": None if spec is None else facts.duration_seconds(spec, costs),
+            "duration_seconds": estimated,
             "peak_memory_bytes": None if spec is None else facts.peak_memory_bytes(spec),
         },
         "errors": [vars(error) for error in errors],
@@ -97,6 +106,27 @@ def _warnings(spec: Spec, facts: "_Facts") -> Iterator[dict[str, Any]]:
             )
     if facts.waiting:
         yield _warning("not_inspected", f"{' and '.join(facts.waiting)} not been inspected yet: some mistakes are found only then", None)
+
+
+def _out_of_reach(spec: Spec, checked: Checked | None, seconds: float | None) -> Iterator[dict[str, Any]]:
+    """Limits that the steps, the file or the clock put beyond what the job can come to."""
+    if seconds is not None and seconds > spec.limits.timeout_seconds:
+        message = f"the job is estimated to take {seconds:g} s, and limits.timeout_seconds ends it after {spec.limits.timeout_seconds} s"
+        yield _warning("timeout_below_estimate", message, None)
+    if checked is None:
+        return
+    if checked.dataset is not None and (misfit := wrong_labels(checked.model, checked.dataset)) is not None:
+        yield _warning("labels_out_of_range", f"{misfit.message}: {misfit.hint}; metrics that need them are not measured", None)
+    limit = spec.constraints.max_file_bytes if spec.constraints else None
+    if limit is None:
+        return
+    nodes = sum(((checked.model.inspection or {}).get("operators") or {}).values())
+    if limit < (least := LEAST_FILE_BYTES + LEAST_NODE_BYTES * nodes):
+        message = f"constraints.max_file_bytes is {limit}: the graph alone, without any weight, takes more than {least} bytes"
+        yield _warning("budget_out_of_reach", message, None)
+    elif limit < checked.model.size_bytes / 2 and not any(step.effect.file_size == "smaller" for step in spec.steps):
+        message = f"constraints.max_file_bytes is {limit}: no step makes the file of {checked.model.size_bytes} bytes smaller"
+        yield _warning("budget_out_of_reach", message, None)
 
 
 PAIR_WARNINGS = frozenset({"baseline_near_chance", "labels_unused"})

@@ -33,7 +33,7 @@ def search(
     limit: int = 20,
     after: str | None = None,
 ) -> Page[Job]:
-    """Jobs of the project, newest first. `label` holds `key:value` or `key`; all must hold. Raises `malformed_request`.
+    """Jobs of the project, newest first. `label` holds `key:value`, `key=value` or `key`; all must hold. Raises `malformed_request`.
 
     Their specs are read only where `expand` names `spec` or `normalized_spec`.
     """
@@ -43,9 +43,12 @@ def search(
     if status:
         statement = statement.where(Job.status.in_(status))
     for item in label:
-        key, colon, value = item.partition(":")
-        same = (JobLabel.job_id == Job.id) & (JobLabel.key == key)
-        statement = statement.where(exists().where(same & (JobLabel.value == value) if colon else same))
+        separator = ":" if ":" in item else "="
+        key, stated, value = item.partition(separator)
+        of_job = JobLabel.job_id == Job.id
+        chosen = (JobLabel.key == key) & (JobLabel.value == value) if stated else JobLabel.key == item
+        # A key may itself have an equals sign in it.
+        statement = statement.where(exists().where(of_job & (chosen if separator == ":" else chosen | (JobLabel.key == item))))
     if model_id is not None:
         statement = statement.where(Job.model_id == model_id)
     if created_after is not None:

@@ -16,6 +16,7 @@ from core.database import wal
 from core.database.errors import translated
 from core.errors import ServiceError
 from core.settings import Settings
+from engine.contract.findings import sentence
 
 _MOST_CHECKED_BYTES = 4 * 2**30
 """A larger database is looked through without its indexes."""
@@ -36,7 +37,7 @@ def explained() -> Iterator[None]:
     except ValidationError as error:
         found = error.errors(include_url=False)[0]
         name = "_".join(["MODELPRESS", *(str(part).upper() for part in found["loc"])])
-        reason = found["msg"].removeprefix("Value error, ")
+        reason, _ = sentence(found)
         raise CannotStart(f"{name} cannot be used: {reason}." if found["loc"] else f"The settings cannot be used: {reason}.") from error
     except (ArgumentError, NoSuchModuleError) as error:
         raise CannotStart(f"MODELPRESS_DATABASE_URL names no database that is known here: {_first_line(error)}.") from error

@@ -17,6 +17,7 @@ from pydantic import Field, ValidationError
 
 import engine.architectures
 from engine.contract.errors import EngineError
+from engine.contract.findings import problems_of
 from engine.contract.params import Params
 from engine.networks.network import Signature, TensorSpec
 
@@ -108,12 +109,10 @@ def read_architecture(stated: Any) -> tuple[Architecture, ArchitectureParams]:
     try:
         return entry, entry.params(**{**entry.fixed, **given})
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(["metadata.architecture.params", *(str(part) for part in first["loc"])])
+        first = problems_of(error, entry.params, given)[0]
+        where = "metadata.architecture.params" + first.pointer.replace("/", ".")
         known = ", ".join(entry.params.model_fields)
-        raise EngineError(
-            "architecture_invalid", f"{where}: {first['msg'].removeprefix('Value error, ')}.", hint=f"Parameters: {known}."
-        ) from error
+        raise EngineError("architecture_invalid", f"{where}: {first.detail}.", hint=f"Parameters: {known}.") from error
 
 
 def listing() -> list[dict[str, Any]]:

@@ -46,10 +46,29 @@ class Latency(Record):
     runtime: str
     """Runtime and execution provider."""
     runs_count: int
+    inputs_count: int | None = None
+    """Where what a network computes depends on its input: so many inputs of the evaluated split were timed, p50 and p95 are over
+    them, and so are the three figures that follow. Left out where one input was timed again and again."""
+    mean: Milliseconds | None = None
+    p10: Milliseconds | None = None
+    """Of easy inputs."""
+    p90: Milliseconds | None = None
+    """Of hard inputs."""
+
+    @property
+    def typical(self) -> float:
+        """What one run costs: the mean over inputs where they differ, else the median."""
+        return self.p50 if self.mean is None else self.mean
+
+    @model_serializer(mode="wrap")
+    def _known_only(self, write: SerializerFunctionWrapHandler) -> dict[str, JsonValue]:
+        written: dict[str, JsonValue] = write(self)
+        return {key: value for key, value in written.items() if value is not None}
 
 
 class Speed(Record):
-    """How many times faster the result is than the baseline at one batch size: the median ratio of neighbouring runs."""
+    """How many times faster the result is than the baseline at one batch size: the median ratio of neighbouring runs; the ratio of
+    the means over the same inputs where a network's cost depends on its input."""
 
     batch_size: int
     speedup: float

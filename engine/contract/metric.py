@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic import Field
 
-from engine.contract.params import Params
+from engine.contract.base import Params
 
 
 class Metric(Params):

@@ -1,29 +1,26 @@
 """Parameter groups that several methods share, so that one idea has one name and one set of bounds."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, WrapValidator, model_validator
+from pydantic import Field, TypeAdapter, WrapValidator, model_validator
 
+from engine.contract.augment import Augment
+from engine.contract.base import NotAPercentage, OpenRatio, Params, Ratio
 from engine.contract.cost import Cost, Facts
 
-
-class Params(BaseModel):
-    """Frozen, closed and documented: the base of everything that comes from a spec."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
-
-
-def _refuse_percentages(value: Any) -> Any:
-    if isinstance(value, int | float) and not isinstance(value, bool) and 1 < value <= 100:
-        raise ValueError(f"ratios are 0..1, got {value:g}; did you mean {value / 100:g}?")
-    return value
-
-
-NotAPercentage = BeforeValidator(_refuse_percentages)
-OpenRatio = Annotated[float, Field(gt=0, lt=1), NotAPercentage]
-"""A share strictly between nothing and everything."""
-Ratio = Annotated[float, Field(ge=0, le=1), NotAPercentage]
-"""A share from 0 to 1 inclusive."""
+__all__ = [
+    "EarlyStopping",
+    "Finetune",
+    "LayerChoice",
+    "LayerPattern",
+    "NotAPercentage",
+    "OpenRatio",
+    "Params",
+    "Ratio",
+    "RatioOrAuto",
+    "TrainingFields",
+    "TrainingRun",
+]
 
 
 def _ratio_unless_auto(value: Any, _: Any) -> Any:
@@ -48,8 +45,33 @@ class LayerChoice(Params):
     """Never these layers; wins over `include`."""
 
 
+class EarlyStopping(Params):
+    """When to end a training before its full length, by a look at validation examples after each epoch; the best state is kept.
+
+    The validation split serves, or a tenth of the training examples, which is then kept out of the training.
+    """
+
+    patience: int = Field(5, ge=1, le=100_000)
+    """Epochs without a better state after which the training ends."""
+    metric: str = Field("loss", pattern=r"^[a-z][a-z0-9_]{0,62}$")
+    """What is looked at: `loss` (the very loss of the training, without augmentation), or a metric such as `top1`."""
+    min_delta: float = Field(0.0, ge=0, le=1e6)
+    """What a better state has to gain at least, in the metric's own unit."""
+
+    @model_validator(mode="after")
+    def _known(self) -> "EarlyStopping":
+        from engine.contract.metric import catalogue
+
+        if self.metric != "loss" and self.metric not in catalogue():
+            raise ValueError(f"there is no metric {self.metric!r}; loss, or one of {', '.join(catalogue())}")
+        return self
+
+
 class TrainingFields(Params):
     """How to train: the same fields wherever a method trains or tunes."""
+
+    whole_run: ClassVar[str | None] = None
+    """Why a training with these parameters may neither end early nor be averaged, where that is so."""
 
     epochs: int | None = Field(None, ge=0, le=100_000)
     """Passes over the training split. Either this or `iterations`."""
@@ -77,6 +99,16 @@ class TrainingFields(Params):
     """Share of the target spread evenly over all classes."""
     gradient_clip_norm: float | None = Field(None, gt=0)
     """Largest norm of the gradient of one step; longer ones are scaled down."""
+    augment: Augment | None = None
+    """Changes at random of the training examples."""
+    ema_decay: float | None = Field(None, gt=0, lt=1)
+    """Validate, and end with, the exponential moving average of the weights over the optimizer steps, which keeps this share of itself at
+    each step (less in the first ones: at most (1 + step) / (10 + step)). Usual are 0.99 to 0.9999."""
+    precision: Literal["float32", "mixed"] = "float32"
+    """`mixed`: the network computes in bfloat16 where torch's autocast finds it safe; weights, losses and the optimizer stay float32.
+    Faster on GPUs that have bfloat16, mostly slower on CPUs."""
+    early_stopping: EarlyStopping | None = None
+    """End when validation examples say so, and keep the best state."""
 
     def training_cost(self, facts: Facts) -> Cost:
         """What one such training costs."""
@@ -88,6 +120,8 @@ class TrainingFields(Params):
     def _one_length(self) -> "TrainingFields":
         if self.epochs is not None and self.iterations is not None:
             raise ValueError("give either epochs or iterations, not both")
+        if self.whole_run is not None and (self.ema_decay is not None or self.early_stopping is not None):
+            raise ValueError(f"this training takes neither ema_decay nor early_stopping: {self.whole_run}")
         return self
 
 

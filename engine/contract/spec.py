@@ -1,25 +1,20 @@
 """The compression spec: what a job does, in one frozen document (see docs/methods.md for the steps)."""
 
-import difflib
 import functools
 import hashlib
 import json
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
-from pydantic_core import ErrorDetails
 
 from engine.contract import metric as metrics
 from engine.contract.file_format import writable_names
+from engine.contract.findings import Problem, Problems, problems_of
 from engine.contract.method import MethodParams, catalogue
 from engine.contract.params import Params
 
 MOST_DEVICES = 16
 """Devices of one job."""
-MOST_PROBLEMS = 100
-"""Problems of a document that are listed; more of them are counted."""
-_SHOWN_CHARACTERS = 80
-"""How much of a name that a stranger chose is stated in a sentence."""
 
 if TYPE_CHECKING:
     Step = MethodParams
@@ -52,8 +47,18 @@ class AccuracyConstraint(Params):
         chosen = metrics.catalogue()[self.metric]
         if chosen.needs == "baseline" and self.max_drop is not None:
             raise ValueError(f"{self.metric} already compares with the baseline: give min")
-        if chosen.unit == "share" and self.max_drop is not None and self.max_drop > 1:
-            raise ValueError(f"ratios are 0..1, got {self.max_drop:g}; did you mean {self.max_drop / 100:g}?")
+        for name, value in (("max_drop", self.max_drop), ("min", self.min)):
+            if chosen.unit == "share" and value is not None and value > 1:
+                raise Problems(
+                    [
+                        Problem(
+                            pointer=f"/{name}",
+                            code="value_error",
+                            detail=f"ratios are 0..1, got {value:g}",
+                            hint=f"did you mean {value / 100:g}?",
+                        )
+                    ]
+                )
         return self
 
 
@@ -67,9 +72,10 @@ class Constraints(Params):
     max_macs_count: int | None = Field(None, ge=1)
     """Largest number of multiply-accumulate operations for one example."""
     min_speedup: float | None = Field(None, gt=0)
-    """Smallest ratio of the baseline's median latency to the result's, at the first batch size of `evaluation.latency`."""
+    """Smallest ratio of the baseline's median latency to the result's, at the first batch size of `evaluation.latency`; of their means
+    over real inputs where what a network computes depends on its input."""
     max_latency_ms: float | None = Field(None, gt=0)
-    """Largest median latency at the first batch size of `evaluation.latency`."""
+    """Largest median latency at the first batch size of `evaluation.latency`; mean over real inputs where it depends on them."""
     settings: Literal["best", "all"] = "best"
     """Which settings of a network with several (widths, exits, budgets) have to meet them: `best`, one is enough, and the outcome rests on
     the best that does; `all`, every one of them. `judged_setting` of the result names the setting that decided."""
@@ -152,9 +158,9 @@ class Spec(Params):
     def _meaningful(self) -> "Spec":
         problems = [*_order_problems(self.steps), *_need_problems(self)]
         if not self.steps:
-            problems.append(("steps", "give at least one step, or quantize: int8"))
+            problems.append(_problem("steps", "give at least one step, or quantize: int8"))
         if problems:
-            raise SpecProblems(problems)
+            raise Problems(problems)
         return self
 
     @property
@@ -174,108 +180,43 @@ class Spec(Params):
         return "sha256:" + hashlib.sha256(json.dumps(stated, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
-class SpecProblems(ValueError):
-    """Problems between fields, each with the path of the field that the user should change."""
-
-    def __init__(self, problems: list[tuple[str, str]]) -> None:
-        super().__init__("; ".join(message for _, message in problems))
-        self.problems = problems
+def _problem(path: str, detail: str) -> Problem:
+    return Problem(pointer=f"/{path}", code="dataset_required" if path == "dataset" else "order_invalid", detail=detail)
 
 
-def _order_problems(steps: tuple[MethodParams, ...]) -> list[tuple[str, str]]:
+def _order_problems(steps: tuple[MethodParams, ...]) -> list[Problem]:
     problems = []
     for index, step in enumerate(steps):
         for earlier in steps[:index]:
             keys = (step.wire_name(), step.family(), "*")
             reason = next((earlier.forbids_next[key] for key in keys if key in earlier.forbids_next), None)
             if reason:
-                problems.append((f"steps/{index}/method", f"{step.wire_name()} cannot follow {earlier.wire_name()}: {reason}"))
+                problems.append(_problem(f"steps/{index}/method", f"{step.wire_name()} cannot follow {earlier.wire_name()}: {reason}"))
                 break
     ids = [step.id for step in steps if step.id is not None]
-    problems += [(f"steps/{i}/id", f"id {s.id!r} is used twice") for i, s in enumerate(steps) if s.id is not None and ids.count(s.id) > 1]
-    return problems
+    twice = [(index, step.id) for index, step in enumerate(steps) if step.id is not None and ids.count(step.id) > 1]
+    return problems + [_problem(f"steps/{index}/id", f"id {name!r} is used twice") for index, name in twice]
 
 
-def _need_problems(spec: Spec) -> list[tuple[str, str]]:
+def _need_problems(spec: Spec) -> list[Problem]:
     if spec.dataset is not None:
         return []
     problems = [
-        ("dataset", f"steps[{index}] ({step.wire_name()}) needs a dataset: upload one and name it in `dataset`")
+        _problem("dataset", f"steps[{index}] ({step.wire_name()}) needs a dataset: upload one and name it in `dataset`")
         for index, step in enumerate(spec.steps)
         if step.needs.dataset
     ]
     if spec.constraints and spec.constraints.accuracy:
-        problems.append(("dataset", "constraints.accuracy is measured on examples: name a dataset"))
+        problems.append(_problem("dataset", "constraints.accuracy is measured on examples: name a dataset"))
     return problems
 
 
-class Problem(Params):
-    """One thing wrong with a spec: a JSON pointer, a code, a sentence, and what to do."""
-
-    pointer: str
-    code: str
-    detail: str
-    hint: str | None = None
-
-
 def parse(document: Any) -> tuple[Spec | None, list[Problem]]:
-    """Validate a spec given as JSON types; returns the spec, or every problem found.
-
-    Of more than `MOST_PROBLEMS` the first ones are listed, and the last entry counts the others.
-    """
+    """Validate a spec given as JSON types; returns the spec, or every problem found (see `engine.contract.findings`)."""
     try:
         return Spec.model_validate(document), []
     except ValidationError as error:
-        found = error.errors(include_url=False)
-        problems = [problem for item in found[:MOST_PROBLEMS] for problem in _problems_of(item, document)]
-        return None, bounded(problems, more=len(found[MOST_PROBLEMS:]))
-
-
-def bounded(problems: list[Problem], *, more: int = 0) -> list[Problem]:
-    """The first `MOST_PROBLEMS` problems, the last of them the number of those that are left out, `more` included."""
-    if len(problems) + more <= MOST_PROBLEMS:
-        return problems
-    listed = problems[: MOST_PROBLEMS - 1]
-    detail = f"{len(problems) + more - len(listed)} further problems are not listed"
-    return [*listed, Problem(pointer="", code="more_problems", detail=detail)]
-
-
-def _problems_of(error: ErrorDetails, document: Any) -> list[Problem]:
-    cause = error.get("ctx", {}).get("error")
-    if isinstance(cause, SpecProblems):
-        code = {"dataset": "dataset_required"}
-        return [Problem(pointer=f"/{path}", code=code.get(path, "order_invalid"), detail=message) for path, message in cause.problems]
-    location = [part for part in error["loc"] if not (isinstance(part, str) and part in catalogue())]
-    detail, _, advice = error["msg"].removeprefix("Value error, ").partition("; ")
-    hint: str | None = advice or None
-    if error["type"] == "extra_forbidden":
-        hint = _did_you_mean(error["loc"], document)
-        detail = f"unknown field {str(location[-1])[:_SHOWN_CHARACTERS]!r}"
-    elif error["type"].startswith("union_tag"):
-        sent = error.get("input")
-        stated = str(sent.get("method") if isinstance(sent, dict) else sent)[:_SHOWN_CHARACTERS]
-        close = difflib.get_close_matches(stated, catalogue(), n=1)
-        location.append("method")
-        hint = f"did you mean {close[0]!r}?" if close else f"methods: {', '.join(catalogue())}"
-    return [Problem(pointer="".join(f"/{part}" for part in location), code=error["type"], detail=detail, hint=hint)]
-
-
-def _did_you_mean(location: tuple[int | str, ...], document: Any) -> str | None:
-    """The closest known field beside an unknown one."""
-    model: Any = Spec
-    for part in location[:-1]:
-        if part in catalogue():
-            model = catalogue()[str(part)]
-        elif isinstance(part, str) and model is not None and part in getattr(model, "model_fields", {}):
-            model = _model_in(model.model_fields[part].annotation)
-    fields = list(getattr(model, "model_fields", {}))
-    close = difflib.get_close_matches(str(location[-1])[:_SHOWN_CHARACTERS], fields, n=1, cutoff=0.6)
-    return f"did you mean {close[0]!r}?" if close else (f"known fields: {', '.join(fields)}" if fields else None)
-
-
-def _model_in(annotation: Any) -> Any:
-    candidates = [annotation, *getattr(annotation, "__args__", ())]
-    return next((item for item in candidates if hasattr(item, "model_fields")), None)
+        return None, problems_of(error, Spec, document)
 
 
 @functools.cache

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from engine.contract.errors import EngineError
+from engine.data.pictures import Picture
 from engine.data.preprocessing import Preprocessing
 
 Array = npt.NDArray[Any]
@@ -35,6 +36,11 @@ class Split:
     def count(self) -> int:
         """Number of examples."""
         return len(self.chosen) if self.chosen is not None else len(next(iter(self.inputs.values())))
+
+    @property
+    def pictures(self) -> dict[str, Picture]:
+        """Which inputs are pictures, by name."""
+        return {name: picture for name, ready in self.preprocessing.items() if (picture := ready.picture) is not None}
 
     def batch(self, indices: Sequence[int] | npt.NDArray[Any]) -> tuple[dict[str, Array], dict[str, Array]]:
         """The given examples: preprocessed inputs by name, of shape (len(indices), ...), and their targets by name."""

@@ -6,11 +6,12 @@ import importlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from engine.contract.arrangement import preprocessing_of
 from engine.contract.errors import EngineError
 from engine.contract.file_format import format_of
 from engine.contract.metadata import DatasetMetadata, PreprocessingSpec
 from engine.data.dataset import Data, Split
-from engine.data.preprocessing import Preprocessing, preprocessing_of
+from engine.data.preprocessing import Preprocessing
 from engine.data.stored import Array, Stored
 from engine.networks.network import Signature, TensorSpec
 

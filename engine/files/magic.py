@@ -24,6 +24,10 @@ EXPORT_HINT = (
     "safetensors.torch.save_file(model.state_dict(), 'model.safetensors') and name a builtin architecture."
 )
 _PROTOCOL_0 = re.compile(rb"^(c[\w.]+\n[\w.]+\n|\(([dli]|c[\w.]+\n)|[(\]}]?[lad]p\d+\n)")
+_TO_NPZ = (
+    "Examples belong into a dataset: numpy.savez('data.npz', x_train=…, y_train=…, x_test=…, y_test=…), and POST /v1/datasets?format=npz. "
+    "A model is a network, such as the file that torch.onnx.export writes."
+)
 _FOREIGN: tuple[tuple[bytes, str, str | None], ...] = (
     (
         b"\x89HDF\r\n\x1a\n",
@@ -32,9 +36,9 @@ _FOREIGN: tuple[tuple[bytes, str, str | None], ...] = (
     ),
     (b"\x1f\x8b", "gzip", "Upload the file itself, not compressed."),
     (b"\x28\xb5\x2f\xfd", "Zstandard", "Upload the file itself, not compressed."),
-    (b"PAR1", "Parquet", None),
-    (b"\x89PNG", "an image", None),
-    (b"\xff\xd8\xff", "an image", None),
+    (b"PAR1", "Parquet", _TO_NPZ),
+    (b"\x89PNG", "an image", _TO_NPZ),
+    (b"\xff\xd8\xff", "an image", _TO_NPZ),
     (b"%PDF", "a PDF", None),
     (b"\x7fELF", "a program", None),
     (b"GGUF", "GGUF", EXPORT_HINT),
@@ -51,8 +55,10 @@ def sniff(first_bytes: bytes, declared: str | None) -> str:
     if declared is not None and declared != found:
         if declared not in catalogue():
             raise EngineError("unsupported_format", f"The format {printable(declared)!r} is not known.", hint=f"Formats: {_all_names()}.")
+        holds, meant = catalogue()[found].holds, catalogue()[declared].holds
+        hint = "Correct format=." if holds == meant else f"A file of format {found} is a {holds}: POST /v1/{holds}s takes it."
         raise EngineError(
-            "unsupported_format", f"The file was declared as {declared}, but its first bytes are those of {found}.", hint="Correct format=."
+            "unsupported_format", f"The file was declared as {declared}, but its first bytes are those of {found}.", hint=hint
         )
     return found
 
@@ -88,8 +94,18 @@ def _recognize(first: bytes, preferred: str | None) -> str:
         _refuse_foreign(first)
         found = _taking(first, preferred, vague=True)
     if found is None:
+        if _is_table(first):
+            raise EngineError("unsupported_format", "The file is a table of text (CSV), which is not read.", hint=_TO_NPZ)
         raise EngineError("unsupported_format", "The first bytes are those of no format that is read.", hint=f"Formats: {_all_names()}.")
     return found
+
+
+def _is_table(first: bytes) -> bool:
+    """Whether these are lines of printable text with equally many separators in each."""
+    lines = first.split(b"\n")[:-1] if b"\n" in first else []
+    if len(lines) < 2 or not all(byte >= 0x20 or byte in b"\t\r\n" for byte in first):
+        return False
+    return any(len({line.count(separator) for line in lines}) == 1 and separator in lines[0] for separator in (b",", b";", b"\t"))
 
 
 def _taking(first: bytes, preferred: str | None, *, vague: bool) -> str | None:

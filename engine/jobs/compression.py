@@ -110,6 +110,9 @@ class _Compression:
             context = replace(context, heads=self._score.heads, unused_targets=self._score.unused_targets)
             context.judge = FileJudge(self._inputs, examiner, self._score)
             self._counts = self._inputs.baseline.count(self._score.shapes)
+            if self._inputs.baseline.input_dependent:
+                counted = examiner.count(self._inputs.to_count(self._inputs.onnx))()
+                self._counts = replace(self._counts, macs_count=counted.macs_count)
             warnings.about_examples(self._recorder, self._inputs, self._score)
             # Compressing the upload takes seconds where it is large; it runs beside the steps.
             self._sizes = aside.submit(file_sizes, self._inputs.upload)

@@ -18,7 +18,7 @@ from engine.contract.metric import Key, catalogue
 from engine.contract.spec import Spec
 from engine.data import load_dataset
 from engine.formats import load_network
-from engine.measuring.examiner.messages import ExaminedDataset, ExampleSource, Score, ScoreRequest, TimingRequest
+from engine.measuring.examiner.messages import CountRequest, ExaminedDataset, ExampleSource, Score, ScoreRequest, TimingRequest
 from engine.measuring.examples import RANDOM, with_evaluation_split
 from engine.networks.network import Network
 
@@ -105,8 +105,12 @@ class JobInputs:
             threads=self.job.threads,
         )
 
-    def to_time(self, file: Path) -> TimingRequest:
-        """The request to time `file` in turns with the baseline."""
+    def to_count(self, file: Path) -> CountRequest:
+        """The request to count what `file` computes for the examples."""
+        return CountRequest(file=file, source=self.source(), batch_size=self.spec.evaluation.batch_size, threads=self.job.threads)
+
+    def to_time(self, file: Path, *, varied: bool) -> TimingRequest:
+        """The request to time `file` in turns with the baseline; `varied` where what it computes depends on its input."""
         latency = self.spec.evaluation.latency
         return TimingRequest(
             baseline=self.onnx,
@@ -115,6 +119,7 @@ class JobInputs:
             batch_sizes=latency.batch_sizes,
             repeats=latency.repeats,
             threads=latency.threads,
+            varied=varied or self.baseline.input_dependent,
         )
 
     def check(self, score: Score) -> None:

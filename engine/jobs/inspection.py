@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 
 from engine.contract import limits
+from engine.contract.arrangement import preprocessing_of
 from engine.contract.errors import EngineError
 from engine.contract.inspection import (
     ArrayPreview,
@@ -25,7 +26,6 @@ from engine.contract.inspection import (
 )
 from engine.contract.metadata import DatasetMetadata, ModelMetadata
 from engine.data.loading import class_names, read_stored
-from engine.data.preprocessing import preprocessing_of
 from engine.formats.loading import load_network
 from engine.formats.onnx import runtime
 from engine.formats.onnx.checks import inferred, skeleton_of

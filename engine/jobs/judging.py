@@ -50,7 +50,7 @@ class FileJudge:
 
     def speedup(self, network: Network) -> float:
         """How many times faster a network's file is than the uploaded model, at the first batch size."""
-        request = self._inputs.to_time(self._file(network))
+        request = self._inputs.to_time(self._file(network), varied=network.input_dependent)
         return self._examiner.time(request.model_copy(update={"batch_sizes": request.batch_sizes[:1]}))()[0].speed.speedup
 
     def _file(self, network: Network) -> Path:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -152,9 +152,12 @@ def publish(
     measured = []
     for setting in settings:
         path, own = runnable[setting.name], found[setting.name]
-        timings = examiner.time(inputs.to_time(path))()
+        own_network = networks[setting.name]
+        timings = examiner.time(inputs.to_time(path, varied=own_network.input_dependent))()
         # The exporter folds normalizations into the layers before them: what is counted is what is in the file.
-        counts = count_onnx(path, own.shapes) if RUNNABLE in formats else networks[setting.name].count(own.shapes)
+        counts = count_onnx(path, own.shapes) if RUNNABLE in formats else own_network.count(own.shapes)
+        if own_network.input_dependent:
+            counts = replace(counts, macs_count=examiner.count(inputs.to_count(path))().macs_count)
         if RUNNABLE in formats:
             files.append(PublishedFile(path, RUNNABLE, file_sizes(path), (setting,), own.metrics))
         sizes = files[-1].sizes if formats[0] == RUNNABLE else next(file.sizes for file in files if file.format == formats[0])

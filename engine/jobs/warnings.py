@@ -47,7 +47,7 @@ def about_result(recorder: Recorder, inputs: JobInputs, step_index: int, result:
         before, after = result.baseline.latency_ms, first.figures.latency_ms
         recorder.warn(
             "latency_regressed",
-            f"The result is slower than the original: {after.p50:.3g} ms instead of {before.p50:.3g} ms"
+            f"The result is slower than the original: {after.typical:.3g} ms instead of {before.typical:.3g} ms"
             f" (batch {after.batch_size}, {after.threads} thread(s), {after.runtime}).",
         )
     sqnr = first.figures.metrics.get(f"{inputs.split}.sqnr_db")

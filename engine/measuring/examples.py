@@ -1,5 +1,6 @@
 """What a published file is tried on: a split of the dataset, or random inputs where there is none. Numpy only."""
 
+import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
@@ -42,6 +43,9 @@ class Examples(Protocol):
     def feed(self, size: int) -> Feed:
         """One batch of just `size` examples, repeated where there are not enough."""
 
+    def feeds(self, size: int, seed: int) -> Iterator[Feed]:
+        """Endless batches of just `size` examples, drawn by `seed`: all of them once before any comes again."""
+
 
 class SplitExamples:
     """A split of an uploaded dataset."""
@@ -65,6 +69,17 @@ class SplitExamples:
         """One batch of just `size` examples."""
         feed, _ = self._split.batch(np.arange(size) % self.count)
         return dict(feed)
+
+    def feeds(self, size: int, seed: int) -> Iterator[Feed]:
+        """Endless batches of just `size` examples."""
+        rng = np.random.default_rng(seed)
+        waiting = np.empty(0, dtype=np.int64)
+        while True:
+            while len(waiting) < size:
+                waiting = np.concatenate([waiting, rng.permutation(self.count)])
+            feed, _ = self._split.batch(waiting[:size])
+            yield dict(feed)
+            waiting = waiting[size:]
 
 
 class RandomExamples:
@@ -111,6 +126,11 @@ class RandomExamples:
     def feed(self, size: int) -> Feed:
         """One batch of just `size` examples."""
         return self._draw(size, 0, self._open_size)
+
+    def feeds(self, size: int, seed: int) -> Iterator[Feed]:
+        """Endless batches of just `size` examples."""
+        for start in itertools.count(0, size):
+            yield self._draw(size, start, self._open_size)
 
     def _running_size(self, session: ort.InferenceSession) -> int:
         last: EngineError | None = None

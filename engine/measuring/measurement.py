@@ -2,15 +2,17 @@
 
 Baseline and result run alternately, so that a busy machine slows both. The verdict rests on the ratio of each pair of neighbouring
 runs: its median, and a 95 % interval of that median from order statistics of block medians, which holds for any distribution.
+Where what a file computes depends on its input, every pair has an input of its own, and the ratio is that of the means over them.
 `faster` and `slower` are reported only where the whole interval lies beyond `TOLERANCE`; anything else is `same`.
 """
 
+import itertools
 import math
 import time
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnxruntime as ort
@@ -26,6 +28,7 @@ TOLERANCE = 0.05
 """Ratios between 1/1.05 and 1.05 are called the same: repeated measurements of one file against itself stay within that."""
 SECONDS_PER_BATCH_SIZE = 2.0
 WARM_UP_RUNS = 3
+RUNS_PER_INPUT = 3
 MIN_RUNS = 5
 _BLOCKS = 20
 
@@ -47,7 +50,13 @@ def file_sizes(path: Path) -> FileSizes:
 
 
 def timings(
-    sessions: Sequence[ort.InferenceSession], examples: Examples, batch_sizes: Sequence[int], *, threads: int, repeats: int
+    sessions: Sequence[ort.InferenceSession],
+    examples: Examples,
+    batch_sizes: Sequence[int],
+    *,
+    threads: int,
+    repeats: int,
+    varied: bool = False,
 ) -> tuple[Timing, ...]:
     """Time two files, one entry for every batch size.
 
@@ -57,15 +66,18 @@ def timings(
         batch_sizes: Sizes to measure; a file with a fixed batch is measured at that size only.
         threads: Threads of both sessions, for the record.
         repeats: Timed runs of each file, cut short after about two seconds for each batch size (at least five).
+        varied: Give so many different batches of examples instead of one, each of which runs three times.
     """
     fixed = [size for session in sessions if (size := fixed_batch(session)) is not None]
     sizes = list(dict.fromkeys(fixed)) if fixed else list(dict.fromkeys(batch_sizes))
-    return tuple(_measure(sessions, examples.feed(size), size, threads, repeats) for size in sizes)
+    if varied:
+        return tuple(_measure(by_input(sessions, examples, size, repeats), size, threads, varied=True) for size in sizes)
+    return tuple(_measure(_interleaved(sessions, examples.feed(size), repeats), size, threads, varied=False) for size in sizes)
 
 
-def _measure(sessions: Sequence[ort.InferenceSession], feed: Feed, batch_size: int, threads: int, repeats: int) -> Timing:
-    times = _interleaved(sessions, feed, repeats)
-    speedup, low, high = paired_ratio(times[0], times[1])
+def _measure(times: NDArray[np.float64], batch_size: int, threads: int, *, varied: bool) -> Timing:
+    """What the seconds of each run (of each input) come to, shape (2, runs)."""
+    speedup, low, high = (ratio_of_means if varied else paired_ratio)(times[0], times[1])
     baseline, result = (
         Latency(
             p50=float(np.percentile(column, 50)) * 1e3,
@@ -73,12 +85,48 @@ def _measure(sessions: Sequence[ort.InferenceSession], feed: Feed, batch_size: i
             batch_size=batch_size,
             threads=threads,
             runtime=runtime_name(),
-            runs_count=len(column),
+            runs_count=len(column) * (RUNS_PER_INPUT if varied else 1),
+            **_over_inputs(column * 1e3) if varied else {},
         )
         for column in times
     )
     speed = Speed(batch_size=batch_size, speedup=speedup, speedup_low=low, speedup_high=high, verdict=verdict(low, high))
     return Timing(baseline=baseline, result=result, speed=speed)
+
+
+def _over_inputs(column: NDArray[np.float64]) -> dict[str, Any]:
+    easy, hard = np.percentile(column, [10, 90])
+    return {"inputs_count": len(column), "mean": float(column.mean()), "p10": float(easy), "p90": float(hard)}
+
+
+def by_input(sessions: Sequence[ort.InferenceSession], examples: Examples, size: int, most: int) -> NDArray[np.float64]:
+    """Seconds of a run on each of up to `most` batches, shape (2, inputs): the median of neighbouring runs, so that a busy moment of the
+    machine makes no input hard."""
+    deadline = time.perf_counter() + SECONDS_PER_BATCH_SIZE
+    found: list[tuple[float, float]] = []
+    for number, feed in enumerate(itertools.islice(examples.feeds(size, seed=0), most + 1)):
+        inputs = [{item.name: feed[item.name] for item in session.get_inputs()} for session in sessions]
+        runs = [[0.0, 0.0] for _ in range(RUNS_PER_INPUT)]
+        for place, pair in enumerate(runs):
+            for index in (0, 1) if (number + place) % 2 == 0 else (1, 0):
+                begin = time.perf_counter()
+                sessions[index].run(None, inputs[index])
+                pair[index] = time.perf_counter() - begin
+        if number:  # The first warms up.
+            baseline, result = np.median(runs, axis=0)
+            found.append((float(baseline), float(result)))
+        if len(found) >= MIN_RUNS and time.perf_counter() > deadline:
+            break
+    return np.array(found).T
+
+
+def ratio_of_means(baseline: NDArray[np.float64], result: NDArray[np.float64]) -> tuple[float, float, float]:
+    """Mean of the baseline over the mean of the result, on the same inputs, and a 95 % interval of it as `paired_ratio` has it."""
+    pairs = np.array([baseline, result])
+    blocks = np.sort([part[0].sum() / part[1].sum() for part in np.array_split(pairs, min(_BLOCKS, pairs.shape[1]), axis=1)])
+    low, high = order_statistics(len(blocks))
+    middle = float(baseline.sum() / result.sum())
+    return middle, min(middle, float(blocks[low])), max(middle, float(blocks[high]))
 
 
 def _interleaved(sessions: Sequence[ort.InferenceSession], feed: Feed, repeats: int) -> NDArray[np.float64]:

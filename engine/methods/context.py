@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
 from engine.contract.errors import EngineError
@@ -19,6 +18,7 @@ from engine.contract.metric import Metric, catalogue
 from engine.contract.params import TrainingFields
 from engine.heads.find import Found, find_heads, outputs_of
 from engine.heads.scoring import Scores
+from engine.methods.outputs import rows_at, same_outputs
 from engine.methods.step import StepContext
 from engine.networks import masks
 from engine.networks.network import Network
@@ -26,7 +26,8 @@ from engine.outputs.evidence import columns_of
 from engine.tasks import task_of
 from engine.training.batches import Examples, fingerprint, predict
 from engine.training.checkpoints import Checkpoints, Place
-from engine.training.loop import NO_HOOKS, Hooks, Loss, Moment, targets_loss, train
+from engine.training.loop import NO_HOOKS, Hooks, Moment, train
+from engine.training.losses import Loss, accuracy_of, mean_loss, targets_loss
 from engine.training.parallel.replicas import ALONE, Replicas
 from engine.training.resume import History
 
@@ -38,9 +39,6 @@ _SEEN_EXAMPLES = 64
 """On which it is seen what the outputs mean."""
 _SCORED_TOGETHER = 4096
 """Metrics take so many examples at a time, which bounds their memory."""
-_TOLERANCE = 1e-3
-"""Outputs of two runtimes count as the same up to a thousandth of each number and a ten thousandth of the largest: kernels add up in
-another order, which costs some 1e-6; a wrong operator costs far more."""
 
 
 @dataclass(kw_only=True)
@@ -62,6 +60,8 @@ class Context(StepContext):
     _evaluated: dict[tuple[str, bytes], dict[str, float]] = field(default_factory=dict)
     """Figures by split and state of the network: the end of one step is the beginning of the next."""
     _trainings: int = 0
+    _told: set[str] = field(default_factory=set)
+    """What the user was warned of once for all steps."""
 
     def for_step(self, index: int, span: tuple[float, float], network: Network | None = None) -> Context:
         """The context of step `index`, which counts its own trainings."""
@@ -151,6 +151,7 @@ class Context(StepContext):
         hooks: Hooks = NO_HOOKS,
         split: str = "train",
         examples: Examples | None = None,
+        validation: Examples | None = None,
         seed: int | None = None,
         start_iteration: int = 0,
         report: bool = True,
@@ -160,13 +161,15 @@ class Context(StepContext):
 
         Two runs with the same explicit `seed` see the same examples in the same order. The run is saved in the job's checkpoints, and
         what another attempt did of it is not done again; a method that saves more than the run itself says `save=False`. `examples` are
-        trained on in the place of a split's. A training beside the one that the step is about (a baseline, a trial) is not part of the
+        trained on in the place of a split's, and early stopping then looks at the examples of `validation`. A training beside the one that the step is about (a baseline, a trial) is not part of the
         step's series and report: `report=False` leaves its progress only.
         """
         module = network if isinstance(network, nn.Module) else network.module
         if loss is None:
             loss = self.loss(module, self.labelled(split), params.label_smoothing)
-        examples = self.split(split) if examples is None else examples
+        if examples is None:
+            examples, validation = self.to_train_on(params, split)
+        heads = self.trained_heads(examples)
         records: list[dict[str, float]] = self.reported.setdefault("training", []) if report else []
         epochs_before = len(records)
         clock = time.monotonic()
@@ -179,9 +182,10 @@ class Context(StepContext):
                 self.progress(done, f"epoch {moment.epoch}, step {moment.iteration}/{moment.iterations}")
 
         def on_epoch(moment: Moment, record: dict[str, float]) -> None:
-            if self.data is not None and "validation" in self.data.splits:
-                record |= self.evaluate(moment.module, "validation")
             remember(record)
+
+        def validate(module: nn.Module) -> dict[str, float]:
+            return self._validate(module, loss, validation if params.early_stopping is not None else None, report=report)
 
         def remember(record: dict[str, float]) -> None:
             records.append(dict(record))
@@ -195,7 +199,10 @@ class Context(StepContext):
         saved = place.load() if place is not None and report else None
         for record in saved.info["epochs"] if saved else ():
             remember(record)
-        return train(
+        if params.precision == "mixed" and self.device.type == "cpu" and not self._told:
+            self._told.add("mixed")
+            self.warn("mixed_precision_on_cpu", "precision: mixed was computed on a CPU, where it is mostly slower than float32.")
+        history = train(
             module,
             examples,
             params,
@@ -203,11 +210,41 @@ class Context(StepContext):
             names=self.input_names,
             device=self.device,
             seed=self.new_seed() if seed is None else seed,
-            hooks=replace(hooks, on_step=(*hooks.on_step, on_step), on_epoch=(*hooks.on_epoch, *((on_epoch,) if report else ()))),
+            hooks=replace(
+                hooks,
+                on_step=(*hooks.on_step, on_step),
+                on_epoch=(*hooks.on_epoch, *((on_epoch,) if report else ())),
+                validate=validate,
+                share_right=accuracy_of(heads),
+            ),
             start_iteration=start_iteration,
             place=place,
             replicas=self.replicas,
+            heads=heads,
         )
+        if report and history.best_epoch is not None:
+            self.report("best_epoch", history.best_epoch)
+            self.log(f"Early stopping kept the state after epoch {history.best_epoch}.")
+        return history
+
+    def to_train_on(self, params: TrainingFields, split: str = "train") -> tuple[Examples, Examples | None]:
+        """The examples of a training, and those that it is stopped by, which are not among them; None without early stopping."""
+        if params.early_stopping is None or self.data is None or split != "train":
+            return self.split(split), None
+        self.split("train")
+        return self.data.train(seed=self.seed), self.data.validation(seed=self.seed)
+
+    def _validate(self, module: nn.Module, loss: Loss, stopped_by: Examples | None, *, report: bool) -> dict[str, float]:
+        """Figures of validation examples, as far as there are any and somebody wants them."""
+        figures: dict[str, float] = {}
+        stored = self.data is not None and "validation" in self.data.splits
+        if stored and (report or stopped_by is not None):
+            figures |= self.evaluate(module, "validation")
+        if stopped_by is not None:
+            if not stored and self.trained_heads(stopped_by):
+                figures |= {f"validation.{name}": value for name, value in self.score(module, stopped_by).items()}
+            figures["validation.loss"] = self.replicas.once(lambda: mean_loss(module, stopped_by, loss, self.input_names, self.device))
+        return figures
 
     def place(self) -> Place | None:
         """Where the next training of this step is saved."""
@@ -239,7 +276,7 @@ class Context(StepContext):
             for start in range(0, examples.count, _SCORED_TOGETHER):
                 places = np.arange(start, min(start + _SCORED_TOGETHER, examples.count))
                 inputs = examples.batch(places)[0] if self._read_inputs() else {}
-                ours, theirs = ([_at(part, places, examples.count) for part in parts] for parts in (outputs, expected))
+                ours, theirs = ([rows_at(part, places, examples.count) for part in parts] for parts in (outputs, expected))
                 scores.add(ours, examples.targets_at(places), inputs, theirs)
             self._evaluated[state] = {f"{split}.{name}": value for name, value in scores.figures().items()}
         return dict(self._evaluated[state])
@@ -251,7 +288,7 @@ class Context(StepContext):
             examples = self.split(split)
             indices = np.arange(min(_COMPARED_EXAMPLES, examples.count))
             few = predict(module.to(self.device), examples, self.input_names, self.device, indices=indices)
-            if all(_close(kept[: len(own)], own) for kept, own in zip(stored, few.outputs, strict=True)):
+            if all(same_outputs(kept[: len(own)], own) for kept, own in zip(stored, few.outputs, strict=True)):
                 return stored
         return self._predict(module, split)
 
@@ -266,18 +303,3 @@ class Context(StepContext):
         self.reported.setdefault("stages", []).append({"stage": name, **figures})
         self.metrics |= figures
         return figures
-
-
-def _at(output: NDArray[Any], places: NDArray[np.int64], count: int) -> NDArray[Any]:
-    """The given examples of an output; all of it where it has other things than examples in its first dimension."""
-    return output[places[0] : places[-1] + 1] if len(output) == count else output
-
-
-def _close(kept: NDArray[Any], own: NDArray[Any]) -> bool:
-    """Whether two runtimes gave the same outputs, up to rounding."""
-    if kept.shape != own.shape:
-        return False
-    if not np.issubdtype(own.dtype, np.floating):
-        return np.array_equal(kept, own)
-    scale = float(np.abs(own[np.isfinite(own)]).max(initial=0.0))
-    return bool(np.allclose(own, kept, rtol=_TOLERANCE, atol=_TOLERANCE * 0.1 * scale))

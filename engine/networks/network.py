@@ -59,7 +59,8 @@ class Counts:
 
     params_count: int | None
     nonzero_params_count: int | None
-    macs_count: int | None
+    macs_count: float | None
+    """A whole number, or a mean over inputs."""
 
 
 class Network(Protocol):
@@ -80,6 +81,10 @@ class Network(Protocol):
     @property
     def batch_dependent(self) -> bool:
         """Whether its outputs for an example depend on the others in its batch, so that it is scored in the batches it is timed with."""
+
+    @property
+    def input_dependent(self) -> bool:
+        """Whether it computes more for one input than for another, so that speed and MACs are means over real inputs."""
 
     @property
     def module(self) -> nn.Module:

@@ -9,7 +9,7 @@ from torch import nn
 
 from engine.methods.context import Context
 from engine.training.batches import Examples, batches
-from engine.training.loop import Loss
+from engine.training.losses import Loss
 
 EXAMPLES_COUNT = 1024
 """Training examples from which gradients are taken, drawn with the job's seed; all where there are fewer."""

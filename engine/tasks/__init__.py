@@ -36,6 +36,8 @@ class Task:
     """Of `metrics`, that whose smallest value is the best network of a training run."""
     order: ClassVar[int] = 100
     """Where a model's metadata does not say the task, those with small numbers are tried first."""
+    keeps_when_moved: ClassVar[bool] = False
+    """Whether the targets of a whole picture stay right when it is mirrored, moved or cut."""
     joint: ClassVar[bool] = False
     """Whether it reads all outputs of the network together; such a task has to be declared."""
 

@@ -25,6 +25,7 @@ class Binary(Task):
     more = ("auroc", "average_precision", "f1_macro")
     risk = "cross_entropy"
     order = 30
+    keeps_when_moved = True
 
     def read(self, outputs: Sequence[Output], column: Column | None, declared: OutputMeaning | None) -> Head | str:
         """A single value an example."""

@@ -25,6 +25,7 @@ class Classification(Task):
     more = ("top5", "f1_macro", "auroc", "average_precision")
     risk = "cross_entropy"
     order = 20
+    keeps_when_moved = True
 
     def read(self, outputs: Sequence[Output], column: Column | None, declared: OutputMeaning | None) -> Head | str:
         """A vector of two scores or more an example."""

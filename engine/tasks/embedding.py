@@ -25,6 +25,7 @@ class Embedding(Task):
     name = "embedding"
     metrics = ("recall_at_1", "recall_at_k")
     order = 10
+    keeps_when_moved = True
 
     def read(self, outputs: Sequence[Output], column: Column | None, declared: OutputMeaning | None) -> Head | str:
         """(N, dimensions)."""

@@ -25,6 +25,7 @@ class MultiLabel(Task):
     more = ("auroc",)
     risk = "cross_entropy"
     order = 35
+    keeps_when_moved = True
 
     def read(self, outputs: Sequence[Output], column: Column | None, declared: OutputMeaning | None) -> Head | str:
         """Two logits or probabilities or more, of an example or of each of its places."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from engine.contract.heads import Head
+from engine.data.pictures import HasPictures, Picture
 from engine.networks.channels_last import channels_last
 from engine.tasks import task_of
 
@@ -39,6 +40,49 @@ class Examples(Protocol):
 
 
 @dataclass(frozen=True)
+class Chosen:
+    """Some examples of others, in an order of their own."""
+
+    examples: Examples
+    chosen: Indices
+
+    @property
+    def count(self) -> int:
+        """Number of examples."""
+        return len(self.chosen)
+
+    @property
+    def targets(self) -> Mapping[str, NDArray[Any]]:
+        """Those of all examples, of which these are some."""
+        return self.examples.targets
+
+    @property
+    def pictures(self) -> Mapping[str, Picture]:
+        """Which inputs are pictures, by name."""
+        return self.examples.pictures if isinstance(self.examples, HasPictures) else {}
+
+    def targets_at(self, indices: Indices) -> Mapping[str, NDArray[Any]]:
+        """Targets of the examples at `indices`."""
+        return self.examples.targets_at(self.chosen[indices])
+
+    def batch(self, indices: Indices) -> tuple[Mapping[str, NDArray[Any]], Mapping[str, NDArray[Any]]]:
+        """Inputs and targets of the examples at `indices`."""
+        return self.examples.batch(self.chosen[indices])
+
+
+@dataclass(frozen=True)
+class Mixed:
+    """What the examples of a batch were mixed with."""
+
+    share: float
+    """Of each example in the mixture."""
+    stored: Mapping[str, NDArray[Any]]
+    """Targets of the other examples, by name."""
+    given: Mapping[str, NDArray[Any]]
+    """Inputs of the other examples, by name."""
+
+
+@dataclass(frozen=True)
 class Batch:
     """Examples on the device: inputs in the signature's order, and their places in the split."""
 
@@ -49,17 +93,36 @@ class Batch:
     stored: Mapping[str, NDArray[Any]]
     """The dataset's targets by name."""
     device: torch.device
+    origin: Examples | None = None
+    """Whose the inputs are, just as they are there; None where they were changed."""
+    mixed: Mixed | None = None
+    _targets: dict[str, Tensor | None] = field(default_factory=dict, init=False)
+    """By head, as far as they were prepared."""
 
     @classmethod
     def of(cls, examples: Examples, indices: Indices, names: Sequence[str], device: torch.device) -> Batch:
         """Read the examples at `indices`; what was mapped from a file is copied, as a network may work in place."""
         arrays, targets = examples.batch(indices)
         inputs = tuple(torch.from_numpy(np.require(arrays[name], requirements=("C", "W"))).to(device) for name in names)
-        return cls(inputs, indices, arrays, targets, device)
+        return cls(inputs, indices, arrays, targets, device, examples)
 
     def target(self, head: Head) -> Tensor | None:
         """The targets of one head on the device, in the form that its task takes; None without any."""
-        prepared = task_of(head).prepare(head, self.stored, self.given)
+        if head.name not in self._targets:
+            self._targets[head.name] = self._prepared(head, self.stored, self.given)
+        return self._targets[head.name]
+
+    def target_loss(self, head: Head, loss: Callable[[Tensor], Tensor]) -> Tensor | None:
+        """`loss` of the head's targets; where examples were mixed, of both of their targets by their shares. None without targets."""
+        own = self.target(head)
+        if own is None:
+            return None
+        value = loss(own)
+        other = None if self.mixed is None else self._prepared(head, self.mixed.stored, self.mixed.given)
+        return value if self.mixed is None or other is None else self.mixed.share * value + (1 - self.mixed.share) * loss(other)
+
+    def _prepared(self, head: Head, stored: Mapping[str, NDArray[Any]], given: Mapping[str, NDArray[Any]]) -> Tensor | None:
+        prepared = task_of(head).prepare(head, stored, given)
         return None if prepared is None else torch.from_numpy(np.require(prepared, requirements=("C", "W"))).to(self.device)
 
 

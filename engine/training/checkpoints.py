@@ -29,8 +29,8 @@ from engine.contract.job import DRAIN_FILE
 
 _MOST_BYTES = 4 * 2**30
 """Results of trainings that are kept; beyond it, those that took the least time are forgotten and would be done again."""
-_VERSION = 2
-"""Raised when what a training keeps by name changes: masks are kept as factors since 2."""
+_VERSION = 3
+"""Raised when what a training keeps by name changes: masks are kept as factors since 2, right answers are counted since 3."""
 
 
 Info = dict[str, Any]

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from fastapi.routing import APIRoute
 from api.app import create_app
 from api.examples import EXAMPLES
 from api.front.authentication import PUBLIC
+from core import jobs
 from core.access import keys
 from core.access.keys import Scope
 from core.settings import Settings
@@ -175,6 +177,19 @@ def test_a_revoked_key_opens_nothing_after_a_moment(server: Server) -> None:
             keys.revoke(session, principal.project_id, principal.key_id or "")
         time.sleep(1.1)
         problem(client.get("/v1/jobs"), 401, "unauthenticated")
+
+
+def test_a_long_poll_answers_nothing_after_its_key_was_revoked(server: Server, client: Client, spec: dict[str, Any]) -> None:
+    job = client.job(spec)
+    with server.service.database.reader() as session:
+        asking = keys.verify(session, client.token or "")
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(client.get, job["urls"]["self"], headers={"Prefer": "wait=10"})
+        time.sleep(1.1)  # so long a key is trusted without asking again
+        with server.service.database.unit_of_work() as session:
+            keys.revoke(session, asking.project_id, asking.key_id or "")
+            jobs.cancel(session, asking.project_id, job["id"])
+        problem(waiting.result(), 401, "unauthenticated")
 
 
 def test_an_expired_key_opens_nothing(server: Server) -> None:

@@ -49,7 +49,7 @@ def test_yaml_says_the_same_as_json(client: Client, spec: dict[str, Any], media_
         ({"steps": [{"method": "magnitude_pruning", "sparsty": 0.5}]}, "/steps/0/sparsty", "did you mean 'sparsity'?"),
         ({"stepps": []}, "/stepps", "did you mean 'steps'?"),
         ({"steps": []}, "/steps", None),
-        ({"constraints": {"accuracy": {"max_drop": 2}}}, "/constraints/accuracy", "did you mean 0.02?"),
+        ({"constraints": {"accuracy": {"max_drop": 2}}}, "/constraints/accuracy/max_drop", "did you mean 0.02?"),
         ({"seed": -1}, "/seed", None),
         ({"model": 5}, "/model", None),
         ({"steps": [{"method": "static_quantization"}, {"method": "structured_pruning"}]}, "/steps/1/method", None),

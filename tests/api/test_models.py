@@ -87,7 +87,7 @@ def test_metadata_is_kept_as_declared(client: Client, onnx_bytes: bytes) -> None
     [
         ('{"architectur": "resnet20"}', "/metadata/architectur", "did you mean 'architecture'?"),
         ('{"labels": "zero"}', "/metadata/labels", None),
-        ('{"input_specs": [{"name": "x", "shape": [-1]}]}', "/metadata/input_specs/0/shape/0/", None),
+        ('{"input_specs": [{"name": "x", "shape": [-1]}]}', "/metadata/input_specs/0/shape/0", None),
         ("[]", "/metadata", None),
     ],
 )

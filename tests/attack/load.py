@@ -12,7 +12,6 @@ from sqlalchemy import delete, insert, select
 from core import ids, jobs
 from core.database.tables import Job, JobEvent
 from tests.attack.target import Target
-from tests.attack.watch import waiting
 
 SECONDS = 6.0
 POLLERS, STREAMS, UPLOADS = 200, 20, 10
@@ -27,7 +26,6 @@ def pollers_streams_and_uploads(target: Target, random: Random) -> None:
     sending = [threading.Thread(target=_send_files, args=(target, stop)) for _ in range(UPLOADS)]
     for thread in sending:
         thread.start()
-    before, began = waiting(target.process.pid)[target.process.pid], time.monotonic()
     try:
         latencies = asyncio.run(_poll_and_follow(target, made, random))
     finally:
@@ -36,12 +34,10 @@ def pollers_streams_and_uploads(target: Target, random: Random) -> None:
             thread.join()
         for job_id in made:
             target.call("POST", f"/v1/jobs/{job_id}/cancel")
-    starved = (waiting(target.process.pid)[target.process.pid] - before) / (time.monotonic() - began)
     latencies.sort()
     p99 = latencies[int(0.99 * len(latencies))]
     assert len(latencies) > POLLERS, "nobody could poll twice"
-    # Where others keep the service from the processor for half of the time, everything takes twice as long.
-    assert p99 <= 1.0 / max(0.1, 1 - starved), f"a poll took {p99:.2f} s (p99 of {len(latencies)}; {starved:.0%} without a processor)"
+    assert p99 <= 1.0, f"a poll took {p99:.2f} s (p99 of {len(latencies)})"
 
 
 def _send_files(target: Target, stop: threading.Event) -> None:

@@ -1,14 +1,17 @@
 """The command line as its user meets it: real processes, exit codes, sentences."""
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 
+from cli.demo import EXAMPLES
 from cli.serve import broker_binary
 from core.access import keys
 from core.database import migrate
@@ -113,3 +116,63 @@ def test_serve_says_where_it_is_holds_its_folder_and_leaves_in_time(tmp_path: Pa
         process.send_signal(signal.SIGINT)
         assert process.wait(20) == 0
         assert time.monotonic() - started < 10
+
+
+def test_version_and_short_help(tmp_path: Path) -> None:
+    """`--version` is the installed one; `-h` helps on every level and names the exit statuses."""
+    assert modelpress("--version", data=tmp_path).stdout.split() == ["modelpress", version("modelpress")]
+    assert "a constraint was missed" in " ".join(modelpress("-h", data=tmp_path).stdout.split())
+    for words in (("serve",), ("keys", "create"), ("projects", "quota")):
+        assert "--data-dir" in modelpress(*words, "-h", data=tmp_path).stdout
+    assert "--json-events" in modelpress("run", "-h", data=tmp_path).stdout
+
+
+def test_no_database_is_made_where_nobody_asked_for_one(tmp_path: Path) -> None:
+    """A key of a fresh database beside the service's opens nothing: a folder must be named, or be there."""
+    variables = {key: value for key, value in os.environ.items() if not key.startswith("MODELPRESS_")}
+    command = [sys.executable, "-m", "cli.main", "keys", "create", "--name", "x"]
+
+    def run(*more: str) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run([*command, *more], cwd=tmp_path, env=variables, capture_output=True, text=True, check=False, timeout=60)
+
+    refused = run()
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert "--data-dir" in refused.stderr
+    assert list(tmp_path.iterdir()) == []
+    made = run("--data-dir", "state")
+    assert made.returncode == 0, made.stderr
+    assert (tmp_path / "state" / "modelpress.db").exists()
+
+
+def test_inspect_describes_a_file_and_refuses_another(tmp_path: Path) -> None:
+    """JSON on standard output; a sentence and status 1 for what cannot be read."""
+    described = modelpress("inspect", str(EXAMPLES / "digits.onnx"), data=tmp_path)
+    assert described.returncode == 0, described.stderr
+    assert json.loads(described.stdout)["params_count"] > 0
+    wrong = tmp_path / "net.onnx"
+    wrong.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(100))
+    refused = modelpress("inspect", str(wrong), data=tmp_path)
+    assert refused.returncode == 1
+    assert "Traceback" not in refused.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("verbose", [False, True], ids=["quiet", "verbose"])
+def test_a_quiet_start_is_one_line(tmp_path: Path, verbose: bool) -> None:
+    """Libraries and the broker are heard with `--verbose` only; with `--log-format json` every line is an object."""
+    words = ["serve", "--port", str(free_port()), "--data-dir", str(tmp_path), "--log-format", "json", *(["--verbose"] if verbose else [])]
+    with subprocess.Popen(
+        [sys.executable, "-m", "cli.main", *words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
+        assert process.stdout
+        lines: list[str] = []
+        while not lines or '"ready"' not in lines[-1]:
+            lines.append(process.stdout.readline())
+            assert lines[-1], lines
+        process.send_signal(signal.SIGINT)
+        process.stdout.read()
+        assert process.wait(20) == 0
+    loggers = {line.partition('"logger": "')[2].partition(".")[0] for line in lines}
+    assert ("alembic" in loggers) == verbose
+    if not verbose:
+        assert all(json.loads(line)["event"] for line in lines)

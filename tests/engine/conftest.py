@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from engine.contract.events import Event
+from engine.data.pictures import Picture
 from engine.formats.onnx.networks import ModuleNetwork
 from engine.methods.context import Context
 from engine.networks.network import Network, Signature, TensorSpec
@@ -25,6 +26,8 @@ class ToySplit:
     images: np.ndarray
     labels: np.ndarray | None
     reads: int = 0
+    extra: dict[str, np.ndarray] = field(default_factory=dict)
+    """Further targets."""
 
     @property
     def count(self) -> int:
@@ -32,7 +35,13 @@ class ToySplit:
 
     @property
     def targets(self) -> dict[str, np.ndarray]:
-        return {} if self.labels is None else {"y": self.labels}
+        return {**({} if self.labels is None else {"y": self.labels}), **self.extra}
+
+    @property
+    def pictures(self) -> dict[str, Picture]:
+        one = np.float32(1)
+        picture = Picture.of(None, self.images.shape[1:], np.asarray(one), np.asarray(0 * one), 1.0)
+        return {} if picture is None else {"x": picture}
 
     def targets_at(self, indices: np.ndarray) -> dict[str, np.ndarray]:
         return {name: target[indices] for name, target in self.targets.items()}

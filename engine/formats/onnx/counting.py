@@ -19,6 +19,7 @@ import copy
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,13 +58,20 @@ def count_module(module: nn.Module, signature: Signature, shapes: Mapping[str, S
 
     from engine.networks.example_inputs import example_inputs
 
-    weights = [*module.parameters(), *_stray_constants(module)]
-    params, nonzero = sum(item.numel() for item in weights), sum(int(torch.count_nonzero(item)) for item in weights)
+    weights = count_weights(module)
     inputs = example_inputs(signature, 1, torch.device("meta"), shapes=shapes)
     empty = on_meta(module)
     with torch.device("meta"), multiplications(empty) as counter:
         empty(*inputs)
-    return Counts(params, nonzero, int(counter.get_total_flops()) // 2)
+    return replace(weights, macs_count=int(counter.get_total_flops()) // 2)
+
+
+def count_weights(module: nn.Module) -> Counts:
+    """Count the parameters of a module, and no operation."""
+    import torch
+
+    weights = [*module.parameters(), *_stray_constants(module)]
+    return Counts(sum(item.numel() for item in weights), sum(int(torch.count_nonzero(item)) for item in weights), None)
 
 
 def on_meta(module: nn.Module) -> nn.Module:
@@ -101,9 +109,10 @@ def _stray_constants(module: nn.Module) -> list[Tensor]:
     """Constants of an imported graph that belong to no layer and are not trained, as far as they count in its file."""
     from torch import fx
 
-    if not isinstance(module, fx.GraphModule):
-        return []
-    names = dict.fromkeys(str(node.target) for node in module.graph.nodes if node.op == "get_attr")
-    buffers = dict(module.named_buffers())
-    found = [buffers[name] for name in names if name in buffers]
-    return [item for item in found if item.is_floating_point() and item.numel() > 1 and not is_mask(item.double().numpy())]
+    found: dict[int, Tensor] = {}
+    for part in module.modules():
+        if isinstance(part, fx.GraphModule):
+            names = dict.fromkeys(str(node.target) for node in part.graph.nodes if node.op == "get_attr")
+            buffers = dict(part.named_buffers())
+            found |= {id(buffers[name]): buffers[name] for name in names if name in buffers}
+    return [item for item in found.values() if item.is_floating_point() and item.numel() > 1 and not is_mask(item.double().numpy())]

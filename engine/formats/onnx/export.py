@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import warnings
 from collections import Counter
@@ -44,7 +45,7 @@ def export_onnx(module: nn.Module, signature: Signature, path: Path, *, half: bo
                 module,
                 arguments,
                 dynamo=True,
-                dynamic_shapes=shapes,
+                dynamic_shapes=(shapes,) if _takes_any_number(module) else shapes,
                 input_names=provisional("input", len(signature.inputs)),
                 output_names=provisional("output", len(signature.outputs)),
                 opset_version=OPSET,
@@ -88,6 +89,11 @@ def plain(model: onnx.ModelProto) -> onnx.ModelProto:
 def folded(module: nn.Module) -> nn.Module:
     """A copy in eval mode on the CPU in which masks and parametrizations have become plain weights."""
     return masks.fold(module).cpu().eval()
+
+
+def _takes_any_number(module: nn.Module) -> bool:
+    """Whether `forward` takes its inputs as `*inputs`, which torch's exporter counts as one argument."""
+    return any(parameter.kind is parameter.VAR_POSITIONAL for parameter in inspect.signature(module.forward).parameters.values())
 
 
 def _open_dimensions(spec: TensorSpec, *, batched: bool) -> dict[int, Any]:

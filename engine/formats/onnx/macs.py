@@ -130,10 +130,29 @@ def _node_total(node: onnx.NodeProto, known: Shapes, constants: Mapping[str, onn
     if inside:
         counts = [_graph_total(graph, known, constants) for graph in inside]
         return _repeated(node, counts, known, constants)
-    if node.op_type in _MULTIPLYING:
-        return _macs(node, [known.get(name) if name else None for name in node.input], [known.get(name) for name in node.output])
+    if multiplies(node):
+        return single_macs(node, [known.get(name) if name else None for name in node.input], [known.get(name) for name in node.output])
+    return 0 if counts_itself(node) else None
+
+
+def multiplies(node: onnx.NodeProto) -> bool:
+    """Whether an operator without subgraphs has MACs."""
+    return node.op_type in _MULTIPLYING
+
+
+def counts_itself(node: onnx.NodeProto) -> bool:
+    """Whether it is known what an operator computes, apart from its subgraphs."""
     own = node.domain in ("", "ai.onnx", "ai.onnx.ml") or node.op_type in _FREE or node.op_type.startswith("QLinear")
-    return 0 if own else None
+    return own or multiplies(node)
+
+
+def decides(node: onnx.NodeProto, constants: Mapping[str, onnx.TensorProto]) -> bool:
+    """Whether the data decide how often a node's subgraphs run, or which of them."""
+    first = _number(constants.get(node.input[0])) if node.input else None
+    if node.op_type == "If":
+        return first is None
+    starts = len(node.input) < 2 or not node.input[1] or _number(constants.get(node.input[1])) is not None
+    return node.op_type == "Loop" and (first is None or not starts or not _runs_on(subgraphs(node)[0]))
 
 
 def _repeated(node: onnx.NodeProto, counts: Sequence[int | None], known: Shapes, constants: Mapping[str, onnx.TensorProto]) -> int | None:
@@ -210,7 +229,8 @@ def _run_shapes(model: onnx.ModelProto, names: Sequence[str], known: Shapes, sha
     return {name: list(array.shape) for name, array in zip(wanted, results, strict=True)}
 
 
-def _macs(node: onnx.NodeProto, inputs: Sequence[list[int] | None], outputs: Sequence[list[int] | None]) -> int | None:
+def single_macs(node: onnx.NodeProto, inputs: Sequence[list[int] | None], outputs: Sequence[list[int] | None]) -> int | None:
+    """MACs of one operator that `multiplies`, by the shapes that it runs on; None where too few of them are known."""
     kind = node.op_type
     out = outputs[0] if outputs else None
     given = [*inputs, *[None] * 8]

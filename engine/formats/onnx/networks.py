@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,12 +15,15 @@ from onnx import TensorProto, numpy_helper
 
 from engine.contract.errors import EngineError
 from engine.contract.figures import Setting
-from engine.formats.onnx.counting import count_module, count_onnx
+from engine.formats.onnx.counting import count_module, count_onnx, count_weights
+from engine.formats.onnx.executed import decides_by_input
 from engine.formats.onnx.notes import has_notes, remove_notes
 from engine.networks.network import UNNAMED, Counts, Network, Shapes, Signature, T
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+    from engine.networks.routed import RoutedModule
 
     Select = Callable[[nn.Module, Setting], nn.Module]
 
@@ -44,6 +48,11 @@ class ModuleNetwork:
     ) -> None:
         self.signature, self.settings, self.module, self.weights_type = signature, settings, module, weights_type
         self._select, self._plain = select, plain
+
+    @property
+    def input_dependent(self) -> bool:
+        """Whether the module decides by its input."""
+        return _routed(self.module) is not None
 
     @property
     def architecture(self) -> Any:
@@ -99,11 +108,17 @@ class ModuleNetwork:
         """Export the module: same names of inputs and outputs as the signature, first dimension open, no external data."""
         from engine.formats.onnx.export import export_onnx
 
-        export_onnx(self.plain().module, self.signature, path, half=self.weights_type == "float16")
+        module, half = self.plain().module, self.weights_type == "float16"
+        routed = _routed(module)
+        if routed is not None:
+            routed.write_onnx(self.signature, path, half=half)
+        else:
+            export_onnx(module, self.signature, path, half=half)
 
     def count(self, shapes: Shapes | None = None) -> Counts:
         """Counted on the module, which runs once without computing anything."""
-        return count_module(self.plain().module, self.signature, shapes)
+        module = self.plain().module
+        return count_weights(module) if _routed(module) is not None else count_module(module, self.signature, shapes)
 
     def tensors(self) -> Iterator[tuple[str, NDArray[Any]]]:
         """The state dict of the folded module."""
@@ -140,6 +155,11 @@ class GraphNetwork:
                 raise EngineError("not_trainable", "A quantized graph has no trainable weights.", hint="Put quantization last.")
             self._module = self._build_module()
         return self._module
+
+    @functools.cached_property
+    def input_dependent(self) -> bool:
+        """Whether the graph decides by its input."""
+        return decides_by_input(onnx.load(self._path))
 
     @property
     def architecture(self) -> None:
@@ -196,6 +216,12 @@ class GraphNetwork:
         for item in onnx.load(self._path).graph.initializer:
             array = numpy_helper.to_array(item)
             yield item.name, array.astype(_WIDER[array.dtype.name]) if array.dtype.name in _WIDER else array
+
+
+def _routed(module: nn.Module) -> RoutedModule | None:
+    from engine.networks.routed import RoutedModule
+
+    return module if isinstance(module, RoutedModule) else None
 
 
 def _graph(network: Network, path: Path, module: nn.Module | None, *, batch_dependent: bool) -> Network:

@@ -24,6 +24,7 @@ def open_session(
     optimized: bool = True,
     frugal: bool = False,
     by_priority: bool = False,
+    profile: Path | None = None,
 ) -> ort.InferenceSession:
     """Load an ONNX file on the CPU, with ONNX Runtime's defaults but for the number of threads.
 
@@ -34,6 +35,7 @@ def open_session(
         optimized: Whether the runtime may rewrite the graph; without, every operator runs as the file says, in float where it says so.
         frugal: Give memory back as soon as a value was read for the last time, instead of keeping an arena.
         by_priority: Run nodes in the runtime's other order, which on some graphs lets go of values earlier.
+        profile: Beginning of the path of a file that takes every operator that ran; its `end_profiling` returns the whole path.
 
     Raises:
         EngineError: `model_invalid` where the runtime refuses the file, `out_of_memory`.
@@ -48,6 +50,8 @@ def open_session(
         options.enable_cpu_mem_arena = options.enable_mem_pattern = False
     if by_priority:
         options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
+    if profile is not None:
+        options.enable_profiling, options.profile_file_prefix = True, str(profile)
     if save_optimized is not None:
         options.optimized_model_filepath = str(save_optimized)
     with _translated("model_invalid", f"ONNX Runtime cannot load {path.name}"):

@@ -14,7 +14,7 @@ from pydantic import TypeAdapter
 from engine.contract.errors import EngineError
 from engine.contract.figures import Timing
 from engine.measuring.examiner import messages
-from engine.measuring.examiner.messages import Answer, Difference, Request, Score, TensorDigest
+from engine.measuring.examiner.messages import Answer, Counted, Difference, Request, Score, TensorDigest
 from engine.process.python import start_python
 
 T = TypeVar("T")
@@ -40,6 +40,10 @@ class Examiner:
     def time(self, request: messages.TimingRequest) -> Waiting[tuple[Timing, ...]]:
         """Speed of two files."""
         return self._ask(request, messages.TIMINGS)
+
+    def count(self, request: messages.CountRequest) -> Waiting[Counted]:
+        """What one file computes for the examples."""
+        return self._ask(request, messages.COUNTED)
 
     def compare(self, request: messages.CompareRequest) -> Waiting[Difference]:
         """How far a file is from stored outputs."""

@@ -83,6 +83,25 @@ class TimingRequest(Record):
     batch_sizes: tuple[int, ...]
     repeats: int
     threads: int
+    varied: bool = False
+    """Whether every run has inputs of its own, because one of the files computes more for one input than for another."""
+
+
+class CountRequest(Record):
+    """Count what a file computes for the examples; the answer is a `Counted`."""
+
+    do: Literal["count"] = "count"
+    file: Path
+    source: ExampleSource
+    batch_size: int
+    threads: int
+
+
+class Counted(Record):
+    """Multiply-accumulates of a file."""
+
+    macs_count: float | None
+    """Mean over the examples; None where an operator cannot be counted."""
 
 
 class CompareRequest(Record):
@@ -120,10 +139,11 @@ class TensorDigest(Record):
     sha256: str
 
 
-Request = Annotated[ScoreRequest | TimingRequest | CompareRequest | DigestRequest, Field(discriminator="do")]
+Request = Annotated[ScoreRequest | TimingRequest | CountRequest | CompareRequest | DigestRequest, Field(discriminator="do")]
 REQUEST: TypeAdapter[Request] = TypeAdapter(Request)
 SCORE: TypeAdapter[Score] = TypeAdapter(Score)
 TIMINGS: TypeAdapter[tuple[Timing, ...]] = TypeAdapter(tuple[Timing, ...])
+COUNTED: TypeAdapter[Counted] = TypeAdapter(Counted)
 DIFFERENCE: TypeAdapter[Difference] = TypeAdapter(Difference)
 DIGESTS: TypeAdapter[dict[str, TensorDigest]] = TypeAdapter(dict[str, TensorDigest])
 

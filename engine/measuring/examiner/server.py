@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,8 @@ from numpy.typing import NDArray
 from engine.contract.errors import EngineError, translate
 from engine.data import load_dataset
 from engine.formats.onnx import runtime
+from engine.formats.onnx.executed import executed_macs
+from engine.formats.onnx.runtime import Feed
 from engine.heads.chance import Chance
 from engine.heads.find import Found, find_heads, outputs_of
 from engine.heads.scoring import Scores
@@ -30,6 +32,8 @@ from engine.measuring.examiner.messages import (
     REQUEST,
     Answer,
     CompareRequest,
+    Counted,
+    CountRequest,
     Difference,
     DigestRequest,
     ExampleSource,
@@ -136,6 +140,21 @@ def _together(answered: Sequence[_Answered]) -> tuple[Arrays, dict[str, NDArray[
     return outputs, {name: joined([item.given[name] for item in answered]) for name in answered[0].given}
 
 
+def count(request: CountRequest, examples: Examples) -> Counted:
+    """Mean multiply-accumulates of an example, counted on what really ran."""
+    rows = 0
+
+    def feeds() -> Iterator[Feed]:
+        nonlocal rows
+        for batch in examples.batches(request.batch_size):
+            first = next(iter(batch.feed.values()))
+            rows += len(first) if np.ndim(first) else batch.count
+            yield batch.feed
+
+    total = executed_macs(request.file, feeds(), threads=request.threads)
+    return Counted(macs_count=None if total is None else total / rows)
+
+
 def compare(request: CompareRequest) -> Difference:
     """Largest differences between a file's outputs and the `expected` ones (npz files, inputs in the order of `names`)."""
     session = runtime.open_session(request.file, threads=request.threads)
@@ -200,7 +219,12 @@ class Desk:
             case TimingRequest():
                 sessions = [runtime.open_session(path, threads=request.threads) for path in (request.baseline, request.result)]
                 examples = self._examples(request.source, sessions[0])
-                return timings(sessions, examples, request.batch_sizes, threads=request.threads, repeats=request.repeats)
+                return timings(
+                    sessions, examples, request.batch_sizes, threads=request.threads, repeats=request.repeats, varied=request.varied
+                )
+            case CountRequest():
+                session = runtime.open_session(request.file, threads=request.threads)
+                return count(request, self._examples(request.source, session))
             case CompareRequest():
                 return compare(request)
             case DigestRequest():

@@ -48,6 +48,8 @@ class Budget(Params):
 class Regularization(Finetune):
     """Training before channels are removed that draws whole channels towards zero, the weak ones most (DepGraph, section 3.4)."""
 
+    whole_run: ClassVar[str | None] = "channels have to be weak at its end, not the network good"
+
     strength: float = Field(0.1, gt=0, le=1000)
     """Share of a channel that each optimizer step takes away, in units of the learning rate; weak channels lose up to 16 times that."""
 
@@ -249,6 +251,8 @@ class MagnitudePruning(MethodParams, LayerChoice):
     def _consistent(self) -> "MagnitudePruning":
         if self.schedule == "gradual" and self.finetune is None:
             raise ValueError("schedule: gradual trains while it prunes, so it needs finetune")
+        if self.schedule == "gradual" and self.finetune is not None and self.finetune.early_stopping is not None:
+            raise ValueError("schedule: gradual prunes until its end, so finetune takes no early_stopping")
         if self.schedule == "one_shot" and self.iterations != type(self).model_fields["iterations"].default:
             raise ValueError("one_shot prunes once: iterations needs schedule: iterative or gradual")
         if self.pattern is not None:

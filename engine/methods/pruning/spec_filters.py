@@ -27,6 +27,8 @@ class SoftFilterPruning(MethodParams, LayerChoice, TrainingRun):
     )
     examples: ClassVar = ({"method": "soft_filter_pruning", "pruning_ratio": 0.3, "epochs": 10},)
 
+    whole_run: ClassVar[str | None] = "filters that are zero now and then have no average, and what is zero at the end is removed"
+
     method: Literal["soft_filter_pruning"] = "soft_filter_pruning"
     pruning_ratio: OpenRatio = 0.3
     """Share of each layer's filters that is zeroed; one minus the paper's rate."""
@@ -71,6 +73,8 @@ class SparseStructureSelection(MethodParams, LayerChoice, TrainingRun):
         {"method": "sparse_structure_selection", "epochs": 3, "finetune": {"epochs": 2}},
         {"method": "sparse_structure_selection", "structures": ["neuron", "block"], "penalty": 0.02, "optimizer": "adamw", "epochs": 3},
     )
+
+    whole_run: ClassVar[str | None] = "an average over factors that become zero is not zero, and what is zero at the end is removed"
 
     method: Literal["sparse_structure_selection"] = "sparse_structure_selection"
     structures: tuple[Structure, ...] = Field(("neuron",), min_length=1, max_length=3)

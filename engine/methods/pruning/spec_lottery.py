@@ -113,6 +113,10 @@ class LotteryTicket(MethodParams, LayerChoice):
 
     @model_validator(mode="after")
     def _consistent(self) -> "LotteryTicket":
+        if self.training.early_stopping is not None or self.training.ema_decay is not None:
+            raise ValueError(
+                "tickets are compared at early stopping in any case (validation_every): training takes neither early_stopping nor ema_decay"
+            )
         if self.sparsity is not None and self.rate is not None:
             raise ValueError("give either rate or sparsity, not both")
         if self.rewind == "init" and self.rewind_at:

@@ -47,6 +47,8 @@ class NetworkSlimming(MethodParams, LayerChoice, TrainingRun):
         },
     )
 
+    whole_run: ClassVar[str | None] = "scales have to be weak at its end, not the network good"
+
     method: Literal["network_slimming"] = "network_slimming"
     pruning_ratio: OpenRatio = 0.5
     """Share of the channels that is removed, over all passes."""

@@ -32,6 +32,10 @@ class Share:
     def __init__(self, indices: Indices) -> None:
         self.indices = indices
         """Examples that this process computes."""
+        self.batch_count = len(indices)
+        """Examples of the whole batch."""
+        self.part = slice(0, len(indices))
+        """Where they stand in the batch."""
 
     def forward(self) -> AbstractContextManager[object]:
         """Inside, the network and its loss may be computed."""
@@ -41,6 +45,10 @@ class Share:
         """Leave the gradients of the whole batch's mean loss in `module`, and return that loss without its graph."""
         loss.backward()  # type: ignore[no-untyped-call]
         return loss.detach()
+
+    def mean(self, value: Tensor) -> Tensor:
+        """The mean over the whole batch, from the means over the parts."""
+        return value
 
 
 class Replicas:
@@ -151,6 +159,8 @@ class _Part(Share):
         bounds = [len(indices) * number // size for number in range(size + 1)] if self._divided else [0, len(indices)] * size
         self._start, self._stop = (bounds[rank], bounds[rank + 1]) if self._divided else (0, len(indices))
         super().__init__(np.asarray(indices)[self._start : self._stop])
+        self.batch_count = self._count
+        self.part = slice(self._start, self._stop)
         self._weight = len(self.indices) / self._count if self._divided else 1 / size
         """Of this part's mean loss in the mean over the whole batch."""
 
@@ -173,3 +183,7 @@ class _Part(Share):
             for gradient, summed in zip(group, torch.split(flat, [gradient.numel() for gradient in group]), strict=True):
                 gradient.copy_(summed.view(gradient.shape))
         return total_(scaled.detach().clone())
+
+    def mean(self, value: Tensor) -> Tensor:
+        """Weighted by the sizes of the parts."""
+        return total_(value.detach() * self._weight)

@@ -90,6 +90,9 @@ def _batch_norm(  # noqa: PLR0917 - torch's own signature
     """
     if not training:
         return functional.batch_norm(values, running_mean, running_var, weight, bias, False, momentum, eps)
+    if values.dtype in (torch.bfloat16, torch.float16):  # of mixed precision: sums need more digits
+        wide = _batch_norm(values.float(), running_mean, running_var, weight, bias, True, momentum, eps)
+        return wide.to(values.dtype)
     over = [dimension for dimension in range(values.ndim) if dimension != 1]
     shape = [1, -1] + [1] * (values.ndim - 2)
     count = float(total_(torch.tensor(float(values.numel() // values.shape[1]), dtype=torch.float64, device=values.device)))

@@ -1,5 +1,8 @@
 """Jobs that are answered from memory: only as long as the database said so less than a second ago."""
 
+import asyncio
+import threading
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -118,3 +121,58 @@ def test_memory_is_bounded_in_bytes(clock: dict[str, float], monkeypatch: pytest
     assert jobs.get("prj_1", "job_7") is None
     jobs.put(_entry(clock, "job_8"))
     assert [number for number in range(9) if jobs.get("prj_1", f"job_{number}")] == [3, 4, 5, 6, 8]
+
+
+def _reading(clock: dict[str, float], calls: list[int], go: threading.Event) -> Callable[[str, str], Rendered]:
+    def read(project_id: str, job_id: str) -> Rendered:
+        calls.append(1)
+        go.wait(5)
+        return _entry(clock, job_id)
+
+    return read
+
+
+def test_those_who_ask_at_the_same_time_share_one_look_at_the_database(clock: dict[str, float]) -> None:
+    jobs, calls, go = HotJobs(), list[int](), threading.Event()
+
+    async def run() -> list[Rendered]:
+        asking = [asyncio.create_task(jobs.fetch("prj_1", "job_1", _reading(clock, calls, go))) for _ in range(20)]
+        await asyncio.sleep(0)
+        go.set()
+        return await asyncio.gather(*asking)
+
+    assert len({id(entry) for entry in asyncio.run(run())}) == 1
+    assert len(calls) == 1
+    assert jobs.get("prj_1", "job_1") is not None
+
+
+def test_what_was_read_before_a_change_is_neither_kept_nor_shared_after_it(clock: dict[str, float]) -> None:
+    jobs, calls, go = HotJobs(), list[int](), threading.Event()
+
+    async def run() -> None:
+        before = asyncio.create_task(jobs.fetch("prj_1", "job_1", _reading(clock, calls, go)))
+        await asyncio.sleep(0)
+        jobs.changed("job_1")
+        after = asyncio.create_task(jobs.fetch("prj_1", "job_1", lambda project_id, job_id: _entry(clock, job_id, version=2)))
+        assert (await after).version == 2
+        go.set()
+        assert (await before).version == 1
+
+    asyncio.run(run())
+    found = jobs.get("prj_1", "job_1")
+    assert found is not None
+    assert found.version == 2
+
+
+def test_a_job_that_cannot_be_read_is_asked_for_again(clock: dict[str, float]) -> None:
+    jobs = HotJobs()
+
+    def fail(project_id: str, job_id: str) -> Rendered:
+        raise LookupError(job_id)
+
+    async def run() -> None:
+        with pytest.raises(LookupError):
+            await jobs.fetch("prj_1", "job_1", fail)
+        assert (await jobs.fetch("prj_1", "job_1", lambda project_id, job_id: _entry(clock, job_id))).version == 1
+
+    asyncio.run(run())

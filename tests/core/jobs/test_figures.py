@@ -181,9 +181,11 @@ def _columns(**shapes: list[int]) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("model", "dataset", "code"),
     [
-        (_signature([1, 28, 28]), _columns(x=[28, 28]), None),
+        (_signature([1, 28, 28]), _columns(x=[1, 28, 28]), None),
+        (_signature([1, 28, 28]), _columns(x=[28, 28]), "shape_mismatch"),
         (_signature([1, 28, 28]), _columns(x=[20, 20]), "shape_mismatch"),
-        (_signature([3, None, None]), _columns(x=[20, 20]), None),
+        (_signature([3, None, None]), _columns(x=[3, 20, 20]), None),
+        (_signature([3, None, None]), _columns(x=[20, 20]), "shape_mismatch"),
         (_signature([4], [5]), _columns(x_in0=[4], x_in1=[5]), None),
         (_signature([4], [5]), _columns(x_in0=[4]), "shape_mismatch"),
         (_signature([4], [5]), _columns(x=[4]), "shape_mismatch"),

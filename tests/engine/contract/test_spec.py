@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from engine.contract.findings import MOST_PROBLEMS
 from engine.contract.method import catalogue
-from engine.contract.spec import MOST_PROBLEMS, Spec, json_schema, parse
+from engine.contract.spec import Spec, json_schema, parse
 
 SPEC: dict[str, Any] = {
     "name": "digits, four times smaller",
@@ -136,7 +137,7 @@ def test_steps_that_need_data_ask_for_a_dataset() -> None:
         ({"steps": [{"method": "magnitude_pruning", "sparsity": 1.0}]}, "/steps/0/sparsity"),
         ({"steps": [{"id": "a", "method": "magnitude_pruning"}] * 2}, "/steps/0/id"),
         ({"constraints": {"accuracy": {"metric": "top1"}}}, "/constraints/accuracy"),
-        ({"constraints": {"accuracy": {"metric": "top1", "max_drop": 5}}}, "/constraints/accuracy"),
+        ({"constraints": {"accuracy": {"metric": "top1", "max_drop": 5}}}, "/constraints/accuracy/max_drop"),
         ({"model": "../etc/passwd"}, "/model"),
         ({"seed": float("nan")}, "/seed"),
     ],

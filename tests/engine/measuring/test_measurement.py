@@ -1,8 +1,11 @@
 import gzip
+import itertools
 import math
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import onnxruntime as ort
@@ -11,7 +14,7 @@ from onnx import helper
 
 from engine.formats.onnx import runtime
 from engine.measuring import measurement
-from engine.measuring.examples import RandomExamples
+from engine.measuring.examples import RandomExamples, SplitExamples
 from engine.measuring.measurement import file_sizes, order_statistics, paired_ratio, timings, verdict
 from tests.engine.small import save
 
@@ -123,3 +126,50 @@ def test_sizes_are_those_of_the_file_and_of_gzip(tmp_path: Path) -> None:
     sizes = file_sizes(path)
     assert sizes.file_bytes == 3_010_000
     assert sizes.gzip_bytes == pytest.approx(len(gzip.compress(path.read_bytes(), 6, mtime=0)), abs=64)
+
+
+class DependentMachine(Machine):
+    """The baseline takes ten seconds; the result one for an easy input and five for a hard one, which every fourth is."""
+
+    def __init__(self, *, baseline: bool, clock: list[float]) -> None:
+        self.baseline, self.clock = baseline, clock
+
+    def perf_counter(self) -> float:
+        return self.clock[0]
+
+    def run(self, outputs: None, feed: Any) -> list[np.ndarray]:
+        self.clock[0] += 10.0 if self.baseline else float(feed["x"][0, 0])
+        return [np.zeros((1, 2), np.float32)]
+
+
+class Quarter:
+    """Inputs that hold how long they take."""
+
+    name, count = "test", 8
+
+    def feeds(self, size: int, seed: int) -> Iterator[dict[str, np.ndarray]]:
+        for number in itertools.count():
+            yield {"x": np.full((size, 2), 5.0 if number % 4 == 1 else 1.0)}
+
+
+def test_where_the_input_decides_every_pair_has_its_own_and_means_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    machines = [DependentMachine(baseline=True, clock=clock), DependentMachine(baseline=False, clock=clock)]
+    monkeypatch.setattr(measurement, "time", machines[0])
+    monkeypatch.setattr(measurement, "SECONDS_PER_BATCH_SIZE", 1e9)
+    (entry,) = timings(machines, Quarter(), [1], threads=1, repeats=80, varied=True)  # type: ignore[arg-type]
+    assert entry.speed.speedup == pytest.approx(10 / 2)
+    assert entry.speed.speedup_low == pytest.approx(5) == entry.speed.speedup_high
+    assert (entry.result.p10, entry.result.p50, entry.result.p90, entry.result.mean) == pytest.approx((1000, 1000, 5000, 2000))
+    assert (entry.result.inputs_count, entry.result.runs_count) == (80, 240)
+    assert entry.result.typical == pytest.approx(2000)
+    assert entry.baseline.mean == pytest.approx(10_000)
+
+
+def test_all_inputs_are_timed_before_any_comes_again() -> None:
+    split = SimpleNamespace(count=10, batch=lambda rows: ({"x": rows}, {}))
+    session = SimpleNamespace(get_inputs=lambda: [SimpleNamespace(shape=["n"])])
+    feeds = SplitExamples("test", split, session).feeds(5, seed=3)  # type: ignore[arg-type]
+    first = np.concatenate([next(feeds)["x"], next(feeds)["x"]])
+    assert sorted(first) == list(range(10))
+    assert list(first) != list(range(10))

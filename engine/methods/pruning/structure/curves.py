@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from engine.contract.display import Column, Curve, Line
@@ -20,7 +19,7 @@ from engine.methods.pruning.magnitude_pruning import keep_best
 from engine.networks.masks import Mask
 from engine.structure.channels import ChannelGroup, Inputs, mask_channels
 from engine.structure.graph import ChannelGraph
-from engine.training.batches import Examples, Indices
+from engine.training.batches import Chosen
 
 Score = Callable[[nn.Module], dict[str, float]]
 
@@ -43,29 +42,12 @@ class Point:
 def scorer(context: Context, examples_count: int) -> Score:
     """Measures the metrics of the outputs' tasks on validation examples, the same ones every time; test examples decide nothing."""
     _, validation = context.held_out()
-    examples = _Chosen(validation, np.sort(context.rng().permutation(validation.count)[:examples_count]))
+    examples = Chosen(validation, np.sort(context.rng().permutation(validation.count)[:examples_count]))
 
     def score(module: nn.Module) -> dict[str, float]:
         return context.score(module, examples)
 
     return score
-
-
-class _Chosen:
-    """Some examples of a split."""
-
-    def __init__(self, examples: Examples, chosen: Indices) -> None:
-        self.count = len(chosen)
-        self.targets = examples.targets
-        self._examples, self._chosen = examples, chosen
-
-    def targets_at(self, indices: Indices) -> Mapping[str, NDArray[Any]]:
-        """Targets of the examples at `indices`."""
-        return self._examples.targets_at(self._chosen[indices])
-
-    def batch(self, indices: Indices) -> tuple[Mapping[str, NDArray[Any]], Mapping[str, NDArray[Any]]]:
-        """Inputs and targets of the examples at `indices`."""
-        return self._examples.batch(self._chosen[indices])
 
 
 def channel_curve(

@@ -26,9 +26,23 @@ from tests.processes import descendants
 TRAINING = {"optimizer": "sgd", "learning_rate": 0.02, "schedule": "constant"}
 SPEC: dict[str, Any] = {
     "steps": [
-        {"method": "train", "epochs": 1, "batch_size": 37, "gradient_clip_norm": 1.0, **TRAINING},  # the last batch has four examples
+        {
+            "method": "train",
+            "epochs": 1,
+            "batch_size": 37,
+            "gradient_clip_norm": 1.0,
+            "ema_decay": 0.9,
+            **TRAINING,
+        },  # the last batch has four examples
         {"method": "structured_pruning", "pruning_ratio": 0.4, "finetune": {"iterations": 3, "batch_size": 32, **TRAINING}},
         {"method": "distillation", "teacher": "baseline", "epochs": 1, "batch_size": 299, **TRAINING},  # the last one has one
+        {
+            "method": "train",
+            "iterations": 3,
+            "batch_size": 37,
+            "augment": {"flip": "both", "shift": 1, "cutout": 0.4, "mixup": 0.5},
+            **TRAINING,
+        },
         {"method": "magnitude_pruning", "sparsity": 0.5, "finetune": {"iterations": 2, "batch_size": 33, **TRAINING}},
     ],
     "export": ["safetensors"],

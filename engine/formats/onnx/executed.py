@@ -1,0 +1,122 @@
+"""Multiply-accumulates that a file really executes on given inputs, where the data decide what runs. Imports no torch.
+
+ONNX Runtime's profile lists every operator that ran, those inside of If and Loop too, with the shapes that it ran on.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import onnx
+import onnxruntime as ort
+
+from engine.formats.onnx import runtime
+from engine.formats.onnx.checks import constant_tensors, inlined, own_constants
+from engine.formats.onnx.flat import subgraphs
+from engine.formats.onnx.macs import counts_itself, decides, multiplies, single_macs
+from engine.formats.onnx.runtime import Feed
+
+_MOST_EVENTS = 100_000
+"""The runtime keeps up to a million events; a profile of so many is read at a time."""
+_KERNEL = "_kernel_time"
+
+
+def decides_by_input(model: onnx.ModelProto) -> bool:
+    """Whether some If or Loop of the graph does more for one input than for another."""
+    return any(decides(node, constants) for node, constants in _scoped(model.graph, constant_tensors(model)))
+
+
+def executed_macs(path: Path, feeds: Iterable[Feed], *, threads: int) -> int | None:
+    """Multiply-accumulates of all `feeds` together, counted as `macs.node_macs` counts; None where an operator cannot be counted.
+
+    What follows from constants alone counts nothing. Raises `model_invalid` where the file does not run on a feed.
+    """
+    model = inlined(onnx.load(path))
+    nodes = _named(model)
+    counted = {name: node for name, node in nodes.items() if not _follows_from_constants(node.proto, node.stored)}
+    if any(not counts_itself(node.proto) for node in counted.values()):
+        return None
+    total = 0
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "named.onnx"
+        onnx.save_model(model, str(file))
+        for events in _profiles(file, Path(folder), feeds, threads, most=max(1, _MOST_EVENTS // max(1, len(nodes)))):
+            for event in events:
+                node = counted.get(event["name"].removesuffix(_KERNEL))
+                if node is None or not multiplies(node.proto):
+                    continue
+                found = single_macs(node.proto, _shapes(node.proto.input, event, "input"), _shapes(node.proto.output, event, "output"))
+                if found is None:
+                    return None
+                total += found
+    return total
+
+
+class _Node:
+    """A node and the names around it that are constant."""
+
+    def __init__(self, proto: onnx.NodeProto, stored: frozenset[str]) -> None:
+        self.proto, self.stored = proto, stored
+
+
+def _scoped(
+    graph: onnx.GraphProto, constants: Mapping[str, onnx.TensorProto]
+) -> Iterator[tuple[onnx.NodeProto, Mapping[str, onnx.TensorProto]]]:
+    """Every node, those of subgraphs too, with the constants that it sees."""
+    for node in graph.node:
+        yield node, constants
+        for inner in subgraphs(node):
+            yield from _scoped(inner, {**constants, **own_constants(inner)})
+
+
+def _named(model: onnx.ModelProto) -> dict[str, _Node]:
+    """Give every node a name of its own, and return all of them by it."""
+    found: dict[str, _Node] = {}
+
+    def visit(graph: onnx.GraphProto, around: frozenset[str]) -> None:
+        stored = around | {item.name for item in graph.initializer}
+        for node in graph.node:
+            node.name = f"node{len(found)}"
+            found[node.name] = _Node(node, stored)
+            if _follows_from_constants(node, stored):
+                stored = stored | set(node.output)
+            for inner in subgraphs(node):
+                visit(inner, stored)
+
+    visit(model.graph, frozenset())
+    return found
+
+
+def _follows_from_constants(node: onnx.NodeProto, stored: frozenset[str]) -> bool:
+    return not subgraphs(node) and all(name in stored for name in node.input if name)
+
+
+def _profiles(file: Path, folder: Path, feeds: Iterable[Feed], threads: int, *, most: int) -> Iterator[list[dict[str, Any]]]:
+    """The operators that ran, `most` runs at a time."""
+    session: ort.InferenceSession | None = None
+    for number, feed in enumerate(feeds, 1):
+        if session is None:
+            session = runtime.open_session(file, threads=threads, optimized=False, profile=folder / "profile")
+        runtime.run(session, {item.name: feed[item.name] for item in session.get_inputs()})
+        if number % most == 0:
+            yield _events(session)
+            session = None
+    if session is not None:
+        yield _events(session)
+
+
+def _events(session: ort.InferenceSession) -> list[dict[str, Any]]:
+    path = Path(session.end_profiling())
+    events = json.loads(path.read_bytes())
+    path.unlink()
+    return [event for event in events if event.get("cat") == "Node" and event["name"].endswith(_KERNEL)]
+
+
+def _shapes(names: Iterable[str], event: Mapping[str, Any], side: str) -> list[list[int] | None]:
+    """Shapes in the places of the node's own inputs or outputs; the profile leaves out those that are not there."""
+    given = iter(event["args"].get(f"{side}_type_shape", ()))
+    return [next(iter(next(given, {}).values()), None) if name else None for name in names]

@@ -1,0 +1,21 @@
+"""A module that decides by its input what it computes: early exits, blocks that are skipped."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torch import nn
+
+from engine.networks.network import Signature
+
+
+class RoutedModule(nn.Module):
+    """Base of such modules. Tracing sees one route only, so they write their graph themselves, with an If for every decision.
+
+    What they compute for one example is the same whatever else is in its batch. Their multiply-accumulates are a mean that is
+    measured on the file and the evaluated examples.
+    """
+
+    def write_onnx(self, signature: Signature, path: Path, *, half: bool) -> None:
+        """Write a plain copy (`plain()`) of the module: names of the signature, first dimension open. Raises `export_failed`."""
+        raise NotImplementedError
