@@ -37,6 +37,11 @@ class SeveralGraphs:
         return any(member.batch_dependent for _, member in self._members)
 
     @property
+    def input_dependent(self) -> bool:
+        """Whether any setting is."""
+        return any(member.input_dependent for _, member in self._members)
+
+    @property
     def module(self) -> NoReturn:
         """There is none. Raises `not_trainable`."""
         raise EngineError("not_trainable", "A quantized graph has no trainable weights.", hint="Put quantization last.")

@@ -54,7 +54,7 @@ def test_a_file_for_vnni_is_scored_without_it_and_a_portable_one_gives_the_same(
     assert found["products_count"] == 1
     if has_vnni:
         assert (found["kind"], found["how"]) == ("without_vnni", "emulated")
-        assert found["metrics"]["test.top1"] < measured["figures"]["metrics"]["test.top1"] - 0.2
+        assert found["metrics"]["test.top1"] < measured["figures"]["metrics"]["test.top1"] - 0.05
         assert "accuracy_depends_on_cpu" in warned
     else:
         assert (found["kind"], found["how"]) == ("with_vnni", "float_session")
