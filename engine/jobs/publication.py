@@ -25,7 +25,7 @@ from engine.formats.onnx.runtime import Feed
 from engine.jobs.inputs import JobInputs
 from engine.jobs.other_cpu import on_other_cpu
 from engine.measuring.examiner.client import Examiner
-from engine.measuring.examiner.messages import CompareRequest, DigestRequest, Score, TensorDigest
+from engine.measuring.examiner.messages import CompareRequest, Difference, DigestRequest, Score, TensorDigest
 from engine.measuring.examples import RandomExamples, SplitExamples
 from engine.measuring.measurement import FileSizes, file_sizes
 from engine.networks.network import Counts, Network, Signature
@@ -206,13 +206,34 @@ def _compare(file: Path, network: Network, inputs: JobInputs, examiner: Examiner
     difference, scale = found.max_abs_difference, found.max_abs_value
     relative = HALF_TOLERANCE if network.weights_type == "float16" else RELATIVE_TOLERANCE
     if difference is None or difference > ABSOLUTE_TOLERANCE + relative * scale:
-        raise EngineError(
-            "export_mismatch",
-            f"The exported file differs from the network by {difference} where outputs are up to {scale:.4g}; it is not published.",
-            hint="Please report this with the spec; another export format may work.",
-            category="internal",
-            details=found.model_dump(),
-        )
+        raise _mismatch(file, network, module, feed, inputs, found, relative)
+
+
+def _mismatch(  # noqa: PLR0917 - what the comparison had
+    file: Path, network: Network, module: nn.Module, feed: Feed, inputs: JobInputs, found: Difference, relative: float
+) -> EngineError:
+    """The error, which names the first layer that differs."""
+    from engine.jobs.divergence import first_divergence
+
+    where = first_divergence(
+        module,
+        network.signature,
+        file,
+        feed,
+        absolute=ABSOLUTE_TOLERANCE,
+        relative=relative,
+        threads=inputs.job.threads,
+        work=inputs.work,
+    )
+    return EngineError(
+        "export_mismatch",
+        f"The exported file differs from the network by {found.max_abs_difference} where outputs are up to {found.max_abs_value:.4g}"
+        + ("" if where is None else f"; {where.sentence()}")
+        + ". It is not published.",
+        hint="Please report this with the spec; another export format may work.",
+        category="internal",
+        details={**found.model_dump(), **({} if where is None else {"first_divergence": where.details()})},
+    )
 
 
 def _some_inputs(inputs: JobInputs, file: Path) -> Feed:
