@@ -33,6 +33,9 @@ class StaticQuantization(IntegerFields):
     rounding: Literal["nearest", "gptq", "adaround"] = "nearest"
     """How weights become integers: each to the nearest, or so that the layer's products on calibration examples stay close; `gptq` in one pass
     over its inputs, `adaround` by gradient descent on up or down."""
+    mixed_precision: bool = False
+    """Leaves products in float, those that lose most first, until the accuracy target is met (without one: until the result is within a point
+    of the original)."""
     calibration: Calibration = Calibration()
     """The examples that show the activation ranges."""
 
@@ -58,8 +61,8 @@ class DynamicQuantization(IntegerFields):
 class Int8Quantization(IntegerFields):
     """Weights in 8-bit integers, by whichever kind of quantization keeps the accuracy on this network.
 
-    Tries in turn: static quantization, static quantization that leaves the operators in float whose inputs lose most to rounding, and
-    dynamic quantization. With an accuracy target (`constraints.accuracy`) the smallest file that meets it is kept; without one the fastest
+    Tries in turn: static quantization, where that is too far static quantization of smoothed activations, static quantization that leaves the
+    operators in float whose inputs lose most to rounding, and dynamic quantization. With an accuracy target (`constraints.accuracy`) the smallest file that meets it is kept; without one the fastest
     that stays within one point of the original's top-1 accuracy or agreement (without classes: a cosine of 0.99). Where none does,
     the nearest is kept. The report holds every try.
     """

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from engine.contract.errors import EngineError
-from engine.methods.quantization import agreement, calibration, graph, moments, precision, refined, sensitivity, smoothing
+from engine.methods.quantization import agreement, calibration, graph, mixed_precision, moments, precision, refined, sensitivity, smoothing
 from engine.methods.quantization.calibration_feeds import calibration_feeds
 from engine.methods.quantization.index import Index
 from engine.methods.quantization.plan import PRODUCTS, Plan, plan
@@ -51,7 +51,10 @@ def apply(network: Network, params: StaticQuantization, context: StepContext) ->
 
 
 def _one(network: Network, params: StaticQuantization, context: StepContext) -> Network:
-    return Calibrated.of(network, params, context).write(context, context.work / "quantized.onnx")
+    calibrated = Calibrated.of(network, params, context)
+    if params.mixed_precision:
+        return mixed_precision.search(calibrated, context)
+    return calibrated.write(context, context.work / "quantized.onnx")
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,8 @@ class Calibrated:
     calibration: dict[str, Any]
     """What the report says about it."""
     reduce_range: bool
+    smoothed: dict[str, float]
+    """Tensors whose features were made alike in size, with the share of the expected error that is left."""
 
     @classmethod
     def of(cls, network: Network, params: StaticQuantization, context: StepContext) -> Calibrated:
@@ -74,14 +79,14 @@ class Calibrated:
         source = graph.onnx_file(network, context.work)
         context.phase("calibrating")
         prepared = graph.prepare(source, context.work, ignore=params.ignore, minimum_opset=PER_CHANNEL_OPSET)
-        _transform(prepared, params, feeds, context)
+        smoothed = _smoothed(prepared, params, feeds, context)
         ranges = calibration.observer(prepared.path, feeds, params.calibration, threads=context.threads, work=context.work)
         quantizer = Quantizer(prepared.path, params, ranges)
         chosen = quantizer.plan(prepared.excluded)
         if params.rounding != "nearest":
             quantizer.refine(chosen, feeds, threads=context.threads, work=context.work)
         said = {"split": split_name, "examples_count": count, "observer": params.calibration.observer, "batch_size": ranges.batch_size}
-        return cls(network, source, prepared, quantizer, feeds, said, params.reduces_range)
+        return cls(network, source, prepared, quantizer, feeds, said, params.reduces_range, smoothed)
 
     def write(self, context: StepContext, target: Path, also_in_float: Collection[str] = ()) -> Network:
         """Write the graph, prove that it differs from the float network by rounding alone, and report what became of it.
@@ -102,8 +107,17 @@ class Calibrated:
         constant = self.quantizer.constant_tensors(self.quantizer.plan({*excluded, *blamed}))
         context.report("calibration", {**self.calibration, "constant_tensors": constant})
         context.report("reduce_range", self.reduce_range)
+        if self.smoothed:
+            context.report("smoothed", self.smoothed)
         precision.report(self.source, target, context)
         return self.network.with_onnx(target)
+
+    def ranked(self, context: StepContext) -> dict[str, float]:
+        """Signal over error in dB at each product, those that lose most to rounding first."""
+        chosen = self.quantizer.plan(self.prepared.excluded)
+        examples = agreement.examples(self.feeds(1), self.quantizer.example_bytes)
+        ratios = sensitivity.product_ratios(self.quantizer, chosen, examples, threads=context.threads, work=context.work)
+        return {name: ratios[name] for name in sorted(ratios, key=lambda name: ratios[name])}
 
     def lossy(self, context: StepContext) -> list[str]:
         """Products that lose most to rounding, which are the first to stay in float."""
@@ -218,12 +232,12 @@ def _passes(params: StaticQuantization) -> int:
     return observed + params.smoothing + (params.rounding != "nearest")
 
 
-def _transform(prepared: graph.Prepared, params: StaticQuantization, feeds: calibration.Feeds, context: StepContext) -> None:
-    """Change the float graph into one that computes the same and is easier to round."""
-    if params.smoothing:
-        levels = 64 if params.reduces_range else 127
-        found = smoothing.smooth(prepared.path, set(prepared.excluded), feeds, levels=levels, threads=context.threads, work=context.work)
-        context.report("smoothed", found)
+def _smoothed(prepared: graph.Prepared, params: StaticQuantization, feeds: calibration.Feeds, context: StepContext) -> dict[str, float]:
+    """Smooth the float graph where that is asked for: tensors, with the share of the expected error that is left."""
+    if not params.smoothing:
+        return {}
+    levels = 64 if params.reduces_range else 127
+    return smoothing.smooth(prepared.path, set(prepared.excluded), feeds, levels=levels, threads=context.threads, work=context.work)
 
 
 def _report(quantizer: Quantizer, excluded: set[str], blamed: dict[str, float], context: StepContext) -> None:
