@@ -13,12 +13,12 @@ from engine.networks.network import Network
 if TYPE_CHECKING:
     from engine.methods.step import StepContext
 
-DYNAMIC_OPSET = 11
-"""The first ONNX operator set with DynamicQuantizeLinear."""
+DYNAMIC_OPSET = 13
+"""The first ONNX operator set whose DequantizeLinear takes one scale a channel."""
 
 
 def apply(network: Network, params: DynamicQuantization, context: "StepContext") -> Network:
-    """Store weights in 8 bits and compute convolutions, matrix products and LSTMs in integers; needs no data.
+    """Store weights in 8 bits and compute matrix products and LSTMs in integers; needs no data.
 
     Layers inside of If and Loop are quantized too, and rows of embeddings are stored in 8 bits. The range of an activation is that of the
     whole batch, so the file is scored in the batches that it is timed with.
@@ -40,6 +40,7 @@ def _one(network: Network, params: DynamicQuantization, context: "StepContext") 
         prepared.excluded,
         by_channel=params.granularity == "channel",
         portable=params.reduces_range,
+        convolve=params.convolutions == "integer",
     )
     onnx.save(writer.write(), target)
     graph.finish(target)

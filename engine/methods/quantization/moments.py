@@ -6,6 +6,7 @@ that has to be known of the examples to round the weights of a layer well (Frant
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,8 @@ Moments = dict[str, NDArray[np.float64]]
 """By weight: one matrix for each group of input channels, (groups, inputs, inputs)."""
 MOST_BYTES = 256 << 20
 """Matrices that are gathered in one pass over the examples."""
+MOST_EXAMPLES = 256
+"""Examples that are looked at."""
 _MOST_ROWS = 4096
 """Positions of one example that are looked at; more of the same image tell nothing new."""
 
@@ -103,7 +106,7 @@ def gather(
         sources = _write(graph, part, path)
         session = runtime.open_session(path, threads=threads, frugal=True)
         path.unlink()
-        for feed in feeds(1):
+        for feed in itertools.islice(feeds(1), MOST_EXAMPLES):
             values = {**feed, **dict(zip(sources, runtime.run(session, feed, list(sources)), strict=True))}
             for name, layout in part.items():
                 columns = _columns(layout, values[layout.node.input[0]])

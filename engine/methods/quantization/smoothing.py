@@ -8,6 +8,7 @@ rounding of both is expected to cost least, or none.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,8 @@ from engine.methods.quantization.names import FreshNames
 from engine.process.memory import give_back_memory
 
 Array = NDArray[np.float64]
+MOST_EXAMPLES = 32
+"""Features keep their sizes from one example to the next: more of them tell nothing new."""
 _EXPONENTS = (0.25, 0.35, 0.45, 0.5, 0.55, 0.65, 0.75, 0.85)
 _WORTH = 0.8
 """Smoothing multiplies once more: what it leaves of the expected error has to be less than this share."""
@@ -131,7 +134,7 @@ def _observe(graph: Path, tensors: list[str], feeds: Callable[[int], Iterator[Fe
     order = [name for node in nodes for name in node.output if name in set(tensors)]
     found: dict[str, list[Array]] = {}
     count = 0
-    for feed in feeds(1):
+    for feed in itertools.islice(feeds(1), MOST_EXAMPLES):
         count += 1
         values = [value.astype(np.float64) for value in runtime.run(session, feed, outputs)]
         for place, name in enumerate(order):

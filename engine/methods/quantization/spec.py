@@ -52,6 +52,9 @@ class DynamicQuantization(IntegerFields):
     examples: ClassVar = ({"method": "dynamic_quantization"},)
 
     method: Literal["dynamic_quantization"] = "dynamic_quantization"
+    convolutions: Literal["stored", "integer"] = "stored"
+    """`stored`: weights in 8 bits, computed in float. `integer`: computed in integers as well, which ONNX Runtime does more slowly than in float,
+    and less exactly, because the range of a whole batch of images decides."""
 
     def cost(self, facts: Facts) -> Cost:
         """No pass of any example."""
