@@ -21,7 +21,6 @@ from engine.formats.onnx import runtime
 from engine.formats.onnx.runtime import Feed
 from engine.formats.onnx.weights import int_attribute
 from engine.methods.quantization.index import Index
-from engine.methods.quantization.names import FreshNames
 from engine.process.memory import give_back_memory
 
 Array = NDArray[np.float32]
@@ -89,8 +88,8 @@ def layouts(index: Index, nodes: Iterable[str], positions: Callable[[onnx.NodePr
 
 def gather(
     graph: Path, wanted: dict[str, Layout], feeds: Callable[[int], Iterator[Feed]], *, threads: int, work: Path
-) -> Iterator[tuple[str, NDArray[np.float64]]]:
-    """The second moments of the inputs of each weight, a few weights at a time: one pass over the examples for each `MOST_BYTES`.
+) -> Iterator[tuple[str, NDArray[np.float64], NDArray[np.float64]]]:
+    """The second moments of the inputs of each weight, and their means (groups, inputs), a few weights at a time: one pass over the examples for each `MOST_BYTES`.
 
     Args:
         graph: A float network.
@@ -101,21 +100,20 @@ def gather(
     """
     for part in _parts(wanted):
         totals = {name: np.zeros((layout.groups, layout.inputs, layout.inputs), np.float32) for name, layout in part.items()}
+        sums = {name: np.zeros((layout.groups, layout.inputs)) for name, layout in part.items()}
         seen = dict.fromkeys(part, 0)
-        path = work / "moments.onnx"
-        sources = _write(graph, part, path)
-        session = runtime.open_session(path, threads=threads, frugal=True)
-        path.unlink()
+        run = _runner(graph, part, threads=threads, path=work / "moments.onnx")
         for feed in itertools.islice(feeds(1), MOST_EXAMPLES):
-            values = {**feed, **dict(zip(sources, runtime.run(session, feed, list(sources)), strict=True))}
+            values = run(feed)
             for name, layout in part.items():
                 columns = _columns(layout, values[layout.node.input[0]])
                 seen[name] += columns.shape[1]
+                sums[name] += columns.sum(1)
                 totals[name] += columns.transpose(0, 2, 1) @ columns
-        del session
+        del run
         give_back_memory()
         for name, total in totals.items():
-            yield name, total.astype(np.float64) / max(1, seen[name])
+            yield name, total.astype(np.float64) / max(1, seen[name]), sums[name] / max(1, seen[name])
 
 
 def _parts(wanted: dict[str, Layout]) -> Iterator[dict[str, Layout]]:
@@ -132,24 +130,23 @@ def _parts(wanted: dict[str, Layout]) -> Iterator[dict[str, Layout]]:
         yield part
 
 
-def _write(graph: Path, part: dict[str, Layout], target: Path) -> Sequence[str]:
-    """The graph whose outputs are what the weights are multiplied with; returns those that are no inputs of it."""
+def _runner(graph: Path, part: dict[str, Layout], *, threads: int, path: Path) -> Callable[[Feed], Feed]:
+    """Computes what the weights are multiplied with, by its name; nothing that stands behind the last of it."""
     model = onnx.load(graph)
     given = {item.name for item in model.graph.input}
     names = [name for name in dict.fromkeys(layout.node.input[0] for layout in part.values()) if name not in given]
-    fresh, last = FreshNames(model), {name: place for place, node in enumerate(model.graph.node) for name in node.output}
-    # What stands behind the last of them is not computed.
-    needed = max((last[name] for name in names), default=-1)
-    kept = list(model.graph.node)[: needed + 1]
+    if not names:
+        return lambda feed: feed
+    last = {name: place for place, node in enumerate(model.graph.node) for name in node.output}
+    kept = list(model.graph.node)[: max(last[name] for name in names) + 1]
     del model.graph.node[:], model.graph.output[:]
     model.graph.node.extend(kept)
-    if not names:
-        constant = fresh.claim("nothing")
-        model.graph.node.append(helper.make_node("Constant", [], [constant], constant, value_float=0.0))
-        model.graph.output.append(helper.make_tensor_value_info(constant, onnx.TensorProto.FLOAT, []))
     model.graph.output.extend(helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in names)
-    onnx.save(model, target)
-    return names
+    onnx.save(model, path)
+    del model
+    session = runtime.open_session(path, threads=threads, frugal=True)
+    path.unlink()
+    return lambda feed: {**feed, **dict(zip(names, runtime.run(session, feed, names), strict=True))}
 
 
 def _columns(layout: Layout, values: Array) -> Array:

@@ -132,6 +132,17 @@ def rounded(
     return layout.back((_unsaturated(integers) if portable else integers).astype(np.int8))
 
 
+def shift(  # noqa: PLR0917 - what a rounded weight is made of
+    layout: Layout, weight: NDArray[np.float32], integers: NDArray[np.int8], scales: NDArray[np.float32], axis: int | None, mean: Rows
+) -> Rows:
+    """What rounding a weight adds to the mean of each output, where its inputs have the given means (groups, inputs)."""
+    shape = [1] * weight.ndim
+    if axis is not None:
+        shape[axis] = -1
+    error = layout.rows(np.asarray(integers * scales.reshape(shape) - weight, np.float32)).astype(np.float64)
+    return np.asarray(np.einsum("goi,gi->go", error, mean).reshape(-1))
+
+
 def _unsaturated(integers: NDArray[np.int32]) -> NDArray[np.int32]:
     """Where refinement made two integers of a row add up to more than 128, all but the largest are cut by what is too much."""
     kept = integers

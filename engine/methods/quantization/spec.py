@@ -30,6 +30,10 @@ class StaticQuantization(IntegerFields):
     """Signed activations around zero instead of an unsigned range with a zero point."""
     smoothing: bool = False
     """Makes the features that matrix products read alike in size, and lets the weights take up the difference (SmoothQuant): for transformers."""
+    equalization: bool = False
+    """Makes the channels between two convolutions or linear layers alike in size (cross-layer equalization), for `granularity: tensor` above all."""
+    bias_correction: bool = False
+    """Takes what rounding the weights shifts the mean of a channel by out of the bias of convolutions and Gemm."""
     rounding: Literal["nearest", "gptq", "adaround"] = "nearest"
     """How weights become integers: each to the nearest, or so that the layer's products on calibration examples stay close; `gptq` in one pass
     over its inputs, `adaround` by gradient descent on up or down."""

@@ -14,12 +14,23 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from engine.contract.errors import EngineError
-from engine.methods.quantization import agreement, calibration, graph, mixed_precision, moments, precision, refined, sensitivity, smoothing
+from engine.methods.quantization import (
+    agreement,
+    calibration,
+    equalization,
+    graph,
+    mixed_precision,
+    moments,
+    precision,
+    refined,
+    sensitivity,
+    smoothing,
+)
 from engine.methods.quantization.calibration_feeds import calibration_feeds
 from engine.methods.quantization.index import Index
 from engine.methods.quantization.plan import PRODUCTS, Plan, plan
 from engine.methods.quantization.qdq import QdqWriter
-from engine.methods.quantization.rounding import Scaling, scaling
+from engine.methods.quantization.rounding import Scaling, rounded_weight, scaling
 from engine.methods.quantization.settings import each_setting
 from engine.methods.quantization.spec import StaticQuantization
 from engine.networks.network import Network
@@ -79,11 +90,13 @@ class Calibrated:
         source = graph.onnx_file(network, context.work)
         context.phase("calibrating")
         prepared = graph.prepare(source, context.work, ignore=params.ignore, minimum_opset=PER_CHANNEL_OPSET)
+        if params.equalization:
+            context.report("equalized_pairs_count", equalization.equalize(prepared.path, set(prepared.excluded)))
         smoothed = _smoothed(prepared, params, feeds, context)
         ranges = calibration.observer(prepared.path, feeds, params.calibration, threads=context.threads, work=context.work)
         quantizer = Quantizer(prepared.path, params, ranges)
         chosen = quantizer.plan(prepared.excluded)
-        if params.rounding != "nearest":
+        if params.rounding != "nearest" or params.bias_correction:
             quantizer.refine(chosen, feeds, threads=context.threads, work=context.work)
         said = {"split": split_name, "examples_count": count, "observer": params.calibration.observer, "batch_size": ranges.batch_size}
         return cls(network, source, prepared, quantizer, feeds, said, params.reduces_range, smoothed)
@@ -136,6 +149,8 @@ class Quantizer:
         self.example_bytes = ranges.example_bytes
         self.refined: dict[str, tuple[Floats, NDArray[np.int8]]] = {}
         """Scales and integers of weights that were not rounded to the nearest."""
+        self.shifts: dict[str, NDArray[np.float64]] = {}
+        """What rounding a weight adds to the mean of each channel."""
         self._params, self._ranges = params, ranges
 
     def plan(self, excluded: Collection[str]) -> Plan:
@@ -175,20 +190,27 @@ class Quantizer:
             index, [node.name for node in index.nodes if node.name in chosen.weights], lambda node: chosen.weights[node.name]
         )
         writer = QdqWriter(model, chosen, self.scalings(chosen), **self._grid)
-        for name, matrices in moments.gather(self.path, wanted, feeds, threads=threads, work=work):
+        for name, second, mean in moments.gather(self.path, wanted, feeds, threads=threads, work=work):
             scales, axis = writer.scales_of(name)
             values = numpy_helper.to_array(index.constants[name])
-            self.refined[name] = (
-                scales,
-                refined.rounded(
-                    wanted[name], values, matrices, scales, axis, by=self._params.rounding, portable=self._params.reduces_range
-                ),
-            )
+            if self._params.rounding == "nearest":
+                integers = rounded_weight(values, scales, axis, 127)
+            else:
+                how, portable = self._params.rounding, self._params.reduces_range
+                integers = refined.rounded(wanted[name], values, second, scales, axis, by=how, portable=portable)
+            self.refined[name] = scales, integers
+            if self._params.bias_correction:
+                self.shifts[name] = refined.shift(wanted[name], values, integers, scales, axis, mean)
 
     @property
     def _grid(self) -> dict[str, Any]:
         """How writers round weights."""
-        return {"by_channel": self._params.granularity == "channel", "portable": self._params.reduces_range, "refined": self.refined}
+        return {
+            "by_channel": self._params.granularity == "channel",
+            "portable": self._params.reduces_range,
+            "refined": self.refined,
+            "shifts": self.shifts,
+        }
 
     def scalings(self, chosen: Plan) -> dict[str, Scaling]:
         """How each tensor is stored whose range a plan asks for."""
@@ -229,7 +251,7 @@ class Quantizer:
 def _passes(params: StaticQuantization) -> int:
     """How often the calibration examples are read."""
     observed = 1 if params.calibration.observer == "minmax" else 2
-    return observed + params.smoothing + (params.rounding != "nearest")
+    return observed + params.smoothing + (params.rounding != "nearest" or params.bias_correction)
 
 
 def _smoothed(prepared: graph.Prepared, params: StaticQuantization, feeds: calibration.Feeds, context: StepContext) -> dict[str, float]:

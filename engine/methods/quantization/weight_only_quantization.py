@@ -60,7 +60,8 @@ def _moments(network: Network, params: WeightOnlyQuantization, prepared: graph.P
     places = {node.name: place for node in index.nodes if (place := weight_position(index, node)) is not None}
     wanted = moments.layouts(index, [name for name in places if name not in prepared.excluded], lambda node: places[node.name])
     context.report("calibration", {"split": split, "examples_count": count})
-    return dict(moments.gather(prepared.path, wanted, feeds, threads=context.threads, work=context.work))
+    found = moments.gather(prepared.path, wanted, feeds, threads=context.threads, work=context.work)
+    return {name: second for name, second, _ in found}
 
 
 def _report(before: Path, after: Path, written: Written, context: StepContext) -> None:
