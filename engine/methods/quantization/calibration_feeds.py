@@ -53,7 +53,8 @@ def calibration_feeds(network: Network, params: Calibration, context: StepContex
         nonlocal read
         for indices in batches(chosen, batch_size, fixed):
             yield split.batch(indices)[0]
-            read = min(expected, read + len(indices))
-            context.progress(0.9 * read / expected, f"calibrating, {read}/{expected} examples")
+            if read < expected:  # what is read later belongs to another part of the step
+                read = min(expected, read + len(indices))
+                context.progress(0.9 * read / expected, f"calibrating, {read}/{expected} examples")
 
     return names[0], feeds, count

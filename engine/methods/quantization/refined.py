@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.methods.quantization.moments import Layout
+from engine.methods.quantization.rounding import within_pairs
 
 Rows = NDArray[np.float64]
 _DAMPING = 0.01
@@ -123,13 +124,14 @@ def rounded(
         scales: One for all, or one for each index of dimension `axis`.
         axis: The dimension of the weight that counts output channels, or None.
         by: `gptq` or `adaround`.
-        portable: Whether no two integers of a sign in a channel may add up to more than 128.
+        portable: Whether no two integers that a kernel adds up may exceed 128.
     """
     rows = layout.rows(weight).astype(np.float64)
     steps = np.broadcast_to(scales if axis is None else scales.reshape(layout.groups, -1), rows.shape[:2])[..., None]
     function = gptq if by == "gptq" else adaround
     integers = np.stack([function(*part, (-127, 127)) for part in zip(rows, moments, steps.astype(np.float64), strict=True)])
-    return layout.back((_unsaturated(integers) if portable else integers).astype(np.int8))
+    shaped = layout.back(integers.astype(np.int8))
+    return within_pairs(shaped, axis) if portable else shaped
 
 
 def shift(  # noqa: PLR0917 - what a rounded weight is made of
@@ -141,22 +143,6 @@ def shift(  # noqa: PLR0917 - what a rounded weight is made of
         shape[axis] = -1
     error = layout.rows(np.asarray(integers * scales.reshape(shape) - weight, np.float32)).astype(np.float64)
     return np.asarray(np.einsum("goi,gi->go", error, mean).reshape(-1))
-
-
-def _unsaturated(integers: NDArray[np.int32]) -> NDArray[np.int32]:
-    """Where refinement made two integers of a row add up to more than 128, all but the largest are cut by what is too much."""
-    kept = integers
-    for sign in (1, -1):
-        side = sign * kept
-        order = np.sort(side, axis=-1)
-        top = np.minimum(order[..., -1:], 127)
-        second = order[..., -2:-1] if side.shape[-1] > 1 else np.zeros_like(top)
-        both = (second > 0) & (top + second > 128)
-        limit = np.where(both & (second >= 64), 64, np.where(both, 128 - top, 127))
-        largest = np.arange(side.shape[-1]) == side.argmax(-1)[..., None]
-        limit = np.where(largest & ~(both & (second >= 64)), 127, limit)
-        kept = sign * np.minimum(side, limit)
-    return kept
 
 
 def loss(weight: Rows, rounded: Rows, moments: Rows) -> Rows:
