@@ -84,7 +84,8 @@ def test_portable_weights_never_add_up_to_more_than_128(draw: str, axis: int | N
 def test_integers_that_would_saturate_give_up_no_more_than_they_have_to(shape: tuple[int, ...], axis: int) -> None:
     integers = np.random.default_rng(0).integers(-127, 128, shape).astype(np.int8)
     kept = within_pairs(integers, axis)
-    assert (kept.shape, kept.dtype) == (integers.shape, np.int8)
+    assert kept.shape == integers.shape
+    assert kept.dtype == np.int8
     assert pair_sum(np.moveaxis(kept, axis, 0)) <= 128
     assert (np.abs(kept.astype(int)) <= np.abs(integers.astype(int))).all()
     assert (np.sign(kept) * np.sign(integers) >= 0).all()
