@@ -244,7 +244,7 @@ class WeightWriter:
 
         scales = weight_scales(values, axis, 127)
         moments = self._moments.get(name)
-        if moments is None or axis is None:
+        if moments is None or axis is None or axis != channel_axis(node, values.ndim):
             return rounded_weight(values, scales, axis, 127), scales
         layout = Layout(node, values.shape)
         return rounded(layout, values, moments, scales, axis, by="gptq", portable=False), scales

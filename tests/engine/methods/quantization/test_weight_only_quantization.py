@@ -146,7 +146,9 @@ def test_a_float_value_outside_of_half_precision_stays_wide_and_is_named(bench: 
     assert world.warned() == set()
 
 
-@pytest.mark.parametrize("params", [{"weights": "int8"}, {"weights": "int4"}, {"weights": "float16"}])
+@pytest.mark.parametrize(
+    "params", [{"weights": "int8"}, {"weights": "int8", "refinement": "gptq"}, {"weights": "int4"}, {"weights": "float16"}]
+)
 def test_an_embedding_that_is_the_last_layer_too_is_stored_small(bench: Callable[..., Any], tmp_path: Path, params: dict[str, Any]) -> None:
     table = weight(64, 32)
     nodes = [
@@ -202,3 +204,17 @@ def test_ignored_weights_stay_and_nothing_is_refused(bench: Callable[..., Any], 
     with pytest.raises(EngineError) as caught:
         run(bench, found, feed)
     assert caught.value.code == "already_quantized"
+
+
+def test_a_weight_that_is_read_in_two_ways_is_stored_once(bench: Callable[..., Any], tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["h"], "a"),
+        helper.make_node("Gemm", ["h", "w"], ["g"], "b", transB=1),
+        helper.make_node("Add", ["g", "w"], ["y"], "c"),
+    ]
+    path = save(tmp_path / "shared.onnx", nodes, {"w": weight(12, 12)}, {"x": [12, 12]}, {"y": [12, 12]})
+    feed = {"x": RNG.standard_normal((12, 12)).astype(np.float32)}
+    for params in ({"weights": "int8", "refinement": "gptq"}, {"weights": "int4"}, {"weights": "float16"}):
+        found, _ = run(bench, path, feed, **params)
+        assert decibels(outputs(path, feed), outputs(found, feed)) > 30
+        assert sum(np.prod(item.dims) >= 144 for item in stored(found).values()) == 1
