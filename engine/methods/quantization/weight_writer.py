@@ -78,7 +78,6 @@ class WeightWriter:
             kept = [item for item in graph.initializer if item.name in read]
             del graph.initializer[:]
             graph.initializer.extend(kept)
-        self._model.graph.initializer.extend(self._added)
         used = any(node.domain == RUNTIME_DOMAIN for node in all_nodes(self._model.graph))
         if used and not any(item.domain == RUNTIME_DOMAIN for item in self._model.opset_import):
             self._model.opset_import.append(helper.make_opsetid(RUNTIME_DOMAIN, 1))
@@ -86,8 +85,8 @@ class WeightWriter:
 
     def _graph(self, graph: onnx.GraphProto, around: Mapping[str, onnx.TensorProto]) -> None:
         constants = {**around, **{item.name: item for item in graph.initializer}}
-        outer = self._nodes, self._widened
-        self._nodes, self._widened = [], {}
+        outer = self._nodes, self._widened, self._added, self._stored
+        self._nodes, self._widened, self._added, self._stored = [], {}, [], {}
         for node in list(graph.node):
             for attribute in node.attribute:
                 for inner in graph_attributes(attribute):
@@ -101,7 +100,9 @@ class WeightWriter:
                 self._nodes.append(node)
         del graph.node[:]
         graph.node.extend(self._nodes)
-        self._nodes, self._widened = outer
+        # The runtime fuses a DequantizeLinear with a product only where the integers stand in the same graph, and fails where not.
+        graph.initializer.extend(self._added)
+        self._nodes, self._widened, self._added, self._stored = outer
 
     def _node(self, node: onnx.NodeProto, constants: Mapping[str, onnx.TensorProto]) -> None:
         for place in _WEIGHTS[node.op_type]:
