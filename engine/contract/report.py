@@ -125,6 +125,8 @@ class Report(Summary):
     outcome: Outcome
     intervals: dict[Literal["baseline", "result"], dict[str, Interval]]
     """95 % Wilson intervals of the metrics that count examples."""
+    setting_intervals: dict[str, dict[str, Interval]] = {}
+    """The same of every setting, by its name, where the network has several."""
     evaluation: EvaluatedOn
     outputs: tuple[dict[str, Any], ...] = ()
     """What each output of the network means, and its task."""

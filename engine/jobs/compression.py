@@ -150,9 +150,10 @@ class _Compression:
         if first.batch_dependent:
             context.report("scored_at_batch_size", self._spec.evaluation.latency.batch_sizes[0])
         metrics = self._measured_in_memory(context, first.module) if score is None else score.metrics
-        metrics = {**metrics, **asdict(first.count(self._score.shapes))}
+        counts = asdict(first.count(self._score.shapes))
+        metrics = {**metrics, **{name: value for name, value in counts.items() if value is not None}}
         for file in context.files:
-            target = self._out / f"step{index}-{file.path.name}"
+            target = self._out / context.published_name(file.path)
             shutil.move(file.path, target)
             self._recorder.artifact(target, kind=file.kind, format=file.format, metrics=file.metrics, step_index=index)
         self._steps.append(
@@ -167,7 +168,8 @@ class _Compression:
                 shown=context.displayed(),
             )
         )
-        self._recorder.emit(events.StepFinished(method=method, metrics=metrics, step_index=index))
+        known = {name: value for name, value in metrics.items() if value is not None}
+        self._recorder.emit(events.StepFinished(method=method, metrics=known, step_index=index))
         context.finished()
         return State(network, index, metrics, score)
 

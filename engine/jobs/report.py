@@ -51,6 +51,9 @@ def build(
             "baseline": _intervals(result.baseline.metrics, examples_count),
             "result": _intervals(result.first.figures.metrics, examples_count),
         },
+        setting_intervals={
+            item.setting.name: _intervals(item.figures.metrics, examples_count) for item in result.settings if len(result.settings) > 1
+        },
         evaluation=EvaluatedOn(split=inputs.split, examples_count=examples_count, inputs="dataset" if inputs.data else "random"),
         outputs=tuple(head.model_dump(mode="json", exclude={"indices"}) for head in inputs.heads or ()),
         constraints=result.judged.verdict.constraints,

@@ -188,6 +188,30 @@ class StepContext:
         assert self.data is not None
         return self.data.train(seed=self.seed), self.data.validation(seed=self.seed)
 
+    def held_out_from_evaluation(self) -> tuple[Examples, Examples]:
+        """Training examples with targets, and validation examples that are neither trained on nor evaluated.
+
+        Raises `dataset_invalid`, and `no_validation_examples` where none can be had.
+        """
+        train = self.labelled("train")
+        assert self.data is not None
+        stored = self.data.splits.get("validation") if self.evaluation_split != "validation" else None
+        if (stored is not None and stored.count == 0) or (stored is None and train.count < 2):
+            raise EngineError(
+                "no_validation_examples",
+                "There are no validation examples: the validation split is empty."
+                if stored is not None
+                else f"There are no validation examples: none can be taken from the {train.count} of the training split.",
+                hint="Upload x_validation and y_validation, or more training examples, of which a tenth is taken.",
+            )
+        if self.evaluation_split != "validation":
+            return self.held_out()
+        from engine.data.dataset import Data, Split
+
+        assert isinstance(train, Split)
+        rest = Data({"train": train})
+        return rest.train(seed=self.seed), rest.validation(seed=self.seed)
+
     # Voice
 
     def phase(self, name: str) -> None:
@@ -257,6 +281,10 @@ class StepContext:
 
     def finished(self) -> None:
         """Called when the step is done and measured."""
+
+    def published_name(self, path: Path) -> str:
+        """What a file of this step is called where it is published."""
+        return path.name if self.step_index is None else f"step{self.step_index}-{path.name}"
 
     def artifact(self, path: Path, *, kind: str, format: str, **metrics: Any) -> None:
         """Publish a finished file of the scratch folder (`context.work`) when the step ends."""

@@ -1,4 +1,4 @@
-"""A module that decides by its input what it computes: early exits, blocks that are skipped."""
+"""A module that writes its graph itself: one that decides by its input what it computes (early exits, blocks that are skipped)."""
 
 from __future__ import annotations
 
@@ -15,6 +15,9 @@ class RoutedModule(nn.Module):
     What they compute for one example is the same whatever else is in its batch. Their multiply-accumulates are a mean that is
     measured on the file and the evaluated examples.
     """
+
+    input_dependent = True
+    """False for a module that takes one route, and is written as a part of one that takes several."""
 
     def write_onnx(self, signature: Signature, path: Path, *, half: bool) -> None:
         """Write a plain copy (`plain()`) of the module: names of the signature, first dimension open. Raises `export_failed`."""

@@ -30,12 +30,12 @@ def trade_offs(report: Report) -> Iterator[Curve]:
 
 def _latency(report: Report) -> str:
     measured = report.baseline.latency_ms
-    return f"median latency, batch {measured.batch_size}"
+    return f"latency, batch {measured.batch_size}"
 
 
 def _point(figures: Figures, x: str, key: str) -> Iterator[tuple[float, float]]:
     """The place of one network in the diagram, if both of its figures are known."""
-    cost = figures.macs_count if x == "macs_count" else figures.latency_ms.p50
+    cost = figures.macs_count if x == "macs_count" else figures.latency_ms.typical
     value = figures.metrics.get(key)
     if cost is not None and value is not None:
         yield float(cost), value

@@ -1,6 +1,7 @@
 """Numbers of a report in words that people read."""
 
 import shlex
+from collections.abc import Mapping
 from typing import Any
 
 from engine.contract.display import Cell, Column
@@ -112,11 +113,15 @@ def before_after(report: Report) -> list[Row]:
         texts = [f"{number_text(item.p50, 'ms')} / {number_text(item.p95, 'ms')}" for item in (before, own)]
         interval = f"{ratio_text(speed.speedup_low)}–{ratio_text(speed.speedup_high)}"
         what = f"Latency p50 / p95, batch {before.batch_size}, {before.threads} thread(s)"
+        if own.mean is not None:
+            means = ((item.mean, item.p10, item.p90) for item in (before, own))
+            texts = [f"{number_text(mean, 'ms')} ({number_text(low, 'ms')} – {number_text(high, 'ms')})" for mean, low, high in means]
+            what = f"Latency, mean (easy – hard inputs: p10 – p90), batch {before.batch_size}, {before.threads} thread(s)"
         rows.append((what, *texts, f"{speed.verdict}: {ratio_text(speed.speedup)} ({interval})"))
     return rows
 
 
-SETTING_COLUMNS = ("setting", "quality", "file", "parameters", "operations", "latency p50", "speed", "constraints")
+SETTING_COLUMNS = ("setting", "quality", "file", "parameters", "operations", "latency", "speed", "constraints")
 _OUTCOMES = {"constraints_met": "met", "constraints_not_met": "missed", "no_constraints": "–"}
 
 
@@ -125,21 +130,22 @@ def setting_rows(report: Report) -> list[Row]:
     result: Result = report.as_result()
     if len(result.settings) < 2:
         return []
-    return [("original", *_short(result.baseline), "", ""), *(_setting_row(item) for item in result.settings)]
+    original = ("original", *_short(result.baseline, report.intervals.get("baseline", {})), "", "")
+    return [original, *(_setting_row(item, report.setting_intervals.get(item.setting.name, {})) for item in result.settings)]
 
 
-def _setting_row(item: Measured) -> Row:
+def _setting_row(item: Measured, intervals: Mapping[str, Interval]) -> Row:
     values = ", ".join(f"{name} {value}" for name, value in item.setting.values.items())
     name = f"{item.setting.name} ({values})" if values else item.setting.name
     speed = item.comparison.latencies[0]
-    return (name, *_short(item.figures), f"{speed.verdict}: {ratio_text(speed.speedup)}", _OUTCOMES[item.verdict.outcome])
+    return (name, *_short(item.figures, intervals), f"{speed.verdict}: {ratio_text(speed.speedup)}", _OUTCOMES[item.verdict.outcome])
 
 
-def _short(figures: Figures) -> Row:
+def _short(figures: Figures, intervals: Mapping[str, Interval]) -> Row:
     key = first_of(figures.metrics)
-    quality = "–" if key is None else key_text(key, figures.metrics[key])
+    quality = "–" if key is None else _with_interval(key_text(key, figures.metrics[key]), intervals.get(key))
     counts = (number_text(value, "count") for value in (figures.params_count, figures.macs_count))
-    return (quality, bytes_text(figures.file_bytes), *counts, number_text(figures.latency_ms.p50, "ms"))
+    return (quality, bytes_text(figures.file_bytes), *counts, number_text(figures.latency_ms.typical, "ms"))
 
 
 def environment_rows(report: Report) -> list[Row]:

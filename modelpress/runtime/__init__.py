@@ -17,7 +17,7 @@ from modelpress.runtime.manifest import ArtifactError, Manifest
 
 __all__ = ["KINDS", "ArtifactError", "Manifest", "load"]
 
-KINDS: dict[str, str] = {}
+KINDS: dict[str, str] = {"early_exit": "early_exit"}
 """Module of this folder by the kind of artifact that a manifest states."""
 
 

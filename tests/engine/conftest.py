@@ -90,6 +90,31 @@ def cnn(width: int = 8) -> nn.Module:
     )
 
 
+class Block(nn.Module):
+    """Two convolutions beside a shortcut."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(width, width, 3, padding=1, bias=False), nn.BatchNorm2d(width)
+        self.conv2, self.bn2 = nn.Conv2d(width, width, 3, padding=1, bias=False), nn.BatchNorm2d(width)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        inner = torch.relu(self.bn1(self.conv1(features)))
+        return torch.relu(features + self.bn2(self.conv2(inner)))
+
+
+def resnet(width: int = 8, blocks: int = 2) -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(1, width, 3, padding=1),
+        nn.BatchNorm2d(width),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        *(Block(width) for _ in range(blocks)),
+        nn.Flatten(),
+        nn.Linear(16 * width, CLASSES),
+    )
+
+
 @dataclass
 class World:
     """A context together with the events that it emitted."""
@@ -141,6 +166,12 @@ def toy_split() -> Callable[[int, int], ToySplit]:
 def make_network() -> Callable[[], Network]:
     """A network with convolutions that has learned the toy images a little."""
     return lambda: ModuleNetwork(signature(), _trained(cnn()))
+
+
+@pytest.fixture(scope="session")
+def make_residual_network() -> Callable[[], Network]:
+    """A residual network that has learned the toy images a little."""
+    return lambda: ModuleNetwork(signature(), _trained(resnet()))
 
 
 @pytest.fixture

@@ -25,17 +25,20 @@ from engine.networks.network import Signature, TensorSpec
 from engine.process.memory import present_objects_kept
 
 OPSET = 18
-_EXAMPLE_BATCH = 2
+EXAMPLE_BATCH = 2
 
 
-def export_onnx(module: nn.Module, signature: Signature, path: Path, *, half: bool = False) -> None:
+def export_onnx(
+    module: nn.Module, signature: Signature, path: Path, *, half: bool = False, examples: tuple[torch.Tensor, ...] | None = None
+) -> None:
     """Write a plain module on the CPU to `path`: names of the signature, first dimension open, no external data.
 
-    `half` stores the weights, which have been rounded to it, as float16.
+    `half` stores the weights, which have been rounded to it, as float16. `examples` are inputs to trace it with, of two examples;
+    made up where they are None.
 
     Raises `export_failed` where the module cannot be written as ONNX.
     """
-    arguments = example_inputs(signature, _EXAMPLE_BATCH)
+    arguments = example_inputs(signature, EXAMPLE_BATCH) if examples is None else examples
     batched = len({spec.shape[:1] for spec in signature.inputs}) == 1
     shapes = tuple(_open_dimensions(spec, batched=batched) for spec in signature.inputs)
     try:

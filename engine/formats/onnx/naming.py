@@ -24,11 +24,24 @@ class FreeNames:
         return wanted
 
     def _add(self, graph: onnx.GraphProto) -> None:
-        self._taken |= {item.name for item in (*graph.initializer, *graph.input, *graph.output)}
+        self._taken |= value_names(graph)
+        self._add_nodes(graph)
+
+    def _add_nodes(self, graph: onnx.GraphProto) -> None:
         for node in graph.node:
-            self._taken |= {node.name, *node.input, *node.output}
+            self._taken.add(node.name)
             for inner in subgraphs(node):
-                self._add(inner)
+                self._add_nodes(inner)
+
+
+def value_names(graph: onnx.GraphProto) -> set[str]:
+    """Names of all values of a graph and of its subgraphs."""
+    found = {item.name for item in (*graph.initializer, *graph.input, *graph.output)}
+    for node in graph.node:
+        found |= {*node.input, *node.output}
+        for inner in subgraphs(node):
+            found |= value_names(inner)
+    return found
 
 
 def provisional(prefix: str, count: int) -> list[str]:
@@ -47,15 +60,16 @@ def name_ends(model: onnx.ModelProto, inputs: Sequence[str], outputs: Sequence[s
     wanted = set(ends.values())
     inner = {item.name for item in graph.initializer} | {name for node in graph.node for name in node.output}
     moved = {name: names.free(f"{name}_inner") for name in sorted((inner & wanted) - set(ends))}
-    _rename(graph, {**ends, **moved})
+    rename(graph, {**ends, **moved})
     return model
 
 
-def _rename(graph: onnx.GraphProto, names: Mapping[str, str]) -> None:
+def rename(graph: onnx.GraphProto, names: Mapping[str, str]) -> None:
+    """Give the values of a graph, those of its subgraphs too, other names."""
     for item in (*graph.initializer, *graph.input, *graph.output, *graph.value_info):
         item.name = names.get(item.name, item.name)
     for node in graph.node:
         for side in (node.input, node.output):
             side[:] = [names.get(name, name) for name in side]
         for inner in subgraphs(node):
-            _rename(inner, names)
+            rename(inner, names)

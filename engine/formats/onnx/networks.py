@@ -52,7 +52,8 @@ class ModuleNetwork:
     @property
     def input_dependent(self) -> bool:
         """Whether the module decides by its input."""
-        return _routed(self.module) is not None
+        routed = _routed(self.module)
+        return routed is not None and routed.input_dependent
 
     @property
     def architecture(self) -> Any:
@@ -118,7 +119,10 @@ class ModuleNetwork:
     def count(self, shapes: Shapes | None = None) -> Counts:
         """Counted on the module, which runs once without computing anything."""
         module = self.plain().module
-        return count_weights(module) if _routed(module) is not None else count_module(module, self.signature, shapes)
+        routed = _routed(module)
+        if routed is not None and routed.input_dependent:
+            return count_weights(module)
+        return count_module(module, self.signature, shapes)
 
     def tensors(self) -> Iterator[tuple[str, NDArray[Any]]]:
         """The state dict of the folded module."""

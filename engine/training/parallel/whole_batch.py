@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
+from engine.training.across import batch_sum, masked_batch_norm, normalize, uniform
 from engine.training.parallel.lost import lost
 
 _DROPOUTS = (
@@ -43,7 +44,7 @@ class _Total(torch.autograd.Function):
 
 
 class WholeBatch(TorchFunctionMode):
-    """While active, batch normalization in training uses statistics of the whole batch, and dropout draws for the whole batch.
+    """While active, batch normalization in training uses statistics of the whole batch, and random numbers are drawn for all of it.
 
     Every process draws the same random numbers as a single one would, and keeps those of its examples `start` to `stop` of `count`.
     Works on functional calls, so the module is as it was, whatever its layers are made of.
@@ -60,6 +61,13 @@ class WholeBatch(TorchFunctionMode):
             return _batch_norm(*args, **kwargs)
         if func in _DROPOUTS:
             return self._dropout(func, *args, **kwargs)
+        if func is masked_batch_norm:
+            return normalize(*args, **kwargs, total=_Total.apply)
+        if func is batch_sum:
+            return total_(batch_sum(*args, **kwargs).clone())
+        if func is uniform:
+            (rows,) = args
+            return uniform(rows.new_empty(self._count))[self._start : self._stop]
         return func(*args, **kwargs)
 
     def _dropout(self, drop: Callable[..., Tensor], values: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
@@ -84,27 +92,7 @@ def _batch_norm(  # noqa: PLR0917 - torch's own signature
     momentum: float = 0.1,
     eps: float = 1e-5,
 ) -> Tensor:
-    """Batch normalization (Ioffe, Szegedy, 2015, algorithm 1) over the values of all processes; `values` is (N, C, …).
-
-    The variance is the mean square of differences from the mean, not a difference of squares, which would cost digits.
-    """
+    """Batch normalization (Ioffe, Szegedy, 2015, algorithm 1) over the values of all processes; `values` is (N, C, …)."""
     if not training:
         return functional.batch_norm(values, running_mean, running_var, weight, bias, False, momentum, eps)
-    if values.dtype in (torch.bfloat16, torch.float16):  # of mixed precision: sums need more digits
-        wide = _batch_norm(values.float(), running_mean, running_var, weight, bias, True, momentum, eps)
-        return wide.to(values.dtype)
-    over = [dimension for dimension in range(values.ndim) if dimension != 1]
-    shape = [1, -1] + [1] * (values.ndim - 2)
-    count = float(total_(torch.tensor(float(values.numel() // values.shape[1]), dtype=torch.float64, device=values.device)))
-    mean = _Total.apply(values.sum(over)) / count  # type: ignore[no-untyped-call]
-    centred = values - mean.view(shape)
-    variance = _Total.apply(centred.square().sum(over)) / count  # type: ignore[no-untyped-call]
-    if running_mean is not None and running_var is not None:
-        with torch.no_grad():
-            running_mean.lerp_(mean.to(running_mean.dtype), momentum)
-            running_var.lerp_((variance * (count / max(1.0, count - 1))).to(running_var.dtype), momentum)
-    scale = torch.rsqrt(variance + eps)
-    if weight is not None:
-        scale = scale * weight
-    result: Tensor = centred * scale.view(shape)
-    return result if bias is None else result + bias.view(shape)
+    return normalize(values, None, running_mean, running_var, weight, bias, momentum, eps, total=_Total.apply)

@@ -33,10 +33,10 @@ def method(request: pytest.FixtureRequest) -> type[MethodParams]:
 
 
 @pytest.fixture(scope="module")
-def uploads(tmp_path_factory: pytest.TempPathFactory, make_network: Any, toy_split: Callable[[int, int], Any]) -> Path:
-    """A folder with a model in an ONNX file and a dataset in an npz file."""
+def uploads(tmp_path_factory: pytest.TempPathFactory, make_residual_network: Any, toy_split: Callable[[int, int], Any]) -> Path:
+    """A folder with a residual network in an ONNX file and a dataset in an npz file."""
     folder = tmp_path_factory.mktemp("uploads")
-    make_network().write_onnx(folder / "model.onnx")
+    make_residual_network().write_onnx(folder / "model.onnx")
     arrays = {}
     for name, split in (("train", toy_split(96, 1)), ("test", toy_split(40, 2))):
         arrays |= {f"x_{name}": split.images, f"y_{name}": split.labels}

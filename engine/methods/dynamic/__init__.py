@@ -1,0 +1,1 @@
+"""Dynamic networks: how much they compute depends on the input."""

@@ -1,0 +1,1 @@
+"""Networks with classifiers on the way: where they are attached, how they are cut into stages, calibrated, and written."""

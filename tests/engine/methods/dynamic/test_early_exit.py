@@ -1,0 +1,374 @@
+"""Early exits: stages, cumulative costs, calibration on validation alone, and files that compute what the network in memory does."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+import torch
+from torch import nn
+
+from engine.architectures.build import build_architecture
+from engine.contract.errors import EngineError
+from engine.contract.figures import Setting
+from engine.formats.onnx.counting import count_module, count_onnx
+from engine.formats.onnx.executed import executed_macs
+from engine.methods.dynamic import early_exit
+from engine.methods.dynamic.early_exit import apply
+from engine.methods.dynamic.exits.network import BudgetNetwork, ExitNetwork
+from engine.methods.dynamic.exits.thresholds import NEVER
+from engine.methods.dynamic.exits.training import joint_loss
+from engine.methods.dynamic.spec_exits import EarlyExit
+from engine.training.batches import Batch, fingerprint
+from modelpress.runtime import load
+from tests.engine.conftest import CLASSES, World, cnn, make_split
+
+
+class Residual(nn.Module):
+    """Three residual blocks, between the second and third of which the features of the first are read once more."""
+
+    def __init__(self, width: int = 6) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(1, width, 3, padding=1)
+        self.blocks = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(width, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU(), nn.Conv2d(width, width, 3, padding=1))
+            for _ in range(3)
+        )
+        self.fc = nn.Linear(width, CLASSES)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        first = torch.relu(self.stem(images))
+        second = torch.relu(first + self.blocks[0](first))
+        third = torch.relu(second + self.blocks[1](second))
+        last = torch.relu(third + self.blocks[2](third) + 0.5 * first)
+        scores: torch.Tensor = self.fc(last.mean((2, 3)).reshape(last.shape[0], -1))
+        return scores
+
+
+def params(**changes: Any) -> EarlyExit:
+    return EarlyExit.model_validate({"method": "early_exit", "iterations": 30, "learning_rate": 3e-3, **changes})
+
+
+def exits_of(network: Any) -> ExitNetwork:
+    assert isinstance(network.module, ExitNetwork)
+    return network.module
+
+
+Build = Callable[..., World]
+
+
+@pytest.fixture
+def unwritten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out what takes most of the time: no stage is written."""
+    for name in ("publish_stages", "check_stages"):
+        monkeypatch.setattr(early_exit, name, lambda *_, **__: None)
+
+
+@pytest.fixture(scope="module")
+def msdnet() -> nn.Module:
+    torch.manual_seed(0)
+    small = {
+        "in_channels": 1, "image_size": 8, "classifiers": 3, "base": 1, "step": 1, "channels": 4, "growth": 4,
+        "scale_factors": [1, 2], "bottleneck_factors": [1, 2], "classifier_channels": 8, "num_classes": CLASSES,
+    }  # fmt: skip
+    return build_architecture({"name": "msdnet", "params": small})[0].eval()
+
+
+MODULES = {"cnn": cnn, "residual": Residual}
+
+
+@pytest.fixture(params=[*MODULES, "msdnet"])
+def module(request: pytest.FixtureRequest, msdnet: nn.Module) -> nn.Module:
+    torch.manual_seed(1)
+    return msdnet if request.param == "msdnet" else MODULES[request.param]()
+
+
+def test_everything_about_a_network_with_exits(world: Build, module: nn.Module, tmp_path: Path) -> None:
+    """One trained network, many checks: training is what takes time."""
+    own = world(module, train=240)
+    before = fingerprint(module)
+    network = apply(own.network, params(budgets=[0.6, 0.9], controls=["random_exits"]), own.context)
+    assert fingerprint(module) == before, "the given network is left alone"
+    exits = exits_of(network.plain())
+    images = own.data.splits["test"].images[:50]
+    inputs = torch.from_numpy(images)
+    with torch.no_grad():
+        answers, confidences = exits.answers(inputs)
+    count = len(answers)
+    assert [setting.name for setting in network.settings] == ["budget 0.6", "budget 0.9", *(f"exit {k}" for k in range(1, count + 1))]
+
+    # In evaluation it is the network itself: its last exit.
+    assert torch.equal(network.module(inputs), answers[-1][0])
+
+    # Costs are cumulative: the plain network to that exit, and all exits before it.
+    costs = own.context.reported["exits"]
+    fixed = [network.plain().at(Setting(name=f"exit {k + 1}", values={"exit": k + 1.0})).module for k in range(count)]
+    plain = [count_module(layer, network.signature).macs_count for layer in fixed]
+    alone = [_exit_macs(exits, k, inputs) for k in range(count)]
+    assert [row["macs_count"] for row in costs] == [plain[k] + sum(alone[:k]) for k in range(count)]
+    assert own.context.reported["whole_macs_count"] == count_module(module, network.signature).macs_count
+
+    files = {}
+    for setting in network.settings:
+        files[setting.name] = tmp_path / f"{setting.name}.onnx"
+        network.plain().at(setting).write_onnx(files[setting.name])
+    for k in range(count):
+        np.testing.assert_allclose(_run(files[f"exit {k + 1}"], images), answers[k][0].numpy(), rtol=1e-3, atol=1e-4)
+        assert count_onnx(files[f"exit {k + 1}"]).macs_count == plain[k]
+
+    # A budget's file gives every example the answer of its own exit: one by one, in a batch, and in the runtime; so does the module.
+    manifest = _published(own, tmp_path)
+    for place, row in enumerate(own.context.reported["budgets"]):
+        name = network.settings[place].name
+        thresholds = [NEVER if value is None else value for value in row["thresholds"]]
+        taken = _first_sure(np.column_stack([item.numpy() for item in confidences]), thresholds)
+        wanted = np.stack([answers[exit][0][i].numpy() for i, exit in enumerate(taken)])
+        runtime = load(manifest, budget=row["budget"])
+        found = runtime.run({"x": images})
+        assert (found.exits - 1).tolist() == taken.tolist()
+        one_by_one = np.concatenate([_run(files[name], images[i : i + 1]) for i in range(len(images))])
+        regrouped = np.concatenate([runtime.run({"x": images[i : i + 1]}).outputs["y"] for i in range(len(images))])
+        parts = runtime.run({"x": images}, batch_size=7)
+        assert parts.exits.tolist() == found.exits.tolist()
+        module_outputs, module_taken = BudgetNetwork(exits, thresholds).routed(inputs)
+        assert module_taken.tolist() == taken.tolist()
+        for outputs in (
+            _run(files[name], images),
+            one_by_one,
+            found.outputs["y"],
+            regrouped,
+            parts.outputs["y"],
+            module_outputs[0].detach().numpy(),
+        ):
+            np.testing.assert_allclose(outputs, wanted, rtol=1e-3, atol=1e-4)
+        # What it really multiplies is what its exits cost; an exit at which nothing can stop is not even computed.
+        macs = executed_macs(files[name], [{"x": images}], threads=1)
+        skipped = [alone[k] if thresholds[k] == NEVER else 0 for k in range(count - 1)]
+        assert macs == sum(costs[exit]["macs_count"] - sum(skipped[:exit]) for exit in taken)
+        assert found.macs_count == pytest.approx(np.mean([costs[exit]["macs_count"] for exit in taken]))
+    for k, answer in enumerate(load(manifest).anytime({"x": images})):
+        np.testing.assert_allclose(answer.outputs["y"], answers[k][0].numpy(), rtol=1e-3, atol=1e-4)
+
+
+@torch.no_grad()
+def _exit_macs(exits: ExitNetwork, place: int, inputs: torch.Tensor) -> int:
+    """Multiply-accumulates of the layers of one exit, seen from outside: outputs times weights of each."""
+    found: list[int] = []
+
+    def count(layer: nn.Module, _: Any, output: torch.Tensor) -> None:
+        found.append(layer.weight.numel() * output[0, 0].numel())
+
+    names = (f"exit{place + 1}.", f"classifiers.{place}.")
+    layers = [layer for name, layer in exits.stages[place].named_modules() if name.startswith(names) and hasattr(layer, "weight")]
+    handles = [layer.register_forward_hook(count) for layer in layers if isinstance(layer, nn.Conv2d | nn.Linear)]
+    assert handles or place == len(exits.stages) - 1
+    exits.answers(inputs)
+    for handle in handles:
+        handle.remove()
+    return sum(found)
+
+
+def _first_sure(confidences: np.ndarray, thresholds: list[float]) -> np.ndarray:
+    found = []
+    for row in confidences:
+        found.append(next((k for k, value in enumerate(thresholds) if row[k] >= np.float32(value)), len(thresholds)))
+    return np.array(found)
+
+
+def _run(path: Path, images: np.ndarray) -> np.ndarray:
+    return np.asarray(ort.InferenceSession(path).run(None, {"x": images})[0])
+
+
+def _published(own: World, folder: Path) -> Path:
+    """The step's files as the job would move them."""
+    target = folder / "published"
+    target.mkdir()
+    for file in own.context.files:
+        (target / own.context.published_name(file.path)).write_bytes(file.path.read_bytes())
+    return target / "step0-exits.json"
+
+
+@pytest.mark.usefixtures("unwritten")
+def test_thresholds_come_from_validation_examples_alone(world: Build) -> None:
+    """Other examples to evaluate, other thresholds? No. Other validation examples? Yes, and training is not touched."""
+    torch.manual_seed(1)
+    module = cnn()
+    validation = make_split(80, 5)
+    found = []
+    for test, held in ((2, validation), (7, validation), (2, make_split(80, 6))):
+        own = world(module, train=120, test=make_split(60, test), validation=held)
+        network = apply(own.network, params(budgets=[0.8], iterations=8), own.context)
+        budget = own.context.reported["budgets"][0]
+        found.append((fingerprint(network.module.stages[0].get_submodule("0")), budget["thresholds"], budget["evaluated"]["shares"]))
+        # Just as many validation examples stop as the budget says.
+        costs = [row["macs_count"] for row in own.context.reported["exits"]]
+        mean = float(np.dot(budget["validation"]["shares"], costs))
+        assert mean == pytest.approx(0.8 * own.context.reported["whole_macs_count"], rel=0.03)
+    assert found[0][:2] == found[1][:2]
+    assert found[0][2] != found[1][2]
+    assert found[0][0] == found[2][0]
+    assert found[0][1] != found[2][1]
+
+
+def test_training_sums_the_weighted_losses_of_all_exits(world: Build) -> None:
+    own = world(cnn(), train=60)
+    examples = own.data.splits["train"]
+    batch = Batch.of(examples, np.arange(16), ("x",), torch.device("cpu"))
+    drawn = [torch.randn(16, CLASSES, generator=torch.Generator().manual_seed(k)) for k in range(3)]
+    labels = torch.from_numpy(examples.labels[:16])
+    heads = own.context.reading()
+    losses = [nn.functional.cross_entropy(item, labels) for item in drawn]
+    # The last exit stands first in what the network gives, and last among the weights.
+    value = joint_loss(heads, (0.5, 1.0, 2.0), 1, params())((drawn[2], drawn[0], drawn[1]), batch)
+    torch.testing.assert_close(value, 0.5 * losses[0] + 1.0 * losses[1] + 2.0 * losses[2])
+    taught = joint_loss(heads, (1, 0, 1), 1, params(self_distillation={"alpha": 0.25, "temperature": 2.0}))(
+        (drawn[2], drawn[0], drawn[1]), batch
+    )
+    soft = torch.softmax(drawn[2] / 2, 1)
+    likeness = 4 * (soft * (soft.log() - torch.log_softmax(drawn[0] / 2, 1))).sum(1).mean()
+    torch.testing.assert_close(taught, 0.75 * losses[0] + 0.25 * likeness + losses[2])
+
+
+def test_the_last_exit_teaches_and_does_not_learn_from_the_earlier_ones(world: Build) -> None:
+    own = world(cnn(), train=60)
+    batch = Batch.of(own.data.splits["train"], np.arange(16), ("x",), torch.device("cpu"))
+    last, first = (torch.randn(16, CLASSES, requires_grad=True) for _ in range(2))
+    joint_loss(own.context.reading(), (1, 0), 1, params(self_distillation={}))((last, first), batch).backward()
+    assert last.grad is None
+    assert first.grad is not None
+
+
+@pytest.mark.usefixtures("unwritten")
+def test_a_kept_network_stays_what_it_was(world: Build) -> None:
+    torch.manual_seed(3)
+    module = cnn()
+    own = world(module, train=120)
+    network = apply(own.network, params(exits=1, backbone="keep", budgets=[]), own.context)
+    images = torch.from_numpy(own.data.splits["test"].images[:20])
+    assert torch.equal(network.module(images), module(images))
+    state = exits_of(network).state_dict()
+    kept = {name.split(".", 2)[2]: value for name, value in state.items() if "exit1" not in name and "confidence" not in name}
+    assert all(torch.equal(value, module.state_dict()[name]) for name, value in kept.items())
+    assert set(kept) == set(module.state_dict())
+
+
+@pytest.mark.usefixtures("unwritten")
+def test_random_exits_cost_as_much_and_know_less(world: Build) -> None:
+    own = world(cnn(), train=240)
+    apply(own.network, params(budgets=[0.7], exits=1, controls=["random_exits"], iterations=60), own.context)
+    (budget,) = own.context.reported["budgets"]
+    exits = own.context.reported["exits"]
+    # Dealt out at random, the exits' shares mix their accuracies.
+    mixed = np.dot(budget["evaluated"]["shares"], [row["evaluated.top1"] for row in exits])
+    assert budget["random_exits"]["top1"] == pytest.approx(mixed, abs=0.02)
+
+
+@pytest.mark.usefixtures("unwritten")
+def test_temperatures_are_fitted_for_each_exit(world: Build) -> None:
+    own = world(cnn(), train=240)
+    network = apply(own.network, params(budgets=[0.7]), own.context)
+    plain = world(cnn(), train=240)
+    apply(plain.network, params(budgets=[0.7], temperature_scaling=False), plain.context)
+    assert [row["temperature"] for row in plain.context.reported["exits"]] == [1.0] * 3
+    fitted = [row["temperature"] for row in own.context.reported["exits"]]
+    assert len(set(fitted)) == 3
+    assert [float(exits_of(network).confidence(k).temperature) for k in range(3)] == pytest.approx(fitted)
+
+
+# Positions
+
+
+@pytest.mark.usefixtures("unwritten")
+def test_named_positions_stand_behind_activation_and_sum(world: Build) -> None:
+    torch.manual_seed(1)
+    own = world(Residual(), train=60)
+    network = apply(own.network, params(positions=["blocks.1", "blocks.0.3"], budgets=[], iterations=2), own.context)
+    # In the network's order, and behind the residual sum: what the exit reads is never negative.
+    assert [row["position"] for row in own.context.reported["exits"]] == ["blocks.0.3", "blocks.1.3", "end of the network"]
+    stage = exits_of(network).stages[0]
+    node = next(node for node in stage.graph.nodes if node.op == "call_module" and node.target == "exit1")
+    assert node.args[0].target is torch.relu
+
+
+@pytest.mark.usefixtures("unwritten")
+def test_automatic_positions_are_spread_over_the_multiplications(world: Build) -> None:
+    layers: list[nn.Module] = [nn.Conv2d(1, 8, 3, padding=1), nn.ReLU()]
+    for _ in range(7):
+        layers += [nn.Conv2d(8, 8, 3, padding=1), nn.ReLU()]
+    own = world(nn.Sequential(*layers, nn.Flatten(), nn.Linear(512, CLASSES)), train=60)
+    apply(own.network, params(exits=3, head="linear", budgets=[], iterations=1), own.context)
+    whole = own.context.reported["whole_macs_count"]
+    shares = [row["macs_count"] / whole for row in own.context.reported["exits"]]
+    assert shares == pytest.approx([0.25, 0.5, 0.75, 1], abs=0.08)
+
+
+@pytest.mark.parametrize(
+    ("changes", "code", "says"),
+    [
+        ({"positions": ["7"]}, "exit_after_last_layer", "7"),
+        ({"positions": ["conv9"]}, "layer_not_found", "conv9"),
+        ({"positions": ["0", "1"]}, "exit_position_invalid", "'0'"),
+        ({"budgets": [0.001]}, "budget_unreachable", "0.001"),
+        ({"loss_weights": [1, 1]}, "loss_weights_invalid", "2 entries"),
+    ],
+)
+def test_what_cannot_be_done_is_said_before_anything_is_trained(world: Build, changes: dict[str, Any], code: str, says: str) -> None:
+    own = world(cnn(), train=60)
+    with pytest.raises(EngineError, match=says) as caught:
+        apply(own.network, params(**changes), own.context)
+    assert caught.value.code == code
+    assert caught.value.hint
+    assert not any(event.phase == "training" for event in own.of("phase"))
+
+
+def test_without_validation_examples_there_are_no_thresholds(world: Build) -> None:
+    own = world(cnn(), train=60, validation=make_split(0, 4))
+    with pytest.raises(EngineError) as caught:
+        apply(own.network, params(), own.context)
+    assert caught.value.code == "no_validation_examples"
+    assert "x_validation" in str(caught.value.hint)
+
+
+def test_a_network_of_one_layer_has_no_place_for_an_exit(world: Build) -> None:
+    own = world(nn.Sequential(nn.Flatten(), nn.Linear(64, CLASSES)), train=60)
+    with pytest.raises(EngineError) as caught:
+        apply(own.network, params(), own.context)
+    assert caught.value.code == "no_exit_position"
+
+
+def test_positions_cannot_be_added_to_a_network_with_exits_of_its_own(world: Build, msdnet: nn.Module) -> None:
+    own = world(msdnet, train=60)
+    with pytest.raises(EngineError, match="exits of its own") as caught:
+        apply(own.network, params(positions=["first"]), own.context)
+    assert caught.value.code == "exit_position_invalid"
+
+
+def test_what_mixes_the_examples_cannot_be_carried_on(world: Build) -> None:
+    class Mixing(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second, self.third = nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(64, CLASSES)
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            rows = torch.relu(self.first(images.reshape(-1, 8)))
+            scores: torch.Tensor = self.third(torch.relu(self.second(rows)).reshape(-1, 64))
+            return scores
+
+    own = world(Mixing(), train=60)
+    with pytest.raises(EngineError, match="first") as caught:
+        apply(own.network, params(positions=["first"]), own.context)
+    assert caught.value.code == "exit_position_invalid"
+
+
+def test_the_manifest_says_which_files_belong_together(world: Build, tmp_path: Path) -> None:
+    own = world(cnn(), train=60)
+    apply(own.network, params(budgets=[0.8, 1.0], iterations=2), own.context)
+    path = _published(own, tmp_path)
+    document = json.loads(path.read_text())
+    assert [item["budget"] for item in document["budgets"]] == [0.8, 1.0]
+    assert all(len(item["thresholds"]) == 2 for item in document["budgets"])
+    assert sorted(entry["name"] for entry in document["files"].values()) == [f"step0-stage{k}.onnx" for k in (1, 2, 3)]
+    assert {file.kind for file in own.context.files} == {"stage", "exits"}
