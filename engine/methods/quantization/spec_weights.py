@@ -44,8 +44,8 @@ class WeightOnlyQuantization(MethodParams):
     """`nearest`: each weight to the nearest step. `hqq`: steps and zero points that fit the weights best. `gptq`: then weights rounded one input
     after the other so that the layer's products on training examples stay close. Without effect on `float16` and `bfloat16`."""
     activations: Literal["float32", "int8"] = "float32"
-    """What matrix products compute in: `int8` rounds their inputs block by block while the network runs, which is faster and a little less
-    exact."""
+    """What packed matrix products compute in: `int8` rounds their inputs block by block while the network runs, which is faster and a little
+    less exact. ONNX Runtime does so by itself with `int8` weights of one scale a channel."""
     calibration: Calibration = Field(default_factory=lambda: Calibration(samples=128))
     """The examples of `refinement: gptq`; its observer is not used."""
     ignore: tuple[LayerPattern, ...] = ()
