@@ -11,7 +11,7 @@ DATA_DIR ?= data
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo serve test check format docs migration faults fuzz-graphs attack claims
+.PHONY: help install demo serve test check format docs migration faults fuzz-graphs attack claims mutants bench-real-size
 
 help: ## Show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -62,3 +62,9 @@ attack: install ## Attack a running service: slow, silent, endless and greedy cl
 
 claims: install ## Reproduce the papers' claims on small data (minutes)
 	$(BIN)/python -m benchmarks.claims --quick --json build/claims.json --table docs/claims.md
+
+mutants: install ## Change the code in small ways and see whether the tests notice; MUTANTS='--seed 2 --count 40' draws others (an hour)
+	$(BIN)/python -m tests.mutants $(MUTANTS)
+
+bench-real-size: install ## Quantize, prune and run whole jobs on a ResNet-50 and a ViT-B/16, beside plain scripts (minutes)
+	$(BIN)/python -m benchmarks.peers.real_size --json build/real_size.json

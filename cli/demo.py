@@ -40,7 +40,7 @@ def submit(client: Client) -> dict[str, Any]:
 
 
 def run(out: Path) -> int:
-    """Start a service, run the demo job, write `report.json` and `model.onnx` below `out`; returns the exit code."""
+    """Start a service, run the demo job, write `report.html`, `report.json` and `model.onnx` below `out`; returns the exit code."""
     console = Console()
     out.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
@@ -121,7 +121,8 @@ def _follow(client: Client, submitted: dict[str, Any], console: Console) -> dict
 
 
 def _keep(client: Client, job: dict[str, Any], out: Path) -> None:
-    client.download(f"/v1/jobs/{job['id']}/report.json", out / "report.json")
+    for form in ("json", "html", "md"):
+        client.download(f"/v1/jobs/{job['id']}/report.{form}", out / f"report.{form}")
     artifacts = client.json("GET", f"/v1/jobs/{job['id']}/artifacts")["data"]
     model = next(artifact for artifact in artifacts if artifact["kind"] == "model" and artifact["format"] == "onnx")
     client.download(f"/v1/artifacts/{model['id']}/content", out / "model.onnx")
@@ -150,10 +151,10 @@ def _show(console: Console, job: dict[str, Any], out: Path, data_dir: Path, port
     for warning in job["warnings"]:
         console.print(f"[yellow]{warning['code']}[/]: {warning['message']}")
     base = f"http://127.0.0.1:{port}"
-    console.print(f"Wrote {out / 'report.json'} and {out / 'model.onnx'}.\n")
+    console.print(f"Wrote {out / 'report.html'}, {out / 'report.json'} and {out / 'model.onnx'}.\n")
     console.print("See the report and repeat the job:", highlight=False)
     for line in (
-        f"  .venv/bin/modelpress serve --port {port} --data-dir {data_dir}",
+        f"  {Path(sys.argv[0]).with_name('modelpress') if Path(sys.argv[0]).with_name('modelpress').exists() else 'modelpress'} serve --port {port} --data-dir {data_dir}",
         f"  open {base}/v1/jobs/{job['id']}/report.html",
         f"  curl -s {base}/v1/jobs/{job['id']} | python3 -c 'import json,sys; print(json.dumps(json.load(sys.stdin)[\"normalized_spec\"]))' \\",
         f"    | curl -s {base}/v1/jobs -H 'Content-Type: application/json' --data-binary @-",

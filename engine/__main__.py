@@ -22,6 +22,7 @@ from engine.contract.metadata import DatasetMetadata, ModelMetadata
 from engine.contract.metric import first_of
 from engine.contract.report import Report
 from engine.contract.spec import Spec, parse
+from engine.jobs.recorder import sha256_of
 from engine.jobs.run import run_job
 from engine.reporting import document as report
 from engine.reporting.text import before_after, constraint_row
@@ -44,13 +45,17 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m engine", description="Compress a network, or look into a file.")
     commands = parser.add_subparsers(dest="command", required=True)
     run = commands.add_parser("run", help="run a spec; exit status 0 done, 1 failed, 2 wrong usage, 3 a constraint was missed")
-    run.add_argument("spec", type=Path, help="the spec, YAML or JSON; `model` and `dataset` may be left out")
+    run.add_argument(
+        "spec",
+        type=Path,
+        help="the spec, YAML or JSON, whose `model` and `dataset` may be left out; or the report of a job, which is then done again",
+    )
     run.add_argument("--model", type=Path, required=True)
     run.add_argument("--model-format", choices=names("model"), help="default: by the file's ending")
-    run.add_argument("--model-metadata", default="{}", metavar="JSON|FILE")
+    run.add_argument("--model-metadata", metavar="JSON|FILE")
     run.add_argument("--data", type=Path)
     run.add_argument("--data-format", choices=names("dataset"), help="default: by the file's ending")
-    run.add_argument("--data-metadata", default="{}", metavar="JSON|FILE")
+    run.add_argument("--data-metadata", metavar="JSON|FILE")
     run.add_argument("--teacher", action="append", default=[], metavar="mdl_ID=FILE", help="a further model that the spec names")
     run.add_argument("--out", type=Path, required=True, help="receives the artifacts and the report as JSON, HTML and Markdown")
     run.add_argument("--threads", type=int, default=1)
@@ -73,6 +78,8 @@ def _parser() -> argparse.ArgumentParser:
 
 def _run(options: argparse.Namespace) -> int:
     document = _document(options.spec)
+    if "report_version" in document:
+        document = _again(report.read(json.dumps(document)), options)
     document["model"] = _identifier(document.get("model"), "mdl_")
     if options.data is None:
         document.pop("dataset", None)
@@ -91,8 +98,8 @@ def _run(options: argparse.Namespace) -> int:
         spec=spec,
         device=options.device,
         threads=options.threads,
-        model=_model(options.model, options.model_format, options.model_metadata, spec.model),
-        dataset=None if options.data is None else _dataset(options.data, options.data_format, options.data_metadata, spec.dataset),
+        model=_model(options.model, options.model_format, options.model_metadata or "{}", spec.model),
+        dataset=None if options.data is None else _dataset(options.data, options.data_format, options.data_metadata or "{}", spec.dataset),
         teachers=dict(map(_teacher, options.teacher)),
     )
     console = Console(sys.stderr, spec, json_events=options.json_events)
@@ -104,6 +111,19 @@ def _run(options: argparse.Namespace) -> int:
     (options.out / "report.md").write_text(report.to_markdown(described), encoding="utf-8")
     print(summary_table(described), file=sys.stderr)
     return EXIT_CONSTRAINTS if described.outcome == "constraints_not_met" else 0
+
+
+def _again(done: Report, options: argparse.Namespace) -> dict[str, Any]:
+    """The spec of a job that was done before; formats and metadata of its files are those of then, unless others are given."""
+    for what, path, before in (("model", options.model, done.inputs.model), ("data", options.data, done.inputs.dataset)):
+        if path is None or before is None:
+            continue
+        if sha256_of(path) != before.sha256:
+            print(f"{path} is not the file of that job: its sha256 is not {before.sha256}", file=sys.stderr)
+        for option, value in (("format", before.format), ("metadata", json.dumps(before.metadata))):
+            if getattr(options, f"{what}_{option}") is None:
+                setattr(options, f"{what}_{option}", value)
+    return dict(done.spec)
 
 
 def _job(job: Job, out: Path | None, console: "Console") -> int:

@@ -1,7 +1,7 @@
 """Half of the channels of a network of real size removed, nothing scored or tuned: `python real_pruning.py plain|ours NAME NETWORK.onnx`.
 
 `plain` is what a person writes with `torch-pruning`; `ours` is the step, on the imported network. Prints seconds of the removal alone (wall and CPU)
-and what is left.
+and what is left; reading the file and building the module are not in them on either side, but in the peak of memory.
 """
 
 import json
@@ -55,6 +55,7 @@ def main() -> None:
                 seed=0, work=Path(folder), emit=lambda event: None, baseline=network, data=None, threads=1, device=torch.device("cpu")
             )
             params = StructuredPruning(pruning_ratio=0.5, round_to=1)
+            network.module  # noqa: B018 - built here, as the other side's is before its clock starts
             began = time.perf_counter(), time.process_time()
             module = apply(network, params, context.for_step(0, (0.0, 1.0))).module
         taken = time.perf_counter() - began[0], time.process_time() - began[1]

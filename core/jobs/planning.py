@@ -1,9 +1,10 @@
 """What a spec would do, without doing it: plan, warnings, and a rough estimate from what the inspections found.
 
-The estimate counts multiply-accumulate operations and divides by a rate that one core of a common CPU reaches on small networks. It
-distinguishes minutes from hours, and no more than that.
+The estimate counts multiply-accumulate operations and divides by a rate that one core of a common CPU reaches, which is higher on large
+networks; `benchmarks.peers.real_size` holds it against whole jobs. It is meant to be right within a factor of two, on a machine of its own.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -21,9 +22,13 @@ from engine.contract.cost import Facts
 from engine.contract.method import MethodParams
 from engine.contract.spec import Spec
 
-MACS_PER_SECOND = 1.5e10
+RATES = ((1e8, 1.5e10), (1e9, 5e10))
+"""Operations of one example, and those that one core does in a second: a ResNet-50 (4.1e9) comes to 5.3e10, a ViT-B/16 (1.75e10) to
+4.8e10, networks of a few million to 1e10 or 2e10. In between, along a line in logarithms."""
 START_SECONDS = 3.0
 """Loading, exporting and verifying, whatever the size."""
+WEIGHT_BYTES_PER_SECOND = 5e7
+"""Reading, checking, compressing, writing and loading of the weights."""
 BATCH_SIZE_SECONDS = 2.0
 """Time that the latency of each batch size is measured for."""
 STATES = 5
@@ -51,7 +56,7 @@ def validate(session: Session, settings: Settings, project_id: str, submission: 
         "valid": not errors,
         "normalized_spec": None if spec is None else spec.normalized(),
         "spec_hash": None if spec is None else spec.spec_hash(),
-        "plan": [] if spec is None else [_planned(index, step, costs[index]) for index, step in enumerate(spec.steps)],
+        "plan": [] if spec is None else [_planned(index, step, facts, costs[index]) for index, step in enumerate(spec.steps)],
         "warnings": []
         if spec is None
         else [
@@ -71,7 +76,7 @@ def validate(session: Session, settings: Settings, project_id: str, submission: 
 _POINTERS = {"model_invalid": "/model", "dataset_invalid": "/dataset", "shape_mismatch": "/dataset"}
 
 
-def _planned(index: int, step: MethodParams, macs: float | None) -> dict[str, Any]:
+def _planned(index: int, step: MethodParams, facts: "_Facts", macs: float | None) -> dict[str, Any]:
     return {
         "index": index,
         "id": step.id,
@@ -80,7 +85,7 @@ def _planned(index: int, step: MethodParams, macs: float | None) -> dict[str, An
         "summary": (type(step).__doc__ or "").strip().partition("\n\n")[0],
         "needs": {**step.needs.model_dump(), "teachers": list(step.teachers())},
         "effect": step.effect.model_dump(),
-        "duration_seconds": None if macs is None else _rounded(macs / MACS_PER_SECOND),
+        "duration_seconds": None if macs is None else _rounded(facts.seconds(macs)),
     }
 
 
@@ -189,9 +194,16 @@ class _Facts:
         """Wall-clock time of the whole job on one core."""
         if self.macs is None or self.test_examples is None:
             return None
-        evaluated = 2 * (len(spec.steps) + 2) * self.test_examples * self.macs
+        evaluated = (len(spec.steps) + 2) * self.test_examples * self.macs
         measured = 2 * BATCH_SIZE_SECONDS * len(spec.evaluation.latency.batch_sizes)
-        return _rounded(START_SECONDS + measured + (sum(cost or 0 for cost in costs) + evaluated) / MACS_PER_SECOND)
+        files = 4 * (self.params or 0) / WEIGHT_BYTES_PER_SECOND
+        return _rounded(START_SECONDS + measured + files + self.seconds(sum(cost or 0 for cost in costs) + evaluated))
+
+    def seconds(self, macs: float) -> float:
+        """How long so many operations of this network take on one core."""
+        (small, slow), (large, fast) = RATES
+        share = min(1.0, max(0.0, math.log(max(1, self.macs or 1) / small) / math.log(large / small)))
+        return macs / (slow * math.pow(fast / slow, share))
 
     def peak_memory_bytes(self, spec: Spec) -> int | None:
         """Resident memory of the job's process."""

@@ -2,7 +2,7 @@
 
 from typing import Any, Literal
 
-from pydantic import ValidationError
+from pydantic import JsonValue, ValidationError
 
 from engine.contract.display import Shown
 from engine.contract.errors import Details, EngineError
@@ -106,6 +106,8 @@ class InputDescription(Record):
     format: str
     size_bytes: int
     sha256: str
+    metadata: dict[str, JsonValue] = {}
+    """What its owner declared about it."""
 
 
 class Inputs(Record):

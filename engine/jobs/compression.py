@@ -32,8 +32,8 @@ from engine.jobs.verdict import judged, missed
 from engine.measuring.examiner.client import Examiner
 from engine.measuring.examiner.messages import Score
 from engine.measuring.figures import expected_work, shares
-from engine.measuring.measurement import file_sizes
 from engine.measuring.outputs import stored_outputs
+from engine.measuring.sizes import Sizes
 from engine.methods.step import StepContext, implementation
 from engine.networks.network import Network
 from engine.process.memory import collector_paused, keep_freed_memory
@@ -98,24 +98,25 @@ class _Compression:
 
     def run(self) -> None:
         with ThreadPoolExecutor(1) as aside, Examiner() as examiner:
+            self._sizes = Sizes(aside)
             self._recorder.phase("loading", 0.0)
             self._inputs = JobInputs.load(self._job, self._spec, self._work, self._recorder.emit)
             self._recorder.phase("baseline", _LOADED)
             scored = examiner.score(self._inputs.to_score(self._inputs.onnx))
+            self._sizes.begin(self._inputs.upload)
             with collector_paused():
                 context = self._context()
+            counts = self._inputs.baseline.count() if self._inputs.has_known_sizes else None
             self._score = scored()
             self._inputs.check(self._score)
             self._inputs = replace(self._inputs, heads=self._score.heads)
             context = replace(context, heads=self._score.heads, unused_targets=self._score.unused_targets)
             context.judge = FileJudge(self._inputs, examiner, self._score)
-            self._counts = self._inputs.baseline.count(self._score.shapes)
+            self._counts = counts or self._inputs.baseline.count(self._score.shapes)
             if self._inputs.baseline.input_dependent:
                 counted = examiner.count(self._inputs.to_count(self._inputs.onnx))()
                 self._counts = replace(self._counts, macs_count=counted.macs_count)
             warnings.about_examples(self._recorder, self._inputs, self._score)
-            # Compressing the upload takes seconds where it is large; it runs beside the steps.
-            self._sizes = aside.submit(file_sizes, self._inputs.upload)
             states = self._walk(context, examiner)
             best = self._best(states, examiner)
         self._keep(best, states)
@@ -146,7 +147,13 @@ class _Compression:
         network = implementation(step)(network, step, context)
         first = network.at(network.settings[0])
         to_score = partial(self._inputs.to_score, as_timed=first.batch_dependent)
-        score = first.measure(on_file=lambda path: examiner.score(to_score(path))(), on_module=lambda module: None)
+
+        def scored(path: Path) -> Score:
+            waiting = examiner.score(to_score(path))
+            self._sizes.begin(path)
+            return waiting()
+
+        score = first.measure(on_file=scored, on_module=lambda module: None)
         if first.batch_dependent:
             context.report("scored_at_batch_size", self._spec.evaluation.latency.batch_sizes[0])
         metrics = self._measured_in_memory(context, first.module) if score is None else score.metrics
@@ -264,10 +271,11 @@ class _Compression:
             examiner,
             self._work / f"candidate{state.step_index}",
             score=state.score,
+            sizes=self._sizes,
             enter=lambda name: self._recorder.phase(name, next(fractions)),
         )
         baselines = [
-            figures_of(self._score, self._sizes.result(), self._counts, tuple(timing.baseline for timing in item.timings))
+            figures_of(self._score, self._sizes.of(self._inputs.upload), self._counts, tuple(timing.baseline for timing in item.timings))
             for item in publication.measured
         ]
         return Candidate(publication, judged(publication.measured, baselines, self._spec.constraints, self._inputs.split))

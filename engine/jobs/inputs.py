@@ -69,6 +69,11 @@ class JobInputs:
         return self.job.model is not None and not format_of(self.job.model.format, "model").has_weights
 
     @property
+    def has_known_sizes(self) -> bool:
+        """Whether the network says all sizes of its inputs but the batch, so that it can be counted before it runs."""
+        return all(spec.shape and None not in spec.shape[1:] for spec in self.baseline.signature.inputs)
+
+    @property
     def facts(self) -> Facts:
         """What methods state their costs by."""
         splits = {} if self.data is None else self.data.splits

@@ -33,6 +33,7 @@ from engine.formats.onnx.counting import counts_of, multiplications
 from engine.formats.onnx.file import is_quantized, narrowed, read_model, signature_of
 from engine.formats.onnx.importer.names import module_path
 from engine.formats.onnx.macs import node_macs, total
+from engine.formats.onnx.packed import unpacked
 from engine.formats.onnx.weights import Weight, weight_tensors
 from engine.networks.network import Counts, Network, Signature
 
@@ -61,7 +62,7 @@ def inspect_model(path: Path, format: str, metadata: ModelMetadata, work: Path) 
 
 
 def _of_graph(network: Network, path: Path, metadata: ModelMetadata) -> ModelInspection:
-    model = narrowed(read_model(path), metadata.input_specs)
+    model = unpacked(narrowed(read_model(path), metadata.input_specs))
     runtime.open_session(path, threads=1)
     weights, macs = weight_tensors(model), node_macs(model)
     counts = counts_of(weights, macs)

@@ -27,7 +27,8 @@ from engine.jobs.other_cpu import on_other_cpu
 from engine.measuring.examiner.client import Examiner
 from engine.measuring.examiner.messages import CompareRequest, Difference, DigestRequest, Score, TensorDigest
 from engine.measuring.examples import RandomExamples, SplitExamples
-from engine.measuring.measurement import FileSizes, file_sizes
+from engine.measuring.measurement import FileSizes
+from engine.measuring.sizes import Sizes
 from engine.networks.network import Counts, Network, Signature
 
 if TYPE_CHECKING:
@@ -35,7 +36,9 @@ if TYPE_CHECKING:
 
 RUNNABLE = "onnx"
 """The format in which every result is measured, whether it is published or not."""
-COMPARED_EXAMPLES = 16
+COMPARED_EXAMPLES, LARGE_COMPARED_EXAMPLES = 16, 4
+LARGE_FILE_BYTES = 2**24
+"""A file from this size on is compared on fewer examples: each of its outputs depends on nearly all of it anyway."""
 ABSOLUTE_TOLERANCE, RELATIVE_TOLERANCE = 1e-4, 1e-3
 """An exported float network may differ from the one in memory by 1e-4 plus a thousandth of its largest output: other kernels
 add up in another order, which costs some 1e-6; a wrong operator costs far more."""
@@ -109,6 +112,7 @@ def publish(
     directory: Path,
     *,
     score: Score | None,
+    sizes: Sizes,
     enter: Callable[[str], None],
 ) -> Publication:
     """Write, verify and time the files of one state: one ONNX file for each of its settings.
@@ -120,6 +124,7 @@ def publish(
         examiner: A process that has never seen the network.
         directory: Receives the files.
         score: What the examiner found for the file of the first setting, if it was asked.
+        sizes: Compresses the files beside the rest.
         enter: Called with the name of each phase.
 
     Raises:
@@ -138,17 +143,21 @@ def publish(
         networks[name].write_onnx(path)
     others = {name: write_network(plain, name, directory / f"model{ending_of(name)}") for name in formats if name != RUNNABLE}
     enter("verifying")
-    for name, path in runnable.items():
-        networks[name].measure(on_file=partial(_check_copy, path), on_module=partial(_compare, path, networks[name], inputs, examiner))
-    for name, paths in others.items():
-        _compare_tensors(plain, name, paths[0], examiner)
+    # The examiner scores the files while they are compared with the network and compressed; nothing runs beside the timing.
     scores = {
         setting.name: examiner.score(inputs.to_score(runnable[setting.name], as_timed=network.batch_dependent))
         for setting in settings[score is not None :]
     }
+    for path in (*(path for paths in others.values() for path in paths), *(runnable.values() if RUNNABLE in formats else ())):
+        sizes.begin(path)
+    for name, path in runnable.items():
+        networks[name].measure(on_file=partial(_check_copy, path), on_module=partial(_compare, path, networks[name], inputs, examiner))
+    for name, paths in others.items():
+        _compare_tensors(plain, name, paths[0], examiner)
     found = ({} if score is None else {settings[0].name: score}) | {name: waiting() for name, waiting in scores.items()}
+    files = [PublishedFile(path, name, sizes.of(path)) for name, paths in others.items() for path in paths]
+    own_sizes = {name: sizes.of(path) for name, path in runnable.items() if RUNNABLE in formats}
     enter("measuring")
-    files = [PublishedFile(path, name, file_sizes(path)) for name, paths in others.items() for path in paths]
     measured = []
     for setting in settings:
         path, own = runnable[setting.name], found[setting.name]
@@ -159,10 +168,10 @@ def publish(
         if own_network.input_dependent:
             counts = replace(counts, macs_count=examiner.count(inputs.to_count(path))().macs_count)
         if RUNNABLE in formats:
-            files.append(PublishedFile(path, RUNNABLE, file_sizes(path), (setting,), own.metrics))
-        sizes = files[-1].sizes if formats[0] == RUNNABLE else next(file.sizes for file in files if file.format == formats[0])
+            files.append(PublishedFile(path, RUNNABLE, own_sizes[setting.name], (setting,), own.metrics))
+        first = files[-1].sizes if formats[0] == RUNNABLE else next(file.sizes for file in files if file.format == formats[0])
         other = on_other_cpu(inputs.to_score(path, as_timed=network.batch_dependent), own, examiner, inputs.work)
-        measured.append(MeasuredFile(setting, path, own, timings, counts, sizes, other))
+        measured.append(MeasuredFile(setting, path, own, timings, counts, first, other))
     files.sort(key=lambda file: formats.index(file.format))
     return Publication(step_index, tuple(files), tuple(measured))
 
@@ -237,13 +246,12 @@ def _mismatch(  # noqa: PLR0917 - what the comparison had
 
 
 def _some_inputs(inputs: JobInputs, file: Path) -> Feed:
-    session = runtime.open_session(file, threads=inputs.job.threads)
+    session = runtime.open_session(file, threads=inputs.job.threads, optimized=False)
+    count = COMPARED_EXAMPLES if file.stat().st_size < LARGE_FILE_BYTES else LARGE_COMPARED_EXAMPLES
     if inputs.data is None:
-        return next(
-            iter(RandomExamples(session, seed=inputs.spec.seed, signature=inputs.baseline.signature).batches(COMPARED_EXAMPLES))
-        ).feed
+        return next(iter(RandomExamples(session, seed=inputs.spec.seed, signature=inputs.baseline.signature).batches(count))).feed
     split = inputs.data.splits[inputs.split]
-    return next(iter(SplitExamples(inputs.split, split, session).batches(min(COMPARED_EXAMPLES, split.count)))).feed
+    return next(iter(SplitExamples(inputs.split, split, session).batches(min(count, split.count)))).feed
 
 
 def _module_outputs(module: nn.Module, signature: Signature, feed: Feed) -> list[NDArray[Any]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from engine.contract.figures import Result
-from engine.contract.job import InputFile
+from engine.contract.job import DatasetFile, ModelFile
 from engine.contract.metric import Key
 from engine.contract.report import EvaluatedOn, InputDescription, Inputs, Interval, Report, ReportedFile, ReportedWarning, StepReport
 from engine.jobs.inputs import JobInputs
@@ -86,11 +86,12 @@ def _intervals(metrics: Mapping[str, float | None], count: int) -> dict[str, Int
     }
 
 
-def _input(file: InputFile) -> InputDescription:
+def _input(file: ModelFile | DatasetFile) -> InputDescription:
     return InputDescription(
         id=file.id,
         name=file.name or file.path.name,
         format=file.format,
         size_bytes=file.path.stat().st_size,
         sha256=file.sha256 or sha256_of(file.path),
+        metadata=file.metadata.model_dump(mode="json", exclude_defaults=True),
     )

@@ -12,6 +12,7 @@ import onnx
 from onnx import numpy_helper
 
 from engine.contract.report import LayerChange, LayerSide
+from engine.formats.onnx.packed import Stored, stored, unpacked
 from engine.formats.onnx.weights import int_attribute
 
 _WEIGHTED = frozenset(
@@ -77,24 +78,26 @@ def layer_table(baseline: Path, result: Path) -> tuple[LayerChange, ...]:
 def _rows(path: Path) -> Iterator[_Row]:
     model = onnx.load(path)
     seen: set[str] = set()
-    for row in _rows_of(model.graph, {}):
+    packed = {name: _packed_figures(item) for name, item in stored(model.graph).items()}
+    for row in _rows_of(unpacked(model).graph, {}, packed):
         if row.name not in seen:
             seen.add(row.name)
             yield row
 
 
-def _rows_of(graph: onnx.GraphProto, outer: dict[str, onnx.TensorProto]) -> Iterator[_Row]:
+def _rows_of(graph: onnx.GraphProto, outer: dict[str, onnx.TensorProto], packed: dict[str, LayerSide]) -> Iterator[_Row]:
     constants = outer | {item.name: item for item in graph.initializer}
     producers = {output: node for node in graph.node for output in node.output}
     for node in graph.node:
         for attribute in node.attribute:
             if attribute.type == onnx.AttributeProto.GRAPH:
-                yield from _rows_of(attribute.g, constants)
+                yield from _rows_of(attribute.g, constants, packed)
         if node.op_type not in _WEIGHTED:
             continue
         weight = next((found for name in node.input[:2] if (found := _constant(name, constants, producers)) is not None), None)
         if weight is not None and len(weight.dims) >= 2:
-            yield _Row(_layer(weight.name, node), node.name, _TYPES.get(node.op_type, node.op_type), _figures(weight, node))
+            figures = packed.get(weight.name) or _figures(weight, node)
+            yield _Row(_layer(weight.name, node), node.name, _TYPES.get(node.op_type, node.op_type), figures)
 
 
 def _constant(name: str, constants: dict[str, onnx.TensorProto], producers: dict[str, onnx.NodeProto]) -> onnx.TensorProto | None:
@@ -115,6 +118,13 @@ def _layer(weight: str, node: onnx.NodeProto) -> str:
         name = name.removesuffix(suffix)
     named_by_hand = name != weight.removesuffix("_quantized") or "." in name
     return name if named_by_hand or not node.name else node.name
+
+
+def _packed_figures(weight: Stored) -> LayerSide:
+    """Of indices into a few levels."""
+    values = weight.values
+    zeros = 1 - np.count_nonzero(values) / values.size if values.size else 0.0
+    return LayerSide(shape=values.shape, params_count=values.size, bytes=weight.bytes, bits=weight.bits, sparsity=float(zeros))
 
 
 def _figures(weight: onnx.TensorProto, node: onnx.NodeProto) -> LayerSide:

@@ -34,7 +34,9 @@ from engine.training.resume import History
 _PROGRESS_SECONDS = 0.2
 _MOST_RECORDS = 1000
 """Epochs in a report; of a longer training every other one is dropped, again and again."""
-_COMPARED_EXAMPLES = 16
+_COMPARED_EXAMPLES, _FEW_COMPARED_EXAMPLES = 16, 4
+_LARGE_NETWORK = 2**22
+"""Parameters from which a network is compared on fewer examples."""
 _SEEN_EXAMPLES = 64
 """On which it is seen what the outputs mean."""
 _SCORED_TOGETHER = 4096
@@ -286,7 +288,8 @@ class Context(StepContext):
         module, stored = masks.fold(self.baseline.module), self.outputs_of_file(split)
         if stored is not None:
             examples = self.split(split)
-            indices = np.arange(min(_COMPARED_EXAMPLES, examples.count))
+            large = sum(item.numel() for item in module.parameters()) >= _LARGE_NETWORK
+            indices = np.arange(min(_FEW_COMPARED_EXAMPLES if large else _COMPARED_EXAMPLES, examples.count))
             few = predict(module.to(self.device), examples, self.input_names, self.device, indices=indices)
             if all(same_outputs(kept[: len(own)], own) for kept, own in zip(stored, few.outputs, strict=True)):
                 return stored

@@ -39,4 +39,7 @@ def _is_channels_last(weight: Tensor) -> bool:
 
 
 def _arrange(module: nn.Module, layout: torch.memory_format) -> None:
-    module.to(memory_format=layout)  # type: ignore[call-overload]
+    """All tensors of four dimensions; `module.to` would refuse those of five, which have a layout of their own."""
+    for item in (*module.parameters(), *module.buffers()):
+        if item.dim() == 4:
+            item.data = item.data.contiguous(memory_format=layout)

@@ -167,12 +167,12 @@ def step_metrics(metrics: dict[str, float | None]) -> str:
 
 
 def reproduce_command(report: Report) -> str:
-    """The shell command that runs the job again without a service."""
-    model, dataset = report.inputs.model, report.inputs.dataset
-    parts = ["python -m engine run spec.yaml", f"--model {shlex.quote(model.name)} --model-format {model.format}"]
-    if dataset is not None:
-        parts.append(f"--data {shlex.quote(dataset.name)} --data-format {dataset.format}")
-    return " ".join([*parts, "--out out"])
+    """The shell command that runs the job again without a service: spec, formats and metadata are read from the report."""
+    files = [("--model", report.inputs.model.name)]
+    if report.inputs.dataset is not None:
+        files.append(("--data", report.inputs.dataset.name))
+    files += [("--teacher", f"{identifier}={file.name}") for identifier, file in report.inputs.teachers.items()]
+    return " ".join(["modelpress run report.json", *(f"{option} {shlex.quote(name)}" for option, name in files), "--out out"])
 
 
 def layer_text(side: Any) -> str:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 
 import numpy as np
+import torch
 from torch import nn
 
 from engine.contract.errors import EngineError
 from engine.contract.params import Finetune, LayerChoice
 from engine.methods.context import Context
-from engine.networks.example_inputs import running_inputs
+from engine.networks.example_inputs import example_inputs, running_inputs
 from engine.networks.layers import PRUNABLE, layer_not_found, matches, select
 from engine.structure.channels import ChannelGroup, Inputs
 from engine.structure.graph import ChannelGraph
+from engine.structure.imagination import holds_places, imagined
 from engine.structure.plan import Costs
 from engine.structure.proof import removable
 from engine.training.batches import Batch
@@ -28,6 +31,12 @@ def graph_inputs(module: nn.Module, context: Context) -> Inputs:
     """Two training examples, or made-up ones: the graph is traced with them, and cuts are tried on them."""
     if context.data is not None and "train" in context.data.splits and context.data.splits["train"].count > 1:
         return Batch.of(context.split("train"), np.arange(2), context.input_names, context.device).inputs
+    if not holds_places(module):
+        with suppress(EngineError, NotImplementedError):
+            # Whether it runs shows without computing anything.
+            found = running_inputs(imagined(module), context.signature, 2, torch.device("meta"))
+            shapes = {spec.name: tuple(value.shape[1:]) for spec, value in zip(context.signature.inputs, found, strict=True)}
+            return example_inputs(context.signature, 2, context.device, shapes=shapes)
     return running_inputs(module, context.signature, 2, context.device)
 
 

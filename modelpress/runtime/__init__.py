@@ -5,6 +5,8 @@
     network = modelpress.runtime.load("step0-exits.json", budget=0.35)
     answer = network.run({"input": images})
 
+A file of packed weights is an artifact by itself: `load("step0-packed.safetensors")` opens it (see `modelpress.runtime.packed`).
+
 A kind of artifact is one module of this folder with a function `load(manifest, **options)`, named in `KINDS`.
 """
 
@@ -13,6 +15,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from modelpress.runtime import packed
 from modelpress.runtime.manifest import ArtifactError, Manifest
 
 __all__ = ["KINDS", "ArtifactError", "Manifest", "load"]
@@ -25,12 +28,14 @@ def load(path: str | PathLike[str], **options: Any) -> Any:
     """What runs the artifact whose manifest is at `path`; its other files stand in the same folder.
 
     Args:
-        path: The JSON document.
+        path: The JSON document, or a safetensors file of packed weights.
         options: Those of the kind's own `load`: a budget, a width, a number of threads.
 
     Raises:
         ArtifactError: The document or a file beside it is missing, changed, or of a kind that this version does not know.
     """
+    if Path(path).suffix == ".safetensors":
+        return packed.open(path, **options)
     manifest = Manifest.read(Path(path))
     if manifest.kind not in KINDS:
         known = ", ".join(sorted(KINDS)) or "none"

@@ -1,6 +1,7 @@
 """The engine's command line, as a person or a script runs it."""
 
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,8 @@ import onnxruntime as ort
 import pytest
 
 from engine.contract.events import parse_event
+from engine.contract.report import read_report
+from engine.reporting.text import reproduce_command
 from tests.engine.small import cnn_file, dataset_file, trained_cnn
 
 ROOT = Path(__file__).parents[2]
@@ -62,6 +65,25 @@ def test_a_missed_constraint_has_a_status_of_its_own(files: Path, tmp_path: Path
     assert done.returncode == 3
     assert (tmp_path / "out" / "model.onnx").exists()
     assert "MISSED max_file_bytes" in done.stderr
+
+
+def test_a_report_is_run_again_and_gives_the_same_bytes(files: Path, tmp_path: Path) -> None:
+    """The command under "Reproduce" reads spec, formats and metadata from the report."""
+    metadata = '{"preprocessing": {"scale": 0.5}}'
+    asked = spec(tmp_path, steps=[{"method": "magnitude_pruning", "finetune": {"epochs": 1}}, {"method": "static_quantization"}], seed=7)
+    first, again = tmp_path / "first", tmp_path / "again"
+    done = engine("run", asked, "--model", files / "cnn.onnx", "--data", files / "data.npz", "--data-metadata", metadata, "--out", first)
+    assert done.returncode == 0, done.stderr
+    report = read_report((first / "report.json").read_bytes())
+    program, *words = shlex.split(reproduce_command(report))
+    assert program == "modelpress"
+    places = {"report.json": first / "report.json", "cnn.onnx": files / "cnn.onnx", "data.npz": files / "data.npz", "out": again}
+    done = engine(*(places.get(word, word) for word in words))
+    assert done.returncode == 0, done.stderr
+    assert "is not the file" not in done.stderr
+    assert (again / "model.onnx").read_bytes() == (first / "model.onnx").read_bytes()
+    other = engine(*(places.get(word, word) if word != "data.npz" else files / "cnn.onnx" for word in words))
+    assert "is not the file of that job" in other.stderr
 
 
 def test_a_failure_says_why(tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ import onnx
 
 from engine.formats.onnx.file import read_model
 from engine.formats.onnx.macs import node_macs, total
+from engine.formats.onnx.packed import unpacked
 from engine.formats.onnx.weights import Weight, is_mask, weight_tensors
 from engine.networks.network import Counts
 
@@ -44,6 +45,7 @@ def count_onnx(path: Path, shapes: Mapping[str, Sequence[int]] | None = None) ->
 
 def count_graph(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]] | None = None) -> Counts:
     """Count a graph that was read before; see `count_onnx`."""
+    model = unpacked(model)
     return counts_of(weight_tensors(model), node_macs(model, shapes))
 
 

@@ -160,7 +160,7 @@ def _weight(name: str, readers: list[_Reader], flat: FlatGraph) -> Weight | None
     nonzero = _nonzero(array, _zero_point(name, flat))
     repeated = array.ndim == 1 and nonzero in (0, array.size) and bool((array == array[0]).all())
     copies = len({(id(reader.node.proto), reader.index) for reader in found}) if repeated else 1
-    return Weight(array.size * copies, nonzero * copies, array.shape, outer)
+    return Weight(array.size * copies, None if nonzero is None else nonzero * copies, array.shape, outer)
 
 
 def _is_weight(tensor: onnx.TensorProto, reader: _Reader) -> bool:
@@ -252,23 +252,26 @@ def _zero_point(name: str, flat: FlatGraph) -> Any:
             weight, zero = index, 9 if index == 1 else 11
         if index == weight and len(node.inputs) > zero and node.inputs[zero] in flat.constants:
             point = onnx.numpy_helper.to_array(flat.constants[node.inputs[zero]])
+            if node.kind == "DynamicQuantizeLSTM" and point.size > 1:
+                return point.reshape(len(point), 1, -1)  # one a direction, or one a direction and column
             if point.ndim != 1 or point.size == 1 or rank < 2:
                 return point.reshape(()) if point.size == 1 else point
             if node.kind == "DequantizeLinear":
                 axis = int_attribute(node.proto, "axis", 1) % rank
             else:
-                axis = 0 if node.kind in ("ConvInteger", "QLinearConv", "DynamicQuantizeLSTM") else rank - 1
+                axis = 0 if node.kind in ("ConvInteger", "QLinearConv") else rank - 1
             return point.reshape([-1 if dim == axis else 1 for dim in range(rank)])
     return 0
 
 
-def _nonzero(array: Any, zero_point: Any) -> int:
+def _nonzero(array: Any, zero_point: Any) -> int | None:
+    """Elements that differ from their zero point; None where the two do not go together."""
     if isinstance(zero_point, int) and zero_point == 0:
         return int(np.count_nonzero(array))
     try:
         return int(np.count_nonzero(array.astype(np.int64) != np.asarray(zero_point).astype(np.int64)))
     except ValueError:
-        return int(array.size)
+        return None
 
 
 def is_mask(array: Any) -> bool:

@@ -54,7 +54,7 @@ class EarlyExit(MethodParams, TrainingRun):
     forbids_next: ClassVar = {"*": "the exits are trained and their thresholds calibrated on this very network; put early_exit last"}
 
     method: Literal["early_exit"] = "early_exit"
-    positions: tuple[LayerPattern, ...] | Literal["auto"] = "auto"
+    positions: Annotated[tuple[LayerPattern, ...], Field(max_length=16)] | Literal["auto"] = "auto"
     """Layers after which an exit is attached, from first to last, each by name or pattern (after the last layer that it names, and the
     normalization, activation and sum behind it); `auto` spreads `exits` evenly over the multiply-accumulates. For `msdnet`: `auto`."""
     exits: int = Field(2, ge=1, le=16)
@@ -75,7 +75,7 @@ class EarlyExit(MethodParams, TrainingRun):
     """What tells how sure an exit is: the probability of its answer (in log odds), its lead over the second answer, or the entropy."""
     temperature_scaling: bool = True
     """Fit one temperature an exit on the validation examples, so that the exits' confidences mean the same. Outputs stay as they are."""
-    budgets: tuple[Budget, ...] | Literal["auto"] = "auto"
+    budgets: Annotated[tuple[Budget, ...], Field(max_length=30)] | Literal["auto"] = "auto"
     """Mean multiply-accumulates an example, as shares of those of the given network. One setting each, in this order: the first is the
     job's result. `auto`: three, spread evenly between the first exit's and the last one's."""
     anytime: bool = True

@@ -10,6 +10,7 @@ import numpy as np
 from engine.contract.errors import EngineError
 from engine.formats.onnx.runtime import Feed, batches
 from engine.methods.quantization.calibration import Feeds
+from engine.methods.quantization.shift import warn_shifted
 from engine.methods.quantization.spec_shared import Calibration
 from engine.networks.network import Network
 
@@ -44,6 +45,7 @@ def calibration_feeds(network: Network, params: Calibration, context: StepContex
     split = splits[names[0]]
     count = min(params.samples, split.count)
     chosen = np.sort(context.rng().choice(split.count, count, replace=False))
+    warn_shifted(split, chosen, context)
     fixed = network.signature.inputs[0].shape[0] if network.signature.inputs[0].shape else None
 
     expected = passes * count

@@ -129,8 +129,10 @@ def _constants(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
                 yield from _constants(inner)
 
 
-def report(before: Path, after: Path, context: "StepContext") -> None:
+def report(before: Path, after: Path, context: "StepContext", *, otherwise: str) -> None:
     """Put operator counts and weight bytes into the step's report; warn where operators with weights stayed in floating point.
+
+    `otherwise` says what to try where nothing can be quantized.
 
     Raises:
         EngineError: `nothing_quantized` where no weight and no operator with weights is 8-bit.
@@ -144,7 +146,7 @@ def report(before: Path, after: Path, context: "StepContext") -> None:
         raise EngineError(
             "nothing_quantized",
             f"No operator of this network can be quantized this way (it runs {found}).",
-            hint="Look at `ignore`, or use static_quantization, which knows more operators.",
+            hint=f"Look at `ignore`, or {otherwise}.",
         )
     context.report("operators", counts)
     context.report("int8_operators_count", sum(count["int8"] for count in counts.values()))

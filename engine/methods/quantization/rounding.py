@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-_SMALLEST = np.float32(1e-36)
+SMALLEST_SCALE = np.float32(1e-36)
 """Smaller scales would make products of two of them vanish in float32; what needs one is zero for every purpose."""
-_PAIR = 127.99
+PAIR = 127.99
 """Rounded to integers, two numbers that add up to this add up to 128 at most."""
-_BIAS_LEVELS = 2.0**30
+BIAS_LEVELS = 2.0**30
 """Largest bias in units of its scale: half of an int32 is left for the products that are added to it."""
 
 
@@ -45,9 +45,9 @@ def scaling(low: float, high: float, *, symmetric: bool, at_most: float | None =
     if symmetric:
         peak = max(-low, high)
         scale = np.float32(peak / 127)
-        return Scaling(scale if scale > _SMALLEST else np.float32(1), np.array(0, np.int8))
+        return Scaling(scale if scale > SMALLEST_SCALE else np.float32(1), np.array(0, np.int8))
     scale = np.float32((high - low) / 255)
-    if not scale > _SMALLEST:
+    if not scale > SMALLEST_SCALE:
         return Scaling(np.float32(1), np.array(0, np.uint8))
     zero = np.array(np.clip(np.rint(-low / float(scale)), 0, 255), np.uint8)
     found = Scaling(scale, zero)
@@ -70,7 +70,7 @@ def weight_scales(weight: NDArray[Any], axis: int | None, levels: int) -> NDArra
     high = np.max(weight, axis=others, initial=0).astype(np.float64)
     low = np.min(weight, axis=others, initial=0).astype(np.float64)
     scales = (np.maximum(high, -low) / levels).astype(np.float32)
-    return np.asarray(np.where(scales > _SMALLEST, scales, np.float32(1)), np.float32)
+    return np.asarray(np.where(scales > SMALLEST_SCALE, scales, np.float32(1)), np.float32)
 
 
 def portable_scales(weight: NDArray[Any], axis: int | None) -> NDArray[np.float32]:
@@ -85,9 +85,9 @@ def portable_scales(weight: NDArray[Any], axis: int | None) -> NDArray[np.float3
     for rows in _orders(weight, axis):
         for sign in (1, -1):
             sums = _pair(sign * rows) if axis is None else _neighbours(sign * rows)
-            scales = np.maximum(scales, (sums[0] if axis is None else sums) / _PAIR)
+            scales = np.maximum(scales, (sums[0] if axis is None else sums) / PAIR)
     stored = scales.astype(np.float32)
-    return np.asarray(np.where(stored > _SMALLEST, stored, np.float32(1)), np.float32)
+    return np.asarray(np.where(stored > SMALLEST_SCALE, stored, np.float32(1)), np.float32)
 
 
 def within_pairs(integers: NDArray[Any], axis: int | None) -> NDArray[Any]:
@@ -158,7 +158,7 @@ def bias_fits(bias: NDArray[Any], scales: NDArray[np.float32], activation: np.fl
 
     A bias that large in comparison with all products drowns what coarser weights lose.
     """
-    least = np.abs(bias.astype(np.float64)) / (_BIAS_LEVELS * float(activation))
+    least = np.abs(bias.astype(np.float64)) / (BIAS_LEVELS * float(activation))
     if scales.ndim == 0:
         return np.asarray(np.maximum(scales, least.max(initial=0.0)), np.float32)
     return np.maximum(scales, least).astype(np.float32)

@@ -4,10 +4,23 @@ from typing import ClassVar, Literal
 
 from engine.contract.cost import NOTHING, Cost, Facts
 from engine.contract.method import Requires
+from engine.methods.quantization.spec_few_bits import BinaryConnect, Codebook, Ternary
 from engine.methods.quantization.spec_shared import ACTIVATION_BYTES, Calibration, IntegerFields
+from engine.methods.quantization.spec_training import QuantizationAwareTraining
 from engine.methods.quantization.spec_weights import WeightOnlyQuantization
 
-__all__ = ["ACTIVATION_BYTES", "Calibration", "DynamicQuantization", "Int8Quantization", "StaticQuantization", "WeightOnlyQuantization"]
+__all__ = [
+    "ACTIVATION_BYTES",
+    "BinaryConnect",
+    "Calibration",
+    "Codebook",
+    "DynamicQuantization",
+    "Int8Quantization",
+    "QuantizationAwareTraining",
+    "StaticQuantization",
+    "Ternary",
+    "WeightOnlyQuantization",
+]
 
 
 class StaticQuantization(IntegerFields):

@@ -98,8 +98,13 @@ class Calibrated:
         chosen = quantizer.plan(prepared.excluded)
         if params.rounding != "nearest" or params.bias_correction:
             quantizer.refine(chosen, feeds, threads=context.threads, work=context.work)
-        said = {"split": split_name, "examples_count": count, "observer": params.calibration.observer, "batch_size": ranges.batch_size}
-        return cls(network, source, prepared, quantizer, feeds, said, params.reduces_range, smoothed)
+        calibrated = {
+            "split": split_name,
+            "examples_count": count,
+            "observer": params.calibration.observer,
+            "batch_size": ranges.batch_size,
+        }
+        return cls(network, source, prepared, quantizer, feeds, calibrated, params.reduces_range, smoothed)
 
     def write(self, context: StepContext, target: Path, also_in_float: Collection[str] = ()) -> Network:
         """Write the graph, prove that it differs from the float network by rounding alone, and report what became of it.
@@ -109,20 +114,31 @@ class Calibrated:
             target: The file.
             also_in_float: Names of nodes of the prepared graph that stay in float besides those that `ignore` names.
         """
+        self.settle(context, target, also_in_float)
+        return self.finish(context, target)
+
+    def settle(self, context: StepContext, target: Path, also_in_float: Collection[str] = ()) -> Plan:
+        """The plan of the graph, with the operators left in float that change the result by more than rounding; writes it to `target`."""
         graph.warn_prepared(self.prepared, context)
         context.phase("quantizing")
         excluded = {*self.prepared.excluded, *also_in_float}
         chosen = self.quantizer.plan(excluded)
         examples = agreement.examples(self.feeds(1), self.quantizer.example_bytes)
         blamed = agreement.settle(self.quantizer, chosen, excluded, target, examples, threads=context.threads, work=context.work)
-        graph.finish(target)
         _report(self.quantizer, excluded, blamed, context)
-        constant = self.quantizer.constant_tensors(self.quantizer.plan({*excluded, *blamed}))
-        context.report("calibration", {**self.calibration, "constant_tensors": constant})
+        chosen = self.quantizer.plan({*excluded, *blamed})
+        context.report("calibration", {**self.calibration, "constant_tensors": self.quantizer.constant_tensors(chosen)})
         context.report("reduce_range", self.reduce_range)
         if self.smoothed:
             context.report("smoothed", self.smoothed)
-        precision.report(self.source, target, context)
+        return chosen
+
+    def finish(self, context: StepContext, target: Path) -> Network:
+        """The network of a file that was written, which is stripped and reported on."""
+        graph.finish(target)
+        precision.report(
+            self.source, target, context, otherwise="use structured_pruning or magnitude_pruning, which need no integer operators"
+        )
         return self.network.with_onnx(target)
 
     def ranked(self, context: StepContext) -> dict[str, float]:

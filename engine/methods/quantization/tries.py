@@ -37,12 +37,12 @@ class Try:
 
     def document(self, kept: Try) -> dict[str, Any]:
         """As it stands in the step's report."""
-        said: dict[str, Any] = {"kind": self.kind, "kept": self is kept}
+        row: dict[str, Any] = {"kind": self.kind, "kept": self is kept}
         if self.error is not None:
-            return {**said, "error": {"code": self.error.code, "message": self.error.message}}
+            return {**row, "error": {"code": self.error.code, "message": self.error.message}}
         operators = {name: self.reported.get(name) for name in ("int8_operators_count", "float_operators_count")}
         measured = {"file_bytes": self.file_bytes, "metrics": dict(self.metrics), "speedup": self.speedup, "near_enough": self.near}
-        return {**said, **measured, **operators}
+        return {**row, **measured, **operators}
 
     def row(self, kept: Try) -> dict[str, Cell]:
         """As a line of the table of tries."""

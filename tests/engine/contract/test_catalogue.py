@@ -144,6 +144,10 @@ def test_running_it(run: Any, name: str, example: dict[str, Any], uploads: Path,
     else:
         assert files[1] is not None
         assert files[0].read_bytes() == files[1].read_bytes()
+        if copies:
+            again = run(params, resume=copies[len(copies) // 2])
+            assert again.measure(on_file=lambda path: path.read_bytes(), on_module=lambda module: b"") == files[0].read_bytes()
+            assert run.optimizer_steps < steps
         session = ort.InferenceSession(str(files[0]))
         shape = session.run(None, {session.get_inputs()[0].name: inputs[0].numpy()})[0].shape
     assert shape == (3, 5)

@@ -21,7 +21,7 @@ from tests.engine.drawn import checks, graphs
 from tests.engine.drawn.sketch import Unfit
 
 ASKED = int(os.environ.get("FUZZ_GRAPHS", "0"))
-EVERY = 1 if ASKED else 5
+EVERY = 1 if ASKED else 2
 """Of how many graphs one is written anew, which takes a second."""
 
 
@@ -93,4 +93,4 @@ def test_silent_channels_can_be_cut_out_of_drawn_networks() -> None:
 
     check()
     assert tally["drawn"] > 0.8 * (tally["drawn"] + tally["mixed"])
-    assert tally["pruned"] > 0.3 * tally["drawn"]
+    assert tally["pruned"] > 0.25 * tally["drawn"]

@@ -133,7 +133,7 @@ def test_every_section_is_there(document: dict[str, Any], render: Any) -> None:
     text = Page(text).text if render is html else text.replace("\\", "")
     for part in ("99.06 %", "97.16 %", "98.80–99.20", "slower", "missed", "conv1", "8×1×3×3, 8 bit", "latency_regressed", "Some CPU"):
         assert part in text
-    assert "python -m engine run spec.yaml --model net.onnx --model-format onnx --data data.npz" in text
+    assert "modelpress run report.json --model net.onnx --data data.npz" in text
 
 
 def test_the_page_stands_alone(document: dict[str, Any]) -> None:

@@ -6,7 +6,7 @@ import contextlib
 import functools
 import operator
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import fx, nn
@@ -19,6 +19,14 @@ from engine.formats.onnx.importer.reader import Op
 from engine.formats.onnx.importer.values import Constant, Flow, Sizes, Symbol, Value
 
 _FACTORIES = (torch.arange, torch.full, torch.scalar_tensor)
+
+
+class Origin(NamedTuple):
+    """Which initializer of the file a parameter is made of."""
+
+    parameter: nn.Parameter
+    initializer: str
+    transposed: bool
 
 
 class Builder:
@@ -37,6 +45,10 @@ class Builder:
         self.batch: Symbol | None = None
         """Batch size of the running call: the first dimension of the first input that has one."""
         self.embeddings: list[nn.Parameter] = []
+        self.origins: list[Origin] = []
+        """Of the parameters that are an initializer's values, all of them in its order."""
+        self.constants: dict[str, tuple[str, bool]] = {}
+        """The initializer that a tensor of no layer is, and whether it is its transpose, by the tensor's path."""
         self._shared: dict[str, nn.Parameter] = {}
         self._biases: dict[tuple[str, torch.Tensor], nn.Parameter] = {}
         self._attributes: dict[Any, fx.Node] = {}
@@ -159,9 +171,9 @@ class Builder:
         normalizations look tied.
         """
         if constant.source is None or constant.transposed or constant.is_uniform:
-            return nn.Parameter(constant.tensor.detach().clone().contiguous())
+            return self._from(constant, nn.Parameter(constant.tensor.detach().clone().contiguous()))
         if constant.source not in self._shared:
-            self._shared[constant.source] = nn.Parameter(constant.tensor.detach().contiguous())
+            self._shared[constant.source] = self._from(constant, nn.Parameter(constant.tensor.detach().contiguous()))
         return self._shared[constant.source]
 
     def bias(self, constant: Constant, weight: torch.Tensor) -> nn.Parameter:
@@ -173,7 +185,7 @@ class Builder:
             return self.parameter(constant)
         key = (constant.source, weight)
         if key not in self._biases:
-            self._biases[key] = nn.Parameter(constant.tensor.detach().clone().contiguous())
+            self._biases[key] = self._from(constant, nn.Parameter(constant.tensor.detach().clone().contiguous()))
         return self._biases[key]
 
     def tied(self, weight: Constant) -> nn.Parameter:
@@ -183,7 +195,13 @@ class Builder:
         """
         found = (table for table in self.embeddings if table.shape == weight.tensor.shape and bool((table == weight.tensor).all()))
         table = next(found, None)
-        return self.parameter(weight) if table is None else table
+        return self.parameter(weight) if table is None else self._from(weight, table)
+
+    def _from(self, constant: Constant, parameter: nn.Parameter) -> nn.Parameter:
+        """Note where a parameter comes from; returns it."""
+        if constant.source is not None:
+            self.origins.append(Origin(parameter, constant.source, constant.transposed))
+        return parameter
 
     def module(self, outputs: Sequence[Value]) -> fx.GraphModule:
         """The finished module, in eval mode; one output is returned bare, several as a tuple."""
@@ -248,6 +266,8 @@ class Builder:
             trainable = shared or (named is not None and weight)
             path = self.names.claim(named.replace("/", ".") if named else None, "constant")
             _attach(self.root, path, self.parameter(constant) if trainable else tensor.detach().clone())
+            if constant.source is not None:
+                self.constants[path] = constant.source, constant.transposed
             self._attributes[key] = self.graph.get_attr(path)
         return self._attributes[key]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import onnx
@@ -12,6 +13,9 @@ from engine.formats.onnx.importer.builder import Builder
 from engine.formats.onnx.importer.elementwise import plain
 from engine.formats.onnx.importer.reader import Op
 from engine.formats.onnx.importer.values import Constant, Symbol, Value, sizes_or_constant
+
+_SMALL = 2**16
+"""Elements up to which an initializer stays in the graph."""
 
 
 def shape(op: Op, build: Builder) -> Value:
@@ -123,6 +127,25 @@ def tensor_of(proto: onnx.TensorProto) -> torch.Tensor:
     if array.dtype.kind not in "fiub":
         return torch.zeros(0)
     return torch.from_numpy(array.copy())
+
+
+def without_weights(model: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, torch.Tensor]]:
+    """The graph with large initializers empty, and their values: so the file's own copy can be dropped before layers make theirs."""
+    slim, tensors = onnx.ModelProto(), {}
+    slim.ir_version = model.ir_version
+    slim.opset_import.extend(model.opset_import)
+    slim.functions.extend(model.functions)
+    graph = slim.graph
+    graph.node.extend(model.graph.node)
+    graph.input.extend(model.graph.input)
+    graph.output.extend(model.graph.output)
+    for item in model.graph.initializer:
+        if math.prod(item.dims) <= _SMALL:
+            graph.initializer.append(item)
+        else:
+            tensors[item.name] = tensor_of(item)
+            graph.initializer.add(name=item.name, dims=item.dims, data_type=item.data_type)
+    return slim, tensors
 
 
 OPERATORS = {

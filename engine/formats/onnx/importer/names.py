@@ -13,6 +13,8 @@ import onnx
 
 _ROLES = {"weight", "bias", "kernel", "running_mean", "running_var", "gamma", "beta", "moving_mean", "moving_variance", "w", "b", "r"}
 _SUFFIX = re.compile(r"_(weight|bias|kernel|gamma|beta)$")
+_FORM = re.compile(r"_(transposed|wide)$")
+"""What this project's own writer adds to the name of a weight that it stores in another shape than the layer has it."""
 _OPERATION = re.compile(r"^(ReadVariableOp\w*|(Conv\w*|DepthwiseConv\w*|MatMul|BiasAdd|Fused\w*)(_\d+)?|resource|read|Gemm|kernel\d*)$")
 _GENERATED = re.compile(
     r"^(_?val_\d+|_v_\d+|onnx::.*|/.*|.*_output_\d+|const\w*|Constant\w*|\d+|scalar\w*|.*/Const(_\d+)?:?\d*"
@@ -37,7 +39,7 @@ def module_path(node: onnx.NodeProto, tensors: Sequence[str], *, shared: bool = 
         return _noted_path(node) or _legacy_path(node) or module_path(node, tensors)
     for name in tensors:
         if is_readable(name):
-            parts = [part for part in re.split(r"[./]", name.split(":")[0]) if part]
+            parts = [part for part in re.split(r"[./]", _FORM.sub("", name.split(":")[0])) if part]
             if len(parts) > 1 and parts[-1].lower() in _ROLES:
                 return ".".join(parts[:-1])
             if len(parts) > 1 and _SUFFIX.search(parts[-1]):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import onnx
@@ -30,7 +31,7 @@ from engine.formats.onnx.importer import (
     shapes,
     sizes,
 )
-from engine.formats.onnx.importer.builder import Builder
+from engine.formats.onnx.importer.builder import Builder, Origin
 from engine.formats.onnx.importer.elementwise import DTYPES, HALF_TYPES
 from engine.formats.onnx.importer.patterns import Patterns
 from engine.formats.onnx.importer.reader import KEEP_HINT, Op
@@ -39,6 +40,9 @@ from engine.formats.onnx.importer.values import Constant, Value
 Handler = Callable[[Op, Builder], Any]
 _GROUPS = (activations, attention, elementwise, linear, making, normalization, pooling, recurrent, reductions, reshape, resize, shapes)
 OPERATORS: Mapping[str, Handler] = {name: handler for group in _GROUPS for name, handler in group.OPERATORS.items()}
+OWN_DOMAIN = "modelpress"
+"""Of operators that a method writes into a graph before it is rebuilt, and handles itself."""
+NO_OPERATORS: Mapping[str, Handler] = {}
 Consumers = dict[str, list[onnx.NodeProto]]
 _CONTROL_FLOW = {"Loop", "Scan", "SequenceMap"}
 _BY_DATA = "control flow depends on the data"
@@ -47,12 +51,32 @@ _BATCHES = (2, 3, 1021)
 _OPEN_SIZES = ((64, 96, 160), (224, 256, 384), (16, 24, 40), (32, 33, 35), (512, 640, 1024), (1, 2, 3))
 """What an open dimension other than the batch is imagined to be, tried in this order until the whole graph fits."""
 
+Weights = Mapping[str, torch.Tensor]
+"""Initializers by name."""
 
-def build_module(model: onnx.ModelProto) -> fx.GraphModule:
+
+@dataclass(frozen=True)
+class Rebuilt:
+    """A module and where its parameters stand in the file."""
+
+    module: fx.GraphModule
+    origins: tuple[Origin, ...]
+    constants: Mapping[str, tuple[str, bool]]
+    """The initializer that a tensor of no layer is, and whether it is its transpose, by the tensor's path."""
+
+
+def build_module(model: onnx.ModelProto, weights: Weights | None = None) -> fx.GraphModule:
+    """The module alone; see `rebuild`."""
+    return rebuild(model, weights=weights).module
+
+
+def rebuild(model: onnx.ModelProto, own: Mapping[str, Handler] = NO_OPERATORS, *, weights: Weights | None = None) -> Rebuilt:
     """The graph as an `fx.GraphModule` in eval mode, of `torch.nn` layers named after the file's own tensors.
 
+    `weights` are the values of initializers that are empty in the graph (`making.without_weights`).
+
     The module takes the graph's inputs in their order, with any batch size, and returns its output (a tuple where there are
-    several). Initializers that are used twice stay one parameter. Raises `unsupported_operator` for a node that has no
+    several). Initializers that are used twice stay one parameter. `own` handles the operators of the domain `modelpress`. Raises `unsupported_operator` for a node that has no
     trainable form, and `model_invalid` where shapes contradict one another.
     """
     if len(model.graph.node) > limits.MAX_TRAINABLE_NODES:
@@ -62,12 +86,12 @@ def build_module(model: onnx.ModelProto) -> fx.GraphModule:
             hint="Post-training quantization still works on this model, since it needs no training.",
         )
     opset = max((item.version for item in model.opset_import if item.domain in ("", "ai.onnx")), default=1)
-    _refuse_unknown(model.graph.node, opset)
+    _refuse_unknown((node for node in model.graph.node if node.domain != OWN_DOMAIN or node.op_type not in own), opset)
     inputs = graph_inputs(model.graph)
     failure: EngineError | None = None
     for open_sizes in _OPEN_SIZES:
         try:
-            return _build(model, inputs, open_sizes)
+            return _build(model, weights or {}, inputs, open_sizes, own)
         except EngineError as error:
             failure = failure or error
             if error.code != "model_invalid" or not _has_open_sizes(inputs):
@@ -103,11 +127,19 @@ def _fewest_inputs(kind: str, opset: int) -> int:
         return 1
 
 
-def _build(model: onnx.ModelProto, inputs: list[onnx.ValueInfoProto], open_sizes: tuple[int, ...]) -> fx.GraphModule:
+def _build(
+    model: onnx.ModelProto,
+    weights: Weights,
+    inputs: list[onnx.ValueInfoProto],
+    open_sizes: tuple[int, ...],
+    own: Mapping[str, Handler],
+) -> Rebuilt:
     graph = model.graph
     build = Builder(probes=len(_BATCHES))
     build.static_batch = fixed_batch(inputs)
-    values: dict[str, Value] = {item.name: Constant(making.tensor_of(item), item.name) for item in graph.initializer}
+    values: dict[str, Value] = {
+        item.name: Constant(weights[item.name] if item.name in weights else making.tensor_of(item), item.name) for item in graph.initializer
+    }
     batch_name = next((item.type.tensor_type.shape.dim[0].dim_param for item in inputs if item.type.tensor_type.shape.dim), "")
     for item in inputs:
         value: Value = build.placeholder(item.name, _probes(item, build.static_batch, batch_name, open_sizes))
@@ -115,15 +147,17 @@ def _build(model: onnx.ModelProto, inputs: list[onnx.ValueInfoProto], open_sizes
             value = build.call("to", value, torch.float32)
         values[item.name] = value
     opset = max((item.version for item in model.opset_import if item.domain in ("", "ai.onnx")), default=1)
-    return build.module(_Walk(build, opset).run(graph, values, {}))
+    module = build.module(_Walk(build, opset, own).run(graph, values, {}))
+    return Rebuilt(module, tuple(build.origins), build.constants)
 
 
 class _Walk:
     """Rebuilds one graph after the other: the main graph, and the branches that are taken."""
 
-    def __init__(self, build: Builder, opset: int) -> None:
+    def __init__(self, build: Builder, opset: int, own: Mapping[str, Handler]) -> None:
         self._build = build
         self._opset = opset
+        self._own = own
 
     def run(self, graph: onnx.GraphProto, values: dict[str, Value], around: Consumers) -> list[Value]:
         """The graph's outputs. `values` are those that it may read; `around` says who reads the ones of the graph around it."""
@@ -137,7 +171,8 @@ class _Walk:
                     "model_invalid", f"Node {node.name or node.op_type} reads {error.args[0]!r}, which nothing computes before."
                 ) from None
             op = Op(node, read, self._opset, consumers)
-            results = self._branch(op, values, consumers) if node.op_type == "If" else _convert(op, self._build)
+            handler = self._own[node.op_type] if node.domain == OWN_DOMAIN else OPERATORS.get(node.op_type)
+            results = self._branch(op, values, consumers) if node.op_type == "If" else _convert(op, self._build, handler)
             values.update((name, value) for name, value in zip(node.output, results, strict=False) if name)
         try:
             return [values[item.name] for item in graph.output]
@@ -171,11 +206,12 @@ def _consumers(nodes: Iterable[onnx.NodeProto], graph: onnx.GraphProto, around: 
     return consumers
 
 
-def _convert(op: Op, build: Builder) -> list[Value]:
+def _convert(op: Op, build: Builder, handler: Handler | None) -> list[Value]:
     try:
         result = sizes.evaluate(op)
         if result is None:
-            result = OPERATORS[op.type](op, build)
+            assert handler is not None
+            result = handler(op, build)
     except EngineError:
         raise
     except (RuntimeError, ValueError, TypeError, IndexError, KeyError, AttributeError, NotImplementedError, AssertionError) as error:

@@ -58,7 +58,8 @@ def every_node(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
 def every_tensor(graph: onnx.GraphProto) -> Iterator[tuple[str, onnx.TensorProto]]:
     yield from ((item.name, item) for item in graph.initializer)
     for item in graph.node:
-        yield from ((item.output[0], attribute.t) for attribute in item.attribute if attribute.HasField("t"))
+        if item.op_type == "Constant":
+            yield from ((item.output[0], attribute.t) for attribute in item.attribute if attribute.HasField("t"))
         for inner in inner_graphs(item):
             yield from every_tensor(inner)
 

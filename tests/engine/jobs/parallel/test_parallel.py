@@ -112,6 +112,32 @@ def test_two_processes_come_to_what_one_comes_to_also_from_a_checkpoint(
     assert_close(again, divided_weights, rtol=0, atol=0 if device == "cpu" else tolerance)
 
 
+ROUNDED: list[dict[str, Any]] = [
+    {"method": "quantization_aware_training", "epochs": 2, "batch_size": 37, "step_size": "learned", **TRAINING},
+    {"method": "binary_connect", "epochs": 2, "batch_size": 37, "binarization": "stochastic", "inference": "real", **TRAINING},
+    {"method": "ternary", "epochs": 2, "batch_size": 37, **TRAINING},
+    {"method": "codebook", "epochs": 2, "batch_size": 37, **TRAINING},
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("step", ROUNDED, ids=[str(step["method"]) for step in ROUNDED])
+def test_trainings_under_rounding_are_divided_too(tmp_path: Path, step: dict[str, Any]) -> None:
+    """Each draws the same binary weights, and normalizes by the statistics of the whole batch."""
+    files = {
+        "model": cnn_file(tmp_path / "cnn.onnx"),
+        "dataset": dataset_file(tmp_path / "data.npz", splits=("train", "validation", "test")),
+    }
+    spec = {**SPEC, "steps": [step]}
+    losses, metrics = [], []
+    for name, devices in (("one", {}), ("two", {"devices": 2})):
+        _, report = run(tmp_path / name, spec={**spec, **devices}, **files)
+        losses.append([record["train.loss"] for record in report["steps"][0]["report"]["training"]])
+        metrics.append(report["result"]["metrics"]["top1"])
+    assert losses[1] == pytest.approx(losses[0], rel=1e-3)
+    assert metrics[1] == pytest.approx(metrics[0], abs=0.02)
+
+
 def without_the_bias_before_the_norm(path: Path) -> Path:
     """The CNN as exporters write one whose convolution has no bias, because a normalization follows."""
     model = onnx.load(cnn_file(path))

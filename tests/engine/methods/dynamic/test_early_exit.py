@@ -1,7 +1,6 @@
 """Early exits: stages, cumulative costs, calibration on validation alone, and files that compute what the network in memory does."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,71 +10,17 @@ import pytest
 import torch
 from torch import nn
 
-from engine.architectures.build import build_architecture
-from engine.contract.errors import EngineError
 from engine.contract.figures import Setting
 from engine.formats.onnx.counting import count_module, count_onnx
 from engine.formats.onnx.executed import executed_macs
-from engine.methods.dynamic import early_exit
 from engine.methods.dynamic.early_exit import apply
 from engine.methods.dynamic.exits.network import BudgetNetwork, ExitNetwork
 from engine.methods.dynamic.exits.thresholds import NEVER
 from engine.methods.dynamic.exits.training import joint_loss
-from engine.methods.dynamic.spec_exits import EarlyExit
 from engine.training.batches import Batch, fingerprint
 from modelpress.runtime import load
 from tests.engine.conftest import CLASSES, World, cnn, make_split
-
-
-class Residual(nn.Module):
-    """Three residual blocks, between the second and third of which the features of the first are read once more."""
-
-    def __init__(self, width: int = 6) -> None:
-        super().__init__()
-        self.stem = nn.Conv2d(1, width, 3, padding=1)
-        self.blocks = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(width, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU(), nn.Conv2d(width, width, 3, padding=1))
-            for _ in range(3)
-        )
-        self.fc = nn.Linear(width, CLASSES)
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        first = torch.relu(self.stem(images))
-        second = torch.relu(first + self.blocks[0](first))
-        third = torch.relu(second + self.blocks[1](second))
-        last = torch.relu(third + self.blocks[2](third) + 0.5 * first)
-        scores: torch.Tensor = self.fc(last.mean((2, 3)).reshape(last.shape[0], -1))
-        return scores
-
-
-def params(**changes: Any) -> EarlyExit:
-    return EarlyExit.model_validate({"method": "early_exit", "iterations": 30, "learning_rate": 3e-3, **changes})
-
-
-def exits_of(network: Any) -> ExitNetwork:
-    assert isinstance(network.module, ExitNetwork)
-    return network.module
-
-
-Build = Callable[..., World]
-
-
-@pytest.fixture
-def unwritten(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave out what takes most of the time: no stage is written."""
-    for name in ("publish_stages", "check_stages"):
-        monkeypatch.setattr(early_exit, name, lambda *_, **__: None)
-
-
-@pytest.fixture(scope="module")
-def msdnet() -> nn.Module:
-    torch.manual_seed(0)
-    small = {
-        "in_channels": 1, "image_size": 8, "classifiers": 3, "base": 1, "step": 1, "channels": 4, "growth": 4,
-        "scale_factors": [1, 2], "bottleneck_factors": [1, 2], "classifier_channels": 8, "num_classes": CLASSES,
-    }  # fmt: skip
-    return build_architecture({"name": "msdnet", "params": small})[0].eval()
-
+from tests.engine.methods.dynamic.exits import Build, Residual, exits_of, params
 
 MODULES = {"cnn": cnn, "residual": Residual}
 
@@ -278,91 +223,6 @@ def test_temperatures_are_fitted_for_each_exit(world: Build) -> None:
     assert [float(exits_of(network).confidence(k).temperature) for k in range(3)] == pytest.approx(fitted)
 
 
-# Positions
-
-
-@pytest.mark.usefixtures("unwritten")
-def test_named_positions_stand_behind_activation_and_sum(world: Build) -> None:
-    torch.manual_seed(1)
-    own = world(Residual(), train=60)
-    network = apply(own.network, params(positions=["blocks.1", "blocks.0.3"], budgets=[], iterations=2), own.context)
-    # In the network's order, and behind the residual sum: what the exit reads is never negative.
-    assert [row["position"] for row in own.context.reported["exits"]] == ["blocks.0.3", "blocks.1.3", "end of the network"]
-    stage = exits_of(network).stages[0]
-    node = next(node for node in stage.graph.nodes if node.op == "call_module" and node.target == "exit1")
-    assert node.args[0].target is torch.relu
-
-
-@pytest.mark.usefixtures("unwritten")
-def test_automatic_positions_are_spread_over_the_multiplications(world: Build) -> None:
-    layers: list[nn.Module] = [nn.Conv2d(1, 8, 3, padding=1), nn.ReLU()]
-    for _ in range(7):
-        layers += [nn.Conv2d(8, 8, 3, padding=1), nn.ReLU()]
-    own = world(nn.Sequential(*layers, nn.Flatten(), nn.Linear(512, CLASSES)), train=60)
-    apply(own.network, params(exits=3, head="linear", budgets=[], iterations=1), own.context)
-    whole = own.context.reported["whole_macs_count"]
-    shares = [row["macs_count"] / whole for row in own.context.reported["exits"]]
-    assert shares == pytest.approx([0.25, 0.5, 0.75, 1], abs=0.08)
-
-
-@pytest.mark.parametrize(
-    ("changes", "code", "says"),
-    [
-        ({"positions": ["7"]}, "exit_after_last_layer", "7"),
-        ({"positions": ["conv9"]}, "layer_not_found", "conv9"),
-        ({"positions": ["0", "1"]}, "exit_position_invalid", "'0'"),
-        ({"budgets": [0.001]}, "budget_unreachable", "0.001"),
-        ({"loss_weights": [1, 1]}, "loss_weights_invalid", "2 entries"),
-    ],
-)
-def test_what_cannot_be_done_is_said_before_anything_is_trained(world: Build, changes: dict[str, Any], code: str, says: str) -> None:
-    own = world(cnn(), train=60)
-    with pytest.raises(EngineError, match=says) as caught:
-        apply(own.network, params(**changes), own.context)
-    assert caught.value.code == code
-    assert caught.value.hint
-    assert not any(event.phase == "training" for event in own.of("phase"))
-
-
-def test_without_validation_examples_there_are_no_thresholds(world: Build) -> None:
-    own = world(cnn(), train=60, validation=make_split(0, 4))
-    with pytest.raises(EngineError) as caught:
-        apply(own.network, params(), own.context)
-    assert caught.value.code == "no_validation_examples"
-    assert "x_validation" in str(caught.value.hint)
-
-
-def test_a_network_of_one_layer_has_no_place_for_an_exit(world: Build) -> None:
-    own = world(nn.Sequential(nn.Flatten(), nn.Linear(64, CLASSES)), train=60)
-    with pytest.raises(EngineError) as caught:
-        apply(own.network, params(), own.context)
-    assert caught.value.code == "no_exit_position"
-
-
-def test_positions_cannot_be_added_to_a_network_with_exits_of_its_own(world: Build, msdnet: nn.Module) -> None:
-    own = world(msdnet, train=60)
-    with pytest.raises(EngineError, match="exits of its own") as caught:
-        apply(own.network, params(positions=["first"]), own.context)
-    assert caught.value.code == "exit_position_invalid"
-
-
-def test_what_mixes_the_examples_cannot_be_carried_on(world: Build) -> None:
-    class Mixing(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.first, self.second, self.third = nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(64, CLASSES)
-
-        def forward(self, images: torch.Tensor) -> torch.Tensor:
-            rows = torch.relu(self.first(images.reshape(-1, 8)))
-            scores: torch.Tensor = self.third(torch.relu(self.second(rows)).reshape(-1, 64))
-            return scores
-
-    own = world(Mixing(), train=60)
-    with pytest.raises(EngineError, match="first") as caught:
-        apply(own.network, params(positions=["first"]), own.context)
-    assert caught.value.code == "exit_position_invalid"
-
-
 def test_the_manifest_says_which_files_belong_together(world: Build, tmp_path: Path) -> None:
     own = world(cnn(), train=60)
     apply(own.network, params(budgets=[0.8, 1.0], iterations=2), own.context)
@@ -372,3 +232,19 @@ def test_the_manifest_says_which_files_belong_together(world: Build, tmp_path: P
     assert all(len(item["thresholds"]) == 2 for item in document["budgets"])
     assert sorted(entry["name"] for entry in document["files"].values()) == [f"step0-stage{k}.onnx" for k in (1, 2, 3)]
     assert {file.kind for file in own.context.files} == {"stage", "exits"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"budgets": [0.5, 0.5]}, "each budget is given once"),
+        ({"budgets": [35]}, "did you mean 0.35"),
+        ({"budgets": [], "anytime": False}, "at least one budget"),
+        ({"positions": []}, "at least one position"),
+        ({"loss_weights": [0, 0]}, "above 0"),
+        ({"positions": ["0"], "loss_weights": [1, 1, 1]}, "one entry for each of positions"),
+    ],
+)
+def test_parameters_that_say_nothing_are_refused(changes: dict[str, Any], says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        params(**changes)

@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 from onnx import helper, numpy_helper
 
 from engine.contract.errors import EngineError
+from engine.methods.quantization import shift
 from engine.methods.quantization.agreement import COMPARED_EXAMPLES
 from engine.methods.quantization.spec import StaticQuantization
 from engine.methods.quantization.static_quantization import apply
@@ -94,8 +96,9 @@ def test_a_pattern_that_names_nothing_is_told(bench: Callable[..., Any]) -> None
 def test_only_training_examples_are_read_and_just_as_many_as_asked(bench: Callable[..., Any]) -> None:
     world = bench()
     quantize(world, calibration={"samples": 50, "batch_size": 8})
-    assert world.data.splits["train"].reads == 50 + 1 + COMPARED_EXAMPLES
-    assert world.data.splits["test"].reads == 0
+    looked_at = world.data.splits["train"].reads - (50 + 1 + COMPARED_EXAMPLES)
+    assert looked_at == 50, "once more, to be compared with the evaluated ones"
+    assert world.data.splits["test"].reads <= shift.EXAMPLES, "to be compared, and for nothing else"
     assert world.context.reported["calibration"] == {
         "split": "train",
         "examples_count": 50,
@@ -103,6 +106,19 @@ def test_only_training_examples_are_read_and_just_as_many_as_asked(bench: Callab
         "batch_size": 8,
         "constant_tensors": [],
     }
+
+
+def test_evaluated_examples_change_nothing_in_the_result(bench: Callable[..., Any]) -> None:
+    """Ranges that were read off them would make the result look better than it is."""
+    splits = [{"train": make_split(200, 1), "test": scaled(make_split(100, 2), factor, 0)} for factor in (1, 7)]
+    files = [quantize(bench(splits=found)).read_bytes() for found in splits]
+    assert files[0] == files[1]
+    world = bench(splits={"validation": make_split(60, 3)})
+    context = replace(world.context, evaluation_split="validation")
+    with pytest.raises(EngineError) as caught:
+        apply(world.network, StaticQuantization(), context)
+    assert caught.value.code == "dataset_invalid"
+    assert "validation is kept for the evaluation" in caught.value.message
 
 
 def test_validation_examples_serve_where_there_are_no_training_examples(bench: Callable[..., Any]) -> None:
@@ -181,6 +197,7 @@ def test_a_network_without_anything_to_quantize_is_refused(bench: Callable[..., 
     with pytest.raises(EngineError) as caught:
         quantize(bench(path))
     assert caught.value.code == "nothing_quantized"
+    assert "static_quantization" not in (caught.value.hint or ""), "what was just tried is no way out"
 
 
 def test_a_quantized_network_is_refused(bench: Callable[..., Any]) -> None:
@@ -199,3 +216,22 @@ def test_a_fixed_batch_is_filled_up(bench: Callable[..., Any], tmp_path: Path, c
     world = bench(path, signature=signature)
     quantize(world, calibration={"samples": 13})
     assert world.context.reported["operators"]["Conv"]["int8"] == 2
+
+
+def scaled(split: Any, factor: float, offset: float) -> Any:
+    return replace(split, images=split.images * np.float32(factor) + np.float32(offset))
+
+
+@pytest.mark.parametrize(
+    ("factor", "offset", "differs"),
+    [(1, 0, False), (1.3, 0, False), (0.5, 0, False), (255, 0, True), (1 / 255, 0, True), (1, 40, True), (1, -40, True), (3, 0, True)],
+)
+def test_examples_of_another_scale_or_offset_are_told(bench: Callable[..., Any], factor: float, offset: float, differs: bool) -> None:
+    """As where one split was divided by 255 and the other was not."""
+    world = bench(splits={"train": make_split(200, 1), "test": scaled(make_split(100, 2), factor, offset)})
+    quantize(world)
+    told = [event for event in world.events if getattr(event, "code", "") == "calibration_shifted"]
+    assert bool(told) == differs
+    if told:
+        assert "'x'" in told[0].message
+        assert list(told[0].details["inputs"]) == ["x"]

@@ -1,0 +1,1 @@
+"""Training with the rounding of a QDQ file in the forward pass."""
