@@ -20,6 +20,7 @@ class SeveralGraphs:
 
     architecture = None
     weights_type = "float32"
+    one_file = False
 
     def __init__(self, members: Sequence[tuple[Setting, Network]]) -> None:
         self._members = tuple(members)
