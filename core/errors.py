@@ -178,6 +178,30 @@ class ShapeMismatch(ServiceError):
     title = "Shape mismatch"
 
 
+class SettingNotFound(ServiceError):
+    """The artifact has no such setting."""
+
+    code = "setting_not_found"
+    status = 422
+    title = "Setting not found"
+
+
+class NoSettingFits(ServiceError):
+    """No setting of the artifact is within the limit."""
+
+    code = "no_setting_fits"
+    status = 422
+    title = "No setting fits"
+
+
+class SettingsNotSeparable(ServiceError):
+    """The artifact's settings are no files that could be cut out of it."""
+
+    code = "settings_not_separable"
+    status = 422
+    title = "Settings not separable"
+
+
 class ModelInvalid(ServiceError):
     """The model was inspected and cannot be used."""
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from core.blobs import Blobs
 from core.database.db import Database
+from core.library.subnets import Subnets
 from core.library.uploads import Uploads
 from core.queue import Doorbell
 from core.settings import Settings
@@ -19,6 +20,7 @@ class Service:
     database: Database
     blobs: Blobs
     uploads: Uploads
+    subnets: Subnets
     doorbell: Doorbell
 
     @classmethod
@@ -35,7 +37,7 @@ class Service:
         database = Database(settings, doorbell.ring)
         try:
             blobs = Blobs(settings, database)
-            yield cls(settings, database, blobs, Uploads(settings, database, blobs), doorbell)
+            yield cls(settings, database, blobs, Uploads(settings, database, blobs), Subnets(blobs), doorbell)
         finally:
             doorbell.close()
             database.close()

@@ -1,12 +1,14 @@
 """Artifacts: what jobs published."""
 
+from dataclasses import astuple
 from typing import Annotated, Any
+from urllib.parse import quote
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from api.deps import ArtifactId, JobId, Reading, ReadsArtifacts, TheService, WritesModels, Writing
+from api.deps import ArtifactId, JobId, Reading, ReadsArtifacts, TheService, WritesModels
 from api.http import content, documents, intake, problems
 from api.http.fields import fields_of
 from api.http.routing import ClosedRoute
@@ -14,7 +16,8 @@ from api.schemas.common import PRINTABLE, Page
 from api.schemas.jobs import Artifact
 from api.schemas.models import Model
 from core import jobs
-from core.library import artifacts, models
+from core.errors import MalformedRequest
+from core.library import artifacts, models, subnets
 
 router = APIRouter(route_class=ClosedRoute, tags=["artifacts"])
 
@@ -26,6 +29,8 @@ class Promotion(BaseModel):
 
     name: str | None = Field(None, max_length=200, pattern=PRINTABLE)
     metadata: dict[str, Any] | None = None
+    setting: str | None = Field(None, max_length=64, pattern=PRINTABLE)
+    """Of an artifact with several settings, the one that the model is cut to, such as `width 0.5`; by default the whole file."""
 
 
 @router.get("/v1/jobs/{job_id}/artifacts", operation_id="list_artifacts", response_model=Page[Artifact], responses=problems.responses(404))
@@ -56,23 +61,61 @@ def download_artifact(
     return content.download(request, service, blob, artifact.filename)
 
 
+@router.get(
+    "/v1/artifacts/{artifact_id}/subnet",
+    operation_id="download_subnet",
+    response_class=Response,
+    openapi_extra=content.HEADERS,
+    responses=content.RESPONSES | problems.responses(404, 412, 416, 422, 500, 507),
+)
+def download_subnet(
+    request: Request,
+    principal: ReadsArtifacts,
+    service: TheService,
+    artifact_id: ArtifactId,
+    *,
+    setting: Annotated[str | None, Query(max_length=64, pattern=PRINTABLE)] = None,
+    width: Annotated[float | None, Query(gt=0, le=1)] = None,
+    max_latency_ms: Annotated[float | None, Query(gt=0)] = None,
+    max_macs: Annotated[float | None, Query(gt=0)] = None,
+) -> Response:
+    """One setting of an artifact with several as a plain ONNX file, bit for bit what was measured: by its name, by its width, or the most
+    accurate one within a limit on the measured latency or on the multiply-accumulates of one example.
+    """
+    wanted = subnets.Wanted(setting, width, max_latency_ms, max_macs)
+    if sum(value is not None for value in astuple(wanted)) != 1:
+        raise MalformedRequest("which setting is meant is not clear", hint="give one of setting, width, max_latency_ms, max_macs")
+    with service.database.reader() as session:
+        artifact, blob = artifacts.content(session, principal.project_id, artifact_id)
+    item = subnets.chosen(artifact, wanted)
+    answer = content.download(request, service, service.subnets.blob(artifact, blob, item), subnets.file_name(artifact, item))
+    answer.headers["Modelpress-Setting"] = quote(item["setting"]["name"])
+    return answer
+
+
 @router.post(
     "/v1/artifacts/{artifact_id}/promote",
     operation_id="promote_artifact",
     status_code=201,
     response_model=Model,
-    responses=problems.responses(404, 415, 422, 429),
+    responses=problems.responses(404, 415, 422, 429, 507),
 )
 def promote_artifact(
-    session: Writing,
     principal: WritesModels,
     service: TheService,
     artifact_id: ArtifactId,
     wanted: Annotated[Promotion, Depends(fields_of(Promotion, documents.METADATA_BYTES))],
 ) -> Response:
     """Make a model of an artifact, to compress it further or to compare with; it remembers where it came from."""
-    artifact = artifacts.get(session, principal.project_id, artifact_id)
+    with service.database.reader() as session:
+        artifact, blob = artifacts.content(session, principal.project_id, artifact_id)
     intake.check_format(artifact.format, intake.MODELS)
     metadata = None if wanted.metadata is None else intake.stored(intake.check_metadata(wanted.metadata, intake.MODELS))
-    body = models.body(models.promote(session, service.settings, artifact, name=wanted.name, metadata=metadata))
+    cut = None
+    if wanted.setting is not None:
+        item = subnets.chosen(artifact, subnets.Wanted(setting=wanted.setting))
+        cut = wanted.setting, service.subnets.blob(artifact, blob, item)
+    with service.database.unit_of_work() as session:
+        artifact = artifacts.get(session, principal.project_id, artifact_id)
+        body = models.body(models.promote(session, service.settings, artifact, name=wanted.name, metadata=metadata, cut=cut))
     return JSONResponse(body, 201, {"Location": body["urls"]["self"]})

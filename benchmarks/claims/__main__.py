@@ -1,6 +1,6 @@
 """Reproduce the papers' claims.
 
-    python -m benchmarks.claims [T1 T1b T1c T2 T3 T4 T5 T7 T8 T9 T10 T11 T13 …] [--quick | --full] [--seeds N] [--data FILE.npz] --json FILE [--table FILE.md]
+    python -m benchmarks.claims [T1 T1b T1c T2 T3 T4 T5 T6 T7 T8 T9 T10 T11 T12 T13] [--quick | --full] [--seeds N] [--data FILE.npz] --json FILE [--table FILE.md]
 
 The quick mode trains on 4,000 digits and stops on 1,000, drawn from FILE (`examples/digits.npz`) with each seed (of fewer, four in five
 and the rest), and tests on all test digits. The full mode takes all of FILE (MNIST: 60,000 + 10,000) and the papers' lengths of
@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.claims import binary, distillation, exits, removal, rethinking, routes, supermasks, tickets
+from benchmarks.claims import binary, distillation, exits, removal, rethinking, routes, slimming, supermasks, tickets
 from benchmarks.claims.bench import Bench
 from benchmarks.claims.claim import Claim, Figures
 from benchmarks.claims.table import table
@@ -34,6 +34,7 @@ CLAIMS = (
     *distillation.CLAIMS,
     *binary.CLAIMS,
     *exits.CLAIMS,
+    *slimming.CLAIMS,
     *routes.CLAIMS,
 )
 DIGITS = Path(__file__).parents[2] / "examples" / "digits.npz"

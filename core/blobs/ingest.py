@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
 
-from sqlalchemy import ColumnElement, and_, delete, exists, select
+from sqlalchemy import ColumnElement, and_, delete, exists, select, update
 from sqlalchemy.orm import Session
 
 from core import failpoints
@@ -236,6 +236,12 @@ class Blobs:
                     self.store.delete(key_of(sha256))
                     removed += 1
         return removed
+
+    def touch(self, blob: Blob) -> bool:
+        """Whether the blob is still there; if so, it is kept for another `blob_grace_seconds`."""
+        with self.database.unit_of_work() as session:
+            statement = update(StoredBlob).where(StoredBlob.sha256 == blob.sha256).values(touched_at=db_now())
+            return session.scalar(statement.returning(StoredBlob.sha256)) is not None
 
     def sweep_staging(self) -> int:
         """Remove staged files that a dead process left behind; returns how many.

@@ -19,22 +19,31 @@ def create(session: Session, settings: Settings, project_id: str, *, name: str, 
 
 
 def promote(
-    session: Session, settings: Settings, artifact: Artifact, *, name: str | None = None, metadata: dict[str, Any] | None = None
+    session: Session,
+    settings: Settings,
+    artifact: Artifact,
+    *,
+    name: str | None = None,
+    metadata: dict[str, Any] | None = None,
+    cut: tuple[str, Blob] | None = None,
 ) -> Model:
-    """Make a model of an artifact; it remembers the job and the model that it came from."""
+    """Make a model of an artifact; it remembers the job and the model that it came from.
+
+    `cut` is the name of one setting of the artifact, and the file that was cut out of it.
+    """
     job = session.get_one(Job, artifact.job_id)
     source = session.get_one(Model, job.model_id)
     model = Model(
         id=ids.new("mdl"),
         project_id=artifact.project_id,
-        name=name or f"{source.name} · {artifact.filename}",
+        name=name or " · ".join((source.name, artifact.filename, *([] if cut is None else [cut[0]]))),
         format=artifact.format,
         declared=source.declared if metadata is None else metadata,
         source_artifact_id=artifact.id,
         source_job_id=job.id,
         source_model_id=source.id,
     )
-    return inputs.add(session, settings, model, inputs.content(session, artifact))
+    return inputs.add(session, settings, model, inputs.content(session, artifact) if cut is None else cut[1])
 
 
 def get(session: Session, project_id: str, model_id: str) -> Model:

@@ -137,3 +137,20 @@ class TrainingRun(TrainingFields):
 
 class Finetune(TrainingRun):
     """Training of the network after a change, to win back accuracy. Give `epochs` or `iterations`."""
+
+
+class Budget(Params):
+    """How much of the network stays, measured instead of counted in channels. Exactly one field."""
+
+    params_ratio: OpenRatio | None = None
+    """Share of the parameters that stays."""
+    macs_ratio: OpenRatio | None = None
+    """Share of the multiply-accumulate operations of convolutions and linear layers that stays."""
+    latency_ratio: OpenRatio | None = None
+    """Share of the latency that stays: batch size 1, ONNX Runtime on this worker's CPU, original and candidates measured in turns."""
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> "Budget":
+        if sum(value is not None for value in (self.params_ratio, self.macs_ratio, self.latency_ratio)) != 1:
+            raise ValueError("give exactly one of params_ratio, macs_ratio, latency_ratio")
+        return self

@@ -23,6 +23,7 @@ from engine.contract.method import MethodParams
 from engine.contract.report import StepReport
 from engine.contract.spec import Spec
 from engine.jobs import warnings
+from engine.jobs.each_setting import apply_step
 from engine.jobs.inputs import JobInputs, read
 from engine.jobs.judging import FileJudge
 from engine.jobs.publication import Publication, figures_of, publish
@@ -144,7 +145,7 @@ class _Compression:
     def _step(self, context: StepContext, index: int, step: MethodParams, network: Network, examiner: Examiner) -> State:
         begin, method = time.monotonic(), step.wire_name()
         self._recorder.emit(events.StepStarted(method=method, step_index=index))
-        network = implementation(step)(network, step, context)
+        network = apply_step(step, network, context)
         first = network.at(network.settings[0])
         to_score = partial(self._inputs.to_score, as_timed=first.batch_dependent)
 

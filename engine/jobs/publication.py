@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -21,6 +21,7 @@ from engine.formats.loading import write_network
 from engine.formats.onnx import runtime
 from engine.formats.onnx.counting import count_onnx
 from engine.formats.onnx.notes import remove_notes
+from engine.formats.onnx.one_file import as_raw
 from engine.formats.onnx.runtime import Feed
 from engine.jobs.inputs import JobInputs
 from engine.jobs.other_cpu import on_other_cpu
@@ -30,6 +31,8 @@ from engine.measuring.examples import RandomExamples, SplitExamples
 from engine.measuring.measurement import FileSizes
 from engine.measuring.sizes import Sizes
 from engine.networks.network import Counts, Network, Signature
+from modelpress.runtime.manifest import ArtifactError
+from modelpress.runtime.subnets import open_settings
 
 if TYPE_CHECKING:
     from torch import nn
@@ -115,7 +118,7 @@ def publish(
     sizes: Sizes,
     enter: Callable[[str], None],
 ) -> Publication:
-    """Write, verify and time the files of one state: one ONNX file for each of its settings.
+    """Write, verify and time the files of one state: one ONNX file for each of its settings, or one for all of them.
 
     Args:
         network: The state.
@@ -139,8 +142,11 @@ def publish(
     place = directory if RUNNABLE in formats else inputs.work / f"measured_{step_index}"
     place.mkdir(exist_ok=True)
     runnable = {setting.name: place / file_name(setting, first=setting == settings[0]) for setting in settings}
-    for name, path in runnable.items():
-        networks[name].write_onnx(path)
+    if network.one_file:
+        runnable = _cut(plain, runnable, inputs.work / f"settings_{step_index}")
+    else:
+        for name, path in runnable.items():
+            networks[name].write_onnx(path)
     others = {name: write_network(plain, name, directory / f"model{ending_of(name)}") for name in formats if name != RUNNABLE}
     enter("verifying")
     # The examiner scores the files while they are compared with the network and compressed; nothing runs beside the timing.
@@ -167,13 +173,27 @@ def publish(
         counts = count_onnx(path, own.shapes) if RUNNABLE in formats else own_network.count(own.shapes)
         if own_network.input_dependent:
             counts = replace(counts, macs_count=examiner.count(inputs.to_count(path))().macs_count)
-        if RUNNABLE in formats:
-            files.append(PublishedFile(path, RUNNABLE, own_sizes[setting.name], (setting,), own.metrics))
-        first = files[-1].sizes if formats[0] == RUNNABLE else next(file.sizes for file in files if file.format == formats[0])
+        if RUNNABLE in formats and (setting == settings[0] or not network.one_file):
+            files.append(PublishedFile(path, RUNNABLE, own_sizes[setting.name], settings if network.one_file else (setting,), own.metrics))
+        stored = own_sizes[setting.name] if formats[0] == RUNNABLE else next(file.sizes for file in files if file.format == formats[0])
         other = on_other_cpu(inputs.to_score(path, as_timed=network.batch_dependent), own, examiner, inputs.work)
-        measured.append(MeasuredFile(setting, path, own, timings, counts, first, other))
+        measured.append(MeasuredFile(setting, path, own, timings, counts, stored, other))
     files.sort(key=lambda file: formats.index(file.format))
     return Publication(step_index, tuple(files), tuple(measured))
+
+
+def _cut(network: Network, paths: Mapping[str, Path], directory: Path) -> dict[str, Path]:
+    """Write one file for all settings, and the others beside it as they are cut out of it; the files that run, by setting."""
+    directory.mkdir(exist_ok=True)
+    (first, whole), *others = paths.items()
+    network.write_onnx(whole)
+    packed = open_settings(whole)
+    found = {first: whole}
+    for name, path in others:
+        found[name] = directory / path.name
+        with found[name].open("wb") as file:
+            file.writelines(packed.cut(packed.setting(name)))
+    return found
 
 
 def file_name(setting: Setting, *, first: bool) -> str:
@@ -200,8 +220,20 @@ def _checked(settings: tuple[Setting, ...]) -> tuple[Setting, ...]:
 
 def _check_copy(file: Path, source: Path) -> None:
     """The published file against the network's own, which may hold notes besides."""
-    if remove_notes(onnx.load(file)) != remove_notes(onnx.load(source)):
+    if _settled(file) != _settled(source):
         raise EngineError("export_mismatch", "The published file is not the network's own graph.", category="internal")
+
+
+def _settled(file: Path) -> onnx.ModelProto:
+    """A model without notes and without other settings that its file holds besides, its tensors stored in one way."""
+    try:
+        packed = open_settings(file)
+        model = onnx.load_from_string(b"".join(packed.cut(packed.settings[0])))
+    except ArtifactError:
+        model = onnx.load(file)
+    for tensor in model.graph.initializer:
+        as_raw(tensor)
+    return remove_notes(model)
 
 
 def _compare(file: Path, network: Network, inputs: JobInputs, examiner: Examiner, module: nn.Module) -> None:

@@ -6,7 +6,7 @@ here, and `measure` is given both ways to look at it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -75,6 +75,10 @@ class Network(Protocol):
         """The ways in which it runs, each of which is published and measured; one without a name in the ordinary case."""
 
     @property
+    def one_file(self) -> bool:
+        """Whether one ONNX file holds all of several settings: it runs as the first, and `modelpress.runtime.subnets` cuts the others out."""
+
+    @property
     def weights_type(self) -> str:
         """Type in which a file stores the weights, `float32` or `float16`; a module trains in float32 all the same."""
 
@@ -104,10 +108,12 @@ class Network(Protocol):
         signature: Signature | None = None,
         settings: tuple[Setting, ...] | None = None,
         select: Callable[[nn.Module, Setting], nn.Module] | None = None,
+        parts: Callable[[nn.Module], Collection[tuple[int, ...]]] | None = None,
     ) -> Network:
         """A network around a changed module, with the same signature and settings where no others are given.
 
-        `select` makes of the module, and one of several settings, a module of its own that runs so.
+        `select` makes of the module, and one of several settings, a module of its own that runs so. With `parts`, which says what places of
+        a dimension of the first setting's tensors the others may keep, all of them are published as one file.
         """
 
     def with_onnx(self, path: Path, *, module: nn.Module | None = None, batch_dependent: bool = False) -> Network:
@@ -123,7 +129,7 @@ class Network(Protocol):
         """An ONNX file of the network: the one that it is, or a fresh one at `path`. Raises `export_failed`."""
 
     def write_onnx(self, path: Path) -> None:
-        """Write the network with its only setting as one ONNX file. Raises `export_failed`."""
+        """Write the network with its only setting, or `one_file` with all of them, as one ONNX file. Raises `export_failed`."""
 
     def count(self, shapes: Shapes | None = None) -> Counts:
         """Parameters and multiply-accumulates for one example; `shapes` are for dimensions that the signature leaves open."""

@@ -1,9 +1,13 @@
-"""Runs published artifacts that are more than one ONNX file. Needs numpy and onnxruntime, and nothing else.
+"""Runs published artifacts that are more than one network. Needs numpy and onnxruntime, and nothing else.
 
 `load` reads the artifact's JSON document, its manifest, and returns what runs it:
 
     network = modelpress.runtime.load("step0-exits.json", budget=0.35)
     answer = network.run({"input": images})
+
+An ONNX file that holds several settings (the widths of a slimmable network) is loaded at one of them:
+
+    narrow = modelpress.runtime.load("model.onnx", width=0.5)
 
 A file of packed weights is an artifact by itself: `load("step0-packed.safetensors")` opens it (see `modelpress.runtime.packed`).
 
@@ -28,12 +32,14 @@ def load(path: str | PathLike[str], **options: Any) -> Any:
     """What runs the artifact whose manifest is at `path`; its other files stand in the same folder.
 
     Args:
-        path: The JSON document, or a safetensors file of packed weights.
+        path: The JSON document, an ONNX file with several settings, or a safetensors file of packed weights.
         options: Those of the kind's own `load`: a budget, a width, a number of threads.
 
     Raises:
         ArtifactError: The document or a file beside it is missing, changed, or of a kind that this version does not know.
     """
+    if Path(path).suffix == ".onnx":
+        return importlib.import_module("modelpress.runtime.one_file").load(Path(path), **options)
     if Path(path).suffix == ".safetensors":
         return packed.open(path, **options)
     manifest = Manifest.read(Path(path))

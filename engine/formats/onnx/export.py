@@ -31,17 +31,26 @@ _TRIED_BATCH = 3
 Examples = tuple[torch.Tensor, ...] | None
 
 
-def export_onnx(module: nn.Module, signature: Signature, path: Path, *, half: bool = False, examples: Examples = None) -> None:
+def export_onnx(
+    module: nn.Module,
+    signature: Signature,
+    path: Path,
+    *,
+    half: bool = False,
+    examples: Examples = None,
+    keep_normalization: bool = False,
+) -> None:
     """Write a plain module on the CPU to `path`: names of the signature, first dimension open, no external data.
 
     `half` stores the weights, which have been rounded to it, as float16. `examples` are inputs to trace it with, of two examples;
-    made up where they are None.
+    made up where they are None. With `keep_normalization` batch normalization is not folded into the layers before it.
 
     Raises `export_failed` where the module cannot be written as ONNX.
     """
-    if not _written(module, signature, path, examples, half=half):
+    if keep_normalization or not _written(module, signature, path, examples, half=half):
         names = ([spec.name for spec in side] for side in (signature.inputs, signature.outputs))
-        _save(plain(name_ends(_exported(module, signature, examples), *names)), signature, path, half=half)
+        model = _exported(module, signature, examples, keep_normalization=keep_normalization)
+        _save(plain(name_ends(model, *names)), signature, path, half=half)
 
 
 def _written(module: nn.Module, signature: Signature, path: Path, examples: Examples, *, half: bool) -> bool:
@@ -64,7 +73,7 @@ def _save(model: onnx.ModelProto, signature: Signature, path: Path, *, half: boo
     onnx.save_model(store_in_half(model) if half else model, str(path))
 
 
-def _exported(module: nn.Module, signature: Signature, examples: Examples) -> onnx.ModelProto:
+def _exported(module: nn.Module, signature: Signature, examples: Examples, *, keep_normalization: bool) -> onnx.ModelProto:
     """The network as torch writes it. Raises `export_failed`."""
     arguments = example_inputs(signature, EXAMPLE_BATCH) if examples is None else examples
     batched = len({spec.shape[:1] for spec in signature.inputs}) == 1
@@ -81,7 +90,10 @@ def _exported(module: nn.Module, signature: Signature, examples: Examples) -> on
                 output_names=provisional("output", len(signature.outputs)),
                 opset_version=OPSET,
                 verbose=False,
+                optimize=not keep_normalization,
             )
+            if keep_normalization and program is not None:
+                _optimize(program.model)
     except (OSError, MemoryError):
         raise
     except Exception as error:
@@ -90,6 +102,30 @@ def _exported(module: nn.Module, signature: Signature, examples: Examples) -> on
         ) from error
     assert program is not None
     return program.model_proto
+
+
+def _optimize(model: Any) -> None:
+    """What the exporter does with `optimize`, but for folding batch normalization; in place."""
+    import onnx_ir.passes.common as passes
+    from onnxscript import optimizer, rewriter
+    from onnxscript.rewriter.rules import common
+
+    folding = (common.fuse_batchnorm_into_conv_rule, common.fuse_batchnorm_into_conv_transpose_rule, common.fuse_batchnorm_into_gemm_rule)
+    rules = [rule for rule in rewriter._DEFAULT_REWRITE_RULES if rule not in folding]
+    passes.InlinePass()(model)
+    for _ in range(2):
+        optimizer.fold_constants(model, onnx_shape_inference=True)
+        rewriter.rewrite(model, pattern_rewrite_rules=rules)
+    for step in (
+        passes.RemoveUnusedNodesPass(),
+        passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+        passes.LiftSubgraphInitializersToMainGraphPass(),
+        passes.DeduplicateInitializersPass(),
+        passes.CommonSubexpressionEliminationPass(),
+        passes.OutputFixPass(),
+        passes.NameFixPass(),
+    ):
+        step(model)
 
 
 def plain(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,10 @@ from engine.contract.figures import Setting
 from engine.formats.onnx.counting import count_module, count_onnx, count_weights
 from engine.formats.onnx.executed import decides_by_input
 from engine.formats.onnx.notes import has_notes, remove_notes
+from engine.formats.onnx.one_file import pack
 from engine.networks.network import UNNAMED, Counts, Network, Shapes, Signature, T
+from modelpress.runtime.manifest import ArtifactError
+from modelpress.runtime.subnets import open_settings
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -26,6 +29,7 @@ if TYPE_CHECKING:
     from engine.networks.routed import RoutedModule
 
     Select = Callable[[nn.Module, Setting], nn.Module]
+    Parts = Callable[[nn.Module], Collection[tuple[int, ...]]]
 
 _WIDER = {"int4": np.int8, "int2": np.int8, "uint4": np.uint8, "uint2": np.uint8}
 """Types of less than a byte, which other formats do not have."""
@@ -43,11 +47,17 @@ class ModuleNetwork:
         *,
         settings: tuple[Setting, ...] = UNNAMED,
         select: Select | None = None,
+        parts: Parts | None = None,
         weights_type: str = "float32",
         plain: bool = False,
     ) -> None:
         self.signature, self.settings, self.module, self.weights_type = signature, settings, module, weights_type
-        self._select, self._plain = select, plain
+        self._select, self._parts, self._plain = select, parts, plain
+
+    @property
+    def one_file(self) -> bool:
+        """Of several settings whose tensors are parts of the first one's."""
+        return self._parts is not None and len(self.settings) > 1
 
     @property
     def input_dependent(self) -> bool:
@@ -74,10 +84,15 @@ class ModuleNetwork:
         signature: Signature | None = None,
         settings: tuple[Setting, ...] | None = None,
         select: Select | None = None,
+        parts: Parts | None = None,
     ) -> Network:
         """Another module in the place of this one."""
         return self._around(
-            module, signature=signature or self.signature, settings=settings or self.settings, select=select or self._select
+            module,
+            signature=signature or self.signature,
+            settings=settings or self.settings,
+            select=select or self._select,
+            parts=parts if select else self._parts,
         )
 
     def with_onnx(self, path: Path, *, module: nn.Module | None = None, batch_dependent: bool = False) -> Network:
@@ -94,7 +109,7 @@ class ModuleNetwork:
         module = folded(self.module)
         if self.weights_type == "float16":
             module = round_weights(module)
-        return self._around(module, settings=self.settings, select=self._select, plain=True)
+        return self._around(module, settings=self.settings, select=self._select, parts=self._parts, plain=True)
 
     def measure(self, *, on_file: Callable[[Path], T], on_module: Callable[[nn.Module], T]) -> T:
         """What is found on the module."""
@@ -113,8 +128,15 @@ class ModuleNetwork:
         routed = _routed(module)
         if routed is not None:
             routed.write_onnx(self.signature, path, half=half)
-        else:
+        elif self._parts is None or not self.one_file:
             export_onnx(module, self.signature, path, half=half)
+        else:
+            plain, models = self.plain(), []
+            for setting in self.settings:
+                # Normalization that is folded into the weights would make them other weights in every setting.
+                export_onnx(plain.at(setting).module, self.signature, path, half=half, keep_normalization=True)
+                models.append((setting, onnx.load(path)))
+            onnx.save_model(pack(models, self._parts(module)), str(path))
 
     def count(self, shapes: Shapes | None = None) -> Counts:
         """Counted on the module, which runs once without computing anything."""
@@ -125,8 +147,9 @@ class ModuleNetwork:
         return count_module(module, self.signature, shapes)
 
     def tensors(self) -> Iterator[tuple[str, NDArray[Any]]]:
-        """The state dict of the folded module."""
-        for name, tensor in self.plain().module.state_dict().items():
+        """The state dict of the folded module; of several settings in one file, that of the first."""
+        plain = self.plain()
+        for name, tensor in (plain.at(self.settings[0]) if self.one_file else plain).module.state_dict().items():
             yield name, array_of(tensor)
 
     def _around(self, module: nn.Module, **changes: Any) -> Network:
@@ -169,6 +192,11 @@ class GraphNetwork:
     def architecture(self) -> None:
         """A graph is no builtin architecture."""
 
+    @property
+    def one_file(self) -> bool:
+        """A graph runs in one way."""
+        return False
+
     def at(self, setting: Setting) -> Network:
         """The graph, which runs in one way."""
         assert setting in self.settings
@@ -181,10 +209,16 @@ class GraphNetwork:
         signature: Signature | None = None,
         settings: tuple[Setting, ...] | None = None,
         select: Select | None = None,
+        parts: Parts | None = None,
     ) -> Network:
         """A module in the place of the graph, which is void."""
         return ModuleNetwork(
-            signature or self.signature, module, settings=settings or self.settings, select=select, weights_type=self.weights_type
+            signature or self.signature,
+            module,
+            settings=settings or self.settings,
+            select=select,
+            parts=parts,
+            weights_type=self.weights_type,
         )
 
     def with_onnx(self, path: Path, *, module: nn.Module | None = None, batch_dependent: bool = False) -> Network:
@@ -235,7 +269,19 @@ def _graph(network: Network, path: Path, module: nn.Module | None, *, batch_depe
             f"This step makes one graph of a network with {len(network.settings)} settings ({', '.join(s.name for s in network.settings)}).",
             hint="Put the step that adds settings last.",
         )
+    _forget_settings(path)
     return GraphNetwork(network.signature, path, module=module, settings=network.settings, batch_dependent=batch_dependent)
+
+
+def _forget_settings(path: Path) -> None:
+    """Take other settings, of which an uploaded file may have had some, out of a file whose graph was changed: they are not of this graph."""
+    try:
+        packed = open_settings(path)
+    except ArtifactError:
+        return
+    content = b"".join(packed.cut(packed.settings[0]))
+    del packed
+    path.write_bytes(content)
 
 
 def array_of(tensor: Tensor) -> NDArray[Any]:

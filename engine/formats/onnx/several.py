@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -20,6 +20,7 @@ class SeveralGraphs:
 
     architecture = None
     weights_type = "float32"
+    one_file = False
 
     def __init__(self, members: Sequence[tuple[Setting, Network]]) -> None:
         self._members = tuple(members)
@@ -57,9 +58,10 @@ class SeveralGraphs:
         signature: Signature | None = None,
         settings: tuple[Setting, ...] | None = None,
         select: Callable[[nn.Module, Setting], nn.Module] | None = None,
+        parts: Callable[[nn.Module], Collection[tuple[int, ...]]] | None = None,
     ) -> Network:
         """A module in the place of the graphs, which are void."""
-        return self._first.with_module(module, signature=signature, settings=settings or self.settings, select=select)
+        return self._first.with_module(module, signature=signature, settings=settings or self.settings, select=select, parts=parts)
 
     def with_onnx(self, path: Path, *, module: nn.Module | None = None, batch_dependent: bool = False) -> Network:
         """Refused: one graph cannot stand for several. Raises `not_trainable`."""

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from engine.contract.errors import EngineError
+from engine.methods.channels.gradients import backpropagated
 from engine.methods.context import Context
 from engine.methods.pruning.magnitude_pruning import keep_best, keep_best_together
 from engine.methods.pruning.spec_lottery import LotteryTicket
@@ -23,7 +24,6 @@ from engine.networks.initialization import initialize
 from engine.networks.layers import PRUNABLE, select
 from engine.networks.masks import Density, Mask
 from engine.networks.network import Network
-from engine.structure.gradients import backpropagated
 
 
 def apply(network: Network, params: LotteryTicket, context: Context) -> Network:

@@ -10,13 +10,13 @@ from torch import Tensor, nn
 from engine.contract.errors import EngineError
 from engine.contract.params import TrainingFields
 from engine.formats.sparse import save_sparse
+from engine.methods.channels.gradients import backpropagated
 from engine.methods.context import Context
 from engine.methods.pruning.spec import MagnitudePruning
 from engine.networks import masks
 from engine.networks.layers import CONVOLUTIONS, select
 from engine.networks.masks import Density, Mask
 from engine.networks.network import Network
-from engine.structure.gradients import backpropagated
 from engine.training.loop import Hooks, Moment, iterations_of
 
 GRADUAL_SHARE = 2 / 3

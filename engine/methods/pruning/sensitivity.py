@@ -6,6 +6,8 @@ import torch
 from torch import nn
 
 from engine.contract.errors import EngineError
+from engine.methods.channels.importance import unit_scores
+from engine.methods.channels.removal import choose_groups, graph_inputs
 from engine.methods.context import Context
 from engine.methods.pruning.spec import Sensitivity
 from engine.methods.pruning.structure.curves import Point, Score, channel_curve, report, scorer, weight_curve
@@ -13,8 +15,6 @@ from engine.networks import masks
 from engine.networks.layers import select
 from engine.networks.network import Network
 from engine.structure.graph import ChannelGraph
-from engine.structure.importance import unit_scores
-from engine.structure.removal import choose_groups, graph_inputs
 
 
 def apply(network: Network, params: Sensitivity, context: Context) -> Network:

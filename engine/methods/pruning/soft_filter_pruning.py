@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from engine.methods.channels.importance import magnitude_l1, magnitude_l2
+from engine.methods.channels.removal import SEARCHED, Shrinkage, choose_groups, graph_inputs, tune
 from engine.methods.context import Context
 from engine.methods.pruning.spec import SoftFilterPruning
 from engine.networks import masks
@@ -12,8 +14,6 @@ from engine.networks.network import Network
 from engine.structure.channels import ChannelGroup
 from engine.structure.constants import absorb
 from engine.structure.graph import ChannelGraph
-from engine.structure.importance import magnitude_l1, magnitude_l2
-from engine.structure.removal import SEARCHED, Shrinkage, choose_groups, graph_inputs, tune
 from engine.training.loop import Hooks, Moment
 
 NORMS = {"magnitude_l1": magnitude_l1, "magnitude_l2": magnitude_l2}

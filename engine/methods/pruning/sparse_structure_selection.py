@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from engine.contract.errors import EngineError
+from engine.methods.channels.removal import SEARCHED, Shrinkage, choose_groups, graph_inputs, tune
 from engine.methods.context import Context
 from engine.methods.pruning.spec import SparseStructureSelection
 from engine.methods.pruning.structure.structures import Factors, Structures, attach, block, conv_groups, neurons
@@ -17,7 +18,6 @@ from engine.networks.network import Network
 from engine.structure.blocks import find_blocks
 from engine.structure.channels import Inputs
 from engine.structure.graph import ChannelGraph
-from engine.structure.removal import SEARCHED, Shrinkage, choose_groups, graph_inputs, tune
 from engine.training.loop import Hooks, Moment, iterations_of, learning_rate
 
 

@@ -7,7 +7,7 @@ from pydantic import Field, TypeAdapter, ValidatorFunctionWrapHandler, WrapValid
 
 from engine.contract.cost import NOTHING, Cost, Facts
 from engine.contract.method import Effect, MethodParams, Reference, Requires
-from engine.contract.params import Finetune, LayerChoice, LayerPattern, NotAPercentage, OpenRatio, Params, Ratio, RatioOrAuto
+from engine.contract.params import Budget, Finetune, LayerChoice, LayerPattern, NotAPercentage, OpenRatio, Ratio, RatioOrAuto
 from engine.methods.pruning.spec_filters import Sensitivity, SoftFilterPruning, SparseStructureSelection
 from engine.methods.pruning.spec_lottery import LotteryTicket
 from engine.methods.pruning.spec_masks import Supermask
@@ -26,23 +26,6 @@ Importance = Literal["magnitude_l1", "magnitude_l2", "taylor", "random"]
 ChannelImportance = Literal[
     "magnitude_l1", "magnitude_l2", "group_norm", "taylor", "hessian", "bn_scale", "fpgm", "lamp", "thinet", "random"
 ]
-
-
-class Budget(Params):
-    """How much of the network stays, measured instead of counted in channels. Exactly one field."""
-
-    params_ratio: OpenRatio | None = None
-    """Share of the parameters that stays."""
-    macs_ratio: OpenRatio | None = None
-    """Share of the multiply-accumulate operations of convolutions and linear layers that stays."""
-    latency_ratio: OpenRatio | None = None
-    """Share of the latency that stays: batch size 1, ONNX Runtime on this worker's CPU, original and candidates measured in turns."""
-
-    @model_validator(mode="after")
-    def _exactly_one(self) -> "Budget":
-        if sum(value is not None for value in (self.params_ratio, self.macs_ratio, self.latency_ratio)) != 1:
-            raise ValueError("give exactly one of params_ratio, macs_ratio, latency_ratio")
-        return self
 
 
 class Regularization(Finetune):

@@ -10,20 +10,23 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from engine.contract.errors import EngineError
+from engine.contract.params import Budget
+from engine.methods.channels import thinet
+from engine.methods.channels.importance import unit_scores
+from engine.methods.channels.own_normalization import lacks_normalization, own_normalization
+from engine.methods.channels.removal import Shrinkage, choose_groups, graph_inputs, ratios_of
+from engine.methods.channels.stopwatch import Stopwatch
 from engine.methods.context import Context
-from engine.methods.pruning.spec import CURVE_EXAMPLES, CURVE_RATIOS, Budget, StructuredPruning
+from engine.methods.pruning.spec import CURVE_EXAMPLES, CURVE_RATIOS, StructuredPruning
 from engine.methods.pruning.structure import curves
 from engine.methods.pruning.structure.baselines import compare
 from engine.methods.pruning.structure.group_sparsity import train_sparsely
 from engine.networks import masks
 from engine.networks.network import Network
-from engine.structure import thinet
 from engine.structure.alignment import aligned, multiples
 from engine.structure.channels import ChannelGroup, Inputs, mask_channels, own_parameters
 from engine.structure.graph import ChannelGraph
 from engine.structure.imagination import shared_copy
-from engine.structure.importance import unit_scores
-from engine.structure.own_normalization import lacks_normalization, own_normalization
 from engine.structure.plan import (
     Block,
     Costs,
@@ -37,8 +40,6 @@ from engine.structure.plan import (
     plan_of,
     rank,
 )
-from engine.structure.removal import Shrinkage, choose_groups, graph_inputs, ratios_of
-from engine.structure.stopwatch import Stopwatch
 
 
 def apply(network: Network, params: StructuredPruning, context: Context) -> Network:

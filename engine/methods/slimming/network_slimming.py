@@ -12,20 +12,22 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from engine.contract.display import Bar, Bars
 from engine.contract.errors import EngineError
+from engine.methods.channels import own_normalization
+from engine.methods.channels.removal import SEARCHED, Shrinkage, choose_groups, graph_inputs
 from engine.methods.context import Context
 from engine.methods.slimming.spec import NetworkSlimming
 from engine.networks import masks
 from engine.networks.network import Network
-from engine.structure import own_normalization
 from engine.structure.channels import ChannelGroup, Inputs, own_parameters
 from engine.structure.constants import absorb
 from engine.structure.graph import ChannelGraph
 from engine.structure.plan import Limits, blocks, for_share, held_back, plan_of, rank
-from engine.structure.removal import SEARCHED, Shrinkage, choose_groups, graph_inputs
 from engine.training.loop import Hooks, Moment, iterations_of, learning_rate
 
 NEAR_ZERO = 0.01
 """Scales below this count as switched off in the report."""
+_MOST_SCALES = 20_000
+"""Scales of larger networks are not listed in the report."""
 Scales = Mapping[nn.Module, Tensor]
 """Absolute scale of every channel, by the normalization, or by the convolution behind which one was put for the training."""
 
@@ -139,6 +141,7 @@ class _Slimmer:
             {
                 "near_zero_share": float((values < NEAR_ZERO).float().mean()),
                 "threshold": reached if together else None,
+                "scales": {item.group.name: item.scores.tolist() for item in ranked} if len(values) <= _MOST_SCALES else None,
                 "removed": {item.group.name: len(item.group.units[0]) * removed for item, removed in zip(ranked, plan, strict=True)},
             }
         )

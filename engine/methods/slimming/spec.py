@@ -7,8 +7,10 @@ from pydantic import Field, model_validator
 from engine.contract.cost import NOTHING, Cost, Facts
 from engine.contract.method import Effect, MethodParams, Reference, Requires
 from engine.contract.params import Finetune, LayerChoice, OpenRatio, TrainingRun
+from engine.methods.slimming.spec_autoslim import AutoSlim
+from engine.methods.slimming.spec_slimmable import Slimmable
 
-__all__ = ["NetworkSlimming"]
+__all__ = ["AutoSlim", "NetworkSlimming", "Slimmable"]
 
 
 class NetworkSlimming(MethodParams, LayerChoice, TrainingRun):

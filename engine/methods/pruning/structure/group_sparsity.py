@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from engine.methods.channels.importance import group_norm
 from engine.methods.context import Context
 from engine.methods.pruning.spec import Regularization
 from engine.structure.channels import ChannelGroup, Part
-from engine.structure.importance import group_norm
 from engine.training.loop import Hooks, Moment, iterations_of, learning_rate
 
 CONTRAST = 4.0

@@ -9,13 +9,13 @@ from torch import nn
 
 from engine.architectures.build import build_architecture
 from engine.contract.errors import EngineError
+from engine.methods.channels.removal import choose_groups
 from engine.methods.pruning.sparse_structure_selection import ProximalSteps, apply, soft_threshold
 from engine.methods.pruning.spec import SparseStructureSelection
 from engine.methods.pruning.structure.structures import attach, block, conv_groups, neurons
 from engine.networks import masks
 from engine.structure.blocks import find_blocks, remove_blocks
 from engine.structure.graph import ChannelGraph
-from engine.structure.removal import choose_groups
 from engine.training.loop import learning_rate
 
 INPUTS = (torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(0)),)

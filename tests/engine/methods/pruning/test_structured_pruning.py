@@ -215,7 +215,7 @@ def test_a_latency_budget_is_the_first_candidate_that_is_fast_enough(world, netw
 
 
 def test_latency_is_that_of_the_exported_network_in_onnx_runtime(world):
-    from engine.structure.stopwatch import Stopwatch
+    from engine.methods.channels.stopwatch import Stopwatch
 
     wide, narrow = (nn.Sequential(nn.Flatten(), nn.Linear(64, width), nn.Linear(width, 5)) for width in (60_000, 600))
     stopwatch = Stopwatch(wide, (torch.randn(2, 1, 8, 8),), world(wide).context)

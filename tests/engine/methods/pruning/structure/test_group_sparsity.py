@@ -5,13 +5,13 @@ import copy
 import pytest
 import torch
 
+from engine.methods.channels.importance import group_norm
 from engine.methods.pruning import structured_pruning
 from engine.methods.pruning.spec import Regularization, StructuredPruning
 from engine.methods.pruning.structure.group_sparsity import speed, train_sparsely
 from engine.methods.pruning.structured_pruning import apply
 from engine.structure.channels import mask_channels
 from engine.structure.graph import ChannelGraph
-from engine.structure.importance import group_norm
 
 X = (torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(0)),)
 

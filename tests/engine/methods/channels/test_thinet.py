@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import nn
 
+from engine.methods.channels import thinet
 from engine.methods.pruning.spec import StructuredPruning
 from engine.methods.pruning.structured_pruning import apply
-from engine.structure import thinet
 from engine.structure.graph import ChannelGraph
 from tests.engine.structure.conftest import Tied
 

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from engine.methods.channels import thinet
+from engine.methods.channels.gradients import backpropagated
 from engine.methods.context import Context
-from engine.structure import thinet
 from engine.structure.channels import ChannelGroup, Part
-from engine.structure.gradients import backpropagated
 
 COMPARABLE = frozenset({"taylor", "hessian", "bn_scale", "lamp", "thinet", "random"})
 """Importances whose values mean the same in every layer; the others are divided by their group's mean for a global ranking."""

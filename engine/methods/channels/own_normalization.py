@@ -22,7 +22,7 @@ from engine.training.batch_norm import recalibrate
 FEWEST = 3
 """Convolutions of a network whose missing normalization is worth a warning."""
 NAME = "own_normalization"
-_KINDS = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
+KINDS = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
 
 
 def lacks_normalization(module: nn.Module) -> bool:
@@ -41,7 +41,7 @@ def own_normalization(module: nn.Module, inputs: Inputs, context: Context) -> It
     layers = normalizable(module, inputs)
     hooks = []
     for layer in layers:
-        kind = _KINDS[len(layer.kernel_size)]
+        kind = KINDS[len(layer.kernel_size)]
         layer.add_module(NAME, kind(layer.out_channels, device=layer.weight.device))
         hooks.append(layer.register_forward_hook(_normalize))
     try:

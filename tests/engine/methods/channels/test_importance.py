@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from engine.structure.gradients import backpropagated
+from engine.methods.channels.gradients import backpropagated
+from engine.methods.channels.importance import fpgm, group_norm, lamp, magnitude_l1, magnitude_l2, unit_scores
 from engine.structure.graph import ChannelGraph
-from engine.structure.importance import fpgm, group_norm, lamp, magnitude_l1, magnitude_l2, unit_scores
 from engine.training.batches import Batch
 
 X = (torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(0)),)

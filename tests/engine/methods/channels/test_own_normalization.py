@@ -7,9 +7,9 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
+from engine.methods.channels.own_normalization import lacks_normalization, own_normalization
 from engine.methods.pruning.spec import StructuredPruning
 from engine.methods.pruning.structured_pruning import apply
-from engine.structure.own_normalization import lacks_normalization, own_normalization
 
 
 def plain():

@@ -1,0 +1,103 @@
+"""A file with several settings gives each of them back bit for bit, runs with nothing else installed, and damage is told."""
+
+import base64
+import json
+import zlib
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from engine.contract.figures import Setting
+from engine.formats.onnx.one_file import pack
+from modelpress.runtime import ArtifactError, load
+from modelpress.runtime.subnets import SETTINGS_KEY, TENSORS_KEY, SettingsFile, open_settings
+from tests.modelpress.alone import run_alone
+
+RNG = np.random.default_rng(0)
+WIDE = {"w": RNG.standard_normal((8, 6)).astype(np.float32), "b": RNG.standard_normal(8).astype(np.float32)}
+PLACES = (0, 1, 5, 7)
+
+
+def model(tensors, *, half=False):
+    nodes = [helper.make_node("Gemm", ["x", "w", "b"], ["y"], transB=1)]
+    size = tensors["w"].shape[0]
+    kind = TensorProto.FLOAT16 if half else TensorProto.FLOAT
+    ends = [helper.make_tensor_value_info(name, kind, ["n", width]) for name, width in (("x", 6), ("y", size))]
+    made = [numpy_helper.from_array(value.astype(np.float16) if half else value, name) for name, value in tensors.items()]
+    graph = helper.make_graph(nodes, "g", ends[:1], ends[1:], made)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+
+
+def narrow():
+    """Rows of the weight, and a bias of its own."""
+    return {"w": WIDE["w"][list(PLACES)], "b": np.arange(4, dtype=np.float32)}
+
+
+def packed_model(**changes):
+    settings = [
+        (Setting(name="width 1", values={"width": 1.0}), model(WIDE)),
+        (Setting(name="width 0.5", values={"width": 0.5}), model(narrow())),
+    ]
+    return pack(settings, changes.get("kept", {PLACES}))
+
+
+def cut(content, **values):
+    packed = SettingsFile(content)
+    return onnx.load_from_string(b"".join(packed.cut(packed.setting(**values))))
+
+
+@pytest.mark.parametrize("kept", [{PLACES}, set(), {(0, 1, 2, 3), PLACES}])
+def test_each_setting_comes_back_whatever_the_packer_was_told(kept):
+    content = packed_model(kept=kept).SerializeToString()
+    assert cut(content, width=1.0) == model(WIDE)
+    assert cut(content, width=0.5) == model(narrow())
+    own = base64.b64decode(next(p.value for p in onnx.load_from_string(content).metadata_props if p.key == TENSORS_KEY))
+    assert (len(own) > WIDE["w"].nbytes // 2) == (PLACES not in kept), "what is a part of the wide weight is stored once"
+
+
+def test_other_types_and_other_metadata_are_kept():
+    one = model(WIDE, half=True)
+    helper.set_model_props(one, {"author": "someone"})
+    content = pack([(Setting(name="a"), one), (Setting(name="b"), model(narrow(), half=True))], {PLACES}).SerializeToString()
+    assert cut(content, name="a") == one
+    assert cut(content, name="b") == model(narrow(), half=True)
+
+
+def test_it_runs_at_each_setting_with_numpy_and_onnxruntime_alone(tmp_path: Path):
+    onnx.save(packed_model(), tmp_path / "model.onnx")
+    code = f"""
+import numpy, modelpress.runtime
+x = numpy.ones((2, 6), dtype=numpy.float32)
+for options in ({{}}, {{"width": 0.5}}, {{"setting": "width 0.5"}}):
+    network = modelpress.runtime.load({str(tmp_path / "model.onnx")!r}, **options)
+    print(network.setting, network.run({{"x": x}})["y"].shape)
+"""
+    assert run_alone(code, tmp_path).splitlines() == ["width 1 (2, 8)", "width 0.5 (2, 4)", "width 0.5 (2, 4)"]
+
+
+def test_what_is_not_there_and_what_is_damaged_is_told(tmp_path: Path):
+    made = packed_model()
+    onnx.save(model(WIDE), tmp_path / "plain.onnx")
+    with pytest.raises(ArtifactError, match="one setting only"):
+        open_settings(tmp_path / "plain.onnx")
+    onnx.save(made, tmp_path / "model.onnx")
+    with pytest.raises(ArtifactError, match=r"no setting width 0\.3; it has width 1, width 0\.5"):
+        load(tmp_path / "model.onnx", width=0.3)
+    with pytest.raises(ArtifactError, match="ends in the middle"):
+        SettingsFile(made.SerializeToString()[:-5])
+    document = json.loads(zlib.decompress(base64.b64decode(next(p.value for p in made.metadata_props if p.key == SETTINGS_KEY))))
+    for change, match in (
+        ({"version": 9}, "another version"), ({"places": [[[0, 99]]]}, "outside of the tensor"), ({"settings": None}, "damaged"),
+    ):  # fmt: skip
+        helper.set_model_props(
+            made,
+            {
+                SETTINGS_KEY: base64.b64encode(zlib.compress(json.dumps(document | change).encode())).decode(),
+                TENSORS_KEY: next(p.value for p in made.metadata_props if p.key == TENSORS_KEY),
+            },
+        )
+        with pytest.raises(ArtifactError, match=match):
+            cut(made.SerializeToString(), width=0.5)
