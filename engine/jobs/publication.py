@@ -176,7 +176,7 @@ def publish(
         if RUNNABLE in formats and (setting == settings[0] or not network.one_file):
             files.append(PublishedFile(path, RUNNABLE, own_sizes[setting.name], settings if network.one_file else (setting,), own.metrics))
         stored = own_sizes[setting.name] if formats[0] == RUNNABLE else next(file.sizes for file in files if file.format == formats[0])
-        other = on_other_cpu(inputs.to_score(path, as_timed=network.batch_dependent), own, examiner, inputs.work)
+        other = on_other_cpu(inputs.to_score(path, own_network, as_timed=network.batch_dependent), own, examiner, inputs.work)
         measured.append(MeasuredFile(setting, path, own, timings, counts, stored, other))
     files.sort(key=lambda file: formats.index(file.format))
     return Publication(step_index, tuple(files), tuple(measured))
