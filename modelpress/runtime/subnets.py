@@ -29,8 +29,10 @@ from modelpress.runtime.manifest import ArtifactError
 
 SETTINGS_KEY, TENSORS_KEY = "modelpress.settings", "modelpress.tensors"
 VERSION = 1
-MOST_DOCUMENT_BYTES = 256 * 2**20
+MOST_DOCUMENT_BYTES = 64 * 2**20
 """Of the JSON document: what a file claims is not believed beyond this."""
+_MOST_TIMES = 2
+"""A setting is a part of the file; weights that two layers share may be written twice."""
 Bytes = bytes | memoryview
 _GRAPH, _METADATA, _INITIALIZER = 7, 14, 5
 _DIMS, _TYPE, _NAME, _RAW = 1, 2, 8, 9
@@ -66,10 +68,16 @@ class SettingsFile:
         document = _document(bytes(self._data[slice(*entries[SETTINGS_KEY])]))
         try:
             self.settings = [Entry(e["name"], e["values"], e.get("model"), e.get("tensors", [])) for e in document["settings"]]
-            self._places = [np.concatenate([np.arange(a, b, dtype=np.int64) for a, b in ranges]) for ranges in document["places"]]
+            self._places = [self._expanded(ranges) for ranges in document["places"]]
             self._own = base64.b64decode(bytes(self._data[slice(*entries[TENSORS_KEY])]), validate=True)
         except (KeyError, TypeError, ValueError) as error:
             raise ArtifactError(f"the description of the file's settings is damaged: {error}") from error
+
+    def _expanded(self, ranges: list[list[int]]) -> NDArray[np.int64]:
+        """Places from ranges; no dimension is longer than the file."""
+        if not all(0 <= start < stop <= len(self._data) for start, stop in ranges) or sum(b - a for a, b in ranges) > len(self._data):
+            raise ValueError("a range of places is outside of every tensor")
+        return np.concatenate([np.arange(start, stop, dtype=np.int64) for start, stop in ranges])
 
     def setting(self, name: str | None = None, **values: float | str) -> Entry:
         """The setting with a name, or with the given values, such as `width=0.5`. Raises `ArtifactError` where there is none."""
@@ -88,12 +96,18 @@ class SettingsFile:
             return
         model = memoryview(base64.b64decode(entry.model))
         initializers = self._initializers()
-        pieces = [piece for tensor in entry.tensors for piece in self._tensor(tensor, initializers)]
+        pieces: list[Bytes] = []
+        size = 0
+        for tensor in entry.tensors:
+            pieces += self._tensor(tensor, initializers)
+            size += sum(len(piece) for piece in pieces[-2:])
+            if size > _MOST_TIMES * len(self._data):
+                raise ArtifactError(f"the setting {entry.name!r} claims to be larger than the file that it is a part of")
         for number, kind, first, last in fields(model, 0, len(model)):
             if number != _GRAPH:
                 yield from _field(number, kind, model[first:last])
                 continue
-            yield tag(_GRAPH, 2) + varint(last - first + sum(len(piece) for piece in pieces))
+            yield tag(_GRAPH, 2) + varint(last - first + size)
             yield model[first:last]
             yield from pieces
 

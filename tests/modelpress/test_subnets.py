@@ -90,7 +90,8 @@ def test_what_is_not_there_and_what_is_damaged_is_told(tmp_path: Path):
         SettingsFile(made.SerializeToString()[:-5])
     document = json.loads(zlib.decompress(base64.b64decode(next(p.value for p in made.metadata_props if p.key == SETTINGS_KEY))))
     for change, match in (
-        ({"version": 9}, "another version"), ({"places": [[[0, 99]]]}, "outside of the tensor"), ({"settings": None}, "damaged"),
+        ({"version": 9}, "another version"), ({"places": [[[0, 10**12]]]}, "damaged"),
+        ({"settings": [*document["settings"], {**document["settings"][1], "name": "many", "tensors": [["w", "w", {}]] * 99}]}, "larger than the file"), ({"places": [[[0, 99]]]}, "outside of the tensor"), ({"settings": None}, "damaged"),
     ):  # fmt: skip
         helper.set_model_props(
             made,
@@ -100,4 +101,4 @@ def test_what_is_not_there_and_what_is_damaged_is_told(tmp_path: Path):
             },
         )
         with pytest.raises(ArtifactError, match=match):
-            cut(made.SerializeToString(), width=0.5)
+            cut(made.SerializeToString(), **({"name": "many"} if "larger" in match else {"width": 0.5}))
