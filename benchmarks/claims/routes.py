@@ -21,10 +21,11 @@ def routing(bench: Bench, seed: int) -> Figures:
     """Percent right with learned routes and with random ones at the same rate, and what is computed and how long it takes."""
     model = bench.folder / "resnet20.json"
     model.write_text(json.dumps(MODEL))
-    supervised, reinforced = ({"epochs": 20}, {"epochs": 10}) if bench.full else ({"iterations": 200}, {"iterations": 120})
+    supervised, reinforced = ({"epochs": 20}, {"epochs": 10}) if bench.full else ({"iterations": 200}, {"iterations": 160})
     step: dict[str, Any] = {
         "method": "skip_routing",
-        "alphas": [4],
+        "alphas": [3],
+        "anneal": 0.2,
         "supervised": {"batch_size": BATCH, "learning_rate": 3e-3, **supervised},
         "reinforcement": {"batch_size": BATCH, "learning_rate": 1e-2, "schedule": "constant", **reinforced},
         "controls": ["random", "shuffled"],

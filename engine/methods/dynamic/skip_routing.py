@@ -63,12 +63,15 @@ def apply(network: Network, params: SkipRouting, context: Context) -> Network:
     variants = variants_of(params)
     context.report("macs", {"branches": dict(zip((block.name for block in blocks), branches, strict=True)), "gates": gates, "rest": rest})
     show(networks, variants, params, context)
+    whole = Alternatives(networks)
+    if len(variants) == 1:
+        return network.with_module(chosen(whole, variants[0]), settings=(variants[0].setting,))
     by_name = {variant.setting.name: variant for variant in variants}
 
     def choose(module: nn.Module, setting: Setting) -> nn.Module:
         return chosen(module, by_name[setting.name]) if isinstance(module, Alternatives) else module
 
-    return network.with_module(Alternatives(networks), settings=tuple(variant.setting for variant in variants), select=choose)
+    return network.with_module(whole, settings=tuple(variant.setting for variant in variants), select=choose)
 
 
 def _blocks(graph: torch.fx.GraphModule, params: SkipRouting, context: Context) -> tuple[ResidualBlock, ...]:

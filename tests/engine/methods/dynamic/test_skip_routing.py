@@ -363,6 +363,17 @@ def test_a_reward_for_skipping_makes_it_skip_and_what_it_did_is_reported(world: 
     assert [type(shown).__name__ for shown in made.context.shown] == ["Table", "Bars", "Table"]
 
 
+def test_one_setting_is_a_network_that_writes_itself(world: BuildWorld) -> None:
+    made = world(resnet(4, 2))
+    params = SkipRouting.model_validate({"supervised": {"iterations": 1}, "reinforcement": {"iterations": 1}, "thresholds": [0.4]})
+    found = apply(made.network, params, made.context)
+    (setting,) = found.settings
+    assert found.input_dependent
+    assert found.at(setting).count().macs_count is None
+    assert isinstance(found.plain().module, SkippingNetwork)
+    assert float(found.module.decisions[0].threshold) == pytest.approx(0.4)
+
+
 def test_thresholds_are_settings_of_one_training(world: BuildWorld) -> None:
     made = world(resnet(4, 3))
     params = SkipRouting.model_validate({"thresholds": [0.3, 0.95], "skip_first": True, **TRAINED, "reinforcement": {"iterations": 2}})
