@@ -67,6 +67,8 @@ class Supervisor:
         while True:
             received = signal.sigtimedwait(_HANDLED, _TICK_SECONDS)
             if received is not None and received.si_signo != signal.SIGCHLD:
+                name, sender = signal.Signals(received.si_signo).name, received.si_pid
+                _log.info("stopping", signal=name, sent_by=sender, sender=_command(sender))
                 return
             self._reap()
             for program in self._programs:
@@ -146,6 +148,13 @@ class Supervisor:
     def _signal(self, program: Program, number: signal.Signals) -> None:
         if program.process is not None:
             os.kill(program.process.pid, number)
+
+
+def _command(pid: int) -> str:
+    """What a process runs; empty where it is gone, or was the kernel."""
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")[:200].strip()
+    return ""
 
 
 def children_of(parent: int) -> set[int]:

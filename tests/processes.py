@@ -26,12 +26,15 @@ def descendants(root: int) -> list[int]:
 
 
 def outside(pid: int) -> int:
-    """The number here of a process below this one that calls itself `pid` in a process namespace of its own; 0 where there is none."""
+    """The number here of a process below this one that calls itself `pid` in a process namespace of its own; 0 where there is none.
+
+    Processes that wait for a job are left out.
+    """
     for found in descendants(os.getpid()):
         with suppress(OSError):
             line = next(line for line in Path(f"/proc/{found}/status").read_text().splitlines() if line.startswith("NSpid:"))
             numbers = line.split()[1:]
-            if len(numbers) > 1 and int(numbers[-1]) == pid:
+            if len(numbers) > 1 and int(numbers[-1]) == pid and Path(f"/proc/{found}/comm").read_text() != "spare\n":
                 return found
     return 0
 

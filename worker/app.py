@@ -43,12 +43,16 @@ class Worker:
     """The runners of one process and what they share: one service, one parent of job children, one workplace."""
 
     def __init__(self, queues: list[str]) -> None:
-        self._stack = ExitStack()
-        service = self._stack.enter_context(Service.open(settings))
+        with ExitStack() as stack:  # what was begun ends where the rest cannot begin: the end of this process would wait for it
+            self._open(queues, stack)
+            self._stack = stack.pop_all()
+
+    def _open(self, queues: list[str], stack: ExitStack) -> None:
+        service = stack.enter_context(Service.open(settings))
         workplace = Workplace(settings.data_dir.resolve() / "work")
-        self._stack.callback(workplace.close)
+        stack.callback(workplace.close)
         launcher = Launcher()
-        self._stack.callback(launcher.close)
+        stack.callback(launcher.close)
         isolation = _choose_isolation(launcher, workplace, gpu=settings.gpu_queue in queues)
         own = {queue: devices.assigned_gpus() if queue == settings.gpu_queue else devices.cpu() for queue in queues}
         capacities = {queue: device.capacity for queue, device in own.items()}
@@ -161,8 +165,9 @@ def _choose_isolation(launcher: Launcher, workplace: Workplace, *, gpu: bool) ->
         try:
             isolation = choose(launcher, workplace.path, gpu=gpu)
         except LaunchError:
-            _log.exception("no job child can be started here")
-            os.kill(os.getpid(), signal.SIGTERM)  # whoever supervises this worker tries again
+            if not launcher.closed:
+                _log.exception("no job child can be started here")
+                os.kill(os.getpid(), signal.SIGTERM)  # whoever supervises this worker tries again
             raise
         open_lines = [name for name, answer in isolation.probe.items() if answer == "open"]
         log = _log.info if isolation.tier >= 1 else _log.warning

@@ -245,7 +245,7 @@ class Attempt:
         except (ManifestError, ServiceError, SQLAlchemyError, OSError) as error:
             # The job goes on; another attempt would begin further back.
             _log.warning("checkpoint not stored", error=str(error))
-            self._transcript.note(f"warning: a checkpoint could not be stored: {error}")
+            self._transcript.note(f"a checkpoint could not be stored: {error}", "warning")
         else:
             failpoints.hit("worker.checkpointed")
             if self._draining.is_set():
@@ -261,6 +261,8 @@ class Attempt:
     ) -> End:
         """The attempt failed; one that was done and only missed its targets still shows what it made."""
         claim = self._claim
+        if self._transcript.ending is None:  # otherwise the process itself said so
+            self._transcript.note(f"{error.message} [{error.code}]", "error")
         self._transcript.close_running_steps("pending" if error.category == "transient" else "failed")
         return lambda session: jobs.fail(
             session,

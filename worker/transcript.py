@@ -8,6 +8,7 @@ from typing import Any
 
 from core.jobs import NewEvent, Point, Report
 from engine.contract import events
+from worker.log_lines import LogLines, dated
 
 MOST_BYTES = 64 << 20
 """Events of one attempt, in bytes of their lines; more is a child that has lost its way."""
@@ -41,6 +42,8 @@ class Transcript:
         self._metrics: list[Point] = []
         self._log: list[str] = []
         self._log_bytes = 0
+        self._log_ends_line = True
+        self._lines = LogLines(len(steps))
         self.phase = "starting"
         self.artifacts: list[events.ArtifactWritten] = []
         self.ending: events.Done | events.Failed | None = None
@@ -60,6 +63,7 @@ class Transcript:
         self._check(event)
         with self._lock:
             self._hear(event)
+            self._add_lines(self._lines.of(event))
         return event
 
     def hear_log(self, data: bytes) -> None:
@@ -70,6 +74,7 @@ class Transcript:
     def report(self) -> Report:
         """Everything that was not reported yet."""
         with self._lock:
+            self._add_lines(self._lines.waiting())
             report = replace(self._pending, events=self._events, metrics=self._metrics, log="".join(self._log))
             self._pending, self._events, self._metrics, self._log, self._log_bytes = Report(), [], [], [], 0
             return report
@@ -94,10 +99,10 @@ class Transcript:
                     step["status"] = status
             self._pending = replace(self._pending, steps=self._copied_steps())
 
-    def note(self, text: str) -> None:
+    def note(self, text: str, level: str = "info") -> None:
         """Add a line of the supervisor's own to the log."""
         with self._lock:
-            self._add_log(text + "\n")
+            self._add_lines(dated(text, level))
 
     def _check(self, event: events.Event) -> None:
         """What the type of an event does not bound and the database does."""
@@ -119,8 +124,6 @@ class Transcript:
                 self._pending = replace(self._pending, progress=progress)
             case events.MetricPoint():
                 self._metrics.append(Point(event.name, event.value, event.step, event.unit and event.unit[:32], event.step_index))
-            case events.Log():
-                self._add_log(f"{event.level}: {event.message}\n" if event.level != "info" else f"{event.message}\n")
             case events.Warned():
                 warning = event.model_dump(exclude={"type"})
                 self._warnings.append(warning)
@@ -142,7 +145,7 @@ class Transcript:
                     self._change_step(event.error.step_index, status="failed")
             case events.Resumed():
                 self._add_event("resumed", **event.model_dump(exclude={"type", "step_index"}))
-            case events.Checkpointed():
+            case events.Log() | events.Checkpointed():
                 pass
 
     def _change_step(self, index: int | None, **values: Any) -> None:
@@ -157,9 +160,15 @@ class Transcript:
     def _add_event(self, kind: str, **data: Any) -> None:
         self._events.append(NewEvent(kind, data))
 
+    def _add_lines(self, text: str) -> None:
+        """Lines of this service, which begin where a library may have stopped in the middle of one."""
+        if text:
+            self._add_log(text if self._log_ends_line else "\n" + text)
+
     def _add_log(self, text: str) -> None:
         """Past a bound on what waits for a heartbeat the text is dropped: an endless log must not fill the memory."""
         room = MOST_PENDING_LOG - self._log_bytes
         if text and room >= 0:  # once nothing more fits, a last line states it, and the count is past the bound
             self._log.append(text if len(text) <= room else text[:room] + _CUT)
+            self._log_ends_line = self._log[-1].endswith("\n")
             self._log_bytes += len(text)

@@ -1,7 +1,7 @@
 """The record of a job: events, log, series of metrics."""
 
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Header, Query, Request
 from fastapi.responses import JSONResponse, Response
@@ -114,23 +114,31 @@ def _frame(name: str, body: dict[str, Any], *, event_id: bool = False) -> bytes:
     response_class=Response,
     openapi_extra=HEADERS,
     responses={
-        200: {"description": "The log", "content": {"text/plain": {"schema": {"type": "string"}}}},
+        200: {"description": "The log", "content": {"text/plain": {"schema": {"type": "string"}}, "application/x-ndjson": {}}},
         206: {"description": "The bytes that `Range` asked for"},
         **problems.responses(404, 416, 422),
     },
 )
 def get_logs(
+    *,
     request: Request,
     session: Reading,
     principal: ReadsJobs,
     job_id: JobId,
     tail: Annotated[int | None, Query(ge=1, le=100_000, description="Only the last lines.")] = None,
+    format: Annotated[Literal["text", "json"], Query(description="`json`: one object a line with `at`, `level` and `message`.")] = "text",
 ) -> Response:
-    """A job's log as plain text; `Range: bytes=N-` gives what was added since."""
+    """A job's log: phases, steps, figures of each epoch, warnings and errors as dated lines, and what libraries printed, as it is.
+
+    Plain text, or one JSON object a line; `Range: bytes=N-` gives what was added since. `at` and `level` are null in what was printed.
+    """
     jobs.version(session, principal.project_id, job_id)
     text = b"".join(jobs.log(session, job_id))
     if tail is not None:
         text = b"".join(text.splitlines(keepends=True)[-tail:])
+    if format == "json":
+        text = b"".join(to_json(jobs.log_line(line)).encode() + b"\n" for line in text.decode(errors="replace").split("\n")[:-1])
+        return ContentResponse(request, InMemory(text), media_type="application/x-ndjson")
     return ContentResponse(request, InMemory(text), media_type="text/plain; charset=utf-8")
 
 

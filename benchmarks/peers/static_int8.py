@@ -47,8 +47,10 @@ def measured(command: list[str]) -> dict[str, Any]:
 
 def _sample(process: subprocess.Popen[bytes], peak: list[int]) -> None:
     while process.poll() is None:
+        began = time.perf_counter()
         peak[0] = max(peak[0], sum(_proportional_bytes(pid) for pid in _family(process.pid)))
-        time.sleep(0.02)
+        # To look takes long where much memory is mapped, and holds up who is looked at.
+        time.sleep(max(0.02, 20 * (time.perf_counter() - began)))
 
 
 def _family(pid: int) -> list[int]:

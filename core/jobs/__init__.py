@@ -5,7 +5,7 @@ from core.jobs.check import Checked, Submission, check
 from core.jobs.claim import SPEC_VERSION, UNBOUNDED, UNBOUNDED_MEMORY, Claim, Input, claim, confined
 from core.jobs.control import cancel, cancel_queued, delete
 from core.jobs.create import Created, create, create_inspection, retry
-from core.jobs.history import Mark, events, log, marks, metrics, series
+from core.jobs.history import Mark, events, log, log_line, marks, metrics, series
 from core.jobs.queries import artifacts, get, search, version
 from core.jobs.records import Heartbeat, NewArtifact, NewEvent, Point, Report
 from core.jobs.states import EDGES, TERMINAL, Status
@@ -55,6 +55,7 @@ __all__ = [
     "heartbeat",
     "listed",
     "log",
+    "log_line",
     "lose",
     "marks",
     "metric_body",

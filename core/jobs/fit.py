@@ -29,7 +29,7 @@ def declared(model: Model) -> bool:
 
 
 def _wrong_inputs(
-    inputs: Sequence[Mapping[str, Any]], stored: Mapping[str, Sequence[int]], model: Model, dataset: Dataset
+    inputs: Sequence[Mapping[str, Any]], stored: Mapping[str, Sequence[Any]], model: Model, dataset: Dataset
 ) -> ServiceError | None:
     names = [str(wanted["name"]) for wanted in inputs]
     try:
@@ -43,7 +43,7 @@ def _wrong_inputs(
                 )
                 hint = f"arrays of inputs in the dataset: {known}"
                 return ShapeMismatch(message, hint=hint, errors=[FieldError("/dataset", "shape_mismatch", message, hint)])
-            if wanted["shape"]:
+            if wanted["shape"] and None not in stored[name]:  # pictures are made as large as the network wants them
                 arrange(preprocessing[wanted["name"]], tuple(stored[name]), wanted["name"], wanted["shape"])
     except EngineError as error:
         kind = DatasetInvalid if error.code == "dataset_invalid" else ShapeMismatch

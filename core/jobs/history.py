@@ -1,5 +1,6 @@
 """The append-only record of a job: events, series of metrics, log."""
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -107,6 +108,16 @@ def log(session: Session, job_id: str, *, offset: int = 0) -> Iterable[bytes]:
     for piece in session.scalars(statement):
         if piece.offset + len(piece.content) > offset:
             yield piece.content[max(0, offset - piece.offset) :]
+
+
+_DATED = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z) (info|warning|error) (.*)", re.DOTALL)
+
+
+def log_line(line: str) -> dict[str, str | None]:
+    """A line of the log as an object; what a library printed has neither a time nor a level."""
+    match = _DATED.fullmatch(line)
+    at, level, message = match.groups() if match else (None, None, line)
+    return {"at": at, "level": level, "message": message}
 
 
 @dataclass(frozen=True)

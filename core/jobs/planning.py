@@ -195,7 +195,7 @@ class _Facts:
         if self.macs is None or self.test_examples is None:
             return None
         evaluated = (len(spec.steps) + 2) * self.test_examples * self.macs
-        measured = 2 * BATCH_SIZE_SECONDS * len(spec.evaluation.latency.batch_sizes)
+        measured = BATCH_SIZE_SECONDS * len(spec.evaluation.latency.batch_sizes)
         files = 4 * (self.params or 0) / WEIGHT_BYTES_PER_SECOND
         return _rounded(START_SECONDS + measured + files + self.seconds(sum(cost or 0 for cost in costs) + evaluated))
 

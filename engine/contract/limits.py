@@ -26,6 +26,10 @@ FREE_INFLATE_BYTES = 64 * 2**20
 """Members that inflate to no more than this are never called bombs; blank data compresses a thousandfold (`decompression_limit_exceeded`)."""
 MAX_ARCHIVE_MEMBERS = 200_000
 """Members of one archive (`archive_limit_exceeded`)."""
+MAX_IMAGE_BYTES = 64 * 2**20
+"""Stored and inflated bytes of one picture in an archive (`decompression_limit_exceeded`)."""
+MAX_IMAGE_PIXELS = 50_000_000
+"""Width times height of one picture (`decompression_limit_exceeded`)."""
 MAX_CLASSES = 1_000_000
 """Distinct labels of a dataset (`dataset_invalid`)."""
 TENSOR_NAME = r"[\w.\-/:]{1,256}"

@@ -4,7 +4,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, field_validator
 
+from engine.contract.images import ImagesSpec
 from engine.contract.params import Params
+from engine.contract.table import TableSpec
 
 Dimension = Annotated[int, Field(ge=1, le=2**31)] | Annotated[str, Field(min_length=1, max_length=64)] | None
 Name = Annotated[str, Field(min_length=1, max_length=256)]
@@ -113,5 +115,9 @@ class DatasetMetadata(Params):
         | None
     ) = None
     """How stored values become the model's input: one object for all inputs, or an object of them by input name."""
+    images: ImagesSpec | None = None
+    """How the pictures of a zip of JPEG and PNG files become arrays."""
+    table: TableSpec | None = None
+    """Which columns of a table are what."""
     labels: tuple[Name, ...] = Field((), max_length=100_000)
-    """Names of the classes, in the order of their numbers."""
+    """Names of the classes, in the order of their numbers. Of class folders: left out, their names in alphabetical order."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ import numpy.typing as npt
 from engine.contract.errors import EngineError
 from engine.data.pictures import Picture
 from engine.data.preprocessing import Preprocessing
+from engine.networks.network import Signature, TensorSpec
 
 Array = npt.NDArray[Any]
 CARVED_FRACTION = 0.1
@@ -31,6 +32,8 @@ class Split:
     """Before anything was chosen: `batch` gives those of the split's own examples."""
     preprocessing: Mapping[str, Preprocessing]
     chosen: npt.NDArray[np.int64] | None = None
+    added: tuple[TensorSpec, ...] = ()
+    """Inputs that a step gave the network, with the value that stands in them; the dataset has none of these names."""
 
     @property
     def count(self) -> int:
@@ -45,7 +48,8 @@ class Split:
     def batch(self, indices: Sequence[int] | npt.NDArray[Any]) -> tuple[dict[str, Array], dict[str, Array]]:
         """The given examples: preprocessed inputs by name, of shape (len(indices), ...), and their targets by name."""
         rows = self._rows(indices)
-        return {name: self.preprocessing[name](_rows(array, rows)) for name, array in self.inputs.items()}, self.targets_at(indices)
+        stored = {name: self.preprocessing[name](_rows(array, rows)) for name, array in self.inputs.items()}
+        return stored | {tensor.name: _full(tensor, len(rows)) for tensor in self.added}, self.targets_at(indices)
 
     def targets_at(self, indices: Sequence[int] | npt.NDArray[Any]) -> dict[str, Array]:
         """The targets of the given examples, by name."""
@@ -59,7 +63,7 @@ class Split:
 
     def take(self, indices: npt.NDArray[Any], name: str | None = None) -> Split:
         """A split of the given examples; nothing is copied."""
-        return Split(name or self.name, self.inputs, self.targets, self.preprocessing, self._rows(indices))
+        return replace(self, name=name or self.name, chosen=self._rows(indices))
 
     def strata(self) -> npt.NDArray[np.int64] | None:
         """A class of every example, by which a part of them can be taken that is like the whole; None without such targets."""
@@ -80,6 +84,14 @@ class Data:
     splits: Mapping[str, Split]
     classes: tuple[str, ...] | None = None
     _carved: dict[tuple[float, int], tuple[Split, Split]] = field(default_factory=dict, repr=False)
+
+    def completed(self, signature: Signature) -> Data:
+        """The same with what stands in inputs of `signature` that a step added and that the dataset does not have."""
+        known = {name for split in self.splits.values() for name in split.inputs}
+        added = tuple(tensor for tensor in signature.inputs if tensor.value is not None and tensor.name not in known)
+        if all(split.added == added for split in self.splits.values()):
+            return self
+        return Data({name: replace(split, added=added) for name, split in self.splits.items()}, self.classes)
 
     def split(self, name: str) -> Split:
         """A stored split. Raises `dataset_invalid` where the dataset lacks it."""
@@ -120,6 +132,11 @@ def _carve(split: Split, fraction: float, seed: int) -> tuple[Split, Split]:
     mask = np.zeros(split.count, dtype=bool)
     mask[held] = True
     return split.take(np.flatnonzero(~mask)), split.take(np.flatnonzero(mask), "validation")
+
+
+def _full(tensor: TensorSpec, count: int) -> Array:
+    shape = [count if dim == 0 else size or 1 for dim, size in enumerate(tensor.shape)]
+    return np.full(shape, tensor.value, tensor.dtype)
 
 
 def _rows(array: Array, rows: npt.NDArray[np.int64]) -> Array:

@@ -30,6 +30,8 @@ class Stored:
     """Names of the classes, as far as the file has them."""
     naming: str = ""
     """How to name columns in files of this format, as a hint for people whose file lacks one."""
+    open_sizes: bool = False
+    """Whether the inputs' shapes are made for the network that reads them, so that those seen without one mean nothing."""
 
     def inputs(self, split: str) -> dict[str, Array]:
         """The input columns of a split by name; none where the file lacks the split."""

@@ -40,8 +40,6 @@ from engine.networks.network import Network
 from engine.process.memory import collector_paused, keep_freed_memory
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from engine.training.parallel.replicas import Replicas
 
 _LOADED, _SCORED, _WALKED, _EXPORTED, _VERIFIED = 0.02, 0.06, 0.92, 0.94, 0.97
@@ -147,7 +145,7 @@ class _Compression:
         self._recorder.emit(events.StepStarted(method=method, step_index=index))
         network = apply_step(step, network, context)
         first = network.at(network.settings[0])
-        to_score = partial(self._inputs.to_score, as_timed=first.batch_dependent)
+        to_score = partial(self._inputs.to_score, network=first, as_timed=first.batch_dependent)
 
         def scored(path: Path) -> Score:
             waiting = examiner.score(to_score(path))
@@ -157,7 +155,7 @@ class _Compression:
         score = first.measure(on_file=scored, on_module=lambda module: None)
         if first.batch_dependent:
             context.report("scored_at_batch_size", self._spec.evaluation.latency.batch_sizes[0])
-        metrics = self._measured_in_memory(context, first.module) if score is None else score.metrics
+        metrics = self._measured_in_memory(context, first) if score is None else score.metrics
         counts = asdict(first.count(self._score.shapes))
         metrics = {**metrics, **{name: value for name, value in counts.items() if value is not None}}
         for file in context.files:
@@ -181,13 +179,14 @@ class _Compression:
         context.finished()
         return State(network, index, metrics, score)
 
-    def _measured_in_memory(self, context: StepContext, module: nn.Module) -> dict[str, float]:
-        """Metrics of the module; nothing without examples."""
+    def _measured_in_memory(self, context: StepContext, network: Network) -> dict[str, float]:
+        """Metrics of the network's module; nothing without examples."""
         from engine.methods.context import Context
 
         if self._inputs.data is None or not isinstance(context, Context):
             return {}
-        return context.evaluate(module, self._inputs.split)
+        self._inputs.added(network)
+        return context.with_network(network).evaluate(network.module, self._inputs.split)
 
     def _context(self) -> StepContext:
         """What steps are given; torch is loaded only where a step trains.

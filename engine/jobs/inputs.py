@@ -84,8 +84,11 @@ class JobInputs:
         """Where the examiner stores the baseline's outputs for the examples."""
         return self.work / "baseline_outputs"
 
-    def source(self) -> ExampleSource:
-        """Where the examiner takes its inputs from."""
+    def source(self, network: Network | None = None) -> ExampleSource:
+        """Where the examiner takes the inputs of `network` (left out: the baseline) from.
+
+        Raises `internal_error` where a step added an input and did not state what stands in it.
+        """
         dataset = self.job.dataset
         return ExampleSource(
             dataset=dataset and ExaminedDataset(path=dataset.path, format=dataset.format, metadata=dataset.metadata),
@@ -93,15 +96,29 @@ class JobInputs:
             split=self.split,
             seed=self.spec.seed,
             work=self.work / "examined_data",
+            added=self.added(network or self.baseline),
         )
 
-    def to_score(self, file: Path, *, as_timed: bool = False) -> ScoreRequest:
-        """The request to score `file` beside the baseline; `as_timed` in batches of the first size that it is timed with."""
+    def added(self, network: Network) -> dict[str, float]:
+        """What stands in the inputs of a network that the baseline does not have. Raises `internal_error` where that is not stated."""
+        known = {tensor.name for tensor in self.baseline.signature.inputs}
+        added = {tensor.name: tensor.value for tensor in network.signature.inputs if tensor.name not in known}
+        if unstated := [name for name, value in added.items() if value is None]:
+            raise EngineError(
+                "internal_error",
+                f"A step added the input {unstated[0]!r} and does not say what stands in it, where the dataset has none of that name.",
+                hint="The method has to give it a value in the signature; please report this with the spec.",
+                category="internal",
+            )
+        return {name: value for name, value in added.items() if value is not None}
+
+    def to_score(self, file: Path, network: Network | None = None, *, as_timed: bool = False) -> ScoreRequest:
+        """The request to score the `file` of `network` (left out: the baseline) beside the baseline; `as_timed` in batches of the first size that it is timed with."""
         return ScoreRequest(
             file=file,
             baseline=self.onnx,
             outputs=self.outputs,
-            source=self.source(),
+            source=self.source(network),
             heads=self.heads,
             declared=self.job.model.metadata if self.job.model is not None else ModelMetadata(),
             metrics=_asked(self.spec),
@@ -110,17 +127,17 @@ class JobInputs:
             threads=self.job.threads,
         )
 
-    def to_count(self, file: Path) -> CountRequest:
-        """The request to count what `file` computes for the examples."""
-        return CountRequest(file=file, source=self.source(), batch_size=self.spec.evaluation.batch_size, threads=self.job.threads)
+    def to_count(self, file: Path, network: Network | None = None) -> CountRequest:
+        """The request to count what the `file` of `network` (left out: the baseline) computes for the examples."""
+        return CountRequest(file=file, source=self.source(network), batch_size=self.spec.evaluation.batch_size, threads=self.job.threads)
 
-    def to_time(self, file: Path, *, varied: bool) -> TimingRequest:
-        """The request to time `file` in turns with the baseline; `varied` where what it computes depends on its input."""
+    def to_time(self, file: Path, network: Network, *, varied: bool) -> TimingRequest:
+        """The request to time the `file` of `network` in turns with the baseline; `varied` where what it computes depends on its input."""
         latency = self.spec.evaluation.latency
         return TimingRequest(
             baseline=self.onnx,
             result=file,
-            source=self.source(),
+            source=self.source(network),
             batch_sizes=latency.batch_sizes,
             repeats=latency.repeats,
             threads=latency.threads,

@@ -156,7 +156,8 @@ def inspect_dataset(path: Path, format: str, metadata: DatasetMetadata, work: Pa
         count = len(next(iter(inputs.values())))
         splits[split] = SplitInfo(examples_count=count, labelled=bool(targets))
         for name, array in (inputs | targets).items():
-            column = TensorInfo(name=name, shape=array.shape[1:], dtype=array.dtype.name)
+            shape = (None,) * (array.ndim - 1) if stored.open_sizes and name in inputs else array.shape[1:]
+            column = TensorInfo(name=name, shape=shape, dtype=array.dtype.name)
             if columns.setdefault(name, column).shape != column.shape:
                 raise EngineError(
                     "dataset_invalid", f"{name} has examples of shape {list(column.shape)} in {split}, {list(columns[name].shape)} before."

@@ -33,7 +33,7 @@ class FileJudge:
 
     def score(self, network: Network) -> Metrics:
         """Metrics of a network's ONNX file on the evaluated examples."""
-        return self._examiner.score(self._inputs.to_score(self._file(network), as_timed=network.batch_dependent))().metrics
+        return self._examiner.score(self._inputs.to_score(self._file(network), network, as_timed=network.batch_dependent))().metrics
 
     def meets_target(self, metrics: Metrics) -> bool:
         """Whether metrics satisfy the accuracy target."""
@@ -50,7 +50,7 @@ class FileJudge:
 
     def speedup(self, network: Network) -> float:
         """How many times faster a network's file is than the uploaded model, at the first batch size."""
-        request = self._inputs.to_time(self._file(network), varied=network.input_dependent)
+        request = self._inputs.to_time(self._file(network), network, varied=network.input_dependent)
         return self._examiner.time(request.model_copy(update={"batch_sizes": request.batch_sizes[:1]}))()[0].speed.speedup
 
     def _file(self, network: Network) -> Path:

@@ -26,7 +26,7 @@ from engine.formats.onnx.runtime import Feed
 from engine.jobs.inputs import JobInputs
 from engine.measuring.examiner.client import Examiner
 from engine.measuring.examiner.messages import CompareRequest, DigestRequest, Score, TensorDigest
-from engine.measuring.examples import RandomExamples, SplitExamples
+from engine.measuring.examples import CompletedExamples, Examples, RandomExamples, SplitExamples
 from engine.measuring.measurement import FileSizes
 from engine.measuring.sizes import Sizes
 from engine.networks.network import Counts, Network, Signature
@@ -148,7 +148,7 @@ def publish(
     enter("verifying")
     # The examiner scores the files while they are compared with the network and compressed; nothing runs beside the timing.
     scores = {
-        setting.name: examiner.score(inputs.to_score(runnable[setting.name], as_timed=network.batch_dependent))
+        setting.name: examiner.score(inputs.to_score(runnable[setting.name], networks[setting.name], as_timed=network.batch_dependent))
         for setting in settings[score is not None :]
     }
     for path in (*(path for paths in others.values() for path in paths), *(runnable.values() if RUNNABLE in formats else ())):
@@ -165,11 +165,11 @@ def publish(
     for setting in settings:
         path, own = runnable[setting.name], found[setting.name]
         own_network = networks[setting.name]
-        timings = examiner.time(inputs.to_time(path, varied=own_network.input_dependent))()
+        timings = examiner.time(inputs.to_time(path, own_network, varied=own_network.input_dependent))()
         # The exporter folds normalizations into the layers before them: what is counted is what is in the file.
         counts = count_onnx(path, own.shapes) if RUNNABLE in formats else own_network.count(own.shapes)
         if own_network.input_dependent:
-            counts = replace(counts, macs_count=examiner.count(inputs.to_count(path))().macs_count)
+            counts = replace(counts, macs_count=examiner.count(inputs.to_count(path, own_network))().macs_count)
         if RUNNABLE in formats and (setting == settings[0] or not network.one_file):
             files.append(PublishedFile(path, RUNNABLE, own_sizes[setting.name], settings if network.one_file else (setting,), own.metrics))
         stored = own_sizes[setting.name] if formats[0] == RUNNABLE else next(file.sizes for file in files if file.format == formats[0])
@@ -234,7 +234,7 @@ def _settled(file: Path) -> onnx.ModelProto:
 
 def _compare(file: Path, network: Network, inputs: JobInputs, examiner: Examiner, module: nn.Module) -> None:
     """The exported file against the module in memory, on the same inputs."""
-    feed = _some_inputs(inputs, file)
+    feed = _some_inputs(inputs, file, network)
     given, expected = inputs.work / "compared_inputs.npz", inputs.work / "compared_outputs.npz"
     np.savez(given, *feed.values())
     np.savez(expected, *_module_outputs(module, network.signature, feed))
@@ -252,13 +252,16 @@ def _compare(file: Path, network: Network, inputs: JobInputs, examiner: Examiner
         )
 
 
-def _some_inputs(inputs: JobInputs, file: Path) -> Feed:
+def _some_inputs(inputs: JobInputs, file: Path, network: Network) -> Feed:
     session = runtime.open_session(file, threads=inputs.job.threads, optimized=False)
     count = COMPARED_EXAMPLES if file.stat().st_size < LARGE_FILE_BYTES else LARGE_COMPARED_EXAMPLES
+    examples: Examples
     if inputs.data is None:
-        return next(iter(RandomExamples(session, seed=inputs.spec.seed, signature=inputs.baseline.signature).batches(count))).feed
-    split = inputs.data.splits[inputs.split]
-    return next(iter(SplitExamples(inputs.split, split, session).batches(min(count, split.count)))).feed
+        examples = RandomExamples(session, seed=inputs.spec.seed, signature=inputs.baseline.signature, added=inputs.added(network))
+    else:
+        examples = SplitExamples(inputs.split, inputs.data.splits[inputs.split], session)
+    completed = CompletedExamples(examples, inputs.added(network), [session])
+    return next(iter(completed.batches(min(count, examples.count)))).feed
 
 
 def _module_outputs(module: nn.Module, signature: Signature, feed: Feed) -> list[NDArray[Any]]:

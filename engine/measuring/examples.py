@@ -1,7 +1,7 @@
 """What a published file is tried on: a split of the dataset, or random inputs where there is none. Numpy only."""
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -88,6 +88,7 @@ class RandomExamples:
     Floating-point inputs are standard normal, integers are 0 or 1 (valid as token, mask and flag), booleans are drawn evenly.
     Dimensions with the same name as the first one of the first input are the batch; other open ones get the size that `signature`
     states for them (the owner's `input_specs`, which an uploaded file does not hold), or else the first one for which the network runs.
+    Inputs that are `added` hold one value.
 
     Raises:
         EngineError: `shape_mismatch` where no size makes the network run.
@@ -95,8 +96,17 @@ class RandomExamples:
 
     name = RANDOM
 
-    def __init__(self, session: ort.InferenceSession, *, seed: int, count: int = 64, signature: Signature | None = None) -> None:
+    def __init__(
+        self,
+        session: ort.InferenceSession,
+        *,
+        seed: int,
+        count: int = 64,
+        signature: Signature | None = None,
+        added: Mapping[str, float] | None = None,
+    ) -> None:
         self.count = count
+        self._added = added or {}
         self._seed = seed
         self._inputs = session.get_inputs()
         self._stated = {} if signature is None else {item.name: item.shape for item in signature.inputs}
@@ -149,7 +159,10 @@ class RandomExamples:
 
     def _draw(self, batch: int, start: int, open_size: int) -> Feed:
         rng = np.random.default_rng([self._seed, start])
-        return {item.name: _random(rng, self._shape(item.name, item.shape, batch, open_size), item.type) for item in self._inputs}
+        drawn = {item.name: _random(rng, self._shape(item.name, item.shape, batch, open_size), item.type) for item in self._inputs}
+        for name in self._added.keys() & drawn.keys():
+            drawn[name] = np.full(np.shape(drawn[name]), self._added[name], drawn[name].dtype)
+        return drawn
 
     def _is_batch(self, position: int, declared: Any) -> bool:
         """Whether a dimension counts examples."""
@@ -167,6 +180,49 @@ class RandomExamples:
         ]
 
 
+class CompletedExamples:
+    """Other examples, with what stands in inputs that they do not have: each file is fed by its own signature.
+
+    Args:
+        examples: What the dataset, or chance, gives.
+        added: The value of each further input, by name.
+        sessions: Files that have these inputs, or not.
+    """
+
+    def __init__(self, examples: Examples, added: Mapping[str, float], sessions: Sequence[ort.InferenceSession]) -> None:
+        self.name, self.count = examples.name, examples.count
+        self._examples = examples
+        self._added = {
+            item.name: (added[item.name], item.shape, runtime.dtype_of(item.type))
+            for session in sessions
+            for item in session.get_inputs()
+            if item.name in added
+        }
+
+    def batches(self, size: int) -> Iterator[Batch]:
+        """All examples in order."""
+        for batch in self._examples.batches(size):
+            yield replace(batch, feed=self._completed(batch.feed))
+
+    def feed(self, size: int) -> Feed:
+        """One batch of just `size` examples."""
+        return self._completed(self._examples.feed(size))
+
+    def feeds(self, size: int, seed: int) -> Iterator[Feed]:
+        """Endless batches of just `size` examples."""
+        return map(self._completed, self._examples.feeds(size, seed))
+
+    def _completed(self, feed: Feed) -> Feed:
+        rows = next((len(array) for name, array in feed.items() if name not in self._added and np.ndim(array)), 1)
+        return {
+            **feed,
+            **{
+                name: np.full([size if isinstance(size, int) else rows for size in shape], value, dtype)
+                for name, (value, shape, dtype) in self._added.items()
+            },
+        }
+
+
 def with_evaluation_split(data: "Data", split: str, seed: int) -> "Data":
     """The dataset with the split that is evaluated: a `validation` split that is not there is carved out of `train`."""
     if split != "validation" or split in data.splits:
@@ -182,11 +238,9 @@ def fixed_batch(session: ort.InferenceSession) -> int | None:
 
 
 def _random(rng: np.random.Generator, shape: list[int], kind: str) -> NDArray[Any]:
-    element = kind.removeprefix("tensor(").removesuffix(")")
-    if element in ("float", "double", "float16"):
-        return rng.standard_normal(shape).astype({"float": "float32", "double": "float64"}.get(element, element))
-    if element == "bool":
-        return rng.integers(0, 2, shape).astype(bool)
-    if element.startswith(("int", "uint")):
-        return rng.integers(0, 2, shape).astype(element)
-    raise EngineError("shape_mismatch", f"Inputs of type {element} cannot be drawn at random.", hint="Upload a small dataset.")
+    dtype = runtime.dtype_of(kind)
+    if dtype is not None and dtype.kind == "f":
+        return rng.standard_normal(shape).astype(dtype)
+    if dtype is not None and dtype.kind in "biu":
+        return rng.integers(0, 2, shape).astype(dtype)
+    raise EngineError("shape_mismatch", f"Inputs of type {kind} cannot be drawn at random.", hint="Upload a small dataset.")

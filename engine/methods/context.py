@@ -272,7 +272,7 @@ class Context(StepContext):
                 self._baseline_outputs[split] = self._outputs_of_baseline(split)
             expected = self._baseline_outputs[split]
             same = state[1] == fingerprint(self.baseline.module)
-            outputs = expected if same else self._predict(module, split)
+            outputs = expected if same else self._predict(module, split, self.input_names)
             scores = Scores(self.reading())
             examples = self.split(split)
             for start in range(0, examples.count, _SCORED_TOGETHER):
@@ -286,17 +286,18 @@ class Context(StepContext):
     def _outputs_of_baseline(self, split: str) -> Sequence[Any]:
         """Those of the uploaded file, where the module that was built from it says the same about a few examples; else the module's."""
         module, stored = masks.fold(self.baseline.module), self.outputs_of_file(split)
+        names = tuple(tensor.name for tensor in self.baseline.signature.inputs)
         if stored is not None:
             examples = self.split(split)
             large = sum(item.numel() for item in module.parameters()) >= _LARGE_NETWORK
             indices = np.arange(min(_FEW_COMPARED_EXAMPLES if large else _COMPARED_EXAMPLES, examples.count))
-            few = predict(module.to(self.device), examples, self.input_names, self.device, indices=indices)
+            few = predict(module.to(self.device), examples, names, self.device, indices=indices)
             if all(same_outputs(kept[: len(own)], own) for kept, own in zip(stored, few.outputs, strict=True)):
                 return stored
-        return self._predict(module, split)
+        return self._predict(module, split, names)
 
-    def _predict(self, module: nn.Module, split: str) -> Sequence[Any]:
-        return predict(module.to(self.device), self.split(split), self.input_names, self.device).outputs
+    def _predict(self, module: nn.Module, split: str, names: Sequence[str]) -> Sequence[Any]:
+        return predict(module.to(self.device), self.split(split), names, self.device).outputs
 
     def stage(self, name: str, module: nn.Module) -> dict[str, float]:
         """Measure a stage of the step (`before`, `pruned`, `tuned` …) on the evaluation split, if there is one, and report it."""

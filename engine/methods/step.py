@@ -46,6 +46,9 @@ class Splits(Protocol):
     def validation(self, *, seed: int) -> Examples:
         """The validation split, or examples carved from `train` by `seed`."""
 
+    def completed(self, signature: Signature) -> Splits:
+        """The same with what stands in inputs of `signature` that a step added and that the dataset does not have."""
+
 
 class Judge(Protocol):
     """Measures files of a step as the job measures what it publishes, for methods that choose between several."""
@@ -123,7 +126,16 @@ class StepContext:
 
     def for_step(self, index: int, span: tuple[float, float], network: Network | None = None) -> Self:
         """The context of step `index`, whose work is the given share of the whole job; it is given `network`, by default the baseline."""
-        return replace(self, network=network, step_index=index, reported={}, shown=[], metrics={}, files=[], _span=span, _draws=0)
+        own = replace(self, step_index=index, reported={}, shown=[], metrics={}, files=[], _span=span, _draws=0)
+        return own.with_network(network)
+
+    def with_network(self, network: Network | None) -> Self:
+        """The same step with another network, by default the baseline: its inputs are those that the examples have."""
+        signature = (network or self.baseline).signature
+        data = self.data
+        if data is not None and any(tensor.value is not None for tensor in signature.inputs):
+            data = data.completed(signature)
+        return replace(self, network=network, data=data)
 
     @property
     def signature(self) -> Signature:

@@ -19,7 +19,8 @@ def example_inputs(
     open_size: int = OPEN_SIZES[0],
     shapes: Shapes | None = None,
 ) -> tuple[Tensor, ...]:
-    """One tensor per input of the signature: standard normal numbers, zeros for integer inputs (a valid index everywhere).
+    """One tensor per input of the signature: standard normal numbers, zeros for integer inputs (a valid index everywhere), and the value
+    that the signature states.
 
     Dimensions that the signature leaves open have the size that `shapes` gives them (without the batch), else `open_size`.
     """
@@ -32,7 +33,10 @@ def example_inputs(
             for dim, size in enumerate(tensor.shape)
         ]
         dtype: torch.dtype = getattr(torch, tensor.dtype)
-        values = torch.from_numpy(rng.standard_normal(shape)) if dtype.is_floating_point else torch.zeros(shape)
+        if tensor.value is not None:
+            values = torch.full(shape, tensor.value)
+        else:
+            values = torch.from_numpy(rng.standard_normal(shape)) if dtype.is_floating_point else torch.zeros(shape)
         tensors.append(values.to(device, dtype))
     return tuple(tensors)
 

@@ -33,6 +33,8 @@ class TensorSpec:
     name: str
     shape: tuple[int | None, ...]
     dtype: str = "float32"
+    value: float | None = None
+    """Of an input that a step added and that no dataset has: what stands in all of it wherever the network is run on the dataset."""
 
 
 @dataclass(frozen=True)
@@ -44,12 +46,18 @@ class Signature:
 
     def to_json(self) -> dict[str, list[dict[str, Any]]]:
         """The signature as JSON types, as it stands in an inspection."""
-        return {side: [asdict(tensor) for tensor in getattr(self, side)] for side in ("inputs", "outputs")}
+        return {
+            side: [{name: item for name, item in asdict(tensor).items() if name != "value" or item is not None} for tensor in tensors]
+            for side, tensors in (("inputs", self.inputs), ("outputs", self.outputs))
+        }
 
     @classmethod
     def from_json(cls, document: Mapping[str, list[dict[str, Any]]]) -> Signature:
         """The signature that `to_json` wrote."""
-        sides = (tuple(TensorSpec(t["name"], tuple(t["shape"]), t["dtype"]) for t in document[side]) for side in ("inputs", "outputs"))
+        sides = (
+            tuple(TensorSpec(t["name"], tuple(t["shape"]), t["dtype"], t.get("value")) for t in document[side])
+            for side in ("inputs", "outputs")
+        )
         return cls(*sides)
 
 

@@ -52,6 +52,11 @@ class Launcher:
         """Process id of the living parent."""
         return self._parent.pid if self._parent and self._parent.alive else None
 
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._closed
+
     def close(self) -> None:
         """End every parent, even while it starts, and with it every child."""
         self._closed = True
@@ -83,6 +88,11 @@ class Launcher:
     def _ready(self, *, warm: bool) -> Parent:
         if self._closed:
             raise LaunchError("the launcher was closed")
-        self._parent = self._spawner.submit(Parent, warm=warm).result()
+        try:
+            self._parent = self._spawner.submit(Parent, warm=warm).result()
+        except RuntimeError as error:  # it was closed meanwhile
+            raise LaunchError("the launcher was closed") from error
+        if self.closed:
+            self._parent.close()
         self._parent.wait_until_ready()
         return self._parent

@@ -13,8 +13,7 @@ from typing import Any
 
 from engine.process.environment import of_parent
 from engine.process.offspring import Child, Exit, LaunchError, NoAnswer
-from engine.process.request import Request
-from engine.process.sandbox.isolation import NAMESPACES
+from engine.process.request import NAMESPACES, Request
 from engine.process.warm import MAX_MESSAGE_BYTES
 
 START_TIMEOUT_SECONDS = 120.0

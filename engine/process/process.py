@@ -1,15 +1,22 @@
-"""The first moments of a job child, between the fork and the job's first line of code."""
+"""The first moments of a job child, between the fork and the job's first line of code.
+
+A child is made ready before its request comes: forked, in namespaces of its own where it is to have them, and waiting. That is what takes
+the time of a start.
+"""
 
 import faulthandler
 import gc
 import importlib
+import json
 import os
 import select
 import signal
+import socket
 import sys
 import tempfile
 import traceback
 from collections.abc import Callable
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 from pydantic import BaseModel
@@ -17,58 +24,84 @@ from pydantic import BaseModel
 from engine.contract.errors import Category, JobError
 from engine.contract.events import Failed, write_event
 from engine.process.environment import of_child
-from engine.process.linux import die_with_parent
-from engine.process.request import Request
+from engine.process.linux import die_with_parent, rename
+from engine.process.request import Kind, Request
 from engine.process.sandbox import namespaces
-from engine.process.sandbox.isolation import NAMESPACES, IsolationUnavailable, confine, enclose, stay_oneself
+from engine.process.sandbox.isolation import IsolationUnavailable, confine, enclose, move_in, stay_oneself
 
 EVENTS_FD = 3
 """Where a child writes its events."""
+MAX_REQUEST_BYTES = 1 << 16
+TAKEN = b"taken"
+"""A child's answer to its request."""
 _OOM_SCORE = "800"
 """The kernel's out-of-memory killer takes a job before it takes the service."""
 
 Entry = Callable[[Path, Callable[[BaseModel], None]], int]
+Failure = tuple[str, Category, str]
 
 
-def run(request: Request, parent: int, owner: tuple[int, int], events: int, log: int) -> int:
-    """Become the job child that `request` describes and run its entry; returns the exit status. Call right after the fork.
+def run(kind: Kind, parent: int, owner: tuple[int, int], channel: socket.socket) -> int:
+    """Become a job child of some kind, wait for its request and run its entry; returns the exit status. Call right after the fork.
 
     Args:
-        request: What to run, and under what confinement.
+        kind: What to be ready for.
         parent: Process id of the parent, whose end ends this process too.
         owner: User and group of the parent.
-        events: Descriptor for events; becomes `EVENTS_FD`.
-        log: Descriptor for standard output and error.
+        channel: Where the request comes from: one message, with descriptors for events and for standard output and error.
     """
     os.setsid()
     die_with_parent(parent, signal.SIGKILL)
-    if _unheard(events):  # the parent was stopped, and the supervisor has long asked another one
-        return 0
     _reset_signals()
-    if request.group is not None:
-        Path(request.group).write_text("0")
-    _descriptors(events, log)
+    _keep_only(channel.fileno())
+    failure: Failure | None = None
     try:
-        enclosed = NAMESPACES in request.layers
-        if enclosed:
+        if kind.enclosed:
             stay_oneself(owner)
-        entry = _settle(request)
-        if enclosed:
-            enclose(request)
+            enclose(kind)
             if job := os.fork():
                 return namespaces.keep(job)
             parent = namespaces.FIRST
-        confine(request)
-        die_with_parent(parent, signal.SIGKILL)  # a change of namespaces may have forgotten it
-    except IsolationUnavailable as error:
-        return _fail("isolation_unavailable", "resource", f"The job's process could not be confined: {error}.")
-    except Exception:
-        traceback.print_exc()
-        return _fail("internal_error", "internal", "The job's process could not be set up; its log says why.")
+            die_with_parent(parent, signal.SIGKILL)
+    except Exception as error:
+        failure = _failure(error)
+    rename("spare")
+    message, descriptors, _, _ = socket.recv_fds(channel, MAX_REQUEST_BYTES, 2)
+    if not message:  # the parent has no use for it
+        return 0
+    events, log = descriptors
+    if _unheard(events):  # the parent was stopped, and the supervisor has long asked another one
+        return 0
+    rename("job")
+    with suppress(OSError):  # nobody waits to hear it of a child that was forked for this request
+        channel.send(TAKEN)
+    _descriptors(events, log)
+    try:
+        if failure is None:
+            request = Request.from_json(json.loads(message))
+            with namespaces.outside() if kind.enclosed else nullcontext():
+                _enter_group(request)
+                entry = _settle(request)
+            if kind.enclosed:
+                move_in(request.directory)
+            confine(request)
+            die_with_parent(parent, signal.SIGKILL)  # a change of namespaces may have forgotten it
+    except Exception as error:
+        failure = _failure(error)
+    if failure is not None:
+        write_event(EVENTS_FD, Failed(error=JobError.of(*failure)))
+        return 1
     status = entry(request.directory, lambda event: write_event(EVENTS_FD, event))
     sys.stdout.flush()
     sys.stderr.flush()
     return status
+
+
+def _failure(error: Exception) -> Failure:
+    if isinstance(error, IsolationUnavailable):
+        return "isolation_unavailable", "resource", f"The job's process could not be confined: {error}."
+    traceback.print_exc()
+    return "internal_error", "internal", "The job's process could not be set up; its log says why."
 
 
 def _unheard(events: int) -> bool:
@@ -85,12 +118,23 @@ def _reset_signals() -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
+def _keep_only(descriptor: int) -> None:
+    """Close what the parent has open, but for the standard streams: the supervisor sees by the end of a stream that its owner is gone."""
+    os.closerange(EVENTS_FD, descriptor)
+    os.closerange(descriptor + 1, os.sysconf("SC_OPEN_MAX"))
+
+
+def _enter_group(request: Request) -> None:
+    if request.group is not None:
+        for pid in (namespaces.FIRST, 0) if request.kind.enclosed else (0,):
+            Path(request.group).write_text(str(pid))
+
+
 def _descriptors(events: int, log: int) -> None:
-    """Standard input from nowhere, output and error to the log, events on their own descriptor, and nothing else is inherited."""
-    null = os.open(os.devnull, os.O_RDONLY)
+    """Output and error to the log, events on their own descriptor, and nothing else is inherited; standard input is empty, as the parent's."""
     # first out of the way of 0..3, so that no copy overwrites a source
-    null, events, log = (os.dup(_above(fd)) for fd in (null, events, log))
-    for source, target in ((null, 0), (log, 1), (log, 2), (events, EVENTS_FD)):
+    events, log = (os.dup(_above(fd)) for fd in (events, log))
+    for source, target in ((log, 1), (log, 2), (events, EVENTS_FD)):
         os.dup2(source, target, inheritable=target != EVENTS_FD)
     os.closerange(EVENTS_FD + 1, os.sysconf("SC_OPEN_MAX"))
     sys.stdin = os.fdopen(0, closefd=False)
@@ -116,8 +160,3 @@ def _settle(request: Request) -> Entry:
     module, _, function = request.entry.partition(":")
     entry: Entry = getattr(importlib.import_module(module), function)
     return entry
-
-
-def _fail(code: str, category: Category, message: str) -> int:
-    write_event(EVENTS_FD, Failed(error=JobError.of(code, category, message)))
-    return 1

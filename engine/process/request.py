@@ -21,6 +21,20 @@ class Limits:
     open_files: int = 4096
 
 
+NAMESPACES = "namespaces"
+"""The layer that makes tier 2 of the others."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a process is made ready for."""
+
+    enclosed: bool
+    """Whether it has namespaces of its own."""
+    gpu: bool
+    """Whether NVIDIA's device files are reachable."""
+
+
 @dataclass(frozen=True)
 class Request:
     """One child: where it lives, what it runs, and what confines it."""
@@ -41,6 +55,11 @@ class Request:
     sockets: Literal["none", "private", "shared"] = "none"
     """Whether the processes of a job may connect by TCP: not at all; on the loopback device of a network namespace of their own; or,
     where there are no such namespaces, on the machine's."""
+
+    @property
+    def kind(self) -> "Kind":
+        """What must be known of it to make its process ready before it comes."""
+        return Kind(enclosed=NAMESPACES in self.layers, gpu=self.gpu)
 
     def to_json(self, number: int) -> bytes:
         """One message for the parent, whose answers will bear the number."""

@@ -1,6 +1,7 @@
 """The parent of job children: `python -m engine.process.warm SOCKET_FD SUPERVISOR_PID [--cold]`.
 
 It imports torch and the engine once (about five seconds) and then forks a child for each request, which takes milliseconds.
+It keeps one child ready for the next request (`engine.process.spare`), so that a start takes a few.
 It never runs a torch operator: after one forward and backward pass in the parent, a forked child that does the same hangs on
 the thread pools that did not survive the fork. It has exactly one thread when it forks, and ends at once if an import started
 another.
@@ -21,17 +22,21 @@ import signal
 import socket
 import sys
 import traceback
-from contextlib import suppress
 from types import FrameType
+from typing import Any
 
 import engine
-from engine.process import process
-from engine.process.linux import die_with_parent, fork_into, thread_count
-from engine.process.request import Request
+from engine.process.linux import die_with_parent, thread_count
+from engine.process.process import MAX_REQUEST_BYTES
+from engine.process.request import Kind, Request
 from engine.process.sandbox import namespaces
-from engine.process.sandbox.isolation import NAMESPACES
+from engine.process.spare import Spare, kill_group
 
-MAX_MESSAGE_BYTES = 1 << 16
+MAX_MESSAGE_BYTES = MAX_REQUEST_BYTES
+_SPARE_SECONDS = 0.3
+"""How long nothing is asked for before a child is made ready: a job that has just been started needs the processor more."""
+_MOST_WASTED = 5
+"""Children that are made ready in a row and end before a request comes, until that is given up."""
 _LIBRARIES = (
     "numpy",
     "safetensors.torch",
@@ -58,12 +63,16 @@ def preload() -> None:
 
 
 class Parent:
-    """Forks children, and reports and cleans up after each of them."""
+    """Forks children, and reports and cleans up after each of them. Keeps one ready of the kind that was asked for last."""
 
     def __init__(self, control: socket.socket) -> None:
         self._control = control
         self._children: dict[int, tuple[int, bool]] = {}
         """Process id → number of the request, and whether the child has namespaces of its own."""
+        self._spare: Spare | None = None
+        self._wanted: Kind | None = None
+        self._wasted = 0
+        """Children in a row that ended before a request came."""
 
     def serve(self) -> None:
         """Answer requests until the supervisor closes its end; then take every child along."""
@@ -73,12 +82,15 @@ class Parent:
         signal.signal(signal.SIGTERM, self._end)
         self._send(ready=os.getpid())
         while True:
-            readable, _, _ = select.select([self._control.fileno(), wake_read], [], [])
+            makes_one = self._wanted is not None and self._spare is None and self._wasted < _MOST_WASTED
+            readable, _, _ = select.select([self._control.fileno(), wake_read], [], [], _SPARE_SECONDS if makes_one else None)
             if wake_read in readable:
                 os.read(wake_read, 4096)
             self._reap()
             if self._control.fileno() in readable and not self._answer():
                 break
+            if not readable and self._wanted is not None:
+                self._spare = _made(self._wanted)
         self._kill_all()
 
     def _answer(self) -> bool:
@@ -92,7 +104,7 @@ class Parent:
         number = content["number"]
         answer: dict[str, object]
         try:
-            answer = {"started": self._fork(number, Request.from_json(content["request"]), *descriptors)}
+            answer = {"started": self._start(number, content["request"], descriptors)}
         except Exception as error:
             traceback.print_exc()
             answer = {"refused": f"{type(error).__name__}: {error}"}
@@ -102,35 +114,38 @@ class Parent:
         self._send(number=number, **answer)
         return True
 
-    def _fork(self, number: int, request: Request, events: int, log: int) -> int:
-        parent, owner, enclosed = os.getpid(), (os.getuid(), os.getgid()), NAMESPACES in request.layers
-        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())  # until the child has dropped these handlers
-        child = _fork(enclosed=enclosed)
-        if child:
-            self._children[child] = (number, enclosed)
-            signal.pthread_sigmask(signal.SIG_SETMASK, ())
-            return child
-        status = 70
-        try:
-            status = process.run(request, parent, owner, events, log)
-        except BaseException:  # whatever it is, this copy of the parent must not go on serving
-            traceback.print_exc()
-        finally:
-            os._exit(status)
+    def _start(self, number: int, fields: dict[str, Any], descriptors: list[int]) -> int:
+        kind, request = Request.from_json(fields).kind, json.dumps(fields).encode()
+        spare, self._spare, self._wanted = self._spare, None, kind
+        if spare is not None and not (spare.kind == kind and spare.hand(request, descriptors)):
+            spare.kill()
+            spare = None
+        if spare is None:
+            spare = Spare(kind)
+            spare.send(request, descriptors)
+        else:
+            self._wasted = 0
+        spare.close()
+        self._children[spare.pid] = (number, kind.enclosed)
+        return spare.pid
 
     def _reap(self) -> None:
         """Kill what a dead child left in its group, while its process id still names that group; then collect and report it."""
-        while self._children:
-            dead = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        while self._children or self._spare is not None:
+            dead = _dead()
             if dead is None:
                 return
-            _kill_group(dead.si_pid)
-            _, status, usage = os.wait4(dead.si_pid, 0)
-            if dead.si_pid in self._children:
-                number, enclosed = self._children.pop(dead.si_pid)
+            kill_group(dead)
+            _, status, usage = os.wait4(dead, 0)
+            if dead in self._children:
+                number, enclosed = self._children.pop(dead)
                 code = namespaces.returncode(status, enclosed=enclosed)
                 peak, seconds = usage.ru_maxrss * 1024, usage.ru_utime + usage.ru_stime
-                self._send(number=number, exited=dead.si_pid, returncode=code, peak_memory_bytes=peak, cpu_seconds=seconds)
+                self._send(number=number, exited=dead, returncode=code, peak_memory_bytes=peak, cpu_seconds=seconds)
+            elif self._spare is not None and dead == self._spare.pid:
+                self._spare.close()
+                self._spare = None
+                self._wasted += 1
 
     def _send(self, **message: object) -> None:
         try:
@@ -144,22 +159,25 @@ class Parent:
 
     def _kill_all(self) -> None:
         for child in self._children:
-            _kill_group(child)
+            kill_group(child)
+        if self._spare is not None:
+            self._spare.kill()
 
 
-def _fork(*, enclosed: bool) -> int:
-    """Fork, into namespaces where the child is to have them and the kernel gives them: otherwise the child reports that it has none."""
-    if enclosed:
-        with suppress(OSError):
-            return fork_into(namespaces.FLAGS)
-    return os.fork()
-
-
-def _kill_group(leader: int) -> None:
+def _made(kind: Kind) -> Spare | None:
     try:
-        os.killpg(leader, signal.SIGKILL)
-    except ProcessLookupError:  # it has not made its session yet
-        os.kill(leader, signal.SIGKILL)
+        return Spare(kind)
+    except OSError:  # of processes or memory: the next request tries again, and says so
+        return None
+
+
+def _dead() -> int | None:
+    """A child that has ended and was not collected yet."""
+    try:
+        found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return None
+    return None if found is None else found.si_pid
 
 
 def main(arguments: list[str]) -> None:

@@ -10,9 +10,13 @@ from torch import Tensor, fx, nn
 from torch.nn import functional
 
 from engine.networks.layers import PRUNABLE
+from engine.process.memory import give_back_memory
 from engine.structure.channels import ChannelGroup, Inputs, mask_channels, own_parameters
 from engine.structure.graph import ChannelGraph, leaves
 from engine.structure.imagination import evaluated, shared_copy
+
+_LARGE = 2**24
+"""Parameters from which what one trial leaves behind is given back before the next."""
 
 
 def removable(module: nn.Module, inputs: Inputs, names: Sequence[str], graph: ChannelGraph | None = None) -> list[str]:
@@ -56,6 +60,8 @@ def _agrees(graph: ChannelGraph, inputs: Inputs, groups: Sequence[ChannelGroup])
                     shrinking.remove(group, wanted[group.name].tolist())
             got = leaves(cut.forward(*inputs))
             del cut, shrinking
+            if sum(tensor.numel() for tensor in graph.module.parameters()) > _LARGE:
+                give_back_memory()
             masked = shared_copy(graph.module)
             masking = graph.on(masked)
             chosen = [group for group in masking.groups if group.name in wanted]

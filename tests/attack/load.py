@@ -4,10 +4,11 @@ import asyncio
 import json
 import threading
 import time
+from datetime import UTC, datetime
 from random import Random
 from statistics import median
 
-from sqlalchemy import delete, insert, select
+from sqlalchemy import delete, insert, select, update
 
 from core import ids, jobs
 from core.database.tables import Job, JobEvent
@@ -131,8 +132,12 @@ def _innocent_seconds(target: Target, inputs: tuple[str, str]) -> tuple[float, f
 
 
 def _drain_inspections(target: Target) -> None:
+    """Begin and end every inspection that waits: no project has one under way."""
     while _claim_inspection(target) is not None:
         pass
+    with target.service.database.unit_of_work() as session:
+        ended = {"status": "cancelled", "finished_at": datetime.now(UTC), "lease_expires_at": None, "worker": None}
+        session.execute(update(Job).where(Job.queue == target.settings.inspect_queue, Job.status == "running").values(ended))
 
 
 def _claim_inspection(target: Target) -> jobs.Claim | None:

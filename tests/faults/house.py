@@ -20,6 +20,7 @@ from safetensors.numpy import load_file
 from cli.client import TERMINAL, ApiError, Client
 from core.service import Service
 from core.settings import Settings
+from engine.process.linux import PR_SET_PDEATHSIG, prctl
 from tests.faults.invariants import Seen, violations
 from tests.processes import descendants
 from tests.servers import free_port
@@ -93,8 +94,15 @@ class House:
     def _start(self) -> "subprocess.Popen[bytes]":
         command = [sys.executable, "-m", "cli.main", "serve", "--port", str(self.port), "--data-dir", str(self.settings.data_dir)]
         with self.log.open("ab") as log:
+            # A session of its own: what is sent to the group of the tests (a time limit, Ctrl-C) would stop it in the middle of a row. And
+            # it ends with the tests, whatever ends them.
             return subprocess.Popen(
-                [*command, "--workers", str(self._workers)], env={**os.environ, **self._environment}, stdout=log, stderr=log
+                [*command, "--workers", str(self._workers)],
+                env={**os.environ, **self._environment},
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                preexec_fn=lambda: prctl(PR_SET_PDEATHSIG, signal.SIGKILL),  # noqa: PLW1509 - nothing else is done in between
             )
 
     def wait_until_ready(self) -> None:
@@ -227,7 +235,7 @@ class House:
         return dict(load_file(target))
 
     def pids(self, role: str) -> list[int]:
-        """Process ids of a role: api, worker, parent (of job children), child, measuring, broker."""
+        """Process ids of a role: api, worker, parent (of job children), child, spare (a child that waits for a job), measuring, broker."""
         found = []
         for pid in self.everyone():
             try:
@@ -236,7 +244,10 @@ class House:
                 above = Path(f"/proc/{parent}/cmdline").read_bytes().replace(b"\0", b" ").decode()
             except OSError:
                 continue
-            if role == _role(words, above):
+            found_role = _role(words, above)
+            if found_role == "child" and is_spare(pid):
+                found_role = "spare"
+            if role == found_role:
                 found.append(pid)
         return found
 
@@ -275,6 +286,15 @@ class House:
         finally:
             self.process.kill()
             self.process.wait()
+
+
+def is_spare(child: int) -> bool:
+    """Whether a child of the parent of job children waits for a job, by the name that it or the process that it keeps gave itself."""
+    try:
+        below = Path(f"/proc/{child}/task/{child}/children").read_text().split()
+        return any(Path(f"/proc/{pid}/comm").read_text() == "spare\n" for pid in (child, *below))
+    except OSError:
+        return False
 
 
 def _role(words: str, above: str) -> str:

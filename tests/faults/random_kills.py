@@ -10,7 +10,7 @@ from pathlib import Path
 from cli.client import ApiError
 from tests.faults.house import House
 
-ROLES = {"worker": 4, "child": 4, "measuring": 3, "parent": 3, "api": 4, "broker": 2, "serve": 1}
+ROLES = {"worker": 4, "child": 4, "spare": 2, "measuring": 3, "parent": 3, "api": 4, "broker": 2, "serve": 1}
 """What is hurt, and how often beside the others."""
 LONGEST_STOP_SECONDS = 8.0
 """Longer than a lease: workers wake up and find that their jobs went to another one."""

@@ -28,20 +28,6 @@ from tests.mutants.sites import Mutant, sampled
 NOTICED = 0.9
 TREE = Path("build/mutants/tree")
 SURVIVORS = Path(__file__).with_name("survivors.toml")
-COPIED = (
-    "api",
-    "benchmarks",
-    "cli",
-    "core",
-    "docs",
-    "engine",
-    "examples",
-    "migrations",
-    "tests",
-    "worker",
-    "pyproject.toml",
-    "alembic.ini",
-)
 
 
 def main() -> int:
@@ -74,12 +60,12 @@ def main() -> int:
 
 
 def _copy_tree() -> None:
+    """All files that git knows, as they are now."""
     shutil.rmtree(TREE, ignore_errors=True)
-    TREE.mkdir(parents=True)
-    for name in COPIED:
-        source = Path(name)
-        ignored = shutil.ignore_patterns("__pycache__", "*.pyc")
-        shutil.copytree(source, TREE / name, ignore=ignored) if source.is_dir() else shutil.copy(source, TREE / name)
+    listed = subprocess.run(["git", "ls-files", "-z"], check=True, capture_output=True).stdout.decode()
+    for name in filter(Path.is_file, map(Path, listed.split("\0"))):
+        (TREE / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(name, TREE / name)
 
 
 def _seconds(room: Room) -> float:

@@ -88,6 +88,30 @@ def seconds_to_end(service: Service) -> float:
         time.sleep(0.01)
 
 
+def test_a_worker_that_cannot_start_does_not_wait_for_what_it_has_begun(tmp_path: Path) -> None:
+    """Its parent of job children is still importing, or does not answer at all."""
+    migrate.upgrade(Settings(data_dir=tmp_path))
+    silent = tmp_path / "silent"
+    silent.write_text("#!/bin/sh\nexec sleep 100\n")
+    silent.chmod(0o700)
+    code = (
+        "import sys, time, types, engine.process.parent as parent, worker.app as app\n"
+        "parent.sys = types.SimpleNamespace(executable=sys.argv[1])\n"
+        "def fail(*_): time.sleep(0.5); raise OSError('no room')\n"
+        "app.RollCall = fail\n"
+        "try: app.Worker(['cpu'])\n"
+        "except OSError as error: print(error, flush=True)\n"
+        "print(time.time())\n"
+    )
+    variables = {**os.environ, "MODELPRESS_DATA_DIR": str(tmp_path)}
+    ended = subprocess.run(
+        [sys.executable, "-c", code, str(silent)], env=variables, capture_output=True, text=True, check=False, timeout=60
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.startswith("no room\n")
+    assert time.time() - float(ended.stdout.split()[-1]) < 10
+
+
 def test_a_gpu_worker_without_a_gpu_says_so_and_ends(tmp_path: Path) -> None:
     migrate.upgrade(Settings(data_dir=tmp_path))
     variables = {**os.environ, "MODELPRESS_DATA_DIR": str(tmp_path), "CUDA_VISIBLE_DEVICES": "none"}

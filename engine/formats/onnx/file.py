@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
+import os
+from collections import Counter, deque
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -39,15 +40,25 @@ QUANTIZED_OPERATORS = {
 }
 
 
+_checked: deque[tuple[int, ...]] = deque(maxlen=16)
+"""Files that were found good: device, inode, size and times."""
+
+
 def read_model(path: Path) -> onnx.ModelProto:
-    """Parse and check a file. Raises `model_invalid` and the codes of `engine.contract.limits`."""
+    """Parse and check a file; what was found good is not checked again while it is the same file. Raises `model_invalid` and the codes of
+    `engine.contract.limits`."""
     with path.open("rb") as stream:
-        check_file(stream, "onnx")
+        seen = os.fstat(stream.fileno())
+        version = (seen.st_dev, seen.st_ino, seen.st_size, seen.st_mtime_ns, seen.st_ctime_ns)
+        if version not in _checked:
+            check_file(stream, "onnx")
     try:
         model = onnx.load_model(str(path), load_external_data=False)
     except Exception as error:
         raise EngineError("model_invalid", "The file is not a whole ONNX model: its protobuf ends early or is damaged.") from error
-    check_graph(model)
+    if version not in _checked:
+        check_graph(model)
+        _checked.append(version)
     return inlined(model)
 
 

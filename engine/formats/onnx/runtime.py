@@ -16,6 +16,15 @@ Feed = Mapping[str, NDArray[Any]]
 CPU = ["CPUExecutionProvider"]
 
 
+def dtype_of(kind: str) -> np.dtype[Any] | None:
+    """The numpy type of a tensor of ONNX Runtime, such as `tensor(float)`; None for one that numpy does not have."""
+    element = kind.removeprefix("tensor(").removesuffix(")")
+    try:
+        return np.dtype({"float": "float32", "double": "float64"}.get(element, element))
+    except TypeError:
+        return None
+
+
 def open_session(
     path: Path,
     *,

@@ -29,6 +29,8 @@ class ExampleSource(Record):
     seed: int
     work: Path
     """Takes arrays that have to be inflated."""
+    added: dict[str, float] = {}
+    """What stands in inputs of the file that the dataset does not have, because a step added them."""
 
 
 class Score(Record):

@@ -43,7 +43,7 @@ from engine.measuring.examiner.messages import (
     TensorDigest,
     TimingRequest,
 )
-from engine.measuring.examples import Batch, Examples, RandomExamples, SplitExamples, with_evaluation_split
+from engine.measuring.examples import Batch, CompletedExamples, Examples, RandomExamples, SplitExamples, with_evaluation_split
 from engine.measuring.measurement import timings
 from engine.measuring.outputs import Arrays, OutputStore
 from engine.outputs.evidence import Column, columns_of
@@ -218,7 +218,7 @@ class Desk:
                 return score(request, session, examples, {} if self._data is None else columns_of(self._data.splits))
             case TimingRequest():
                 sessions = [runtime.open_session(path, threads=request.threads) for path in (request.baseline, request.result)]
-                examples = self._examples(request.source, sessions[0])
+                examples = self._examples(request.source, *sessions)
                 return timings(
                     sessions, examples, request.batch_sizes, threads=request.threads, repeats=request.repeats, varied=request.varied
                 )
@@ -230,10 +230,15 @@ class Desk:
             case DigestRequest():
                 return tensor_digests(request.file, request.format)
 
-    def _examples(self, source: ExampleSource, session: ort.InferenceSession) -> Examples:
+    def _examples(self, source: ExampleSource, *sessions: ort.InferenceSession) -> Examples:
+        """Examples for files that are run beside each other, the first of which says how large a batch is."""
+        examples = self._from(source, sessions[0])
+        return CompletedExamples(examples, source.added, sessions) if source.added else examples
+
+    def _from(self, source: ExampleSource, session: ort.InferenceSession) -> Examples:
         described = source.dataset
         if described is None:
-            return RandomExamples(session, seed=source.seed, signature=source.signature)
+            return RandomExamples(session, seed=source.seed, signature=source.signature, added=source.added)
         if self._data is None:
             data = load_dataset(described.path, described.format, described.metadata, source.signature, source.work)
             self._data = with_evaluation_split(data, source.split, source.seed)

@@ -3,6 +3,7 @@
 T0 always: own session, limits, scrubbed environment, private directory. T1: Landlock and seccomp. T2: these in namespaces of its own.
 """
 
+import functools
 import os
 import resource
 import sys
@@ -13,14 +14,11 @@ import engine
 from engine.contract import plugins
 from engine.process import linux
 from engine.process.linux import PR_SET_NO_NEW_PRIVS, drop_capabilities, prctl, private_network, thread_count
-from engine.process.request import Limits, Request
+from engine.process.request import NAMESPACES, Kind, Limits, Request
 from engine.process.sandbox import landlock, namespaces, seccomp
 
 LAYERS = ("landlock", "seccomp")
-"""Layers that a kernel may lack; both together make tier 1."""
-NAMESPACES = "namespaces"
-"""The layer that makes tier 2 of them."""
-
+"""Layers that a kernel may lack; both together make tier 1, and with `NAMESPACES` tier 2."""
 _SYSTEM = ("/usr", "/lib", "/lib64", "/bin", "/opt/nvidia", "/etc/ld.so.cache", "/etc/localtime", "/etc/timezone")
 _SELF = (
     "auxv",
@@ -73,12 +71,20 @@ def stay_oneself(owner: tuple[int, int]) -> None:
         raise IsolationUnavailable(f"the kernel refused: {error}") from error
 
 
-def enclose(request: Request) -> None:
-    """Make the namespaces of the child and leave the machine's files behind. Raises IsolationUnavailable."""
-    granted = rules(request)
+def enclose(kind: Kind) -> None:
+    """Make the namespaces of a child, with what it may read in them, before it is known where it will live. Raises IsolationUnavailable."""
+    granted = rules(kind)
     readable = [path for rights in (landlock.READ_EXECUTE, landlock.READ) for path in granted[rights]]
     try:
-        namespaces.enter(request.directory, readable, granted[landlock.DEVICE])
+        namespaces.make(readable, granted[landlock.DEVICE])
+    except OSError as error:
+        raise IsolationUnavailable(f"the kernel refused: {error}") from error
+
+
+def move_in(directory: Path) -> None:
+    """Leave the machine's files behind, but for the child's own directory. Raises IsolationUnavailable."""
+    try:
+        namespaces.enter(directory)
     except OSError as error:
         raise IsolationUnavailable(f"the kernel refused: {error}") from error
 
@@ -97,7 +103,7 @@ def confine(request: Request) -> None:
         set_limits(request.limits)
         prctl(PR_SET_NO_NEW_PRIVS, 1)
         if "landlock" in request.layers:
-            landlock.restrict(rules(request), tcp=request.sockets != "none")
+            landlock.restrict({**rules(request.kind), landlock.OWN: [request.directory]}, tcp=request.sockets != "none")
         drop_capabilities()
         if "seccomp" in request.layers:
             seccomp.restrict(
@@ -149,12 +155,13 @@ def _threads_of_user() -> int:
     return count
 
 
-def rules(request: Request) -> dict[int, list[Path]]:
-    """Landlock rules of a child: the interpreter, its libraries, the engine and its plug-ins to read, a few facts and devices, its own directory."""
-    facts = [Path(path) for path in (*_FACTS, *(_GPU_FACTS if request.gpu else ()))]
+def rules(kind: Kind) -> dict[int, list[Path]]:
+    """What a child may reach beside its own directory: the interpreter, its libraries, the engine and its plug-ins to read, a few facts and
+    devices."""
+    facts = [Path(path) for path in (*_FACTS, *(_GPU_FACTS if kind.gpu else ()))]
     facts += [Path("/proc/self") / name for name in _SELF]
     devices = [Path(path) for path in _DEVICES]
-    if request.gpu:
+    if kind.gpu:
         devices.append(Path("/dev/zero"))  # which is memory without an owner to whoever maps it
         devices += [Path("/dev/shm"), *Path("/dev").glob("nvidia*"), *Path("/proc/self/task").glob("*/comm")]  # noqa: S108
     packages = Path(engine.__file__).parent
@@ -162,10 +169,10 @@ def rules(request: Request) -> dict[int, list[Path]]:
         landlock.READ_EXECUTE: [*(Path(path) for path in _SYSTEM), *_libraries()],
         landlock.READ: [packages, *plugins.folders(), *facts],
         landlock.DEVICE: devices,
-        landlock.OWN: [request.directory],
     }
 
 
+@functools.cache
 def _libraries() -> set[Path]:
     """Where the interpreter and the installed packages live. The folder of a source checkout is not among them: data may lie there."""
     places = {sys.prefix, sys.base_prefix, sys.exec_prefix, *sysconfig.get_paths().values()}

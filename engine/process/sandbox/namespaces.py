@@ -1,11 +1,13 @@
 """Namespaces of a job's own (tier 2): it sees no process, no System V object, no network and no file but its own and what it may read.
 
 Made with no privilege where the kernel gives user namespaces to everybody. The first process of the new process namespace builds the
-root, forks the job, and waits for it: when it ends, the kernel ends whatever is left in there.
+root, forks the job, and waits for it: when it ends, the kernel ends whatever is left in there. The job moves in when it is known what it
+is and where it lives: until then the machine's files are reachable below `OLD`.
 """
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from engine.process import linux
@@ -21,8 +23,12 @@ FLAGS = linux.CLONE_NEWUSER | linux.CLONE_NEWPID
 """Of the fork; the other namespaces are made inside."""
 
 
-def enter(own: Path, readable: Iterable[Path], devices: Iterable[Path]) -> None:
-    """Leave everything behind but `own` (to write, never to execute), `readable` and `devices`. Raises OSError.
+OLD = "/old"
+"""The machine's root, between `make` and `enter`."""
+
+
+def make(readable: Iterable[Path], devices: Iterable[Path]) -> None:
+    """Make namespaces, and a root with `readable` and `devices` in it. Raises OSError.
 
     For the first process of a new user and process namespace.
     """
@@ -51,7 +57,28 @@ def enter(own: Path, readable: Iterable[Path], devices: Iterable[Path]) -> None:
         _bind(path.resolve(), None)
     os.makedirs("/new/proc")
     linux.mount("proc", "/new/proc", "proc", _NOSUID | _NODEV | _NOEXEC)
-    _bind(own.resolve(), _NOSUID | _NODEV | _NOEXEC)
+
+
+@contextmanager
+def outside() -> Iterator[None]:
+    """Between `make` and `enter`: the machine's files where they are."""
+    inside = os.open("/", os.O_RDONLY | os.O_DIRECTORY)
+    os.chroot(OLD)
+    os.chdir("/")
+    try:
+        yield
+    finally:
+        os.fchdir(inside)
+        os.chroot(".")
+        os.close(inside)
+
+
+def enter(own: Path) -> None:
+    """Leave everything behind but what `make` put there, and `own` (to write, never to execute). Raises OSError.
+
+    For a process of these namespaces; the others there leave with it.
+    """
+    _bind(own, _NOSUID | _NODEV | _NOEXEC)
     _leave_old_root()
     linux.mount(None, "/", None, _REMOUNT | _BIND | _RDONLY | _NOSUID | _NODEV)
     os.chdir(own)

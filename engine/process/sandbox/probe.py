@@ -20,10 +20,10 @@ from pydantic import BaseModel, ValidationError
 from engine.contract.events import Done, parse_event
 from engine.process import linux
 from engine.process.launcher import Launcher, LaunchError
-from engine.process.request import Request
+from engine.process.request import NAMESPACES, Request
 from engine.process.sandbox import landlock
 from engine.process.sandbox.attempts import BEYOND_TIER_1, Answer, Targets
-from engine.process.sandbox.isolation import LAYERS, NAMESPACES
+from engine.process.sandbox.isolation import LAYERS
 
 PROBE_SECONDS = 60.0
 """Longest time that a probe may take; a child that was stopped would hold its worker up for ever."""

@@ -11,8 +11,8 @@ import pytest
 
 from engine.contract.events import Done, parse_event
 from engine.process.launcher import Launcher, LaunchError
-from engine.process.request import Request
-from engine.process.sandbox.isolation import LAYERS, NAMESPACES
+from engine.process.request import NAMESPACES, Request
+from engine.process.sandbox.isolation import LAYERS
 from tests.engine.process.conftest import CHILDREN, Ended, result_of, run_to_end
 from tests.processes import alive, gone, outside
 

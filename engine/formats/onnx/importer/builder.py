@@ -16,6 +16,7 @@ from engine.contract import limits
 from engine.contract.errors import EngineError
 from engine.formats.onnx.importer.names import Names, identifier, is_readable
 from engine.formats.onnx.importer.reader import Op
+from engine.formats.onnx.importer.trials import Trials, of_function, of_layer
 from engine.formats.onnx.importer.values import Constant, Flow, Sizes, Symbol, Value
 
 _FACTORIES = (torch.arange, torch.full, torch.scalar_tensor)
@@ -55,6 +56,7 @@ class Builder:
         self._layers: dict[Any, str] = {}
         self._calls: dict[str, int] = {}
         self._flows: dict[fx.Node, Flow] = {}
+        self._trials = Trials()
 
     def placeholder(self, name: str, probes: tuple[torch.Tensor, ...]) -> Flow:
         """An input of the network. `name` may be anything; the argument gets a safe name."""
@@ -113,15 +115,12 @@ class Builder:
         target = self._layers[key] if key is not None else claimed
         self._calls[target] = self._calls.get(target, 0) + 1
         node = self.graph.call_module(target, map_aggregate(given, self._argument))
-        meta = {
-            name: torch.empty_like(tensor, device="meta")
-            for name, tensor in [*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)]
-        }
         module.eval()
+        known = of_layer(module) if twin is None else None
         results = []
         for index in range(self.probes):
             imagined: Any = map_aggregate(given, functools.partial(_probe, index=index))
-            results.append(twin(*imagined) if twin is not None else torch.func.functional_call(module, meta, imagined))
+            results.append(self._trials.of(known, imagined, functools.partial(_tried, module, twin, imagined)))
         return self._flow(node, tuple(results))
 
     def activation(self, op: Op, module: nn.Module, value: Value | None = None) -> Value:
@@ -215,6 +214,7 @@ class Builder:
         flowing: list[Any] = []
         map_aggregate((args, kwargs), lambda item: flowing.append(item) if isinstance(item, Flow | Symbol) else None)
         run = _method(function) if isinstance(function, str) else function
+        known = of_function(function)
         if not flowing:
             real: Any = map_aggregate((args, kwargs), lambda item: item.tensor if isinstance(item, Constant) else item)
             _refuse_huge(run, args, kwargs)
@@ -224,7 +224,7 @@ class Builder:
         for index in range(self.probes):
             imagined: Any = map_aggregate((args, kwargs), functools.partial(_probe, index=index))
             with torch.device("meta") if function in _FACTORIES else contextlib.nullcontext():
-                results.append(run(*imagined[0], **imagined[1]))
+                results.append(self._trials.of(known, imagined, functools.partial(run, *imagined[0], **imagined[1])))
         nodes: Any = map_aggregate((args, kwargs), self._argument)
         if isinstance(function, str):
             return self._flow(self.graph.call_method(function, nodes[0], dict(nodes[1])), tuple(results))
@@ -270,6 +270,14 @@ class Builder:
                 self.constants[path] = constant.source, constant.transposed
             self._attributes[key] = self.graph.get_attr(path)
         return self._attributes[key]
+
+
+def _tried(module: nn.Module, twin: nn.Module | None, imagined: Any) -> Any:
+    """A layer's result without values; with `twin` that of its copy on the meta device."""
+    if twin is not None:
+        return twin(*imagined)
+    held = [*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)]
+    return torch.func.functional_call(module, {name: torch.empty_like(tensor, device="meta") for name, tensor in held}, imagined)
 
 
 def _refuse_huge(run: Callable[..., Any], args: Any, kwargs: Any) -> None:

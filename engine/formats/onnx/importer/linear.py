@@ -200,7 +200,9 @@ def _added_names(op: Op) -> list[str]:
 def _empty(layer: type[Any], *args: Any, **kwargs: Any) -> Any:
     """A layer without the cost of random initial weights; both tensors are set right after."""
     with torch.device("meta"):
-        return layer(*args, bias=False, **kwargs)
+        made = type(layer.__name__, (layer,), {"reset_parameters": lambda self: None})(*args, bias=False, **kwargs)
+    made.__class__ = layer
+    return made
 
 
 OPERATORS = {"Conv": conv, "ConvTranspose": conv_transpose, "Gemm": gemm, "MatMul": matmul}

@@ -85,6 +85,8 @@ class Names:
     def __init__(self) -> None:
         self._taken: set[str] = set()
         self._inner: set[str] = set()
+        self._tried: dict[str, int] = {}
+        """How far the numbers behind a path are used up: thousands of layers may want the same name."""
 
     def claim(self, wanted: str | None, fallback: str) -> str:
         """A free path like `wanted`, made of `[A-Za-z0-9_]` parts only; a number is added where it was taken."""
@@ -95,17 +97,22 @@ class Names:
         around = ""
         for part in parts[:-1]:
             # A layer that was handed out cannot hold another one: its neighbour of another name does.
-            around = _numbered(f"{around}{part}", lambda path: path in self._taken) + "."
-        path = _numbered(f"{around}{parts[-1]}", lambda path: path in self._taken or path in self._inner)
+            around = _numbered(f"{around}{part}", lambda path: path in self._taken, {}) + "."
+        path = _numbered(f"{around}{parts[-1]}", lambda path: path in self._taken or path in self._inner, self._tried)
         self._taken.add(path)
         self._inner.update(_parents(path))
         return path
 
 
-def _numbered(path: str, is_taken: Callable[[str], bool]) -> str:
+def _numbered(path: str, is_taken: Callable[[str], bool], tried: dict[str, int]) -> str:
+    """`path`, or the first of `path_1`, `path_2` … that is free; what was taken stays so, and is not asked for again."""
     if not is_taken(path):
         return path
-    return next(numbered for number in itertools.count(1) if not is_taken(numbered := f"{path}_{number}"))
+    for number in itertools.count(tried.get(path, 0) + 1):
+        if not is_taken(f"{path}_{number}"):
+            tried[path] = number
+            return f"{path}_{number}"
+    raise AssertionError("numbers never end")
 
 
 @functools.cache

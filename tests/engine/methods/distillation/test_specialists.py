@@ -19,7 +19,7 @@ from engine.methods.distillation.specialists import apply
 HEAD = Head(name="y", indices=(0,), task="classification", target="y", class_axis=1, classes_count=5, scale="logits")
 
 
-def drawn(seed, inside, rows=20, classes=6):
+def drawn(seed, inside, rows=6, classes=6):
     """Answers of a generalist and of specialists, and who takes part."""
     generator = torch.Generator().manual_seed(seed)
     general = torch.softmax(3 * torch.randn(rows, classes, generator=generator, dtype=torch.float64), 1)
@@ -39,7 +39,7 @@ def divergence(logits, general, special, dustbin, active, inside):
 def by_descent(*given):
     """The minimum over the logits, as the paper does it."""
     logits = given[0].log().clone().requires_grad_()
-    optimizer = torch.optim.LBFGS([logits], lr=1, max_iter=2000, tolerance_grad=1e-10, tolerance_change=0, line_search_fn="strong_wolfe")
+    optimizer = torch.optim.LBFGS([logits], lr=1, max_iter=200, tolerance_grad=1e-9, tolerance_change=1e-13, line_search_fn="strong_wolfe")
 
     def closure():
         optimizer.zero_grad()
@@ -58,7 +58,7 @@ def test_the_combined_answer_is_the_minimum_of_the_summed_divergences(clusters):
         inside[number, cluster] = 1
     given = (*drawn(len(clusters), inside), inside)
     found, expected = combine(*given, steps=60), by_descent(*given)
-    torch.testing.assert_close(found.sum(1), torch.ones(20, dtype=torch.float64))
+    torch.testing.assert_close(found.sum(1), torch.ones(6, dtype=torch.float64))
     torch.testing.assert_close(found, expected, atol=2e-3, rtol=0)
     excess = divergence(found.log(), *given) - divergence(expected.log(), *given)
     assert float(excess.max()) < 1e-5
@@ -67,7 +67,7 @@ def test_the_combined_answer_is_the_minimum_of_the_summed_divergences(clusters):
 def test_one_step_is_the_minimum_where_one_specialist_takes_part():
     inside = torch.tensor([[1.0, 1, 0, 0, 0, 0], [0, 0, 1, 1, 1, 0]], dtype=torch.float64)
     general, special, dustbin, _ = drawn(3, inside)
-    active = torch.eye(2, dtype=torch.float64)[torch.arange(20) % 2]
+    active = torch.eye(2, dtype=torch.float64)[torch.arange(6) % 2]
     given = (general, special, dustbin, active, inside)
     torch.testing.assert_close(combine(*given, steps=1), by_descent(*given), atol=1e-6, rtol=0)
 
@@ -75,7 +75,7 @@ def test_one_step_is_the_minimum_where_one_specialist_takes_part():
 def test_where_nobody_takes_part_the_generalist_is_right():
     inside = torch.tensor([[1.0, 1, 0, 0, 0, 0]], dtype=torch.float64)
     general, special, dustbin, _ = drawn(4, inside)
-    torch.testing.assert_close(combine(general, special, dustbin, torch.zeros(20, 1, dtype=torch.float64), inside, steps=5), general)
+    torch.testing.assert_close(combine(general, special, dustbin, torch.zeros(6, 1, dtype=torch.float64), inside, steps=5), general)
 
 
 def test_the_dustbin_is_corrected_by_bayes_rule():

@@ -14,9 +14,9 @@ import pytest
 import engine
 from engine.contract.events import Failed
 from engine.process.launcher import Launcher
-from engine.process.request import Request
+from engine.process.request import NAMESPACES, Request
 from engine.process.sandbox.attempts import BEYOND_TIER_1
-from engine.process.sandbox.isolation import LAYERS, NAMESPACES
+from engine.process.sandbox.isolation import LAYERS
 from engine.process.sandbox.probe import choose, probe
 from tests.engine.process.conftest import Ended, run_to_end
 
