@@ -30,6 +30,9 @@ _FOOT = """
   weights are after deterministic training depends on how many have settled at ±1 by then (21.5 against 7.9 percent wrong at a tenth of the rate, 13.1 against 5.3 at this one).
   Running statistics of stochastic training are those of networks that were drawn, so both ways to use it are compared with statistics of their own; without that, no way to use it is
   better than the other here, and the paper's advantage of stochastic over deterministic training does not show in 40 epochs.
+- **MSDNet (T11).** Four classifiers on two scales of 14×14 digits, 350 iterations, with which the margins were set (with 500, seed 0 gave 97.57 percent at 0.29 of the compute, the last classifier 97.40,
+  random examples 97.05: the longer earlier classifiers learn, the less there is to choose between them). Latency is that of one ONNX file at batch 1 on real inputs, beside the whole network's in turns. A decision
+  takes 0.02 to 0.05 ms there and the whole network 0.15 ms, so the row needs a quiet machine: the rows of two seeds were measured on one that was busy (0.52 and 0.73); the same two files, timed once more, gave 0.43 and 0.56.
 - **Latency (T5)** is measured on the machine that runs the benchmark, so its rows need a quiet one.
 
 ## What is not measured here
@@ -41,6 +44,7 @@ These need CIFAR-10, CIFAR-100 or ImageNet and days of training; the methods are
 - Masks of 41 % (heuristic) and 65.4 % (learned) on untrained CIFAR-10 networks, 76.5 % with rescaling on Conv-6 (Zhou et al., 2019).
 - Scratch-E and Scratch-B of VGG-16, ResNet-34, -50, -56 and -110 under L1-norm pruning, ThiNet, regression and SSS (Liu et al., 2019). T4 is the same
   comparison on digits: its tuning is short on purpose, as the paper's 40 epochs at a low rate are against 160 at a high one.
+- Anytime and budgeted accuracies of MSDNet on CIFAR-100 and ImageNet (Huang et al., 2018: about 75 % top-1 at 1.7·10⁹ operations, several points above ResNets of the same mean cost).
 - Accuracies of edge-popup, soft filter pruning, SSS and ThiNet. Their definitions are tested against small cases that are solved by hand
   (`tests/engine/methods/pruning`), which says nothing of ImageNet.
 """

@@ -76,11 +76,12 @@ def _random(original: nn.Module, params: StructuredPruning, context: Context, *,
 def _train(module: nn.Module, training: TrainingFields, macs: int, context: Context) -> Spent:
     """Train in place without a trace in the step's own series; returns what it took. A backward pass counts as two forward ones."""
     history = context.train(module, training, report=False)
-    return spent(training, context.split("train").count, macs) | {"training_seconds": history.seconds}
+    examples, _ = context.to_train_on(training)
+    return spent(training, examples.count, macs, history.iterations) | {"training_seconds": history.seconds}
 
 
-def spent(training: TrainingFields, examples_count: int, macs: int) -> Spent:
-    """Length and cost of a training run of a network that takes `macs` operations for one example."""
-    iterations = iterations_of(training, examples_count)
+def spent(training: TrainingFields, examples_count: int, macs: int, iterations: int | None = None) -> Spent:
+    """Length and cost of a training run of a network that takes `macs` operations for one example; of a whole one, or of `iterations`."""
+    iterations = iterations_of(training, examples_count) if iterations is None else iterations
     epochs = iterations / math.ceil(examples_count / training.batch_size)
     return {"iterations": iterations, "epochs": epochs, "training_macs_count": round(3 * macs * epochs * examples_count)}
