@@ -34,7 +34,7 @@ ROOMS = (
     Room(
         "constraints",
         ("engine/contract/constraints.py", "engine/jobs/verdict.py"),
-        ("tests/engine/contract/test_constraints.py", "tests/engine/contract/test_figures.py"),
+        ("tests/engine/contract/test_constraints.py", "tests/engine/contract/test_figures.py", "tests/engine/jobs/test_verdict.py"),
     ),
     Room("core_jobs", ("core/jobs/*.py",), ("tests/core/jobs",)),
 )

@@ -96,6 +96,13 @@ def test_an_infinite_relative_rise_is_missed_and_has_no_value() -> None:
     assert (item.met, item.value) == (False, None)
 
 
+@pytest.mark.parametrize(("before", "after", "met", "value"), [(0.0, 0.0, True, 0.0), (0.0, 0.5, False, None), (0.5, 0.0, True, -1.0)])
+def test_relative_drops_from_and_to_nothing(before: float, after: float, met: bool, value: float | None) -> None:
+    spec = Constraints(accuracy=AccuracyConstraint(metric="cross_entropy", max_drop=0.5, drop_type="relative"))
+    (item,) = constraints.check(spec, figures(loss=before), figures(loss=after), "test")
+    assert (item.met, item.value) == (met, value)
+
+
 def entry(name: str, met: bool) -> ConstraintCheck:
     return ConstraintCheck(name=name, limit=1, value=1, met=met)
 
