@@ -30,9 +30,9 @@ _FOOT = """
   weights are after deterministic training depends on how many have settled at ±1 by then (21.5 against 7.9 percent wrong at a tenth of the rate, 13.1 against 5.3 at this one).
   Running statistics of stochastic training are those of networks that were drawn, so both ways to use it are compared with statistics of their own; without that, no way to use it is
   better than the other here, and the paper's advantage of stochastic over deterministic training does not show in 40 epochs.
-- **MSDNet (T11).** Four classifiers on two scales of 14×14 digits, 350 iterations, with which the margins were set. With 500 iterations, seed 0 gave 97.57 percent at 0.29 of the compute, the last
-  classifier 97.40, random examples 97.05, latency 0.54: the longer earlier classifiers learn, the less there is to choose between them. Latency is that of one ONNX file at batch 1 on real inputs,
-  beside the whole network's in turns: a decision takes 0.02 to 0.05 ms there, the whole network 0.15 ms.
+- **MSDNet (T11).** Four classifiers on two scales of 14×14 digits, 350 iterations, with which the margins were set (with 500, seed 0 gave 97.57 percent at 0.29 of the compute, the last classifier 97.40,
+  random examples 97.05: the longer earlier classifiers learn, the less there is to choose between them). Latency is that of one ONNX file at batch 1 on real inputs, beside the whole network's in turns. A decision
+  takes 0.02 to 0.05 ms there and the whole network 0.15 ms, so the row needs a quiet machine: the rows of two seeds were measured on one that was busy (0.52 and 0.73); the same two files, timed once more, gave 0.43 and 0.56.
 - **Latency (T5)** is measured on the machine that runs the benchmark, so its rows need a quiet one.
 
 ## What is not measured here

@@ -170,6 +170,20 @@ class Judgement(Record):
     constraints: tuple[ConstraintCheck, ...]
 
 
+class OtherCpu(Record):
+    """What a file with 8-bit products gives on the kind of processor that it was not measured on: with VNNI (AMX, ARM) or without."""
+
+    kind: Literal["with_vnni", "without_vnni"]
+    """The other kind."""
+    how: Literal["by_construction", "float_session", "emulated", "unknown"]
+    """`by_construction`: no two weights saturate, so that both kinds agree. `float_session`: run without 8-bit kernels. `emulated`: what
+    16-bit sums cut is taken off. `unknown`: an operator that may saturate cannot be looked into."""
+    metrics: dict[str, float | None] = {}
+    """By `<split>.<name>`; those of the file itself where both kinds agree by construction, none where it is unknown."""
+    products_count: int = 0
+    """8-bit products whose weights may saturate on a processor without VNNI."""
+
+
 class Measured(Record):
     """One setting of the published network: its figures, beside the baseline and beside the constraints."""
 
@@ -177,6 +191,8 @@ class Measured(Record):
     figures: Figures
     comparison: Comparison
     verdict: Judgement
+    other_cpu: OtherCpu | None = None
+    """Of files with 8-bit products."""
 
 
 class Result(Record):

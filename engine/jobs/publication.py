@@ -15,7 +15,7 @@ import onnx
 from numpy.typing import NDArray
 
 from engine.contract.errors import EngineError
-from engine.contract.figures import MOST_SETTINGS, Figures, Latency, Setting, Timing
+from engine.contract.figures import MOST_SETTINGS, Figures, Latency, OtherCpu, Setting, Timing
 from engine.contract.file_format import ending_of
 from engine.formats.loading import write_network
 from engine.formats.onnx import runtime
@@ -24,8 +24,9 @@ from engine.formats.onnx.notes import remove_notes
 from engine.formats.onnx.one_file import as_raw
 from engine.formats.onnx.runtime import Feed
 from engine.jobs.inputs import JobInputs
+from engine.jobs.other_cpu import on_other_cpu
 from engine.measuring.examiner.client import Examiner
-from engine.measuring.examiner.messages import CompareRequest, DigestRequest, Score, TensorDigest
+from engine.measuring.examiner.messages import CompareRequest, Difference, DigestRequest, Score, TensorDigest
 from engine.measuring.examples import CompletedExamples, Examples, RandomExamples, SplitExamples
 from engine.measuring.measurement import FileSizes
 from engine.measuring.sizes import Sizes
@@ -74,6 +75,8 @@ class MeasuredFile:
     counts: Counts
     sizes: FileSizes
     """Of the file in the first format that the spec exports."""
+    other_cpu: OtherCpu | None = None
+    """What a file with 8-bit products gives on the other kind of processor."""
 
     def figures(self) -> Figures:
         """The figures of this setting."""
@@ -173,7 +176,8 @@ def publish(
         if RUNNABLE in formats and (setting == settings[0] or not network.one_file):
             files.append(PublishedFile(path, RUNNABLE, own_sizes[setting.name], settings if network.one_file else (setting,), own.metrics))
         stored = own_sizes[setting.name] if formats[0] == RUNNABLE else next(file.sizes for file in files if file.format == formats[0])
-        measured.append(MeasuredFile(setting, path, own, timings, counts, stored))
+        other = on_other_cpu(inputs.to_score(path, own_network, as_timed=network.batch_dependent), own, examiner, inputs.work)
+        measured.append(MeasuredFile(setting, path, own, timings, counts, stored, other))
     files.sort(key=lambda file: formats.index(file.format))
     return Publication(step_index, tuple(files), tuple(measured))
 
@@ -243,13 +247,34 @@ def _compare(file: Path, network: Network, inputs: JobInputs, examiner: Examiner
     difference, scale = found.max_abs_difference, found.max_abs_value
     relative = HALF_TOLERANCE if network.weights_type == "float16" else RELATIVE_TOLERANCE
     if difference is None or difference > ABSOLUTE_TOLERANCE + relative * scale:
-        raise EngineError(
-            "export_mismatch",
-            f"The exported file differs from the network by {difference} where outputs are up to {scale:.4g}; it is not published.",
-            hint="Please report this with the spec; another export format may work.",
-            category="internal",
-            details=found.model_dump(),
-        )
+        raise _mismatch(file, network, module, feed, inputs, found, relative)
+
+
+def _mismatch(  # noqa: PLR0917 - what the comparison had
+    file: Path, network: Network, module: nn.Module, feed: Feed, inputs: JobInputs, found: Difference, relative: float
+) -> EngineError:
+    """The error, which names the first layer that differs."""
+    from engine.jobs.divergence import first_divergence
+
+    where = first_divergence(
+        module,
+        network.signature,
+        file,
+        feed,
+        absolute=ABSOLUTE_TOLERANCE,
+        relative=relative,
+        threads=inputs.job.threads,
+        work=inputs.work,
+    )
+    return EngineError(
+        "export_mismatch",
+        f"The exported file differs from the network by {found.max_abs_difference} where outputs are up to {found.max_abs_value:.4g}"
+        + ("" if where is None else f"; {where.sentence()}")
+        + ". It is not published.",
+        hint="Please report this with the spec; another export format may work.",
+        category="internal",
+        details={**found.model_dump(), **({} if where is None else {"first_divergence": where.details()})},
+    )
 
 
 def _some_inputs(inputs: JobInputs, file: Path, network: Network) -> Feed:

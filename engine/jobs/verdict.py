@@ -26,6 +26,7 @@ def _judged(item: MeasuredFile, baseline: Figures, target: Constraints | None, s
         figures=figures,
         comparison=Comparison.of(baseline, figures, speeds),
         verdict=Judgement(speed=speeds[0].verdict, outcome=constraints.outcome(checks), constraints=checks),
+        other_cpu=item.other_cpu,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from engine.contract.figures import Result
 from engine.jobs.inputs import JobInputs
+from engine.jobs.other_cpu import differing
 from engine.jobs.recorder import Recorder
 from engine.measuring.examiner.messages import Score
 
@@ -40,6 +41,7 @@ def about_result(recorder: Recorder, inputs: JobInputs, step_index: int, result:
             "no_dense_speedup",
             "Zero weights make the compressed file smaller, not the network faster: dense kernels multiply by them all the same.",
         )
+    _about_other_cpu(recorder, result)
     first = result.first
     if first.verdict.speed == "slower":
         before, after = result.baseline.latency_ms, first.figures.latency_ms
@@ -51,3 +53,28 @@ def about_result(recorder: Recorder, inputs: JobInputs, step_index: int, result:
     sqnr = first.figures.metrics.get(f"{inputs.split}.sqnr_db")
     if sqnr is not None and sqnr < 0 and not inputs.untrained:
         recorder.warn("low_fidelity", f"The outputs differ from the original's by more than their own size (SQNR {sqnr:.1f} dB).")
+
+
+def _about_other_cpu(recorder: Recorder, result: Result) -> None:
+    """Settings whose accuracy depends on the kind of processor."""
+    for item in result.settings:
+        if item.other_cpu is None:
+            continue
+        name, where = item.setting.name, item.other_cpu.kind.replace("_vnni", "")
+        suffix = f" ({name})" if name else ""
+        if item.other_cpu.how == "unknown":
+            recorder.warn(
+                "other_cpu_unknown",
+                f"Some 8-bit operators may saturate on processors without VNNI, which cannot be tried here{suffix}; "
+                "target_cpu: portable avoids it.",
+                setting=name,
+            )
+        found = differing(item.figures.metrics, item.other_cpu)
+        if found:
+            figures = "; ".join(f"{key} {here:.4g} here, {there:.4g} there" for key, (here, there) in found.items())
+            recorder.warn(
+                "accuracy_depends_on_cpu",
+                f"On a processor {where} VNNI this file gives other answers{suffix}: {figures}. Use target_cpu: portable for one that does not.",
+                setting=name,
+                metrics={key: list(pair) for key, pair in found.items()},
+            )

@@ -29,9 +29,16 @@ _WEIGHTED = frozenset(
         "DynamicQuantizeLSTM",
         "Gather",
         "MatMulNBits",
+        "GatherBlockQuantized",
     }
 )
-_TYPES = {"ConvInteger": "Conv", "MatMulInteger": "MatMul", "DynamicQuantizeLSTM": "LSTM", "MatMulNBits": "MatMul"}
+_TYPES = {
+    "ConvInteger": "Conv",
+    "MatMulInteger": "MatMul",
+    "DynamicQuantizeLSTM": "LSTM",
+    "MatMulNBits": "MatMul",
+    "GatherBlockQuantized": "Gather",
+}
 _SUFFIXES = ("_quantized", "_transposed", "_Transposed", ".weight", ".weights", "_weight")
 _THROUGH = frozenset({"DequantizeLinear", "Transpose", "Cast", "Identity", "Reshape"})
 

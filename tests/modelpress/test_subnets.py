@@ -11,7 +11,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from engine.contract.figures import Setting
+from engine.formats.onnx.networks import GraphNetwork
 from engine.formats.onnx.one_file import pack
+from engine.networks.network import Signature, TensorSpec
 from modelpress.runtime import ArtifactError, load
 from modelpress.runtime.subnets import SETTINGS_KEY, TENSORS_KEY, SettingsFile, open_settings
 from tests.modelpress.alone import run_alone
@@ -102,3 +104,14 @@ def test_what_is_not_there_and_what_is_damaged_is_told(tmp_path: Path):
         )
         with pytest.raises(ArtifactError, match=match):
             cut(made.SerializeToString(), **({"name": "many"} if "larger" in match else {"width": 0.5}))
+
+
+def test_a_graph_that_was_changed_has_no_settings_of_the_one_before(tmp_path: Path):
+    """What quantization, say, writes of an uploaded file keeps everything that stands on the model, but its other settings are not its own."""
+    onnx.save(packed_model(), tmp_path / "uploaded.onnx")
+    signature = Signature((TensorSpec("x", (None, 6)),), (TensorSpec("y", (None, 8)),))
+    network = GraphNetwork(signature, tmp_path / "uploaded.onnx")
+    onnx.save(packed_model(), tmp_path / "changed.onnx")
+    made = network.with_onnx(tmp_path / "changed.onnx")
+    made.write_onnx(tmp_path / "published.onnx")
+    assert onnx.load(tmp_path / "published.onnx") == model(WIDE)

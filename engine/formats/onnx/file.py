@@ -37,6 +37,7 @@ QUANTIZED_OPERATORS = {
     "ConvInteger",
     "MatMulInteger",
     "MatMulNBits",
+    "GatherBlockQuantized",
 }
 
 

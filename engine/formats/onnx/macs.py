@@ -55,6 +55,7 @@ _FREE = frozenset(
         "DynamicQuantizeLinear",
         "EmbedLayerNormalization",
         "FastGelu",
+        "GatherBlockQuantized",
         "GatherND",
         "Gelu",
         "GroupNorm",

@@ -53,6 +53,7 @@ _SETTINGS: dict[str, tuple[int, ...]] = {
     "DequantizeLinear": (1, 2),
     "DynamicQuantizeLSTM": (4, *range(7, 12)),
     "DynamicQuantizeMatMul": (2, 3),
+    "GatherBlockQuantized": (2, 3),
     "MatMulInteger": (2, 3),
     "MatMulIntegerToFloat": (2, 3, 4, 5),
     "MatMulNBits": (2, 3, 4),
@@ -88,14 +89,14 @@ _MOVING = frozenset(
 """Operators that hand elements on unchanged, so that what computes with a weight may stand behind them."""
 
 _RECURRENT = frozenset(["DynamicQuantizeLSTM", "GRU", "LSTM", "RNN"])
-_PACKED = frozenset(["GatherBlockQuantized", "MatMulBnb4", "MatMulFpQ4", "MatMulNBits", "QMoE"])
+_PACKED = frozenset(["MatMulBnb4", "MatMulFpQ4", "MatMulNBits", "QMoE"])
 """Operators whose constants hold several weights in one element; only MatMulNBits says how many."""
 _FLOATS = frozenset([onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16])
 _MASKED = 1e4
 """A constant of two values, one of them that large, masks attention."""
 
 
-_LOOKUPS = frozenset(["Gather", "GatherElements", "GatherND"])
+_LOOKUPS = frozenset(["Gather", "GatherBlockQuantized", "GatherElements", "GatherND"])
 _BYTES = frozenset([onnx.TensorProto.INT8, onnx.TensorProto.UINT8, onnx.TensorProto.INT4, onnx.TensorProto.UINT4])
 
 
@@ -138,6 +139,9 @@ def _weight(name: str, readers: list[_Reader], flat: FlatGraph) -> Weight | None
     packed = next((reader.node for reader in readers if reader.node.kind in _PACKED and reader.index > 0), None)
     if packed is not None and packed.kind != "MatMulNBits":
         return Weight(None, None, tuple(tensor.dims), (packed.outer,))
+    halves = [reader.node for reader in readers if reader.node.kind == "GatherBlockQuantized" and reader.index == 0]
+    if halves and tensor.data_type == onnx.TensorProto.UINT8 and int_attribute(halves[0].proto, "bits", 4) != 8:
+        return Weight(None, None, tuple(tensor.dims), (halves[0].outer,))
     found = [reader for reader in readers if _is_weight(tensor, reader)]
     if not found:
         return None

@@ -71,6 +71,8 @@ class ScoreRequest(Record):
     """Whether those that are usual for the outputs' tasks are measured as well."""
     batch_size: int
     threads: int
+    optimized: bool = True
+    """Whether the runtime may put integer kernels into the file; without, it computes in float what the file says."""
 
 
 class TimingRequest(Record):

@@ -213,7 +213,7 @@ class Desk:
         """Do what is asked."""
         match request:
             case ScoreRequest():
-                session = runtime.open_session(request.file, threads=request.threads)
+                session = runtime.open_session(request.file, threads=request.threads, optimized=request.optimized)
                 examples = self._examples(request.source, session)
                 return score(request, session, examples, {} if self._data is None else columns_of(self._data.splits))
             case TimingRequest():

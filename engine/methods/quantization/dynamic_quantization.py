@@ -6,18 +6,19 @@ import onnx
 
 from engine.methods.quantization import graph, precision
 from engine.methods.quantization.integers import IntegerWriter
+from engine.methods.quantization.settings import each_setting
 from engine.methods.quantization.spec import DynamicQuantization
 from engine.networks.network import Network
 
 if TYPE_CHECKING:
     from engine.methods.step import StepContext
 
-DYNAMIC_OPSET = 11
-"""The first ONNX operator set with DynamicQuantizeLinear."""
+DYNAMIC_OPSET = 13
+"""The first ONNX operator set whose DequantizeLinear takes one scale a channel."""
 
 
 def apply(network: Network, params: DynamicQuantization, context: "StepContext") -> Network:
-    """Store weights in 8 bits and compute convolutions, matrix products and LSTMs in integers; needs no data.
+    """Store weights in 8 bits and compute matrix products and LSTMs in integers; needs no data.
 
     Layers inside of If and Loop are quantized too, and rows of embeddings are stored in 8 bits. The range of an activation is that of the
     whole batch, so the file is scored in the batches that it is timed with.
@@ -25,6 +26,10 @@ def apply(network: Network, params: DynamicQuantization, context: "StepContext")
     Raises:
         EngineError: `nothing_quantized`, `already_quantized`.
     """
+    return each_setting(network, context, lambda own, within: _one(own, params, within))
+
+
+def _one(network: Network, params: DynamicQuantization, context: "StepContext") -> Network:
     source = graph.onnx_file(network, context.work)
     context.phase("quantizing")
     prepared = graph.prepare(source, context.work, ignore=params.ignore, minimum_opset=DYNAMIC_OPSET)
@@ -35,6 +40,7 @@ def apply(network: Network, params: DynamicQuantization, context: "StepContext")
         prepared.excluded,
         by_channel=params.granularity == "channel",
         portable=params.reduces_range,
+        convolve=params.convolutions == "integer",
     )
     onnx.save(writer.write(), target)
     graph.finish(target)

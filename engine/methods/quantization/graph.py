@@ -22,7 +22,18 @@ from engine.networks.network import Network
 if TYPE_CHECKING:
     from engine.methods.step import StepContext
 
-_QUANTIZED_OPS = frozenset({"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "ConvInteger", "MatMulInteger", "QLinearConv"})
+_QUANTIZED_OPS = frozenset(
+    [
+        "ConvInteger",
+        "DequantizeLinear",
+        "DynamicQuantizeLinear",
+        "GatherBlockQuantized",
+        "MatMulInteger",
+        "MatMulNBits",
+        "QLinearConv",
+        "QuantizeLinear",
+    ]
+)
 
 _SMALL_BYTES = 4096
 _PRODUCTS = frozenset({"Conv", "ConvTranspose", "GRU", "Gather", "Gemm", "LSTM", "MatMul", "RNN"})

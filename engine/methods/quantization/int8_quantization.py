@@ -2,58 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
-from engine.contract.display import Cell, Shown, Table
+from engine.contract.display import Table
 from engine.contract.errors import EngineError
-from engine.contract.events import Event, Warned
-from engine.contract.metric import Key, catalogue
 from engine.methods.quantization import dynamic_quantization
+from engine.methods.quantization.settings import each_setting
 from engine.methods.quantization.spec import DynamicQuantization, Int8Quantization, StaticQuantization
 from engine.methods.quantization.static_quantization import Calibrated
+from engine.methods.quantization.tries import Try, attempt, publish
 from engine.networks.network import Network
 
 if TYPE_CHECKING:
     from engine.methods.step import Judge, StepContext
-
-POINT = 0.01
-"""How much of what the targets say may be lost where the spec sets no limit: a point of accuracy, of R² …"""
-
-
-@dataclass
-class Try:
-    """One kind of quantization, and what was measured on its file."""
-
-    kind: str
-    network: Network | None = None
-    reported: Mapping[str, Any] = field(default_factory=dict)
-    shown: tuple[Shown, ...] = ()
-    warnings: tuple[Event, ...] = ()
-    file_bytes: int = 0
-    metrics: Mapping[str, float | None] = field(default_factory=dict)
-    speedup: float | None = None
-    near: bool | None = None
-    """Whether it meets the accuracy target, or without one stays near the original; None where nothing was measured."""
-    error: EngineError | None = None
-
-    def document(self, kept: Try) -> dict[str, Any]:
-        """As it stands in the step's report."""
-        row: dict[str, Any] = {"kind": self.kind, "kept": self is kept}
-        if self.error is not None:
-            return {**row, "error": {"code": self.error.code, "message": self.error.message}}
-        operators = {name: self.reported.get(name) for name in ("int8_operators_count", "float_operators_count")}
-        measured = {"file_bytes": self.file_bytes, "metrics": dict(self.metrics), "speedup": self.speedup, "near_enough": self.near}
-        return {**row, **measured, **operators}
-
-    def row(self, kept: Try) -> dict[str, Cell]:
-        """As a line of the table of tries."""
-        what = self.error.message if self.error is not None else "kept" if self is kept else "near enough" if self.near else "too far"
-        row: dict[str, Cell] = {"kind": self.kind.replace("_", " "), "outcome": what}
-        if self.error is None:
-            row |= {"file_bytes": self.file_bytes, "speedup_ratio": self.speedup, **self.metrics}
-        return row
 
 
 def apply(network: Network, params: Int8Quantization, context: StepContext) -> Network:
@@ -62,23 +24,21 @@ def apply(network: Network, params: Int8Quantization, context: StepContext) -> N
     Raises:
         EngineError: What the first try failed with, where all of them did.
     """
+    return each_setting(network, context, lambda own, within: _one(own, params, within))
+
+
+def _one(network: Network, params: Int8Quantization, context: StepContext) -> Network:
     tries = list(_tries(network, params, context))
     done = [item for item in tries if item.error is None]
     if not done:
         assert tries[0].error is not None
         raise tries[0].error
     kept = choose(done, context.judge)
-    for event in kept.warnings:
-        context.emit(event)
-    for key, value in kept.reported.items():
-        context.report(key, value)
     context.show(Table.of("Kinds of int8 quantization that were tried", "kind", [item.row(kept) for item in tries]))
-    for item in kept.shown:
-        context.show(item)
+    result = publish(kept, context)
     context.report("kept", kept.kind)
     context.report("tries", [item.document(kept) for item in tries])
-    assert kept.network is not None
-    return kept.network
+    return result
 
 
 def choose(done: list[Try], judge: Judge | None) -> Try:
@@ -97,24 +57,6 @@ def choose(done: list[Try], judge: Judge | None) -> Try:
     return max(near, key=lambda item: item.speedup or 0.0)
 
 
-def is_near(baseline: Mapping[str, float | None], metrics: Mapping[str, float | None]) -> bool:
-    """Whether every output is within a point of the original's by its targets, or without any is like the original's."""
-    found = {Key.parse(key): (baseline.get(key), value) for key, value in metrics.items()}
-    outputs: set[str | None] = {key.output for key in found if key.output is not None}
-    return all(_is_near({key.name: pair for key, pair in found.items() if key.output == output}) for output in outputs or {None})
-
-
-def _is_near(values: Mapping[str, tuple[float | None, float | None]]) -> bool:
-    measured = [(metric, *values[name]) for name, metric in catalogue().items() if name in values]
-    for metric, before, after in measured:
-        if metric.needs == "targets" and metric.goal == "max":
-            return before is not None and after is not None and metric.loss(before, after) <= POINT + 1e-9
-    for metric, _, after in measured:
-        if metric.alike is not None:
-            return after is not None and after >= metric.alike - 1e-9
-    return True
-
-
 def _tries(network: Network, params: Int8Quantization, context: StepContext) -> Iterator[Try]:
     shared = {name: getattr(params, name) for name in ("granularity", "target_cpu", "reduce_range", "ignore")}
     static = StaticQuantization(calibration=params.calibration, **shared)
@@ -125,44 +67,29 @@ def _tries(network: Network, params: Int8Quantization, context: StepContext) -> 
         return calibrated[0].write(own, own.work / "quantized.onnx")
 
     def fewer(own: StepContext) -> Network:
-        names = calibrated[0].lossy(own)
+        names = calibrated[-1].lossy(own)
         if not names:
             raise EngineError("nothing_quantized", "There is one product in this network only: it has no fewer operators to quantize.")
         own.report("left_in_float", names)
-        return calibrated[0].write(own, own.work / "quantized.onnx", names)
+        return calibrated[-1].write(own, own.work / "quantized.onnx", names)
 
-    with context.part(0.0, 0.6):
-        yield _try("static", first, context)
+    def smoothed(own: StepContext) -> Network:
+        found = Calibrated.of(network, static.model_copy(update={"smoothing": True}), own)
+        if not found.smoothed:
+            raise EngineError("nothing_smoothed", "The features of no tensor differ so much that smoothing them is worth it.")
+        calibrated.append(found)
+        return found.write(own, own.work / "quantized.onnx")
+
+    with context.part(0.0, 0.3):
+        plain = attempt("static", first, context)
+        yield plain
+    if calibrated and not plain.near:
+        with context.part(0.3, 0.6):
+            found = attempt("static_smoothed", smoothed, context)
+        if found.error is None or found.error.code != "nothing_smoothed":
+            yield found
     if calibrated:
         with context.part(0.6, 0.8):
-            yield _try("static_fewer_operators", fewer, context)
+            yield attempt("static_fewer_operators", fewer, context)
     with context.part(0.8, 1.0):
-        yield _try("dynamic", lambda own: dynamic_quantization.apply(network, DynamicQuantization(**shared), own), context)
-
-
-def _try(kind: str, make: Callable[[StepContext], Network], context: StepContext) -> Try:
-    """Make a file in a folder of its own and measure it; warnings wait until it is kept."""
-    warnings: list[Event] = []
-    work = context.work / kind
-    work.mkdir(exist_ok=True)
-    own = replace(
-        context,
-        work=work,
-        reported={},
-        shown=[],
-        emit=lambda event: (warnings.append if isinstance(event, Warned) else context.emit)(event),
-    )
-    try:
-        network = make(own)
-    except EngineError as error:
-        if error.category in ("resource", "transient"):
-            raise
-        return Try(kind, error=error)
-    found = Try(kind, network, own.reported, tuple(own.shown), tuple(warnings), network.file(work / "candidate.onnx").stat().st_size)
-    if context.judge is not None:
-        found.metrics = context.judge.score(network)
-        found.near = (
-            context.judge.meets_target(found.metrics) if context.judge.has_target else is_near(context.judge.baseline, found.metrics)
-        )
-        found.speedup = context.judge.speedup(network)
-    return found
+        yield attempt("dynamic", lambda own: dynamic_quantization.apply(network, DynamicQuantization(**shared), own), context)

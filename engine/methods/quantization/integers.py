@@ -23,7 +23,9 @@ Constants = Mapping[str, onnx.TensorProto]
 class IntegerWriter:
     """Writes one graph and the branches of its If and Loop nodes."""
 
-    def __init__(self, model: onnx.ModelProto, excluded: Collection[str], *, by_channel: bool, portable: bool = False) -> None:
+    def __init__(
+        self, model: onnx.ModelProto, excluded: Collection[str], *, by_channel: bool, portable: bool = False, convolve: bool = False
+    ) -> None:
         """Take a graph.
 
         Args:
@@ -31,8 +33,9 @@ class IntegerWriter:
             excluded: Names of nodes that stay in float.
             by_channel: One weight scale for every output channel, instead of one for the tensor.
             portable: Whether weights are kept so small that no kernel saturates.
+            convolve: Whether convolutions compute in integers, instead of in float with weights that are stored in integers.
         """
-        self._model, self._excluded, self._by_channel, self._portable = model, set(excluded), by_channel, portable
+        self._model, self._excluded, self._by_channel, self._portable, self._convolve = model, set(excluded), by_channel, portable, convolve
         self._fresh = FreshNames(model)
         self._added: list[onnx.TensorProto] = []
         self._nodes: list[onnx.NodeProto] = []
@@ -79,7 +82,10 @@ class IntegerWriter:
         elif kind == "Gemm" and stored(1) and not stored(0) and not int_attribute(node, "transA"):
             self._product(node, constants, node.input[2] if len(node.input) > 2 else "")
         elif kind == "Conv" and stored(1) and not stored(0):
-            self._convolution(node, constants)
+            if self._convolve:
+                self._convolution(node, constants)
+            else:
+                self._stored_convolution(node, constants)
         elif kind == "LSTM" and stored(1, 2) and not int_attribute(node, "layout"):
             self._lstm(node, constants)
         elif kind == "Gather" and stored(0) and len(constants[node.input[0]].dims) == 2 and not int_attribute(node, "axis"):
@@ -107,6 +113,20 @@ class IntegerWriter:
         elif beta != 1:
             bias = self._add("Mul", [bias, self._constant(f"{node.output[0]}_beta", np.float32(beta))], f"{bias}_scaled")
         self._nodes.append(helper.make_node("Add", [result, bias], [node.output[0]], node.name))
+
+    def _stored_convolution(self, node: onnx.NodeProto, constants: Constants) -> None:
+        """In float, with the weight widened in front of it: the range of a whole batch of images would leave little of small values."""
+        name = node.input[1]
+        values = numpy_helper.to_array(constants[name])
+        axis = 0 if self._one_way(name) else None
+        scales = weight_scales(values, axis, _LEVELS)
+        key = (name, "stored")
+        if key not in self._stored:
+            integers = self._constant(f"{name}_quantized", rounded_weight(values, scales, axis, _LEVELS))
+            self._stored[key] = (integers, self._constant(f"{name}_scale", scales), "")
+        attributes = {} if axis is None else {"axis": axis}
+        node.input[1] = self._add("DequantizeLinear", list(self._stored[key][:2]), f"{name}_dq", **attributes)
+        self._nodes.append(node)
 
     def _convolution(self, node: onnx.NodeProto, constants: Constants) -> None:
         name = node.input[1]
@@ -177,7 +197,8 @@ class IntegerWriter:
             self._stored[key] = (
                 self._constant(f"{key[0]}_quantized", rounded_weight(values, scales, axis, _LEVELS)),
                 self._constant(f"{key[0]}_scale", scales.reshape(shape)),
-                self._constant(f"{key[0]}_zero_point", np.zeros(scales.shape, np.int8)),
+                # ConvInteger takes zero to be zero.
+                "" if key[1] == "Conv" else self._constant(f"{key[0]}_zero_point", np.zeros(scales.shape, np.int8)),
             )
         return self._stored[key]
 

@@ -30,6 +30,8 @@ class QdqWriter:
         by_channel: bool,
         levels: int = 127,
         portable: bool = False,
+        refined: Mapping[str, tuple[NDArray[np.float32], NDArray[np.int8]]] | None = None,
+        shifts: Mapping[str, NDArray[np.float64]] | None = None,
     ) -> None:
         """Take a graph.
 
@@ -40,9 +42,12 @@ class QdqWriter:
             by_channel: One weight scale for every output channel, instead of one for the tensor.
             levels: The largest 8-bit weight.
             portable: Whether weights are kept so small that no kernel saturates.
+            refined: Scales and integers of weights that are not rounded to the nearest, by name.
+            shifts: What rounding a weight adds to the mean of each channel; taken out of the bias.
         """
         self._model, self._plan, self._scalings = model, plan, scalings
         self._by_channel, self._levels, self._portable = by_channel, levels, portable
+        self._refined, self._shifts = refined or {}, shifts or {}
         self._index = Index(model)
         self._fresh = FreshNames(model)
         self._nodes: list[onnx.NodeProto] = []
@@ -108,6 +113,11 @@ class QdqWriter:
         """The scales of a weight: a scalar, or one for each index of dimension `axis`."""
         return portable_scales(values, axis) if self._portable else weight_scales(values, axis, self._levels)
 
+    def scales_of(self, name: str) -> tuple[NDArray[np.float32], int | None]:
+        """The scales of a weight, and the dimension that they count."""
+        axis = self._axes[name]
+        return self.weight_scales(name, numpy_helper.to_array(self._index.constants[name]), axis), axis
+
     def _quantize(self, node: onnx.NodeProto) -> None:
         """Let a node read what was rounded, with its weight and bias stored in integers."""
         position = self._plan.weights.get(node.name)
@@ -130,6 +140,8 @@ class QdqWriter:
         scales = self.weight_scales(name, values, axis)
         key: tuple[Any, ...] = (name, factor)
         bias = self._bias(node, values)
+        if factor == 1 and name in self._shifts:
+            bias = self._corrected(node, bias, self._shifts[name])
         if bias is not None:
             step = self._scalings[self._plan.source(node.input[0])].scale
             fitting = bias_fits(bias, scales, step)
@@ -150,8 +162,11 @@ class QdqWriter:
         """Names of a weight's integers, scales and zero points; the runtime wants to see the latter where it transposes weights."""
         if key not in self._stored:
             name = key[0]
+            known = self._refined.get(name)
+            same = known is not None and key == (name, 1.0) and np.array_equal(known[0], scales)
+            integers = known[1] if same and known is not None else rounded_weight(values, scales, axis, self._levels)
             self._stored[key] = (
-                self.constant(f"{name}_quantized", rounded_weight(values, scales, axis, self._levels)),
+                self.constant(f"{name}_quantized", integers),
                 self.constant(f"{name}_scale", scales),
                 self.constant(f"{name}_zero_point", np.zeros(scales.shape, np.int8)),
             )
@@ -165,6 +180,16 @@ class QdqWriter:
         channels = weight.shape[1 if node.op_type == "Gemm" and not int_attribute(node, "transB") else 0]
         values = numpy_helper.to_array(self._index.constants[name]) * np.float32(_taken(node, "beta"))
         return np.ascontiguousarray(np.broadcast_to(values.reshape(-1), (channels,)))
+
+    def _corrected(self, node: onnx.NodeProto, bias: NDArray[Any] | None, shift: NDArray[np.float64]) -> NDArray[Any] | None:
+        """The bias less what rounding adds; a convolution or Gemm without one gets it."""
+        if bias is None:
+            if node.op_type == "MatMul" or node.name not in self._plan.inputs or (len(node.input) > 2 and node.input[2]):
+                return None
+            del node.input[2:]
+            node.input.append(f"{node.input[1]}_correction")
+            bias = np.zeros(len(shift), np.float32)
+        return np.asarray(bias - shift, np.float32)
 
     def _gather(self, node: onnx.NodeProto) -> None:
         """Pick rows of 8-bit numbers, and widen only those."""

@@ -76,14 +76,62 @@ def weight_scales(weight: NDArray[Any], axis: int | None, levels: int) -> NDArra
 def portable_scales(weight: NDArray[Any], axis: int | None) -> NDArray[np.float32]:
     """The symmetric scales, like `weight_scales`, with which no 8-bit kernel saturates.
 
-    Processors without VNNI add the products of two weights and two unsigned activations in 16 bits, which overflow where the weights add up to
-    more than 128. So the two largest of a sign do not, whichever two the kernel brings together; one alone reaches 127.
+    Processors without VNNI add the products of two neighbouring weights and two unsigned activations in 16 bits (`vpmaddubsw`), which overflow
+    where weights of a sign add up to more than 128. So neighbours never do, in each order in which a kernel may go through
+    them; with one scale for the whole tensor, any two of it.
     """
-    rows = weight.reshape(1, -1) if axis is None else np.moveaxis(weight, axis, 0).reshape(weight.shape[axis], -1)
-    scales = np.maximum(_pair(rows), _pair(-rows)) / PAIR
-    scales = np.maximum(scales, np.abs(rows).max(1, initial=0).astype(np.float64) / 127).astype(np.float32)
-    scales = np.where(scales > SMALLEST_SCALE, scales, np.float32(1))
-    return np.asarray(scales[0] if axis is None else scales, np.float32)
+    peaks = np.abs(weight).max(None if axis is None else tuple(dim for dim in range(weight.ndim) if dim != axis), initial=0)
+    scales = np.asarray(peaks, np.float64) / 127
+    for rows in _orders(weight, axis):
+        for sign in (1, -1):
+            sums = _pair(sign * rows) if axis is None else _neighbours(sign * rows)
+            scales = np.maximum(scales, (sums[0] if axis is None else sums) / PAIR)
+    stored = scales.astype(np.float32)
+    return np.asarray(np.where(stored > SMALLEST_SCALE, stored, np.float32(1)), np.float32)
+
+
+def within_pairs(integers: NDArray[Any], axis: int | None) -> NDArray[Any]:
+    """Integers of which no two that a kernel adds up exceed 128: the smaller of two gives up what is too much."""
+    kept = np.array(integers, order="C")
+    if axis is None:
+        limit = 64 if max(_pair(side.reshape(1, -1))[0] for side in (kept, -kept)) > 128 else 127
+        return np.asarray(np.clip(kept, -limit, limit))
+    for place in range(len(_orders(kept, axis))):
+        rows = _orders(kept, axis)[place]
+        for sign in (1, -1):
+            side = sign * rows[:, : rows.shape[1] // 2 * 2].astype(np.int64)
+            left, right = side[:, 0::2], side[:, 1::2]
+            excess = np.where((left > 0) & (right > 0), np.maximum(left + right - 128, 0), 0)
+            left_is_less = left <= right
+            rows[:, 0 : side.shape[1] : 2] -= (sign * np.where(left_is_less, excess, 0)).astype(rows.dtype)
+            rows[:, 1 : side.shape[1] : 2] -= (sign * np.where(left_is_less, 0, excess)).astype(rows.dtype)
+        kept = _from_order(rows, kept.shape, axis, place)
+    return kept
+
+
+def _orders(weight: NDArray[Any], axis: int | None) -> list[NDArray[Any]]:
+    """A weight as (outputs, inputs) in each order of its inputs: of a convolution channels first, and channels last."""
+    if axis is None:
+        return [weight.reshape(1, -1)]
+    rows = np.moveaxis(weight, axis, 0)
+    plain = rows.reshape(len(rows), -1).copy()
+    return [plain] if weight.ndim == 2 else [plain, np.moveaxis(rows, 1, -1).reshape(len(rows), -1).copy()]
+
+
+def _from_order(rows: NDArray[Any], shape: tuple[int, ...], axis: int, place: int) -> NDArray[Any]:
+    """Undoes `_orders`."""
+    moved = (shape[axis], *(size for dim, size in enumerate(shape) if dim != axis))
+    if place:
+        rows = np.moveaxis(rows.reshape(moved[0], *moved[2:], moved[1]), -1, 1)
+    return np.ascontiguousarray(np.moveaxis(rows.reshape(moved), 0, axis))
+
+
+def _neighbours(rows: NDArray[Any]) -> NDArray[np.float64]:
+    """The largest sum of two positive neighbours (the first and the second, the third and the fourth …) of each row."""
+    positive = np.maximum(rows, 0).astype(np.float64)
+    if positive.shape[1] % 2:
+        positive = np.concatenate([positive, np.zeros((len(positive), 1))], axis=1)
+    return np.asarray((positive[:, 0::2] + positive[:, 1::2]).max(1, initial=0))
 
 
 def _pair(rows: NDArray[Any]) -> NDArray[np.float64]:

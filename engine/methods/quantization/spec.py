@@ -7,6 +7,7 @@ from engine.contract.method import Requires
 from engine.methods.quantization.spec_few_bits import BinaryConnect, Codebook, Ternary
 from engine.methods.quantization.spec_shared import ACTIVATION_BYTES, Calibration, IntegerFields
 from engine.methods.quantization.spec_training import QuantizationAwareTraining
+from engine.methods.quantization.spec_weights import WeightOnlyQuantization
 
 __all__ = [
     "ACTIVATION_BYTES",
@@ -18,6 +19,7 @@ __all__ = [
     "QuantizationAwareTraining",
     "StaticQuantization",
     "Ternary",
+    "WeightOnlyQuantization",
 ]
 
 
@@ -39,6 +41,18 @@ class StaticQuantization(IntegerFields):
     the runtime has an integer kernel for, attention scores and softmax too."""
     symmetric: bool = False
     """Signed activations around zero instead of an unsigned range with a zero point."""
+    smoothing: bool = False
+    """Makes the features that matrix products read alike in size, and lets the weights take up the difference (SmoothQuant): for transformers."""
+    equalization: bool = False
+    """Makes the channels between two convolutions or linear layers alike in size (cross-layer equalization), for `granularity: tensor` above all."""
+    bias_correction: bool = False
+    """Takes what rounding the weights shifts the mean of a channel by out of the bias of convolutions and Gemm."""
+    rounding: Literal["nearest", "gptq", "adaround"] = "nearest"
+    """How weights become integers: each to the nearest, or so that the layer's products on calibration examples stay close; `gptq` in one pass
+    over its inputs, `adaround` by gradient descent on up or down."""
+    mixed_precision: bool = False
+    """Leaves products in float, those that lose most first, until the accuracy target is met (without one: until the result is within a point
+    of the original)."""
     calibration: Calibration = Calibration()
     """The examples that show the activation ranges."""
 
@@ -55,6 +69,9 @@ class DynamicQuantization(IntegerFields):
     examples: ClassVar = ({"method": "dynamic_quantization"},)
 
     method: Literal["dynamic_quantization"] = "dynamic_quantization"
+    convolutions: Literal["stored", "integer"] = "stored"
+    """`stored`: weights in 8 bits, computed in float. `integer`: computed in integers as well, which ONNX Runtime does more slowly than in float,
+    and less exactly, because the range of a whole batch of images decides."""
 
     def cost(self, facts: Facts) -> Cost:
         """No pass of any example."""
@@ -64,8 +81,8 @@ class DynamicQuantization(IntegerFields):
 class Int8Quantization(IntegerFields):
     """Weights in 8-bit integers, by whichever kind of quantization keeps the accuracy on this network.
 
-    Tries in turn: static quantization, static quantization that leaves the operators in float whose inputs lose most to rounding, and
-    dynamic quantization. With an accuracy target (`constraints.accuracy`) the smallest file that meets it is kept; without one the fastest
+    Tries in turn: static quantization, where that is too far static quantization of smoothed activations, static quantization that leaves the
+    operators in float whose inputs lose most to rounding, and dynamic quantization. With an accuracy target (`constraints.accuracy`) the smallest file that meets it is kept; without one the fastest
     that stays within one point of the original's top-1 accuracy or agreement (without classes: a cosine of 0.99). Where none does,
     the nearest is kept. The report holds every try.
     """

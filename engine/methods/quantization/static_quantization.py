@@ -3,22 +3,35 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
+from onnx import numpy_helper
 
 from engine.contract.errors import EngineError
-from engine.formats.onnx.runtime import Feed, batches
-from engine.methods.quantization import agreement, calibration, graph, precision, sensitivity
+from engine.methods.quantization import (
+    agreement,
+    calibration,
+    equalization,
+    graph,
+    mixed_precision,
+    moments,
+    precision,
+    refined,
+    sensitivity,
+    smoothing,
+)
+from engine.methods.quantization.calibration_feeds import calibration_feeds
 from engine.methods.quantization.index import Index
 from engine.methods.quantization.plan import PRODUCTS, Plan, plan
 from engine.methods.quantization.qdq import QdqWriter
-from engine.methods.quantization.rounding import Scaling, scaling
-from engine.methods.quantization.shift import warn_shifted
+from engine.methods.quantization.rounding import Scaling, rounded_weight, scaling
+from engine.methods.quantization.settings import each_setting
 from engine.methods.quantization.spec import StaticQuantization
 from engine.networks.network import Network
 from engine.process.memory import give_back_memory
@@ -28,6 +41,7 @@ if TYPE_CHECKING:
 
 PER_CHANNEL_OPSET = 13
 """The first ONNX operator set whose DequantizeLinear takes one scale a channel."""
+Floats = NDArray[np.float32]
 _SHOWN = 10
 """Names in one warning."""
 
@@ -44,7 +58,14 @@ def apply(network: Network, params: StaticQuantization, context: StepContext) ->
         EngineError: `dataset_invalid` without a split to calibrate on, `nothing_quantized`, `already_quantized`,
             `calibration_failed`, `quantization_mismatch`.
     """
-    return Calibrated.of(network, params, context).write(context, context.work / "quantized.onnx")
+    return each_setting(network, context, lambda own, within: _one(own, params, within))
+
+
+def _one(network: Network, params: StaticQuantization, context: StepContext) -> Network:
+    calibrated = Calibrated.of(network, params, context)
+    if params.mixed_precision:
+        return mixed_precision.search(calibrated, context)
+    return calibrated.write(context, context.work / "quantized.onnx")
 
 
 @dataclass(frozen=True)
@@ -59,24 +80,31 @@ class Calibrated:
     calibration: dict[str, Any]
     """What the report says about it."""
     reduce_range: bool
+    smoothed: dict[str, float]
+    """Tensors whose features were made alike in size, with the share of the expected error that is left."""
 
     @classmethod
     def of(cls, network: Network, params: StaticQuantization, context: StepContext) -> Calibrated:
         """Prepare the graph and observe its ranges."""
-        split_name, feeds, count = _calibration_feeds(network, params, context)
+        split_name, feeds, count = calibration_feeds(network, params.calibration, context, passes=_passes(params))
         source = graph.onnx_file(network, context.work)
         context.phase("calibrating")
         prepared = graph.prepare(source, context.work, ignore=params.ignore, minimum_opset=PER_CHANNEL_OPSET)
+        if params.equalization:
+            context.report("equalized_pairs_count", equalization.equalize(prepared.path, set(prepared.excluded)))
+        smoothed = _smoothed(prepared, params, feeds, context)
         ranges = calibration.observer(prepared.path, feeds, params.calibration, threads=context.threads, work=context.work)
         quantizer = Quantizer(prepared.path, params, ranges)
-        quantizer.plan(prepared.excluded)
+        chosen = quantizer.plan(prepared.excluded)
+        if params.rounding != "nearest" or params.bias_correction:
+            quantizer.refine(chosen, feeds, threads=context.threads, work=context.work)
         calibrated = {
             "split": split_name,
             "examples_count": count,
             "observer": params.calibration.observer,
             "batch_size": ranges.batch_size,
         }
-        return cls(network, source, prepared, quantizer, feeds, calibrated, params.reduces_range)
+        return cls(network, source, prepared, quantizer, feeds, calibrated, params.reduces_range, smoothed)
 
     def write(self, context: StepContext, target: Path, also_in_float: Collection[str] = ()) -> Network:
         """Write the graph, prove that it differs from the float network by rounding alone, and report what became of it.
@@ -101,6 +129,8 @@ class Calibrated:
         chosen = self.quantizer.plan({*excluded, *blamed})
         context.report("calibration", {**self.calibration, "constant_tensors": self.quantizer.constant_tensors(chosen)})
         context.report("reduce_range", self.reduce_range)
+        if self.smoothed:
+            context.report("smoothed", self.smoothed)
         return chosen
 
     def finish(self, context: StepContext, target: Path) -> Network:
@@ -110,6 +140,13 @@ class Calibrated:
             self.source, target, context, otherwise="use structured_pruning or magnitude_pruning, which need no integer operators"
         )
         return self.network.with_onnx(target)
+
+    def ranked(self, context: StepContext) -> dict[str, float]:
+        """Signal over error in dB at each product, those that lose most to rounding first."""
+        chosen = self.quantizer.plan(self.prepared.excluded)
+        examples = agreement.examples(self.feeds(1), self.quantizer.example_bytes)
+        ratios = sensitivity.product_ratios(self.quantizer, chosen, examples, threads=context.threads, work=context.work)
+        return {name: ratios[name] for name in sorted(ratios, key=lambda name: ratios[name])}
 
     def lossy(self, context: StepContext) -> list[str]:
         """Products that lose most to rounding, which are the first to stay in float."""
@@ -126,6 +163,10 @@ class Quantizer:
         self.infinite: dict[str, str] = {}
         """Nodes that stay in float because a tensor of theirs was not finite, with that tensor."""
         self.example_bytes = ranges.example_bytes
+        self.refined: dict[str, tuple[Floats, NDArray[np.int8]]] = {}
+        """Scales and integers of weights that were not rounded to the nearest."""
+        self.shifts: dict[str, NDArray[np.float64]] = {}
+        """What rounding a weight adds to the mean of each channel."""
         self._params, self._ranges = params, ranges
 
     def plan(self, excluded: Collection[str]) -> Plan:
@@ -157,6 +198,36 @@ class Quantizer:
                     hint="Check metadata.preprocessing of the dataset and the network's own operators for overflow.",
                 )
 
+    def refine(self, chosen: Plan, feeds: calibration.Feeds, *, threads: int, work: Path) -> None:
+        """Round the weights of products by what the examples make of them; every graph that is written from now on holds those."""
+        model = onnx.load(self.path)
+        index = Index(model)
+        wanted = moments.layouts(
+            index, [node.name for node in index.nodes if node.name in chosen.weights], lambda node: chosen.weights[node.name]
+        )
+        writer = QdqWriter(model, chosen, self.scalings(chosen), **self._grid)
+        for name, second, mean in moments.gather(self.path, wanted, feeds, threads=threads, work=work):
+            scales, axis = writer.scales_of(name)
+            values = numpy_helper.to_array(index.constants[name])
+            if self._params.rounding == "nearest":
+                integers = rounded_weight(values, scales, axis, 127)
+            else:
+                how, portable = self._params.rounding, self._params.reduces_range
+                integers = refined.rounded(wanted[name], values, second, scales, axis, by=how, portable=portable)
+            self.refined[name] = scales, integers
+            if self._params.bias_correction:
+                self.shifts[name] = refined.shift(wanted[name], values, integers, scales, axis, mean)
+
+    @property
+    def _grid(self) -> dict[str, Any]:
+        """How writers round weights."""
+        return {
+            "by_channel": self._params.granularity == "channel",
+            "portable": self._params.reduces_range,
+            "refined": self.refined,
+            "shifts": self.shifts,
+        }
+
     def scalings(self, chosen: Plan) -> dict[str, Scaling]:
         """How each tensor is stored whose range a plan asks for."""
         found = {}
@@ -171,9 +242,8 @@ class Quantizer:
 
     def write_with(self, writer: type[QdqWriter], chosen: Plan, target: Path) -> None:
         """Write the graph that a class of writers makes of a plan."""
-        by_channel = self._params.granularity == "channel"
         model = onnx.load(self.path)
-        written = writer(model, chosen, self.scalings(chosen), by_channel=by_channel, portable=self._params.reduces_range).write()
+        written = writer(model, chosen, self.scalings(chosen), **self._grid).write()
         onnx.save(written, target)
         del model, written
         give_back_memory()
@@ -192,6 +262,20 @@ class Quantizer:
                 f"Every number of the calibration examples is {found[0][0]:g}: ranges of activations cannot be read off them.",
                 hint="Check the dataset and its metadata.preprocessing, or use dynamic_quantization, which needs no examples.",
             )
+
+
+def _passes(params: StaticQuantization) -> int:
+    """How often the calibration examples are read."""
+    observed = 1 if params.calibration.observer == "minmax" else 2
+    return observed + params.smoothing + (params.rounding != "nearest" or params.bias_correction)
+
+
+def _smoothed(prepared: graph.Prepared, params: StaticQuantization, feeds: calibration.Feeds, context: StepContext) -> dict[str, float]:
+    """Smooth the float graph where that is asked for: tensors, with the share of the expected error that is left."""
+    if not params.smoothing:
+        return {}
+    levels = 64 if params.reduces_range else 127
+    return smoothing.smooth(prepared.path, set(prepared.excluded), feeds, levels=levels, threads=context.threads, work=context.work)
 
 
 def _report(quantizer: Quantizer, excluded: set[str], blamed: dict[str, float], context: StepContext) -> None:
@@ -218,33 +302,3 @@ def _report(quantizer: Quantizer, excluded: set[str], blamed: dict[str, float], 
             operators=blamed,
         )
     context.report("kept_in_float", {"not_finite": quantizer.infinite, "changed_the_result": blamed})
-
-
-def _calibration_feeds(network: Network, params: StaticQuantization, context: StepContext) -> tuple[str, calibration.Feeds, int]:
-    """Examples of the training split (or, without one, of the validation split), drawn with the job's seed. Never of the test split."""
-    splits = {} if context.data is None else context.data.splits
-    names = [name for name in ("train", "validation") if name in splits and name != context.evaluation_split]
-    if not names:
-        raise EngineError(
-            "dataset_invalid",
-            f"Static quantization calibrates on training examples, but the dataset has {', '.join(sorted(splits)) or 'no splits'}"
-            f" (and {context.evaluation_split} is kept for the evaluation).",
-            hint="Upload a dataset with x_train (labels are not needed), or use dynamic_quantization.",
-        )
-    split = splits[names[0]]
-    count = min(params.calibration.samples, split.count)
-    chosen = np.sort(context.rng().choice(split.count, count, replace=False))
-    warn_shifted(split, chosen, context)
-    fixed = network.signature.inputs[0].shape[0] if network.signature.inputs[0].shape else None
-
-    expected = (1 if params.calibration.observer == "minmax" else 2) * count
-    read = 0
-
-    def feeds(batch_size: int) -> Iterator[Feed]:
-        nonlocal read
-        for indices in batches(chosen, batch_size, fixed):
-            yield split.batch(indices)[0]
-            read = min(expected, read + len(indices))
-            context.progress(0.9 * read / expected, f"calibrating, {read}/{expected} examples")
-
-    return names[0], feeds, count

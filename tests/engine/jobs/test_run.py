@@ -296,6 +296,10 @@ def test_an_export_that_says_something_else_is_never_published(ran: Callable[...
     monkeypatch.setattr(export_module, "export_onnx", damaged)
     job = ran({"steps": [{"method": "magnitude_pruning", "sparsity": 0.1}]})
     assert (job.status, job.last.error.code) == (1, "export_mismatch")
+    where = job.last.error.details["first_divergence"]
+    assert where["type"] == "Linear"
+    assert abs(where["max_abs_difference"] - 0.05) < 1e-3
+    assert f"the first layer that differs is {where['layer']!r}" in job.last.error.message
     assert job.results() == []
     assert not (job.directory / "out" / "model.onnx").exists()
 

@@ -159,12 +159,25 @@ def largest(weight: Tensor, axis: int | None, levels: int) -> Tensor:
 
 
 def paired(weight: Tensor, axis: int | None, levels: int) -> Tensor:
-    """The step with which the two largest integers of a sign add up to 128 at most, as `rounding.portable_scales` has it."""
-    rows = (weight.reshape(1, -1) if axis is None else weight.movedim(axis, 0).flatten(1)).double()
-    pairs = [side.clamp_min(0).topk(min(2, rows.shape[1]), dim=1).values.sum(dim=1) for side in (rows, -rows)]
-    step = torch.maximum(torch.maximum(*pairs) / PAIR, rows.abs().amax(1) / levels).float()
+    """The step with which two integers that a kernel adds up make 128 at most, as `rounding.portable_scales` has it."""
+    if axis is None:
+        rows = weight.reshape(1, -1).double()
+        sums = [side.clamp_min(0).topk(min(2, rows.shape[1]), dim=1).values.sum(dim=1) for side in (rows, -rows)]
+    else:
+        moved = weight.movedim(axis, 0).double()
+        orders = [moved] if weight.ndim == 2 else [moved, moved.movedim(1, -1)]
+        sums = [_neighbours(side) for order in orders for side in (order, -order)]
+        rows = moved.flatten(1)
+    step = torch.maximum(torch.stack(sums).amax(0) / PAIR, rows.abs().amax(1) / levels).float()
     step = torch.where(step > float(SMALLEST_SCALE), step, torch.ones_like(step))
     return step[0] if axis is None else step
+
+
+def _neighbours(rows: Tensor) -> Tensor:
+    """The largest sum of two positive neighbours of each row."""
+    flat = rows.flatten(1).clamp_min(0)
+    flat = torch.nn.functional.pad(flat, (0, flat.shape[1] % 2))
+    return (flat[:, 0::2] + flat[:, 1::2]).amax(1)
 
 
 class Weigher:

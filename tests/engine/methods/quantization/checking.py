@@ -75,10 +75,17 @@ def dynamic(path: Path, work: Path, *, by_channel: bool = True) -> Path:
 
 
 def pair_sum(weight: np.ndarray) -> int:
-    """The largest sum of two 8-bit weights of one sign in one output channel, whichever dimension counts channels."""
+    """The largest sum of two neighbouring 8-bit weights of one sign, in every order of the inputs, whichever dimension counts channels."""
 
     def largest(axis: int) -> int:
-        rows = np.moveaxis(weight.astype(int), axis, 0).reshape(weight.shape[axis], -1)
-        return int(max(np.sort(np.maximum(side, 0), axis=1)[:, -2:].sum(1).max() for side in (rows, -rows)))
+        rows = np.moveaxis(weight.astype(int), axis, 0)
+        found = []
+        for order in [rows] if weight.ndim == 2 else [rows, np.moveaxis(rows, 1, -1)]:
+            flat = order.reshape(len(rows), -1)
+            flat = np.pad(flat, ((0, 0), (0, flat.shape[1] % 2)))
+            for sign in (1, -1):
+                side = np.maximum(sign * flat, 0)
+                found.append(int((side[:, 0::2] + side[:, 1::2]).max()))
+        return max(found)
 
-    return min(largest(axis) for axis in range(weight.ndim))
+    return min(largest(axis) for axis in range(weight.ndim if weight.ndim == 2 else 1))

@@ -12,7 +12,7 @@ from engine.contract.errors import EngineError
 from engine.methods.quantization.dynamic_quantization import apply
 from engine.methods.quantization.spec import DynamicQuantization
 from tests.engine.conftest import make_split
-from tests.engine.methods.quantization.checking import pair_sum
+from tests.engine.methods.quantization.checking import decibels, outputs, pair_sum
 from tests.engine.small import save
 
 
@@ -26,7 +26,7 @@ def run(path: Path, **feed: np.ndarray) -> np.ndarray:
 
 def test_convolutions_and_products_run_in_integers(bench: Callable[..., Any], cnn_onnx: Path) -> None:
     world = bench()
-    path = quantize(world)
+    path = quantize(world, convolutions="integer")
     assert world.context.reported["operators"]["Conv"] == {"int8": 2, "float": 0}
     assert world.context.reported["operators"]["MatMul"] == {"int8": 1, "float": 0}
     test = make_split(500, 9)
@@ -61,7 +61,7 @@ def test_a_scale_a_channel_keeps_small_channels(bench: Callable[..., Any], tmp_p
 def test_no_two_weights_of_a_portable_file_saturate(bench: Callable[..., Any], params: dict[str, Any], safe: bool) -> None:
     stored = [
         numpy_helper.to_array(item)
-        for item in onnx.load(quantize(bench(), **params)).graph.initializer
+        for item in onnx.load(quantize(bench(), convolutions="integer", **params)).graph.initializer
         if item.data_type == TensorProto.INT8
     ]
     largest = [pair_sum(array) for array in stored if array.ndim > 1]
@@ -105,7 +105,7 @@ def test_a_recurrent_network(bench: Callable[..., Any], tmp_path: Path) -> None:
 
 def test_ignored_nodes_stay_in_float(bench: Callable[..., Any]) -> None:
     world = bench()
-    quantize(world, ignore=["7", "conv0"])
+    quantize(world, ignore=["7", "conv0"], convolutions="integer")
     assert world.context.reported["operators"]["Conv"] == {"int8": 1, "float": 1}
     assert world.context.reported["operators"]["Gemm"] == {"int8": 0, "float": 1}
     assert "MatMul" not in world.context.reported["operators"]
@@ -116,3 +116,18 @@ def test_a_network_without_weights_is_refused(bench: Callable[..., Any], tmp_pat
     with pytest.raises(EngineError) as caught:
         quantize(bench(path))
     assert caught.value.code == "nothing_quantized"
+
+
+def test_convolutions_compute_in_float_with_stored_weights_unless_asked(bench: Callable[..., Any], cnn_onnx: Path) -> None:
+    x = {"x": make_split(40, 9).images}
+    before = outputs(cnn_onnx, x)
+    errors = {}
+    for how in ("stored", "integer"):
+        world = bench()
+        path = quantize(world, convolutions=how)
+        errors[how] = decibels(before, outputs(path, x))
+        assert world.context.reported["operators"]["Conv"] == {"int8": 0, "float": 2} if how == "stored" else {"int8": 2, "float": 0}
+        weights = [item for item in onnx.load(path).graph.initializer if len(item.dims) == 4 and np.prod(item.dims) > 64]
+        assert len(weights) == 2
+        assert all(item.data_type == TensorProto.INT8 for item in weights)
+    assert errors["stored"] > errors["integer"]

@@ -11,8 +11,9 @@ from onnx import helper
 
 from engine.contract.errors import EngineError
 from engine.jobs.run import run_job
-from engine.methods.quantization.int8_quantization import Try, apply, choose, is_near
+from engine.methods.quantization.int8_quantization import apply, choose
 from engine.methods.quantization.spec import Int8Quantization
+from engine.methods.quantization.tries import Try, is_near
 from tests.engine.small import save, write_job
 
 OUTLIER = 1e4
@@ -56,7 +57,7 @@ def run(files: Path, directory: Path, **spec: Any) -> tuple[dict[str, Any], dict
 
 def test_the_kind_that_keeps_the_accuracy_is_published_and_every_try_reported(files: Path, tmp_path: Path) -> None:
     report, tries = run(files, tmp_path, constraints={"accuracy": {"max_drop": 0.01}})
-    assert list(tries) == ["static", "static_fewer_operators", "dynamic"]
+    assert list(tries) == ["static", "static_smoothed", "static_fewer_operators", "dynamic"]
     assert tries["static"]["metrics"]["test.top1"] < 0.7
     assert [kind for kind, item in tries.items() if item["kept"]] == ["static_fewer_operators"]
     assert report["outcome"] == "constraints_met"
@@ -67,6 +68,7 @@ def test_the_kind_that_keeps_the_accuracy_is_published_and_every_try_reported(fi
     table = next(item for item in report["steps"][0]["shown"] if "tried" in item["title"])
     assert [row[:2] for row in table["rows"]] == [
         ["static", "too far"],
+        ["static smoothed", "too far"],
         ["static fewer operators", "kept"],
         ["dynamic", "too far"],
     ]
@@ -76,6 +78,7 @@ def test_without_a_target_one_point_is_the_measure(files: Path, tmp_path: Path) 
     report, tries = run(files, tmp_path)
     assert {kind: item["near_enough"] for kind, item in tries.items()} == {
         "static": False,
+        "static_smoothed": False,
         "static_fewer_operators": True,
         "dynamic": False,
     }
@@ -102,6 +105,25 @@ def test_where_all_kinds_fail_the_first_says_why(bench: Callable[..., Any], tmp_
     with pytest.raises(EngineError) as caught:
         apply(world.network, Int8Quantization(), world.context)
     assert caught.value.code == "nothing_quantized"
+
+
+def test_products_stay_in_float_until_the_target_is_met(files: Path, tmp_path: Path) -> None:
+    spec: dict[str, Any] = {
+        "steps": [{"method": "static_quantization", "mixed_precision": True}],
+        "evaluation": {"latency": {"repeats": 5}},
+    }
+    spec["constraints"] = {"accuracy": {"max_drop": 0.01}}
+    assert run_job(write_job(tmp_path, spec, model=files / "model.onnx", dataset=files / "data.npz"), lambda event: None) == 0
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    found = report["steps"][0]["report"]["mixed_precision"]
+    assert found["left_in_float"] == ["first"]
+    assert list(found["sqnr_db"]) == ["first", "second"]
+    assert [(item["kind"], item["near_enough"], item["kept"]) for item in found["tries"]] == [
+        ("0 in float", False, False),
+        ("1 in float", True, True),
+    ]
+    assert report["outcome"] == "constraints_met"
+    assert report["steps"][0]["report"]["float_operators_count"] >= 1
 
 
 class Judging:

@@ -1,0 +1,111 @@
+"""Files that a method makes to choose one of them: each is measured as the job measures what it publishes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from engine.contract.display import Cell, Shown
+from engine.contract.errors import EngineError
+from engine.contract.events import Event, Warned
+from engine.contract.metric import Key, catalogue
+from engine.networks.network import Network
+
+if TYPE_CHECKING:
+    from engine.methods.step import StepContext
+
+POINT = 0.01
+"""How much of what the targets say may be lost where the spec sets no limit: a point of accuracy, of R² …"""
+
+
+@dataclass
+class Try:
+    """One kind of quantization, and what was measured on its file."""
+
+    kind: str
+    network: Network | None = None
+    reported: Mapping[str, Any] = field(default_factory=dict)
+    shown: tuple[Shown, ...] = ()
+    warnings: tuple[Event, ...] = ()
+    file_bytes: int = 0
+    metrics: Mapping[str, float | None] = field(default_factory=dict)
+    speedup: float | None = None
+    near: bool | None = None
+    """Whether it meets the accuracy target, or without one stays near the original; None where nothing was measured."""
+    error: EngineError | None = None
+
+    def document(self, kept: Try) -> dict[str, Any]:
+        """As it stands in the step's report."""
+        row: dict[str, Any] = {"kind": self.kind, "kept": self is kept}
+        if self.error is not None:
+            return {**row, "error": {"code": self.error.code, "message": self.error.message}}
+        operators = {name: self.reported.get(name) for name in ("int8_operators_count", "float_operators_count")}
+        measured = {"file_bytes": self.file_bytes, "metrics": dict(self.metrics), "speedup": self.speedup, "near_enough": self.near}
+        return {**row, **measured, **operators}
+
+    def row(self, kept: Try) -> dict[str, Cell]:
+        """As a line of the table of tries."""
+        what = self.error.message if self.error is not None else "kept" if self is kept else "near enough" if self.near else "too far"
+        row: dict[str, Cell] = {"kind": self.kind.replace("_", " "), "outcome": what}
+        if self.error is None:
+            row |= {"file_bytes": self.file_bytes, "speedup_ratio": self.speedup, **self.metrics}
+        return row
+
+
+def is_near(baseline: Mapping[str, float | None], metrics: Mapping[str, float | None]) -> bool:
+    """Whether every output is within a point of the original's by its targets, or without any is like the original's."""
+    found = {Key.parse(key): (baseline.get(key), value) for key, value in metrics.items()}
+    outputs: set[str | None] = {key.output for key in found if key.output is not None}
+    return all(_is_near({key.name: pair for key, pair in found.items() if key.output == output}) for output in outputs or {None})
+
+
+def _is_near(values: Mapping[str, tuple[float | None, float | None]]) -> bool:
+    measured = [(metric, *values[name]) for name, metric in catalogue().items() if name in values]
+    for metric, before, after in measured:
+        if metric.needs == "targets" and metric.goal == "max":
+            return before is not None and after is not None and metric.loss(before, after) <= POINT + 1e-9
+    for metric, _, after in measured:
+        if metric.alike is not None:
+            return after is not None and after >= metric.alike - 1e-9
+    return True
+
+
+def attempt(kind: str, make: Callable[[StepContext], Network], context: StepContext) -> Try:
+    """Make a file in a folder of its own and measure it; warnings wait until it is kept."""
+    warnings: list[Event] = []
+    work = context.work / kind
+    work.mkdir(exist_ok=True)
+    own = replace(
+        context,
+        work=work,
+        reported={},
+        shown=[],
+        emit=lambda event: (warnings.append if isinstance(event, Warned) else context.emit)(event),
+    )
+    try:
+        network = make(own)
+    except EngineError as error:
+        if error.category in ("resource", "transient"):
+            raise
+        return Try(kind, error=error)
+    found = Try(kind, network, own.reported, tuple(own.shown), tuple(warnings), network.file(work / "candidate.onnx").stat().st_size)
+    if context.judge is not None:
+        found.metrics = context.judge.score(network)
+        found.near = (
+            context.judge.meets_target(found.metrics) if context.judge.has_target else is_near(context.judge.baseline, found.metrics)
+        )
+        found.speedup = context.judge.speedup(network)
+    return found
+
+
+def publish(kept: Try, context: StepContext) -> Network:
+    """Say of the step what was said of the try that is kept; returns its network."""
+    for event in kept.warnings:
+        context.emit(event)
+    for key, value in kept.reported.items():
+        context.report(key, value)
+    for item in kept.shown:
+        context.show(item)
+    assert kept.network is not None
+    return kept.network
