@@ -11,6 +11,7 @@ import onnx
 import torch
 from numpy.typing import NDArray
 
+from engine.contract.json import JsonObject
 from engine.formats.onnx import runtime
 from engine.formats.onnx.runtime import Feed
 from engine.networks.network import Signature
@@ -38,7 +39,7 @@ class Divergence:
         how = "has no counterpart" if self.max_abs_difference is None else f"is off by {self.max_abs_difference:.4g}"
         return f"the first layer that differs is {self.layer!r} ({self.type}), whose output of up to {self.max_abs_value:.4g} {how}"
 
-    def details(self) -> dict[str, Any]:
+    def details(self) -> JsonObject:
         """As JSON types."""
         return asdict(self)
 

@@ -13,6 +13,7 @@ from torch import nn
 
 from engine.contract.errors import EngineError
 from engine.contract.heads import Head
+from engine.contract.json import JsonObject
 from engine.contract.metadata import ModelMetadata
 from engine.contract.metric import Metric, catalogue
 from engine.contract.params import TrainingFields
@@ -91,7 +92,7 @@ class Context(StepContext):
             self.unused_targets.update(found["unused"])
         return tuple(self._heads)
 
-    def _known(self) -> dict[str, Any]:
+    def _known(self) -> JsonObject:
         """As JSON."""
         found = Found(self.heads, self.unused_targets) if self.heads else self._found()
         return {"heads": [head.model_dump() for head in found.heads], "unused": dict(found.unused)}

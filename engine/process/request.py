@@ -3,7 +3,9 @@
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
+
+from engine.contract.json import JsonObject
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ class Request:
         return json.dumps({"number": number, "request": {**asdict(self), "directory": str(self.directory)}}).encode()
 
     @classmethod
-    def from_json(cls, fields: dict[str, Any]) -> "Request":
+    def from_json(cls, fields: JsonObject) -> "Request":
         """The request in a message of the supervisor."""
         return cls(
             **{

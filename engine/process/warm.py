@@ -23,9 +23,9 @@ import socket
 import sys
 import traceback
 from types import FrameType
-from typing import Any
 
 import engine
+from engine.contract.json import JsonObject
 from engine.process.linux import die_with_parent, thread_count
 from engine.process.process import MAX_REQUEST_BYTES
 from engine.process.request import Kind, Request
@@ -114,7 +114,7 @@ class Parent:
         self._send(number=number, **answer)
         return True
 
-    def _start(self, number: int, fields: dict[str, Any], descriptors: list[int]) -> int:
+    def _start(self, number: int, fields: JsonObject, descriptors: list[int]) -> int:
         kind, request = Request.from_json(fields).kind, json.dumps(fields).encode()
         spare, self._spare, self._wanted = self._spare, None, kind
         if spare is not None and not (spare.kind == kind and spare.hand(request, descriptors)):

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import onnx
 
 from engine.formats.onnx.checks import constant_tensors
 from engine.formats.onnx.importer.patterns import Patterns
 
+NodeAttributes = dict[str, Any]
+"""Attributes of a node that is made, by name: what `onnx.helper.make_node` takes."""
 CARRY = "(carry)"
 """A made-up operator: what goes into a subgraph, or comes out of it, under another name."""
 

@@ -13,8 +13,10 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
+from pydantic import JsonValue
 
 from engine.contract.figures import Setting
+from engine.contract.json import JsonObject
 from modelpress.runtime.subnets import SETTINGS_KEY, TENSORS_KEY, VERSION
 
 Array = NDArray[Any]
@@ -40,14 +42,14 @@ def pack(models: Sequence[tuple[Setting, onnx.ModelProto]], kept: Collection[Pla
     types = {tensor.name: tensor.data_type for tensor in made.graph.initializer}
     places: dict[Places, int] = {}
     own = bytearray()
-    entries: list[dict[str, Any]] = [_entry(first)]
+    entries: list[JsonObject] = [_entry(first)]
     for setting, model in others:
-        tensors: list[list[Any]] = []
+        tensors: list[JsonValue] = []
         for tensor in model.graph.initializer:
             found = _part(tensor, arrays, types, kept)
             if found is not None:
                 name, keep = found
-                tensors.append([tensor.name, name, {dim: places.setdefault(index, len(places)) for dim, index in keep.items()}])
+                tensors.append([tensor.name, name, {str(dim): places.setdefault(index, len(places)) for dim, index in keep.items()}])
             else:
                 content = tensor.SerializeToString(deterministic=True)
                 tensors.append([tensor.name, len(own), len(content)])
@@ -70,8 +72,8 @@ def pack(models: Sequence[tuple[Setting, onnx.ModelProto]], kept: Collection[Pla
     return made
 
 
-def _entry(setting: Setting) -> dict[str, Any]:
-    return {"name": setting.name, "values": setting.values}
+def _entry(setting: Setting) -> JsonObject:
+    return {"name": setting.name, "values": {**setting.values}}
 
 
 def as_raw(tensor: TensorProto) -> None:

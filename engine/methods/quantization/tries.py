@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from engine.contract.display import Cell, Shown
 from engine.contract.errors import EngineError
 from engine.contract.events import Event, Warned
+from engine.contract.json import JsonObject
 from engine.contract.metric import Key, catalogue
 from engine.networks.network import Network
 
@@ -25,7 +26,7 @@ class Try:
 
     kind: str
     network: Network | None = None
-    reported: Mapping[str, Any] = field(default_factory=dict)
+    reported: JsonObject = field(default_factory=dict)
     shown: tuple[Shown, ...] = ()
     warnings: tuple[Event, ...] = ()
     file_bytes: int = 0
@@ -35,14 +36,14 @@ class Try:
     """Whether it meets the accuracy target, or without one stays near the original; None where nothing was measured."""
     error: EngineError | None = None
 
-    def document(self, kept: Try) -> dict[str, Any]:
+    def document(self, kept: Try) -> JsonObject:
         """As it stands in the step's report."""
-        row: dict[str, Any] = {"kind": self.kind, "kept": self is kept}
+        row: JsonObject = {"kind": self.kind, "kept": self is kept}
         if self.error is not None:
             return {**row, "error": {"code": self.error.code, "message": self.error.message}}
         operators = {name: self.reported.get(name) for name in ("int8_operators_count", "float_operators_count")}
-        measured = {"file_bytes": self.file_bytes, "metrics": dict(self.metrics), "speedup": self.speedup, "near_enough": self.near}
-        return {**row, **measured, **operators}
+        row |= {"file_bytes": self.file_bytes, "metrics": {**self.metrics}, "speedup": self.speedup, "near_enough": self.near}
+        return row | operators
 
     def row(self, kept: Try) -> dict[str, Cell]:
         """As a line of the table of tries."""

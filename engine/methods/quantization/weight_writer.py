@@ -12,6 +12,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from engine.formats.onnx.flat import NodeAttributes
 from engine.formats.onnx.weights import int_attribute
 from engine.methods.quantization.graph import all_nodes, graph_attributes
 from engine.methods.quantization.groups import Grouped, grouped, packed_blocks
@@ -184,7 +185,7 @@ class WeightWriter:
         self.written.forms[name] = f"int{bits} MatMulNBits"
         bias = node.input[2] if node.op_type == "Gemm" and len(node.input) > 2 else ""
         output = self._fresh.claim(f"{node.output[0]}_product") if bias else node.output[0]
-        attributes: dict[str, Any] = {"K": rows.shape[1], "N": rows.shape[0], "bits": bits, "block_size": int(size_text)}
+        attributes: NodeAttributes = {"K": rows.shape[1], "N": rows.shape[0], "bits": bits, "block_size": int(size_text)}
         if self._params.activations == "int8":
             attributes["accuracy_level"] = 4
         name_of_product = self._fresh.claim(f"{node.name}_product") if bias else node.name
@@ -214,7 +215,7 @@ class WeightWriter:
             self._stored[name] = (stored, self._constant(f"{name}_scale", found.scales), zeros)
         stored, scale, zeros = self._stored[name]
         self.written.forms[name] = f"int{bits} GatherBlockQuantized"
-        attributes: dict[str, Any] = {"gather_axis": 0, "quantize_axis": 1, "block_size": size}
+        attributes: NodeAttributes = {"gather_axis": 0, "quantize_axis": 1, "block_size": size}
         if bits == 8:
             attributes["bits"] = 8
         inputs = [stored, node.input[1], scale, zeros]
@@ -230,7 +231,7 @@ class WeightWriter:
             self._stored[key] = (self._constant(f"{name}_quantized", integers), self._constant(f"{name}_scale", scales))
         if key not in self._widened:
             self._widened[key] = self._fresh.claim(f"{name}_dq")
-            attributes: dict[str, Any] = {} if axis is None else {"axis": axis}
+            attributes: NodeAttributes = {} if axis is None else {"axis": axis}
             made = self._fresh.claim(f"{name}_widened")
             self._nodes.append(helper.make_node("DequantizeLinear", list(self._stored[key]), [self._widened[key]], made, **attributes))
         self.written.forms[name] = "int8 DequantizeLinear"

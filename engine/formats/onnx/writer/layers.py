@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from engine.formats.onnx.flat import NodeAttributes
 from engine.formats.onnx.writer.graph import Unwritten, Value, Writer, shapes
 
 LayerRule = Callable[[Writer, Any, Value], str]
@@ -31,7 +32,7 @@ def convolution(writer: Writer, layer: Any, x: Value) -> str:
     elif layer.bias is not None:
         inputs.append(writer.weight(layer.bias))
     pads = _list(layer.padding, spatial)
-    attributes: dict[str, Any] = {
+    attributes: NodeAttributes = {
         "kernel_shape": _list(layer.kernel_size, spatial),
         "strides": _list(layer.stride, spatial),
         "pads": [*pads, *pads],
@@ -118,7 +119,7 @@ def pool(writer: Writer, layer: Any, x: Value) -> str:
     """Maximum and average pools."""
     spatial = x.rank - 2
     pads = _list(layer.padding, spatial)
-    attributes: dict[str, Any] = {
+    attributes: NodeAttributes = {
         "kernel_shape": _list(layer.kernel_size, spatial),
         "strides": _list(layer.kernel_size if layer.stride is None else layer.stride, spatial),
         "pads": [*pads, *pads],
