@@ -18,6 +18,7 @@ from engine.contract.errors import JobError
 from engine.contract.file_format import Kind, by_ending, catalogue, names
 from engine.contract.findings import problems_of
 from engine.contract.job import FILE_NAME, RESULT, DatasetFile, Job, ModelFile
+from engine.contract.json import JsonObject
 from engine.contract.metadata import DatasetMetadata, ModelMetadata
 from engine.contract.metric import first_of
 from engine.contract.report import Report
@@ -113,7 +114,7 @@ def _run(options: argparse.Namespace) -> int:
     return EXIT_CONSTRAINTS if described.outcome == "constraints_not_met" else 0
 
 
-def _again(done: Report, options: argparse.Namespace) -> dict[str, Any]:
+def _again(done: Report, options: argparse.Namespace) -> JsonObject:
     """The spec of a job that was done before; formats and metadata of its files are those of then, unless others are given."""
     for what, path, before in (("model", options.model, done.inputs.model), ("data", options.data, done.inputs.dataset)):
         if path is None or before is None:
@@ -158,7 +159,7 @@ def _inspect(options: argparse.Namespace) -> int:
     return status
 
 
-def _document(path: Path) -> dict[str, Any]:
+def _document(path: Path) -> JsonObject:
     try:
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:

@@ -18,6 +18,7 @@ from pydantic import Field, ValidationError
 import engine.architectures
 from engine.contract.errors import EngineError
 from engine.contract.findings import problems_of
+from engine.contract.json import JsonObject
 from engine.contract.params import Params
 from engine.networks.network import Signature, TensorSpec
 
@@ -55,14 +56,14 @@ class Architecture:
     family: str
     """The folder of `engine.architectures` that builds it."""
     params: type[ArchitectureParams]
-    fixed: dict[str, Any]
+    fixed: JsonObject
     reference: str
 
     def defaults(self) -> ArchitectureParams:
         """Parameters where nothing is stated."""
         return self.params(**self.fixed)
 
-    def document(self) -> dict[str, Any]:
+    def document(self) -> JsonObject:
         """The entry as JSON types, for the API."""
         defaults = self.defaults()
         return {
@@ -115,6 +116,6 @@ def read_architecture(stated: Any) -> tuple[Architecture, ArchitectureParams]:
         raise EngineError("architecture_invalid", f"{where}: {first.detail}.", hint=f"Parameters: {known}.") from error
 
 
-def listing() -> list[dict[str, Any]]:
+def listing() -> list[JsonObject]:
     """All builtin architectures as JSON types."""
     return [entry.document() for entry in catalogue().values()]

@@ -13,6 +13,7 @@ from typing import IO, Any
 from engine.architectures.spec import read_architecture
 from engine.contract.errors import EngineError
 from engine.contract.file_format import FileFormat
+from engine.contract.json import JsonObject
 from engine.contract.metadata import ModelMetadata
 
 MAX_BYTES = 64 * 1024
@@ -23,7 +24,7 @@ MAX_SEED = 2**32
 class Description:
     """A builtin architecture and what its initial weights are drawn with."""
 
-    architecture: dict[str, Any]
+    architecture: JsonObject
     """`{"name": …, "params": {…}}`, as `metadata.architecture` states it."""
     seed: int
 

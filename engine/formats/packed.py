@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
 from safetensors.numpy import save_file
 
+from engine.contract.json import JsonObject
 from engine.formats import huffman
 from engine.formats.onnx.packed import Indexed, pack_bits
 from modelpress.runtime.packed import FILLER, FORMAT, GRAPH
@@ -29,7 +30,7 @@ def save_packed(path: Path, model: onnx.ModelProto, weights: Mapping[str, Indexe
         Bytes of each packed weight, levels and scales included.
     """
     tensors: Parts = {}
-    about: dict[str, dict[str, Any]] = {}
+    about: dict[str, JsonObject] = {}
     sizes: dict[str, int] = {}
     graph = onnx.ModelProto()
     graph.CopyFrom(model)
@@ -58,13 +59,13 @@ def _make_external(item: onnx.TensorProto) -> None:
     item.external_data.add(key="location", value="packed")
 
 
-def _packed(weight: Indexed, *, entropy_coded: bool) -> tuple[Parts, dict[str, Any]]:
+def _packed(weight: Indexed, *, entropy_coded: bool) -> tuple[Parts, JsonObject]:
     parts: Parts = {"levels": np.asarray(weight.levels, np.float32)}
-    stated: dict[str, Any] = {"shape": list(weight.indices.shape), "bits": weight.bits, "encoding": "bits"}
+    stated: JsonObject = {"shape": list(weight.indices.shape), "bits": weight.bits, "encoding": "bits"}
     if weight.scale is not None:
         parts["scale"] = np.asarray(weight.scale, np.float32).reshape(-1)
         stated["axis"] = weight.axis
-    plain: tuple[Parts, dict[str, Any]] = ({"indices": pack_bits(weight.indices, weight.bits)}, {})
+    plain: tuple[Parts, JsonObject] = ({"indices": pack_bits(weight.indices, weight.bits)}, {})
     candidates = [plain]
     if entropy_coded and weight.indices.size:
         candidates += [_coded(weight.indices.reshape(-1)), *_gaps(weight)]
@@ -72,13 +73,13 @@ def _packed(weight: Indexed, *, entropy_coded: bool) -> tuple[Parts, dict[str, A
     return parts | best, stated | more
 
 
-def _coded(symbols: NDArray[np.uint8]) -> tuple[Parts, dict[str, Any]]:
+def _coded(symbols: NDArray[np.uint8]) -> tuple[Parts, JsonObject]:
     code = huffman.encode(symbols)
     parts: Parts = {"indices": code.indices, "lengths": code.lengths, "starts": code.starts}
     return parts, {"encoding": "huffman", "block": huffman.BLOCK}
 
 
-def _gaps(weight: Indexed) -> list[tuple[Parts, dict[str, Any]]]:
+def _gaps(weight: Indexed) -> list[tuple[Parts, JsonObject]]:
     """A tensor whose zeros are counted instead of stored (Han et al., Deep Compression, ICLR 2016, section 2)."""
     zeros = np.flatnonzero(weight.levels == 0)
     symbols = weight.indices.reshape(-1)

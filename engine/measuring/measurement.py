@@ -12,13 +12,14 @@ import time
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
 from engine.contract.figures import Latency, Speed, SpeedWord, Timing
+from engine.contract.json import JsonObject
 from engine.formats.onnx import runtime
 from engine.formats.onnx.runtime import Feed
 from engine.measuring.environment import runtime_name
@@ -94,7 +95,7 @@ def _measure(times: NDArray[np.float64], batch_size: int, threads: int, *, varie
     return Timing(baseline=baseline, result=result, speed=speed)
 
 
-def _over_inputs(column: NDArray[np.float64]) -> dict[str, Any]:
+def _over_inputs(column: NDArray[np.float64]) -> JsonObject:
     easy, hard = np.percentile(column, [10, 90])
     return {"inputs_count": len(column), "mean": float(column.mean()), "p10": float(easy), "p90": float(hard)}
 

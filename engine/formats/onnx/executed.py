@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import onnx
 import onnxruntime as ort
@@ -46,10 +46,10 @@ def executed_macs(path: Path, feeds: Iterable[Feed], *, threads: int) -> int | N
         onnx.save_model(model, str(file))
         for events in _profiles(file, Path(folder), feeds, threads, most=max(1, _MOST_EVENTS // max(1, len(nodes)))):
             for event in events:
-                node = counted.get(event["name"].removesuffix(_KERNEL))
+                node = counted.get(event.node)
                 if node is None or not multiplies(node.proto):
                     continue
-                found = single_macs(node.proto, _shapes(node.proto.input, event, "input"), _shapes(node.proto.output, event, "output"))
+                found = single_macs(node.proto, _shapes(node.proto.input, event.inputs), _shapes(node.proto.output, event.outputs))
                 if found is None:
                     return None
                 total += found
@@ -95,7 +95,16 @@ def _follows_from_constants(node: onnx.NodeProto, stored: frozenset[str]) -> boo
     return not subgraphs(node) and all(name in stored for name in node.input if name)
 
 
-def _profiles(file: Path, folder: Path, feeds: Iterable[Feed], threads: int, *, most: int) -> Iterator[list[dict[str, Any]]]:
+@dataclass(frozen=True)
+class _Event:
+    """One run of one node: the types and shapes of what went in and came out, each by its type."""
+
+    node: str
+    inputs: Sequence[Mapping[str, list[int]]]
+    outputs: Sequence[Mapping[str, list[int]]]
+
+
+def _profiles(file: Path, folder: Path, feeds: Iterable[Feed], threads: int, *, most: int) -> Iterator[list[_Event]]:
     """The operators that ran, `most` runs at a time."""
     session: ort.InferenceSession | None = None
     for number, feed in enumerate(feeds, 1):
@@ -109,14 +118,18 @@ def _profiles(file: Path, folder: Path, feeds: Iterable[Feed], threads: int, *, 
         yield _events(session)
 
 
-def _events(session: ort.InferenceSession) -> list[dict[str, Any]]:
+def _events(session: ort.InferenceSession) -> list[_Event]:
     path = Path(session.end_profiling())
     events = json.loads(path.read_bytes())
     path.unlink()
-    return [event for event in events if event.get("cat") == "Node" and event["name"].endswith(_KERNEL)]
+    return [
+        _Event(event["name"].removesuffix(_KERNEL), event["args"].get("input_type_shape", ()), event["args"].get("output_type_shape", ()))
+        for event in events
+        if event.get("cat") == "Node" and event["name"].endswith(_KERNEL)
+    ]
 
 
-def _shapes(names: Iterable[str], event: Mapping[str, Any], side: str) -> list[list[int] | None]:
+def _shapes(names: Iterable[str], stated: Sequence[Mapping[str, list[int]]]) -> list[list[int] | None]:
     """Shapes in the places of the node's own inputs or outputs; the profile leaves out those that are not there."""
-    given = iter(event["args"].get(f"{side}_type_shape", ()))
+    given = iter(stated)
     return [next(iter(next(given, {}).values()), None) if name else None for name in names]

@@ -1,13 +1,13 @@
 """Parameters of the distillation family: a network learns from another one's outputs."""
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from engine.architectures.spec import read_architecture
 from engine.contract.cost import NOTHING, Cost, Facts
 from engine.contract.errors import EngineError
-from engine.contract.metadata import Name, PreprocessingSpec
+from engine.contract.metadata import Name, NamedArchitecture, PreprocessingSpec
 from engine.contract.method import MethodParams, Reference, Requires
 from engine.contract.params import Params, Ratio, TrainingRun
 from engine.methods.distillation.spec_specialists import Specialists
@@ -82,7 +82,7 @@ class Distillation(MethodParams, TrainingRun):
     """What uploaded teachers expect, where it is not what the dataset states for the network: stored values are scaled and normalized like
     this, and pictures are resized to the size of the teacher's input. Teachers of another input size need it; `layout` is the
     dataset's."""
-    student: str | dict[str, Any] = "network"
+    student: NamedArchitecture = "network"
     """What is trained: `network` (as it stands after the earlier steps), `baseline`, a model id, or a builtin architecture with new
     weights: its name, or `{"name": …, "params": {…}}`, of which classes, channels and size are the network's where they are not stated. A
     student of another input size is put behind a resize, so that the result takes the inputs that the original takes."""
@@ -143,7 +143,7 @@ class Distillation(MethodParams, TrainingRun):
 
     @field_validator("student", mode="after")
     @classmethod
-    def _known_student(cls, student: str | dict[str, Any]) -> str | dict[str, Any]:
+    def _known_student(cls, student: NamedArchitecture) -> NamedArchitecture:
         if isinstance(student, str) and (student in STAGES or student.startswith("mdl_")):
             return student
         try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
 
 import torch
 from torch import nn
@@ -11,6 +10,7 @@ from torch import nn
 from engine.architectures.build import build_architecture
 from engine.architectures.spec import read_architecture
 from engine.contract.errors import EngineError
+from engine.contract.metadata import NamedArchitecture
 from engine.methods.context import Context
 from engine.methods.distillation.inputs import Resize, other_size
 from engine.methods.distillation.spec import STAGES, Distillation
@@ -46,7 +46,7 @@ def is_new(params: Distillation) -> bool:
     return params.student not in STAGES
 
 
-def _new(stated: str | dict[str, Any], signature: Signature, seed: int) -> tuple[nn.Module, Signature]:
+def _new(stated: NamedArchitecture, signature: Signature, seed: int) -> tuple[nn.Module, Signature]:
     """The architecture; classes, channels and size are the network's where they are not stated."""
     entry, _ = read_architecture(stated)
     given = dict(stated.get("params") or {}) if isinstance(stated, dict) else {}
@@ -67,7 +67,7 @@ def _from_signature(signature: Signature) -> dict[str, int]:
     return {name: value for name, value in found.items() if value is not None}
 
 
-def _check(stated: str | dict[str, Any], module: nn.Module, network: Network, context: Context, examples: Examples) -> None:
+def _check(stated: NamedArchitecture, module: nn.Module, network: Network, context: Context, examples: Examples) -> None:
     name = stated if isinstance(stated, str) else stated["name"]
     few = a_few(examples, context)
     mode = module.training

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -13,6 +12,7 @@ import torch
 
 from engine.contract.display import Note
 from engine.contract.errors import EngineError
+from engine.contract.json import JsonObject
 from engine.formats.onnx import runtime
 from engine.formats.onnx.runtime import Feed
 from engine.methods.context import Context
@@ -147,7 +147,7 @@ class Grid:
     equal: float
     power: float
 
-    def document(self) -> dict[str, Any]:
+    def document(self) -> JsonObject:
         """As it stands in the step's report."""
         return {
             "examples_count": self.examples_count,

@@ -1,12 +1,17 @@
 """Whether a missed target fails the job, and what its error says."""
 
+from pathlib import Path
 from typing import Any, Literal
 
 import pytest
 
-from engine.contract.figures import Result
+from engine.contract.figures import Result, Setting, Speed, Timing
 from engine.contract.spec import Constraints
-from engine.jobs.verdict import missed
+from engine.jobs.publication import MeasuredFile
+from engine.jobs.verdict import judged, missed
+from engine.measuring.examiner.messages import Score
+from engine.measuring.measurement import FileSizes
+from engine.networks.network import Counts
 from tests.engine.contract.test_constraints import figures, settings_of
 
 
@@ -30,3 +35,20 @@ def test_only_a_missed_target_fails_a_job_and_only_where_it_is_to(policy: Litera
 
 def test_without_targets_nothing_is_missed() -> None:
     assert missed(result(Constraints(), only=figures()), None) is None
+
+
+def timing(batch_size: int, word: Literal["faster", "same"]) -> Timing:
+    latency = figures().latency_ms.model_copy(update={"batch_size": batch_size})
+    speed = Speed(batch_size=batch_size, speedup=1.0, speedup_low=0.9, speedup_high=1.1, verdict=word)
+    return Timing(baseline=latency, result=latency, speed=speed)
+
+
+def test_a_file_is_as_fast_as_at_the_first_batch_size() -> None:
+    score = Score(metrics={"test.top1": 0.98}, examples_count=10, shapes={})
+    file = MeasuredFile(Setting(), Path("model.onnx"), score, (timing(1, "same"), timing(8, "faster")), Counts(10, 9, 700), FileSizes(5, 4))
+    target = Constraints(max_macs_count=600)
+    found = judged([file], [figures()], target, "test")
+    assert found.first.verdict.speed == "same"
+    assert [item.batch_size for item in found.first.comparison.latencies] == [1, 8]
+    assert (found.outcome, found.first.figures.params_count) == ("constraints_not_met", 10)
+    assert (found.first.figures.file_bytes, found.first.figures.gzip_bytes) == (5, 4)

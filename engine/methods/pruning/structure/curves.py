@@ -6,13 +6,13 @@ import copy
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from engine.contract.display import Column, Curve, Line
+from engine.contract.json import JsonObject
 from engine.contract.metric import Key, Metric, first_of
 from engine.methods.context import Context
 from engine.methods.pruning.magnitude_pruning import keep_best
@@ -34,7 +34,7 @@ class Point:
     figures: Mapping[str, float]
     """Metrics against the targets of validation examples, by name."""
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """The point as a row of the report."""
         return {"ratio": self.ratio, "pruned_count": self.pruned_count, **self.figures}
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 from torch import nn
 
-from engine.contract.display import Table
+from engine.contract.display import Cell, Table
 from engine.formats.onnx.export import export_onnx
 from engine.formats.onnx.packed import Indexed, pack
 from engine.formats.packed import save_packed
@@ -59,7 +59,7 @@ def publish(network: Network, plain: nn.Module, weights: Mapping[str, Indexed], 
     return network.with_onnx(target, module=plain)
 
 
-def _row(name: str, indexed: Indexed, stored_bytes: int) -> dict[str, Any]:
+def _row(name: str, indexed: Indexed, stored_bytes: int) -> dict[str, Cell]:
     count = indexed.indices.size
     zeros = float(np.mean(indexed.values() == 0)) if count else 0.0
     return {
