@@ -21,12 +21,13 @@ _SGD = {"optimizer": "sgd", "learning_rate": 0.1, "batch_size": 64, "weight_deca
 def scales(bench: Bench, seed: int) -> Figures:
     """Shares of small scales by the penalty, and how the network was pruned with the larger one."""
     found = {}
+    kept: list[int] = []
     for penalty in (0.0, 1e-3, 1e-2):
         step = {"method": "network_slimming", "penalty": penalty, "gamma_init": 0.5, "pruning_ratio": RATIO, "min_channels": 2, **_SGD}
         length = {"epochs": 40} if bench.full else {"epochs": 5}
         job = bench.run(f"T6-{penalty:g}", [{**step, **length}], seed=seed, size=SIZE, model=convnet.write(bench.folder / "convnet.onnx"))
         (found[penalty],) = job.step()["report"]["passes"]
-        kept = [layer["channels_after"] for layer in job.step()["report"]["layers"].values()]
+        kept += [layer["channels_after"] for layer in job.step()["report"]["layers"].values()]
     last = found[1e-2]
     return {
         **{f"share at {penalty:g}": entry["near_zero_share"] for penalty, entry in found.items()},

@@ -1,6 +1,7 @@
 """What every step is given: examples to calibrate on that nobody else uses."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ HEAD = Head(name="y", indices=(0,), task="classification", class_axis=1, classes
 def context(folder: Path, splits: list[str], evaluated: str) -> StepContext:
     path = dataset_file(folder / "data.npz", splits=splits)
     data = with_evaluation_split(load_dataset(path, "npz", DatasetMetadata(), signature(), folder), evaluated, 0)
-    network: Any = None
+    network: Any = SimpleNamespace(signature=signature())
     return StepContext(seed=0, work=folder, emit=lambda _: None, baseline=network, data=data, evaluation_split=evaluated, heads=(HEAD,))
 
 
@@ -61,7 +62,7 @@ def test_one_training_example_leaves_none_to_calibrate_on(tmp_path: Path) -> Non
         y_test=[0, 1],
     )
     data = load_dataset(tmp_path / "one.npz", "npz", DatasetMetadata(), signature(), tmp_path)
-    network: Any = None
+    network: Any = SimpleNamespace(signature=signature())
     step = StepContext(seed=0, work=tmp_path, emit=lambda _: None, baseline=network, data=data, heads=(HEAD,))
     with pytest.raises(EngineError) as caught:
         step.held_out_from_evaluation()
