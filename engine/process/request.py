@@ -3,9 +3,7 @@
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Literal
-
-from engine.contract.json import JsonObject
+from typing import Any, Literal
 
 
 @dataclass(frozen=True)
@@ -68,7 +66,7 @@ class Request:
         return json.dumps({"number": number, "request": {**asdict(self), "directory": str(self.directory)}}).encode()
 
     @classmethod
-    def from_json(cls, fields: JsonObject) -> "Request":
+    def from_json(cls, fields: dict[str, Any]) -> "Request":
         """The request in a message of the supervisor."""
         return cls(
             **{

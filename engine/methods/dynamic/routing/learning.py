@@ -7,7 +7,7 @@ through the blocks that ran, and Σᵢ ∇log p(gᵢ|x) · (β·L - α/N · Σ_{
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -104,7 +104,7 @@ def each_example(loss: Loss, outputs: Outputs, batch: Batch) -> Tensor:
     return found
 
 
-def _rows(arrays: Any, row: slice) -> dict[str, Any]:
+def _rows(arrays: Mapping[str, NDArray[Any]], row: slice) -> dict[str, NDArray[Any]]:
     return {name: array[row] if np.ndim(array) else array for name, array in arrays.items()}
 
 
