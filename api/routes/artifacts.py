@@ -82,11 +82,11 @@ def download_subnet(
     """One setting of an artifact with several as a plain ONNX file, bit for bit what was measured: by its name, by its width, or the most
     accurate one within a limit on the measured latency or on the multiply-accumulates of one example.
     """
+    with service.database.reader() as session:
+        artifact, blob = artifacts.content(session, principal.project_id, artifact_id)
     wanted = subnets.Wanted(setting, width, max_latency_ms, max_macs)
     if sum(value is not None for value in astuple(wanted)) != 1:
         raise MalformedRequest("which setting is meant is not clear", hint="give one of setting, width, max_latency_ms, max_macs")
-    with service.database.reader() as session:
-        artifact, blob = artifacts.content(session, principal.project_id, artifact_id)
     item = subnets.chosen(artifact, wanted)
     answer = content.download(request, service, service.subnets.blob(artifact, blob, item), subnets.file_name(artifact, item))
     answer.headers["Modelpress-Setting"] = quote(item["setting"]["name"])

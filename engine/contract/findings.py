@@ -63,7 +63,7 @@ class Problems(ValueError):
     """Problems between fields, raised by a validator that sees more than one field."""
 
     def __init__(self, problems: Sequence[Problem]) -> None:
-        super().__init__("; ".join(problem.detail for problem in problems))
+        super().__init__("; ".join(f"{each.detail}; {each.hint}" if each.hint else each.detail for each in problems))
         self.problems = tuple(problems)
 
 

@@ -129,7 +129,8 @@ class _Compression:
         for index, step in enumerate(self._spec.steps[: trained + 1]):
             own = context.for_step(index, (0.0, 1.0), network)
             network = implementation(step)(network, step, own)
-            network.at(network.settings[0]).measure(on_file=lambda path: {}, on_module=partial(self._measured_in_memory, own))
+            first = network.at(network.settings[0])
+            first.measure(on_file=lambda path: {}, on_module=partial(self._measured_beside, own, first))
 
     def _walk(self, context: StepContext, examiner: Examiner) -> list[State]:
         spans = shares([expected_work(step, self._inputs.facts) for step in self._spec.steps], _SCORED, _WALKED)
@@ -178,6 +179,10 @@ class _Compression:
         self._recorder.emit(events.StepFinished(method=method, metrics=known, step_index=index))
         context.finished()
         return State(network, index, metrics, score)
+
+    def _measured_beside(self, context: StepContext, network: Network, _: Any) -> dict[str, float]:
+        """What the first process measures of the module, which every process takes part in."""
+        return self._measured_in_memory(context, network)
 
     def _measured_in_memory(self, context: StepContext, network: Network) -> dict[str, float]:
         """Metrics of the network's module; nothing without examples."""

@@ -1,7 +1,7 @@
 """`python -P …/engine/process/boot.py MODULE ARGUMENT…`: runs a module of this engine in a fresh interpreter.
 
-The interpreter of a confined job may read the engine's own folder and not the one above it, in which a source checkout may hold anything:
-so the package is loaded from where it lies, and no folder is searched for it.
+The interpreter of a confined job may read the folders of these packages and not the one above them, in which a source checkout may hold
+anything: so each is loaded from where it lies, and no folder is searched for it.
 """
 
 import importlib.util
@@ -16,14 +16,20 @@ def command(module: str, *arguments: str) -> list[str]:
     return [sys.executable, "-P", __file__, module, *arguments]
 
 
+def packages() -> tuple[Path, Path]:
+    """Folders of the packages that a job's code is made of: the engine, and the runtime that reads what it writes."""
+    root = Path(__file__).resolve().parents[2]
+    return root / "engine", root / "modelpress"
+
+
 def main() -> None:
-    """Load the package, then become the module."""
-    folder = Path(__file__).resolve().parents[1]
-    spec = importlib.util.spec_from_file_location("engine", folder / "__init__.py", submodule_search_locations=[str(folder)])
-    assert spec is not None
-    assert spec.loader is not None
-    sys.modules["engine"] = package = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(package)
+    """Load the packages, then become the module."""
+    for folder in packages():
+        spec = importlib.util.spec_from_file_location(folder.name, folder / "__init__.py", submodule_search_locations=[str(folder)])
+        assert spec is not None
+        assert spec.loader is not None
+        sys.modules[folder.name] = package = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(package)
     sys.argv = sys.argv[1:]
     runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
 

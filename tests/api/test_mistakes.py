@@ -98,7 +98,7 @@ CASES: dict[str, Case] = {
     "a step without method": (lambda h: h.validate(h.spec(steps=[{"pruning_ratio": 0.5}])), 200, "union_tag_not_found", "/steps/0/method", "is required", "structured_pruning"),
     "a step as a text": (lambda h: h.validate(h.spec(steps=["train"])), 200, "model_attributes_type", "/steps/0", "an object is expected, got 'train'", "{method: train}"),
     "a picture as a model": (lambda h: h.upload("models", b"\x89PNG\r\n\x1a\n" + bytes(99), format="onnx"), 415, "unsupported_format", None, "is an image", "POST /v1/datasets"),
-    "a table as a model": (lambda h: h.upload("models", b"a,b\n1,2\n3,4\n", format="onnx"), 415, "unsupported_format", None, "table of text", "POST /v1/datasets"),
+    "a table as a model": (lambda h: h.upload("models", b"a,b\n1,2\n3,4\n", format="onnx"), 415, "unsupported_format", None, "those of csv", "POST /v1/datasets"),
     "a dataset as a model": (lambda h: h.upload("models", npz(x_train=IMAGES), format="onnx"), 415, "unsupported_format", None, "those of npz", "POST /v1/datasets"),
     "labels from 1": (lambda h: h.validate(h.spec(dataset=h.stored({"preprocessing": {"layout": "NHW"}}, x=IMAGES, y=CLASSES + 1), steps=[{"method": "train", "epochs": 1}])), 200, "dataset_invalid", "/dataset", "labels from 1 to 3", "store y - 1"),
     "channels last declared first": (lambda h: h.validate(h.spec(dataset=h.stored({"preprocessing": {"layout": "NCHW"}}, x=IMAGES[..., None], y=CLASSES), quantize="int8")), 200, "shape_mismatch", "/dataset", "with layout NCHW (6, 6, 1)", "layout NCHW may be wrong"),

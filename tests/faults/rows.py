@@ -167,7 +167,8 @@ def _cancel(house: House, *, processes: int = 1, **spec: Any) -> None:
     def seconds() -> float:
         job_id = house.submit(200_000, **spec)
         house.in_training(job_id)
-        group = [pid for parent in house.pids("parent") for pid in descendants(parent)]
+        spare = {pid for child in house.pids("spare") for pid in (child, *descendants(child))}
+        group = [pid for parent in house.pids("parent") for pid in descendants(parent) if pid not in spare]
         ranks = [pid for pid in group if b"engine.jobs.parallel.rank" in Path(f"/proc/{pid}/cmdline").read_bytes()]
         assert len(ranks) == (0 if processes == 1 else processes)
         started = time.monotonic()

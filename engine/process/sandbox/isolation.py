@@ -10,9 +10,9 @@ import sys
 import sysconfig
 from pathlib import Path
 
-import engine
 from engine.contract import plugins
 from engine.process import linux
+from engine.process.boot import packages
 from engine.process.linux import PR_SET_NO_NEW_PRIVS, drop_capabilities, prctl, private_network, thread_count
 from engine.process.request import NAMESPACES, Kind, Limits, Request
 from engine.process.sandbox import landlock, namespaces, seccomp
@@ -164,10 +164,9 @@ def rules(kind: Kind) -> dict[int, list[Path]]:
     if kind.gpu:
         devices.append(Path("/dev/zero"))  # which is memory without an owner to whoever maps it
         devices += [Path("/dev/shm"), *Path("/dev").glob("nvidia*"), *Path("/proc/self/task").glob("*/comm")]  # noqa: S108
-    packages = Path(engine.__file__).parent
     return {
         landlock.READ_EXECUTE: [*(Path(path) for path in _SYSTEM), *_libraries()],
-        landlock.READ: [packages, *plugins.folders(), *facts],
+        landlock.READ: [*packages(), *plugins.folders(), *facts],
         landlock.DEVICE: devices,
     }
 

@@ -133,8 +133,10 @@ def test_trainings_under_rounding_are_divided_too(tmp_path: Path, step: dict[str
     for name, devices in (("one", {}), ("two", {"devices": 2})):
         _, report = run(tmp_path / name, spec={**spec, **devices}, **files)
         losses.append([record["train.loss"] for record in report["steps"][0]["report"]["training"]])
-        metrics.append(report["result"]["metrics"]["top1"])
-    assert losses[1] == pytest.approx(losses[0], rel=1e-3)
+        metrics.append(report["result"]["metrics"]["test.top1"])
+    assert losses[1][0] == pytest.approx(losses[0][0], rel=1e-3)
+    # Sums in another order move a value across the border of two steps now and then, which later epochs build on.
+    assert losses[1] == pytest.approx(losses[0], rel=1e-2)
     assert metrics[1] == pytest.approx(metrics[0], abs=0.02)
 
 
