@@ -71,7 +71,7 @@ CLAIMS = (
                 "deterministic BinaryConnect in its real weights over its binary ones (points wrong)",
                 "binary weights are its way to use it",
                 difference("deterministic_real", "deterministic"),
-                4.0,
+                10.0,
             ),
             Check(
                 "stochastic BinaryConnect in its signs over its real weights, each with statistics of its own (points wrong)",
