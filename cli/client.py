@@ -77,7 +77,8 @@ class Client:
         try:
             response: IO[bytes] = self._opener.open(request, timeout=timeout)
         except urllib.error.HTTPError as error:
-            text = error.read()
+            with error:
+                text = error.read()
             raise ApiError(error.code, json.loads(text) if text.startswith(b"{") else {"detail": text.decode(errors="replace")}) from None
         return response
 
