@@ -150,11 +150,11 @@ def _show(console: Console, job: dict[str, Any], out: Path, data_dir: Path, port
     console.print(f"Outcome: {job['outcome']}; speed: {job['summary']['verdict']}")
     for warning in job["warnings"]:
         console.print(f"[yellow]{warning['code']}[/]: {warning['message']}")
-    base = f"http://127.0.0.1:{port}"
+    base, program = f"http://127.0.0.1:{port}", Path(sys.argv[0]).with_name("modelpress")
     console.print(f"Wrote {out / 'report.html'}, {out / 'report.json'} and {out / 'model.onnx'}.\n")
     console.print("See the report and repeat the job:", highlight=False)
     for line in (
-        f"  {Path(sys.argv[0]).with_name('modelpress') if Path(sys.argv[0]).with_name('modelpress').exists() else 'modelpress'} serve --port {port} --data-dir {data_dir}",
+        f"  {program if program.exists() else 'modelpress'} serve --port {port} --data-dir {data_dir}",
         f"  open {base}/v1/jobs/{job['id']}/report.html",
         f"  curl -s {base}/v1/jobs/{job['id']} | python3 -c 'import json,sys; print(json.dumps(json.load(sys.stdin)[\"normalized_spec\"]))' \\",
         f"    | curl -s {base}/v1/jobs -H 'Content-Type: application/json' --data-binary @-",

@@ -21,7 +21,7 @@ from engine.structure.cutting import cut_slices, refresh
 from engine.structure.following import elementwise, layers, products, reductions, shaping
 from engine.structure.following.follower import ALONE, CROSSED, SINGLE, Follower, Slices
 from engine.structure.following.ties import FIXED, Ties, essence, simplified, varying
-from engine.structure.imagination import evaluated, holds_places, imagined
+from engine.structure.imagination import LOOKS_AT_VALUES, evaluated, holds_places, imagined
 from engine.structure.resizing import as_sum, kept_by, resize
 
 _RULES = elementwise.RULES | shaping.RULES | products.RULES | reductions.RULES
@@ -46,7 +46,7 @@ class ChannelGraph:
                     raise NotImplementedError
                 drawn = imagined(module)
                 outputs = self._followed(drawn, tuple(value.to("meta") for value in inputs))
-            except (RuntimeError, NotImplementedError, ValueError, TypeError, IndexError):
+            except LOOKS_AT_VALUES:
                 drawn = module  # It looks at values, such as places of a table, which the meta device has not.
                 outputs = self._followed(drawn, inputs)
         self._follower.fix(outputs, "")

@@ -15,6 +15,10 @@ def shared_copy(module: nn.Module) -> nn.Module:
     return copy.deepcopy(module, {id(tensor): tensor for tensor in tensors})
 
 
+LOOKS_AT_VALUES = (RuntimeError, NotImplementedError, ValueError, TypeError, IndexError)
+"""What a network raises that looks at values, such as places of a table, where the meta device has none."""
+
+
 def imagined(module: nn.Module) -> nn.Module:
     """A copy on the meta device, which computes shapes alone."""
     return shared_copy(module).to("meta")

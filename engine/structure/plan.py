@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from engine.networks.layers import CONVOLUTIONS, PRUNABLE
 from engine.structure.channels import ChannelGroup, Inputs, is_single
-from engine.structure.imagination import evaluated, imagined
+from engine.structure.imagination import LOOKS_AT_VALUES, evaluated, imagined
 
 
 @dataclass(frozen=True)
@@ -185,7 +185,7 @@ def _positions(module: nn.Module, inputs: Inputs) -> dict[nn.Module, int]:
         try:
             with torch.device("meta"):
                 found = _applications(twin, tuple(value.to("meta") for value in inputs))
-        except (RuntimeError, NotImplementedError, ValueError, TypeError, IndexError):
+        except LOOKS_AT_VALUES:
             # It looks at values, which the meta device has not.
             twin, found = module, _applications(module, inputs)
     real = {layer: module.get_submodule(name) for name, layer in twin.named_modules()}

@@ -7,6 +7,7 @@ from torch import nn
 from torch.nn import functional
 
 from engine.architectures.mobilenet_v1.spec import MobileNetV1
+from engine.architectures.mobilenets import initialize, rounded
 
 _STAGES = ((64, 1, 1), (128, 2, 2), (256, 2, 2), (512, 6, 2), (1024, 2, 2))
 """Channels, repeats and stride of each stage."""
@@ -33,12 +34,12 @@ class Network(nn.Module):
 
     def __init__(self, params: MobileNetV1) -> None:
         super().__init__()
-        small, channels = params.stem == "cifar", _rounded(32 * params.width_multiplier)
+        small, channels = params.stem == "cifar", rounded(32 * params.width_multiplier)
         self.conv_stem = nn.Conv2d(params.in_channels, channels, 3, 1 if small else 2, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(channels)
         stages = []
         for stage, (width, repeats, stride) in enumerate(_STAGES):
-            outputs = _rounded(width * params.width_multiplier)
+            outputs = rounded(width * params.width_multiplier)
             strides = [1 if small and stage == 1 else stride] + [1] * (repeats - 1)
             stages.append(nn.Sequential(*(Separable(channels if i == 0 else outputs, outputs, step) for i, step in enumerate(strides))))
             channels = outputs
@@ -52,19 +53,8 @@ class Network(nn.Module):
         return logits
 
 
-def _rounded(channels: float, divisor: int = 8) -> int:
-    """The nearest multiple of eight that is not more than ten percent smaller."""
-    nearest = max(divisor, int(channels + divisor / 2) // divisor * divisor)
-    return nearest + divisor if nearest < 0.9 * channels else nearest
-
-
 def build(params: MobileNetV1) -> nn.Module:
     """The network with He-normal convolutions and a narrow head."""
     network = Network(params)
-    for layer in network.modules():
-        if isinstance(layer, nn.Conv2d):
-            nn.init.kaiming_normal_(layer.weight, mode="fan_out")
-        elif isinstance(layer, nn.Linear):
-            nn.init.normal_(layer.weight, 0, 0.01)
-            nn.init.zeros_(layer.bias)
+    initialize(network)
     return network

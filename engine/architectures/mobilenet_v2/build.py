@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from engine.architectures.mobilenet_v2.spec import MobileNetV2
+from engine.architectures.mobilenets import initialize, rounded
 
 _STAGES = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
 """Expansion, channels, repeats and stride of each stage."""
@@ -38,11 +39,11 @@ class Network(nn.Module):
     def __init__(self, params: MobileNetV2) -> None:
         super().__init__()
         small = params.stem == "cifar"
-        channels = _rounded(32 * params.width_multiplier)
-        last = _rounded(1280 * max(1.0, params.width_multiplier))
+        channels = rounded(32 * params.width_multiplier)
+        last = rounded(1280 * max(1.0, params.width_multiplier))
         layers: list[nn.Module] = [_convolution(params.in_channels, channels, 3, 1 if small else 2)]
         for stage, (expansion, width, repeats, stride) in enumerate(_STAGES):
-            outputs = _rounded(width * params.width_multiplier)
+            outputs = rounded(width * params.width_multiplier)
             for index in range(repeats):
                 step = stride if index == 0 and not (small and stage == 1) else 1
                 layers.append(InvertedResidual(channels, outputs, step, expansion))
@@ -62,19 +63,8 @@ def _convolution(inputs: int, outputs: int, kernel: int, stride: int = 1, *, gro
     return nn.Sequential(convolution, nn.BatchNorm2d(outputs), nn.ReLU6())
 
 
-def _rounded(channels: float, divisor: int = 8) -> int:
-    """The nearest multiple of eight that is not more than ten percent smaller."""
-    nearest = max(divisor, int(channels + divisor / 2) // divisor * divisor)
-    return nearest + divisor if nearest < 0.9 * channels else nearest
-
-
 def build(params: MobileNetV2) -> nn.Module:
     """The network with He-normal convolutions and a narrow head."""
     network = Network(params)
-    for layer in network.modules():
-        if isinstance(layer, nn.Conv2d):
-            nn.init.kaiming_normal_(layer.weight, mode="fan_out")
-        elif isinstance(layer, nn.Linear):
-            nn.init.normal_(layer.weight, 0, 0.01)
-            nn.init.zeros_(layer.bias)
+    initialize(network)
     return network
