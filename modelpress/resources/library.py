@@ -5,8 +5,8 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict
 
-from api.schemas.common import Resource
 from engine.contract.errors import JobError
+from modelpress.resources.common import Resource
 
 
 class TensorInfo(Resource):
