@@ -52,6 +52,6 @@ def _digests(columns: Mapping[str, Array]) -> list[bytes]:
         for row in range(len(rows[0])):
             digest = hashlib.blake2b(digest_size=16)
             for part in flat:
-                digest.update(part[row : row + 1])
+                digest.update(part[row].data)
             found.append(digest.digest())
     return found
