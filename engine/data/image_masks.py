@@ -121,7 +121,7 @@ def _decoded(archive: zipfile.ZipFile, pair: Pair, info: zipfile.ZipInfo) -> npt
 def _aligned(numbers: npt.NDArray[np.int16], form: Form) -> npt.NDArray[np.uint8]:
     """The class numbers at the places that the picture's pixels were taken from."""
     values = numbers.astype(np.uint8)
-    height, width = resized(*values.shape, form)
+    height, width = resized(values.shape[0], values.shape[1], form)
     if values.shape != (height, width):
         values = np.asarray(Image.fromarray(values).resize((width, height), Image.Resampling.NEAREST))
     top, left = (height - form.height) // 2, (width - form.width) // 2
