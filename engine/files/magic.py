@@ -36,7 +36,6 @@ _FOREIGN: tuple[tuple[bytes, str, str | None], ...] = (
     ),
     (b"\x1f\x8b", "gzip", "Upload the file itself, not compressed."),
     (b"\x28\xb5\x2f\xfd", "Zstandard", "Upload the file itself, not compressed."),
-    (b"PAR1", "Parquet", _TO_NPZ),
     (b"\x89PNG", "an image", _TO_NPZ),
     (b"\xff\xd8\xff", "an image", _TO_NPZ),
     (b"%PDF", "a PDF", None),

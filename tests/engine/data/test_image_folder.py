@@ -17,7 +17,7 @@ from engine.contract.metadata import DatasetMetadata
 from engine.data import load_dataset
 from engine.data.dataset import Data
 from engine.files.magic import check_file, sniff
-from engine.jobs.inspection import inspect_dataset
+from engine.jobs.dataset_inspection import inspect_dataset
 from engine.networks.network import Signature, TensorSpec
 
 RNG = np.random.default_rng(0)
