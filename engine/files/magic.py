@@ -108,7 +108,8 @@ def _is_table(first: bytes) -> bool:
 
 
 def _taking(first: bytes, preferred: str | None, *, vague: bool) -> str | None:
-    found = [format.name for format in catalogue().values() if format.vague == vague and format.recognizes(first)]
+    asked = sorted((format for format in catalogue().values() if format.vague == vague), key=lambda format: not format.special)
+    found = [format.name for format in asked if format.recognizes(first)]
     return preferred if preferred in found else found[0] if found else None
 
 

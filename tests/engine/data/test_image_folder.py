@@ -33,6 +33,12 @@ def picture(height: int = 8, width: int = 6, mode: str = "RGB", kind: str = "PNG
     return stream.getvalue()
 
 
+def png(picture: np.ndarray | None = None, kind: str = "PNG") -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(np.zeros((16, 24, 3), np.uint8) if picture is None else picture).save(stream, kind)
+    return stream.getvalue()
+
+
 def folder(**members: bytes) -> bytes:
     return archive({name.replace("__", "/").replace("_DOT_", "."): data for name, data in members.items()})
 
