@@ -36,8 +36,9 @@ class Confidence(nn.Module):
 
     def _of(self, logits: Tensor) -> Tensor:
         """(batch, classes) or (batch, classes, decisions) → (batch)."""
-        ordered = torch.sort(logits, dim=1, descending=True).values
-        first, others = ordered[:, :1], ordered[:, 1:]
+        classes = logits.shape[1]
+        ordered = torch.topk(logits, classes, dim=1).values  # written with fewer operators than a sort
+        first, others = ordered.split([1, classes - 1], 1)
         if self.kind == "max_probability":
             sure = first.squeeze(1) - torch.logsumexp(others, 1)
         else:
