@@ -12,8 +12,8 @@ import onnxruntime as ort
 from benchmarks.claims.bench import Bench
 from benchmarks.claims.claim import Check, Claim, Figures, difference, one
 
-SIZE = 28
-MODEL = {"name": "resnet20", "params": {"image_size": SIZE, "in_channels": 1, "width": 16}}
+SIZE = 14
+MODEL = {"name": "resnet20", "params": {"image_size": SIZE, "in_channels": 1, "width": 32}}
 BATCH = 64
 
 
