@@ -124,7 +124,7 @@ def test_targets_of_words_stand_at_their_first_token(tmp_path: Path) -> None:
     stored = load(tmp_path, data, text={"targets": "token", "length": 6})
     assert stored.classes == ("A", "N", "V")
     none = -100
-    assert stored.splits["train"]["x"].tolist() == [[2, 5, 8, 7, 3, 0], [2, 6, 3, 0, 0, 0], [2, 10, 4, 5, 9, 3]]
+    assert stored.splits["train"]["x"].tolist() == [[2, 5, 8, 7, 3, 0], [2, 6, 3, 0, 0, 0], [2, 10, 4, 5, 8, 3]]
     assert stored.splits["train"]["y"].tolist() == [[none, 1, none, 2, none, none], [none, 1] + [none] * 4, [none, 2, 0, 1, none, none]]
     numbers = load(tmp_path, lines({"text": [7, 8, 9], "y": [2, 0, 1]}, {"text": [5], "y": [1]}), text={"targets": "token"})
     assert numbers.splits["train"]["x"].tolist() == [[7, 8, 9], [5, 0, 0]]
