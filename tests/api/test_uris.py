@@ -51,7 +51,11 @@ def test_an_object_is_fetched_and_compared_with_its_hash(
     start: Callable[..., Server], files: Files, onnx_bytes: bytes, npz_bytes: bytes
 ) -> None:
     server = start(egress_networks=("127.0.0.1/32",), egress_plain_http=True, egress_s3_endpoint=files.url)
-    client = server.client("p")
+    with server.client("p") as client:
+        _import(server, client, files, onnx_bytes, npz_bytes)
+
+
+def _import(server: Server, client: Client, files: Files, onnx_bytes: bytes, npz_bytes: bytes) -> None:
     files.content |= {
         "/models/my%20nets/net.onnx": onnx_bytes,
         "/data/a.npz": npz_bytes,
