@@ -13,7 +13,6 @@ from api.http.routing import ClosedRoute
 from api.pages.rendering import Content, View, show
 from api.pages.words import OUTCOMES, first_metric
 from api.schemas.common import After, Word
-from api.schemas.jobs import Status
 from core import jobs
 from core.database.paging import Page
 from core.database.tables import Job, Model
@@ -21,6 +20,7 @@ from core.jobs import TERMINAL
 from engine.contract.display import Column
 from engine.contract.figures import Summary
 from engine.contract.method import catalogue
+from modelpress.resources.jobs import Status
 
 router = APIRouter(route_class=ClosedRoute, include_in_schema=False)
 PAGE_JOBS = 25
