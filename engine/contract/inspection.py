@@ -70,12 +70,15 @@ class ModelInspection(_Found):
     trainable: bool
     untrainable_reason: str | None
     layers: tuple[LayerInfo, ...]
+    settings: tuple[str, ...] | None = None
+    """Of a file that this service published with several settings: their names. It is read as the first one, which it runs as; the others
+    are promoted to models, or cut out with `modelpress.runtime`."""
     pair: PairInspection | None = None
     """Where it was looked at together with a dataset."""
 
     @model_serializer(mode="wrap")
     def _without_dataset(self, write: SerializerFunctionWrapHandler) -> dict[str, object]:
-        return _without(write(self), "pair")
+        return _without(write(self), "pair", "settings")
 
 
 class SplitInfo(_Found):
@@ -160,5 +163,5 @@ INSPECTIONS: dict[str, type[ModelInspection] | type[DatasetInspection]] = {
 """By the kind of the job that finds them."""
 
 
-def _without(written: dict[str, object], key: str) -> dict[str, object]:
-    return {name: value for name, value in written.items() if name != key or value is not None}
+def _without(written: dict[str, object], *keys: str) -> dict[str, object]:
+    return {name: value for name, value in written.items() if name not in keys or value is not None}

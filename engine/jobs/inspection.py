@@ -20,6 +20,7 @@ from engine.formats.onnx.counting import counts_of, multiplications
 from engine.formats.onnx.file import is_quantized, narrowed, read_model, signature_of
 from engine.formats.onnx.importer.names import module_path
 from engine.formats.onnx.macs import node_macs, total
+from engine.formats.onnx.one_file import settings_of
 from engine.formats.onnx.packed import unpacked
 from engine.formats.onnx.weights import Weight, weight_tensors
 from engine.networks.network import Counts, Network, Signature
@@ -56,7 +57,7 @@ def _of_graph(network: Network, path: Path, metadata: ModelMetadata) -> ModelIns
         f"{node.domain}::{node.op_type}" if node.domain not in ("", "ai.onnx") else node.op_type for node in model.graph.node
     )
     found = _document(signature_of(model), counts, layers=layers, reason=reason)
-    return found.model_copy(update={"opset": opset, "operators": dict(sorted(operators.items()))})
+    return found.model_copy(update={"opset": opset, "operators": dict(sorted(operators.items())), "settings": settings_of(path)})
 
 
 def module_layers(network: Network) -> list[LayerInfo]:

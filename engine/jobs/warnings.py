@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from engine.contract.figures import Result
+from engine.formats.onnx.one_file import settings_of
 from engine.jobs.inputs import JobInputs
 from engine.jobs.other_cpu import differing
 from engine.jobs.recorder import Recorder
@@ -19,6 +20,13 @@ def about_examples(recorder: Recorder, inputs: JobInputs, score: Score) -> None:
         recorder.warn("random_inputs", "There is no dataset: fidelity to the original was measured on random inputs, which says little.")
     elif examples < SMALL_SPLIT:
         recorder.warn("small_test_split", f"Only {examples} examples were scored: one of them is {100 / examples:.2g} points of accuracy.")
+    if settings := settings_of(inputs.onnx):
+        recorder.warn(
+            "settings_left_out",
+            f"The uploaded file holds {len(settings)} settings; this job reads the one that it runs as, {settings[0]!r}. "
+            "For another one, promote it to a model of its own.",
+            settings=list(settings),
+        )
     for target, reason in score.unused_targets.items():
         recorder.warn("labels_unused", f"The target {target!r} was not used: {reason}.", target=target)
     for note in score.notes:

@@ -7,6 +7,7 @@ import json
 import zlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,12 +18,21 @@ from pydantic import JsonValue
 
 from engine.contract.figures import Setting
 from engine.contract.json import JsonObject
-from modelpress.runtime.subnets import SETTINGS_KEY, TENSORS_KEY, VERSION
+from modelpress.runtime.manifest import ArtifactError
+from modelpress.runtime.subnets import SETTINGS_KEY, TENSORS_KEY, VERSION, open_settings
 
 Array = NDArray[Any]
 Places = tuple[int, ...]
 _SMALL_BYTES = 1024
 """A tensor of another name is looked for only where storing it again would cost more than this."""
+
+
+def settings_of(path: Path) -> tuple[str, ...] | None:
+    """The names of the settings that a file holds, the one that it runs as first; None for a file of one setting, or a damaged description."""
+    try:
+        return tuple(entry.name for entry in open_settings(path).settings)
+    except ArtifactError:
+        return None
 
 
 def pack(models: Sequence[tuple[Setting, onnx.ModelProto]], kept: Collection[Places]) -> onnx.ModelProto:

@@ -38,7 +38,7 @@ class Confidence(nn.Module):
         """(batch, classes) or (batch, classes, decisions) → (batch)."""
         classes = logits.shape[1]
         ordered = torch.topk(logits, classes, dim=1).values  # written with fewer operators than a sort
-        first, others = ordered.split([1, classes - 1], 1)
+        first, others = torch.split(ordered, [1, classes - 1], dim=1)
         if self.kind == "max_probability":
             sure = first.squeeze(1) - torch.logsumexp(others, 1)
         else:
