@@ -30,6 +30,8 @@ class Settings(BaseSettings):
 
     auth: Literal["required", "off"] = "required"
     """Whether every request needs an API key; off is allowed on a loopback bind only."""
+    session_seconds: float = Field(43_200, gt=0)
+    """How long a browser stays logged in with a key on the pages; never longer than the key is valid."""
     max_upload_bytes: int = Field(64 * GIB, ge=1)
     """Largest model or dataset."""
     requests_per_second: float = Field(500, ge=0)
