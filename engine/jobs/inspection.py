@@ -22,6 +22,7 @@ from engine.formats.onnx.importer.names import module_path
 from engine.formats.onnx.macs import node_macs, total
 from engine.formats.onnx.packed import unpacked
 from engine.formats.onnx.weights import Weight, weight_tensors
+from engine.jobs.layer_reasons import of_graph, with_reasons
 from engine.networks.network import Counts, Network, Signature
 
 if TYPE_CHECKING:
@@ -40,7 +41,9 @@ def inspect_model(path: Path, format: str, metadata: ModelMetadata, work: Path) 
     network = load_network(path, format, metadata, work)
     return network.measure(
         on_file=lambda file: _of_graph(network, file, metadata),
-        on_module=lambda module: _document(network.signature, network.count(), layers=module_layers(network), reason=None),
+        on_module=lambda module: _document(
+            network.signature, network.count(), layers=with_reasons(network, module_layers(network)), reason=None
+        ),
     )
 
 
@@ -50,7 +53,7 @@ def _of_graph(network: Network, path: Path, metadata: ModelMetadata) -> ModelIns
     weights, macs = weight_tensors(model), node_macs(model)
     counts = counts_of(weights, macs)
     reason = _untrainable(network, model)
-    layers = module_layers(network) if reason is None else graph_layers(model, weights, macs)
+    layers = with_reasons(network, module_layers(network)) if reason is None else of_graph(graph_layers(model, weights, macs), reason)
     opset = max((item.version for item in model.opset_import if item.domain in ("", "ai.onnx")), default=None)
     operators = Counter(
         f"{node.domain}::{node.op_type}" if node.domain not in ("", "ai.onnx") else node.op_type for node in model.graph.node

@@ -79,6 +79,16 @@ class Layer(Resource):
     macs_count: int | None
     prunable: bool
     quantizable: bool
+    unprunable_reason: str | None = None
+    unquantizable_reason: str | None = None
+    channels_prunable: bool | None = None
+    """Whether channels of its output can be removed; null where that is not known, or it has none."""
+    channels_reason: str | None = None
+    """Why not."""
+    removable_units_count: int | None = None
+    """The most channels, heads or units that can be removed, each with what hangs on it: one always stays."""
+    tied_layers: list[str] | None = None
+    """Layers that lose the same channels with it."""
 
 
 class Split(Resource):
