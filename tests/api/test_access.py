@@ -21,7 +21,7 @@ from core.access.keys import Scope
 from core.settings import Settings
 from tests.api.conftest import Client, Server, problem
 
-FIXED = {"number": "1", "name": "static_quantization", "tab": "logs"}
+FIXED = {"number": "1", "name": "static_quantization", "tab": "logs", "key": "key_1"}
 FILES = {"/docs/{filename}": "docs.js", "/static/{filename}": "pages.js"}
 
 
@@ -80,6 +80,9 @@ OPEN_TO_ANY_KEY = {
     "/v1/usage",
     "/v1/version",
     "/logout",
+    "/keys",
+    "/methods",
+    "/methods/{name}",
 }
 
 
