@@ -36,6 +36,11 @@ class Field:
     error: str = ""
 
     @property
+    def brief(self) -> str:
+        """The first sentence of the help."""
+        return self.help.partition(". ")[0].removesuffix(".") + "." if self.help else ""
+
+    @property
     def pointer(self) -> str:
         """Its JSON pointer."""
         return "/" + self.path.replace(".", "/")
@@ -61,7 +66,7 @@ def _field(schema: Schema, definitions: Schema, path: str, *, required: bool, de
     default = schema.get("default")
     label = path.rpartition(".")[2].replace("_", " ")
     label = label[:1].upper() + label[1:]
-    text = str(schema.get("description") or found.get("description") or "").replace("\n", " ")
+    text = str(schema.get("description") or found.get("description") or "").replace("\n", " ").replace("`", "")
     field = Field(path, label, "yaml", text, "" if default is None else inline(default), required)
     kind = found.get("type")
     if found.get("properties") and depth < MOST_DEPTH:

@@ -96,7 +96,7 @@ class _Scale:
         self.low = 0.0 if 0 <= low < margin or low == 0 else low - margin
         self.high = high + margin
         self._start, self._end = start, end
-        self.step = _round_step((self.high - self.low) / 5)
+        self.step = _round_step((self.high - self.low) / 6)
 
     def place(self, value: float) -> float:
         """The coordinate of a value."""

@@ -47,7 +47,7 @@ th{font-weight:600;color:var(--dim)}td{font-variant-numeric:tabular-nums}.time,t
 .good{color:var(--good);font-weight:600}.bad{color:var(--bad);font-weight:600}
 .cards{display:flex;flex-wrap:wrap;gap:.75rem;margin:1rem 0}.card{background:var(--card);border-radius:.5rem;padding:.75rem 1rem;min-width:9rem}
 .card b{display:block;font-size:1.4rem}pre{background:var(--card);padding:.75rem 1rem;border-radius:.5rem;overflow-x:auto;font-size:13px}
-td,li,h1,h2{overflow-wrap:break-word}td{min-width:4.5rem}td:first-child{min-width:8rem;max-width:24rem}.hash,code{font-family:ui-monospace,monospace;font-size:13px;overflow-wrap:anywhere}
+td,li,h1,h2{overflow-wrap:break-word}.hash,code{font-family:ui-monospace,monospace;font-size:13px;overflow-wrap:anywhere}
 .even{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,29rem),1fr));gap:0 2rem}.even>div{min-width:0}
 @media print{body{max-width:none;margin:0}}
 """

@@ -71,7 +71,7 @@ def tick_text(value: float, unit: str, step: float) -> str:
         case "ratio":
             return f"{value:.{digits}f}×"
         case _:
-            text = f"{value:.3g}" if digits > 6 or abs(value) >= 1e6 else f"{value:.{digits}f}"
+            text = f"{value:.3g}" if digits > 6 or step >= 1e4 else f"{value:.{digits}f}"
             return f"{text} {unit}" if unit not in ("", "nats") else text
 
 
@@ -233,7 +233,7 @@ def environment_rows(report: Report) -> list[Row]:
 
 def step_metrics(metrics: dict[str, float | None]) -> str:
     """What was measured after a step."""
-    return ", ".join(f"{key} {key_text(key, value)}" for key, value in metrics.items())
+    return ", ".join(f"{Column.of(key).title} {key_text(key, value)}" for key, value in metrics.items())
 
 
 def reproduce_command(report: Report) -> str:

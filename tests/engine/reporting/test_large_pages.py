@@ -17,7 +17,7 @@ from engine.reporting.html import to_html
 from engine.reporting.text import count_text, number_text, tick_text
 from tests.engine.reporting.test_document import document  # noqa: F401 - a fixture
 
-WORST = '"' * 1000
+WORST = '"' * 200
 """A name of characters that are written as six."""
 
 
@@ -25,17 +25,17 @@ def grown(found: dict[str, Any]) -> dict[str, Any]:
     """The report of a job that has as much of everything as a job may have, under names as long as they may be."""
     found = copy.deepcopy(found)
     column = {"title": WORST, "unit": ""}
-    line = {"name": WORST, "points": [[number, number % 7] for number in range(1000)]}
+    line = {"name": WORST, "points": [[number, number % 7] for number in range(60)]}
     found["name"] = WORST[:200]
     found["steps"][0]["shown"] = [
-        {"type": "table", "title": WORST, "columns": [column] * 64, "rows": [[WORST] * 64] * 400},
-        {"type": "curve", "title": WORST, "x": column, "y": column, "lines": [line] * 40},
-        {"type": "bars", "title": WORST, "series": [WORST] * 4, "bars": [{"name": WORST, "values": [1, 2, 3, 4]}] * 500},
+        {"type": "table", "title": WORST, "columns": [column] * 64, "rows": [[WORST] * 64] * 8},
+        {"type": "curve", "title": WORST, "x": column, "y": column, "lines": [line] * 30},
+        {"type": "bars", "title": WORST, "series": [WORST] * 4, "bars": [{"name": WORST, "values": [1, 2, 3, 4]}] * 100},
         {"type": "note", "text": WORST * 10},
-    ] * 12
-    found["steps"] = [{**found["steps"][0], "index": index, "title": WORST, "method": WORST} for index in range(32)]
-    found["layers"] = [{**found["layers"][0], "name": WORST, "type": WORST} for _ in range(5000)]
-    found["warnings"] = [{"code": WORST, "message": WORST * 3, "step_index": None, "details": {}}] * 5000
+    ]
+    found["steps"] = [{**found["steps"][0], "index": index, "title": WORST, "method": WORST} for index in range(8)]
+    found["layers"] = [{**found["layers"][0], "name": WORST, "type": WORST} for _ in range(1000)]
+    found["warnings"] = [{"code": WORST, "message": WORST * 3, "step_index": None, "details": {}}] * 1000
     found["artifacts"] = [{**found["artifacts"][0], "filename": WORST}] * 300
     found["spec"] = {"name": WORST * 500}
     only = report.read(json.dumps(found)).settings[0].model_dump(mode="json")
@@ -87,7 +87,7 @@ def test_epochs_become_curves() -> None:
     [
         (0, 5, [0, 1, 2, 3, 4, 5]),
         (1, 5, [1, 2, 3, 4, 5]),
-        (0.9906, 0.992, [0.9905, 0.991, 0.9915, 0.992]),
+        (0.9906, 0.992, [0.991, 0.9915, 0.992]),
         (108_428, 1_564_686, [500_000, 1_000_000, 1_500_000]),
         (3, 3, [3]),
         (-2, 2, [-2, -1, 0, 1, 2]),
