@@ -26,7 +26,7 @@ TABS = ("", "/settings", "/steps", "/training", "/layers", "/artifacts", "/logs"
 class _Tags(HTMLParser):
     """The tags of a page, and whether every one is closed in order."""
 
-    VOID = frozenset({"meta", "link", "input", "img", "br", "hr", "path", "circle", "rect", "polyline"})
+    VOID = frozenset({"meta", "link", "input", "img", "br", "hr"})
 
     def __init__(self, text: str) -> None:
         super().__init__()
