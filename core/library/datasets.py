@@ -13,10 +13,18 @@ from core.settings import Settings
 
 
 def create(
-    session: Session, settings: Settings, project_id: str, *, name: str, format: str, metadata: dict[str, Any], blob: Blob
+    session: Session,
+    settings: Settings,
+    project_id: str,
+    *,
+    name: str,
+    format: str,
+    metadata: dict[str, Any],
+    blob: Blob,
+    dataset_id: str | None = None,
 ) -> Dataset:
     """A dataset of bytes that are in the blob store, and the job that inspects it. Raises `quota_exceeded`."""
-    dataset = Dataset(id=ids.new("ds"), project_id=project_id, name=name, format=format, declared=metadata)
+    dataset = Dataset(id=dataset_id or ids.new("ds"), project_id=project_id, name=name, format=format, declared=metadata)
     return inputs.add(session, settings, dataset, blob)
 
 
@@ -52,5 +60,9 @@ def body(dataset: Dataset) -> dict[str, Any]:
         "columns": found.get("columns"),
         "classes": found.get("classes"),
         "labels": found.get("labels"),
+        "histogram": found.get("histogram"),
+        "leaks": found.get("leaks"),
+        "notes": found.get("notes"),
+        "standardization": found.get("standardization"),
         "urls": {**common["urls"], "preview": f"{path}/preview"},
     }

@@ -4,9 +4,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, field_validator
 
+from engine.contract.audio import AudioSpec
 from engine.contract.images import ImagesSpec
+from engine.contract.masks import MasksSpec
 from engine.contract.params import Params
 from engine.contract.table import TableSpec
+from engine.contract.text import SequencesSpec, TextSpec
 
 Dimension = Annotated[int, Field(ge=1, le=2**31)] | Annotated[str, Field(min_length=1, max_length=64)] | None
 Name = Annotated[str, Field(min_length=1, max_length=256)]
@@ -117,6 +120,14 @@ class DatasetMetadata(Params):
     """How stored values become the model's input: one object for all inputs, or an object of them by input name."""
     images: ImagesSpec | None = None
     """How the pictures of a zip of JPEG and PNG files become arrays."""
+    masks: MasksSpec | None = None
+    """What the values of masks beside pictures mean."""
+    audio: AudioSpec | None = None
+    """How the sounds of a zip of WAV files become arrays."""
+    text: TextSpec | None = None
+    """Which fields of JSON lines are what, and how texts become token numbers."""
+    sequences: SequencesSpec | None = None
+    """What becomes of sequences of different lengths in an npz file (`x_train_lengths`)."""
     table: TableSpec | None = None
     """Which columns of a table are what."""
     labels: tuple[Name, ...] = Field((), max_length=100_000)
