@@ -5,9 +5,11 @@ import shlex
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
+from urllib.parse import urlencode
 
 from api.live.sse import sequence
 from api.pages.charts import chart, training
+from api.pages.graph import FOLDER, VIEW, published
 from api.pages.jobs import Gain
 from api.pages.rendering import View, render
 from api.pages.words import MOST_DOCUMENT_CHARACTERS, first_metric, yaml_text
@@ -18,6 +20,7 @@ from core.errors import NotFound
 from core.library import models
 from engine.contract.display import Bar, Bars, Column, Curve
 from engine.contract.figures import Summary
+from engine.contract.file_format import ending_of
 from engine.contract.report import LayerChange, Report
 from engine.reporting.details import details
 from engine.reporting.settings import after_each_step, latencies, quality_against_size, trade_offs
@@ -38,6 +41,8 @@ from engine.reporting.text import (
 CARDS = (("file_bytes", "File"), ("gzip_bytes", "File after gzip"), ("params_count", "Parameters"), ("macs_count", "Operations an example"))
 MOST_LAYERS = 200
 PAGE_EVENTS = 100
+MOST_DRAWN_BYTES = 200 * 2**20
+"""A larger network is not drawn: a browser would hold it in memory as a whole."""
 
 
 @dataclass(frozen=True)
@@ -197,6 +202,38 @@ def _macs(about: About) -> dict[str, float]:
 
 
 @dataclass(frozen=True)
+class Drawn:
+    """A network that the viewer draws."""
+
+    title: str
+    source: str
+    """Address of the viewer's page; empty where the file is too large to be loaded without being asked for."""
+    size_bytes: int
+
+
+def graph(about: About, asked: Part) -> str:
+    """The networks before and after, side by side."""
+    job, view = about.job, about.view
+    about.view.principal.require(Scope.ARTIFACTS_READ)
+    drawn = []
+    try:
+        model = models.get(view.session, view.project_id, job.model_id or "")
+        name = model.name + ending_of(model.format)
+        drawn.append(_drawn("Before", f"/jobs/{job.id}/network/before", name, model.size_bytes))
+    except NotFound:  # it was deleted
+        pass
+    row = published(view.session, view.project_id, job.id)
+    if row is not None:
+        drawn.append(_drawn(f"After: {row.filename}", f"/jobs/{job.id}/network/after", row.filename, row.size_bytes))
+    return about.render("graph", drawn=drawn)
+
+
+def _drawn(title: str, path: str, name: str, size_bytes: int) -> Drawn:
+    source = f"{FOLDER}{VIEW}?{urlencode({'url': path, 'identifier': name[-100:]})}"
+    return Drawn(title, source if size_bytes <= MOST_DRAWN_BYTES else "", size_bytes)
+
+
+@dataclass(frozen=True)
 class File:
     """A published file, with what was measured on it, and how to fetch it."""
 
@@ -272,6 +309,7 @@ BUILDERS: dict[str, Callable[[About, Part], str]] = {
     "steps": steps,
     "training": curves,
     "layers": layers,
+    "graph": graph,
     "artifacts": files,
     "logs": logs,
     "spec": spec,
