@@ -38,7 +38,7 @@ from engine.reporting.text import (
     step_metrics,
 )
 
-CARDS = (("file_bytes", "File"), ("gzip_bytes", "File after gzip"), ("params_count", "Parameters"), ("macs_count", "Operations an example"))
+CARDS = (("file_bytes", "File"), ("gzip_bytes", "File after gzip"), ("params_count", "Parameters"), ("macs_count", "Operations"))
 MOST_LAYERS = 200
 PAGE_EVENTS = 100
 MOST_DRAWN_BYTES = 200 * 2**20

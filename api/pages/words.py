@@ -10,7 +10,7 @@ from engine.contract.metric import Key, first_of
 from engine.reporting.text import bytes_text, change_text, count_text, key_text, number_text, ratio_text
 
 OUTCOMES = {"constraints_met": "constraints met", "constraints_not_met": "constraints missed", "no_constraints": "no constraints"}
-MOST_CHARACTERS = 300
+MOST_CHARACTERS = 600
 MOST_DOCUMENT_CHARACTERS = 200_000
 _STEPS = ((60, 1, "s"), (3600, 60, "min"), (172_800, 3600, "h"))
 

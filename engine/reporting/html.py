@@ -36,6 +36,7 @@ MAX_LAYERS, LAYERS_ROOM_BYTES = 200, 110_000
 MAX_CELL_CHARACTERS = 200
 """Longer texts are cut, so that a stranger's names cannot blow the page up."""
 _SPEC_CHARACTERS = 10_000
+_MEASURED_CHARACTERS = 1000
 _BAR_WIDTH, _LEAST_BAR = 160, 2.0
 _STYLE = (
     Path(__file__).with_name("charts.css").read_text(encoding="utf-8")
@@ -47,7 +48,7 @@ th{font-weight:600;color:var(--dim)}td{font-variant-numeric:tabular-nums}.time,t
 .good{color:var(--good);font-weight:600}.bad{color:var(--bad);font-weight:600}
 .cards{display:flex;flex-wrap:wrap;gap:.75rem;margin:1rem 0}.card{background:var(--card);border-radius:.5rem;padding:.75rem 1rem;min-width:9rem}
 .card b{display:block;font-size:1.4rem}pre{background:var(--card);padding:.75rem 1rem;border-radius:.5rem;overflow-x:auto;font-size:13px}
-td,li,h1,h2{overflow-wrap:break-word}.hash,code{font-family:ui-monospace,monospace;font-size:13px;overflow-wrap:anywhere}
+td,li,h1,h2{overflow-wrap:break-word}.hash,code{font-family:ui-monospace,monospace;font-size:13px}code,summary{overflow-wrap:anywhere}.hash{white-space:nowrap}
 .even{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,29rem),1fr));gap:0 2rem}.even>div{min-width:0}
 @media print{body{max-width:none;margin:0}}
 """
@@ -162,7 +163,7 @@ def _steps(report: Report) -> Html:
         (
             str(step.index + 1),
             step.title,
-            step_metrics(step.metrics),
+            Html(escape(step_metrics(step.metrics)[:_MEASURED_CHARACTERS])),
             Html(f'<span class="time">{number_text(step.duration_seconds, "seconds")}</span>'),
         )
         for step in report.steps

@@ -2,7 +2,10 @@
 
 import itertools
 import json
-from collections.abc import Iterator
+import struct
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -169,6 +172,34 @@ def test_graphs_are_drawn_also_next_year(chromium: Chromium, world: World) -> No
     assert visit.page.evaluate("new Date().getFullYear()") > visit.page.evaluate("new Date(performance.timeOrigin).getFullYear()")
     for number in (0, 1):
         visit.page.frame_locator("iframe").nth(number).locator("g.node").first.wait_for()
+    visit.check()
+
+
+def test_the_picture_of_the_readme_is_taken(start: Callable[..., Server], onnx_bytes: bytes, npz_bytes: bytes, tmp_path: Path) -> None:
+    server = start(auth="off")
+    with Client(server, None) as client:
+        model, dataset = client.model(onnx_bytes), client.dataset(npz_bytes)
+        server.inspected(model["id"], MODEL_INSPECTION)
+        server.inspected(dataset["id"], DATASET_INSPECTION)
+        job = client.job({"model": model["id"], "dataset": dataset["id"], "steps": [{"method": "magnitude_pruning", "sparsity": 0.5}]})
+        server.finish(job["id"])
+    root = Path(__file__).parents[3]
+    command = [sys.executable, root / "docs" / "generate_picture.py", "--url", server.url, "--out", tmp_path / "job.png"]
+    subprocess.run(command, check=True, capture_output=True)
+    for picture in (tmp_path / "job.png", root / "docs" / "pictures" / "job.png"):
+        content = picture.read_bytes()
+        assert content.startswith(b"\x89PNG")
+        assert struct.unpack(">II", content[16:24]) == (1180, 900)
+    assert "docs/pictures/job.png" in (root / "README.md").read_text(encoding="utf-8")
+
+
+def test_a_report_fits_a_phone(chromium: Chromium, world: World) -> None:
+    visit = Visit(chromium, world.server, **NARROW).log_in(world.token)
+    visit.page.goto(f"/v1/jobs/{world.done}/report.html")
+    inner, whole = visit.page.evaluate("[window.innerWidth, document.documentElement.scrollWidth]")
+    assert whole <= inner
+    heights = visit.page.evaluate("[...document.querySelectorAll('tr')].map((row) => row.offsetHeight)")
+    assert max(heights) < 500, "no column is so narrow that its words break"
     visit.check()
 
 
