@@ -48,6 +48,12 @@ def test_a_trainable_onnx_model(tmp_path: Path) -> None:
         "macs_count": 8 * 27 * 256,
         "prunable": True,
         "quantizable": True,
+        "unprunable_reason": None,
+        "unquantizable_reason": None,
+        "channels_prunable": True,
+        "channels_reason": None,
+        "removable_units_count": 7,
+        "tied_layers": [],
     }
     assert not layers["features.1"]["prunable"]
     assert (layers["classifier.3"]["prunable"], layers["classifier.3"]["quantizable"]) == (False, True)
