@@ -18,7 +18,7 @@ from api.front.middleware import Front
 from api.http import problems
 from api.live.hot import HotJobs
 from api.live.watch import Watch
-from api.routes import artifacts, datasets, docs, health, history, jobs, methods, models, reports, uploads, usage
+from api.routes import artifacts, datasets, docs, health, history, jobs, methods, models, reports, templates, uploads, usage
 from core import logging
 from core.access import keys, projects
 from core.access.keys import Principal, Scope
@@ -51,7 +51,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.hot = HotJobs()
     app.state.limits = Limits(settings)
     problems.install(app)
-    for resource in (uploads, models, datasets, methods, jobs, history, artifacts, reports, usage, health, docs):
+    for resource in (uploads, models, datasets, methods, jobs, templates, history, artifacts, reports, usage, health, docs):
         # Flat, as no router has a prefix or dependencies of its own: a request is then matched against one list.
         app.router.routes.extend(resource.router.routes)
     openapi.install(app)

@@ -6,5 +6,6 @@ EXAMPLES = {
     "job": "job_01kbexample000000000000003",
     "artifact": "art_01kbexample000000000000004",
     "upload": "upl_01kbexample000000000000005",
+    "template": "tpl_01kbexample000000000000006",
 }
 """Ids that the documentation page replaces by ids that exist."""

@@ -170,6 +170,14 @@ class MethodUnavailable(SpecInvalid):
     title = "Method unavailable"
 
 
+class LabelsInvalid(ServiceError):
+    """A thing would have more labels than it may."""
+
+    code = "labels_invalid"
+    status = 422
+    title = "Labels invalid"
+
+
 class ShapeMismatch(ServiceError):
     """The dataset's arrays do not fit the model's inputs."""
 

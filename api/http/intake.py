@@ -2,8 +2,8 @@
 
 import contextlib
 import io
-from collections.abc import AsyncIterator, Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import IO, Annotated, Any
 
 from fastapi import Query, Request
@@ -18,7 +18,7 @@ from api.http.content import BlobFile
 from api.http.errors import InvalidBody, InvalidMetadata, Refused, UnsupportedMediaType
 from api.http.headers import documented
 from api.http.validation import checked
-from api.schemas.common import PRINTABLE
+from api.schemas.common import PRINTABLE, Labels
 from core.access import quotas
 from core.blobs import Blob, Staged
 from core.library import uploads
@@ -51,6 +51,8 @@ class FinishedUpload(BaseModel):
     name: str | None = Field(None, max_length=200, pattern=PRINTABLE)
     format: str | None = None
     metadata: dict[str, Any] = {}
+    labels: Labels = {}
+    """Pairs to find it by."""
 
 
 class NamedModel(BaseModel):
@@ -62,6 +64,8 @@ class NamedModel(BaseModel):
     """Its name, or `{"name": …, "params": {…}, "seed": 0}`; see `GET /v1/architectures`. The initial weights are drawn with `seed`."""
     name: str | None = Field(None, max_length=200, pattern=PRINTABLE)
     metadata: dict[str, Any] = {}
+    labels: Labels = {}
+    """Pairs to find it by."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +98,11 @@ class Declared:
     name: str | None
     format: str | None
     metadata: ModelMetadata | DatasetMetadata
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+    def labelled(self, given: Mapping[str, str]) -> "Declared":
+        """The same, with further labels."""
+        return replace(self, labels={**self.labels, **given})
 
 
 @dataclass(frozen=True)
@@ -104,6 +113,7 @@ class Taken:
     format: str
     metadata: dict[str, Any]
     blob: Blob
+    labels: Mapping[str, str] = field(default_factory=dict)
 
 
 async def take(request: Request, service: Service, project_id: str, kind: Kind, declared: Declared) -> Taken:
@@ -158,7 +168,7 @@ def _keep(service: Service, staged: Staged, digests: Digests, kind: Kind, declar
         with staged.path.open("rb") as file:
             found, metadata = _look(file, declared, kind)
         service.blobs.keep(staged)
-    return Taken(declared.name or blob.sha256[:12], found, metadata, blob)
+    return Taken(declared.name or blob.sha256[:12], found, metadata, blob, declared.labels)
 
 
 @dataclass(frozen=True)
@@ -185,10 +195,11 @@ def _named(body: bytes, media_type: str, kind: Kind, declared: Declared) -> Draw
         with _refusing():
             data = Description.of(model.architecture).to_bytes()
         metadata = check_metadata(model.metadata, MODELS) if model.metadata else declared.metadata
-        return Drawn(Declared(model.name or declared.name, declared.format, metadata), data)
+        return Drawn(Declared(model.name or declared.name, declared.format, metadata, {**declared.labels, **model.labels}), data)
     upload = checked(FinishedUpload, document, InvalidBody)
     metadata = check_metadata(upload.metadata, kind) if upload.metadata else declared.metadata
-    return Finished(Declared(upload.name or declared.name, upload.format or declared.format, metadata), upload.upload_id)
+    labels = {**declared.labels, **upload.labels}
+    return Finished(Declared(upload.name or declared.name, upload.format or declared.format, metadata, labels), upload.upload_id)
 
 
 async def _from_architecture(service: Service, drawn: Drawn) -> Taken:
@@ -205,7 +216,7 @@ def _from_upload(service: Service, project_id: str, kind: Kind, named: Finished)
     declared = named.declared
     with io.BufferedReader(BlobFile(service.blobs, blob)) as file:
         found, metadata = _look(file, declared, kind)
-    return Taken(declared.name or blob.sha256[:12], found, metadata, blob)
+    return Taken(declared.name or blob.sha256[:12], found, metadata, blob, declared.labels)
 
 
 def _sniff(head: bytes, declared: str | None, kind: Kind) -> str:

@@ -133,6 +133,8 @@ def artifact_body(artifact: Artifact) -> dict[str, Any]:
         "kind": artifact.kind,
         "format": artifact.format,
         "filename": artifact.filename,
+        "name": artifact.name,
+        "labels": artifact.labels or {},
         "step_index": artifact.step_index,
         "size_bytes": artifact.size_bytes,
         "gzip_bytes": artifact.gzip_bytes,

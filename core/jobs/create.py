@@ -97,6 +97,20 @@ def retry(session: Session, settings: Settings, project_id: str, job_id: str, *,
     return create(session, settings, project_id, old.spec, idempotent=idempotent, retry_of=job_id)
 
 
+def rerun(
+    session: Session,
+    settings: Settings,
+    project_id: str,
+    job_id: str,
+    submission: Submission,
+    *,
+    idempotent: idempotency.Request | None = None,
+) -> Created:
+    """A new job of a spec that was made of another job's. Raises `not_found`, and what `create` raises."""
+    get(session, project_id, job_id)
+    return create(session, settings, project_id, submission, idempotent=idempotent, retry_of=job_id)
+
+
 def create_inspection(session: Session, settings: Settings, row: Model | Dataset) -> Job:
     """The hidden job that parses an upload in a sandbox and reports what is in it."""
     kind: Literal["inspect_model", "inspect_dataset"] = "inspect_model" if isinstance(row, Model) else "inspect_dataset"

@@ -119,6 +119,7 @@ def test_another_projects_things_are_not_found(server: Server, client: Client, s
         "job": job["id"],
         "artifact": client.get(job["urls"]["artifacts"]).json()["data"][0]["id"],
         "upload": client.post("/v1/uploads").json()["id"],
+        "template": client.post("/v1/templates", json={"name": "t", "spec": {"quantize": "int8"}}).json()["id"],
     }
     walked = 0
     for method, path, _ in ROUTES:

@@ -8,7 +8,7 @@ from typing import Any, Self
 
 import httpx
 
-from modelpress.client.synchronous.jobs import Jobs
+from modelpress.client.synchronous.jobs import Jobs, Templates
 from modelpress.client.synchronous.library import Artifacts, Datasets, Models, Uploads
 from modelpress.client.synchronous.transport import Transport
 from modelpress.client.wire import DEFAULT_URL, Call, Json
@@ -19,7 +19,7 @@ class Client:
 
     Attributes:
         models, datasets, uploads: What is compressed, and with what.
-        jobs: Compressions.
+        jobs, templates: Compressions, and what they are made of.
         artifacts: What they published.
     """
 
@@ -54,6 +54,7 @@ class Client:
         self.models = Models(self._transport, self.uploads)
         self.datasets = Datasets(self._transport, self.uploads)
         self.jobs = Jobs(self._transport)
+        self.templates = Templates(self._transport, self.jobs)
         self.artifacts = Artifacts(self._transport)
 
     def methods(self) -> list[dict[str, Any]]:
