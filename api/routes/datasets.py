@@ -46,11 +46,14 @@ async def create_dataset(
     given: GivenLabels,
     idempotency_key: IdempotencyKey = None,
 ) -> Response:
-    """Upload examples: an npz file as the body, or JSON that names a finished upload.
+    """Upload examples: the file itself as the body, or JSON that names a finished upload.
 
-    Arrays are `x_train y_train x_test y_test`, optionally `x_validation y_validation`; several inputs as `x_train.<input>`. Labels are
-    optional: without them the service measures fidelity to the original. `metadata.preprocessing` brings stored arrays (say uint8 NHW)
-    to the model's input.
+    An npz file has `x_train y_train x_test y_test`, optionally `x_validation y_validation`; several inputs as `x_train.<input>`; sequences of
+    different lengths with `x_train_lengths`. Zips of class folders hold pictures (`image_folder`) or WAV files (`audio_folder`), those of
+    `images` and `masks` a segmentation (`image_masks`). Tables come as `csv` or `parquet`, texts as `jsonl`, alone or zipped with a
+    `tokenizer.json`. `format` is found by the first bytes where it is left out; `metadata.images`, `masks`, `audio`, `text`, `sequences` and `table`
+    say how each is read, and `metadata.preprocessing` brings stored values (say uint8 NHW) to the model's input. Labels are optional:
+    without them the service measures fidelity to the original.
     """
     taken = await intake.take(request, service, principal.project_id, intake.DATASETS, declared.labelled(given))
     body, replayed = await run_in_threadpool(_create, service, principal.project_id, taken, idempotency_key)
