@@ -1,6 +1,6 @@
 """What models and datasets have in common: an uploaded file, its declaration, its inspection, its end."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Any, TypeVar
 
@@ -73,6 +73,13 @@ def change(session: Session, row: Row, *, name: str | None = None, given: Mappin
         row.name = name
     labels.put(session, row, given)
     return row
+
+
+def names(session: Session, table: type[Row], project_id: str, ids: Iterable[str | None]) -> dict[str, str]:
+    """What rows of the project are called, by id; also of those that were deleted, which past jobs still name."""
+    wanted = {row_id for row_id in ids if row_id is not None}
+    found = session.execute(select(table.id, table.name).where(table.project_id == project_id, table.id.in_(wanted))) if wanted else ()
+    return {row.id: row.name for row in found}
 
 
 def _findings(table: type[Row]) -> json_without:

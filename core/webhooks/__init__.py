@@ -1,1 +1,0 @@
-"""News for other programs: what happened to a project's jobs is posted to the addresses that it named (Standard Webhooks)."""
