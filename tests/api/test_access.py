@@ -36,7 +36,7 @@ ROUTES = list(_routes())
 
 
 def _path(template: str, ids: dict[str, str]) -> str:
-    return template.format(**{f"{kind}_id": found for kind, found in ids.items()}, **FIXED, filename=FILES.get(template, ""))
+    return template.format(**{f"{kind}_id": found for kind, found in ids.items()}, **FIXED, filename=FILES.get(template, "model.onnx"))
 
 
 def test_the_walk_sees_the_whole_contract() -> None:
