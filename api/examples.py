@@ -7,5 +7,7 @@ EXAMPLES = {
     "artifact": "art_01kbexample000000000000004",
     "upload": "upl_01kbexample000000000000005",
     "template": "tpl_01kbexample000000000000006",
+    "webhook": "whk_01kbexample000000000000007",
+    "delivery": "dlv_01kbexample000000000000008",
 }
 """Ids that the documentation page replaces by ids that exist."""

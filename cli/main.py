@@ -80,7 +80,7 @@ def demo(out: Annotated[Path, typer.Option(help="Where report and model are writ
 
 @app.command()
 def worker(
-    queue: Annotated[list[str], typer.Option(help="Queue to take jobs from: cpu, gpu or inspect. May be repeated.")],
+    queue: Annotated[list[str], typer.Option(help="Queue to take work from: cpu, gpu, inspect or webhooks. May be repeated.")],
 ) -> None:
     """Run one worker. A GPU worker takes the GPUs that CUDA_VISIBLE_DEVICES names, and jobs that need no more devices than these."""
     from core.database import migrate
@@ -88,7 +88,7 @@ def worker(
 
     with _explained():
         settings = Settings()
-    known = {settings.cpu_queue, settings.gpu_queue, settings.inspect_queue}
+    known = {settings.cpu_queue, settings.gpu_queue, settings.inspect_queue, settings.webhook_queue}
     if unknown := sorted(set(queue) - known):
         raise typer.BadParameter(f"there is no queue {unknown[0]!r}; queues: {', '.join(sorted(known))}")
     with _explained():

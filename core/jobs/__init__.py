@@ -1,6 +1,7 @@
 """The life of a job. Status changes here and nowhere else."""
 
-from core.jobs.body import EXPANDABLE, artifact_body, body, event_body, listed, metric_body, timestamp
+from core.database.clock import timestamp
+from core.jobs.body import EXPANDABLE, artifact_body, body, event_body, listed, metric_body
 from core.jobs.check import Checked, Submission, check
 from core.jobs.claim import SPEC_VERSION, UNBOUNDED, UNBOUNDED_MEMORY, Claim, Input, claim, confined
 from core.jobs.control import cancel, cancel_queued, delete

@@ -17,6 +17,7 @@ from core.jobs.claim import SPEC_VERSION
 from core.jobs.queries import get
 from core.jobs.states import TERMINAL, Status
 from core.settings import Settings
+from core.webhooks import outbox
 from engine import __version__ as engine_version
 
 _INSPECTION_ATTEMPTS = 3
@@ -172,6 +173,7 @@ def _job(job_id: str, project_id: str, kind: str, **columns: Any) -> Job:
 def _first_event(session: Session, job: Job) -> None:
     session.add(JobEvent(job_id=job.id, seq=1, type="created", fence=0, data={"retry_of": job.retry_of} if job.retry_of else {}))
     session.flush()
+    outbox.post(session, job, "created")
     db.ring(session, job.queue)
     failpoints.hit("create.before_commit")
     db.after_commit(session, lambda: failpoints.hit("create.after_commit"))

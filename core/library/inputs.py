@@ -9,13 +9,12 @@ from sqlalchemy.orm import Session, undefer, with_expression
 
 from core.access import quotas
 from core.blobs.digest import Blob
-from core.database.clock import now
+from core.database.clock import now, timestamp
 from core.database.dialect import json_without
 from core.database.listing import Listed, Listing
 from core.database.paging import Page
 from core.database.tables import Artifact, Dataset, DatasetLabel, Job, JobTeacher, Model, ModelLabel
 from core.errors import NotFound, ResourceInUse
-from core.jobs.body import timestamp
 from core.jobs.control import stop
 from core.jobs.create import create_inspection
 from core.jobs.states import TERMINAL

@@ -6,10 +6,10 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from core import ids
+from core.database.clock import timestamp
 from core.database.paging import Cut, Page, page
 from core.database.tables import Template
 from core.errors import FieldError, NotFound, QuotaExceeded, SpecInvalid
-from core.jobs.body import timestamp
 from engine.contract.spec import parse
 
 MOST_TEMPLATES = 1000

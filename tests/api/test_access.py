@@ -123,6 +123,8 @@ def test_another_projects_things_are_not_found(server: Server, client: Client, s
         "job": job["id"],
         "artifact": client.get(job["urls"]["artifacts"]).json()["data"][0]["id"],
         "upload": client.post("/v1/uploads").json()["id"],
+        "webhook": (webhook := client.post("/v1/webhooks", json={"url": "https://hooks.example/x"}).json())["id"],
+        "delivery": client.post(webhook["urls"]["test"]).json()["id"],
         "template": client.post("/v1/templates", json={"name": "t", "spec": {"quantize": "int8"}}).json()["id"],
     }
     walked = 0

@@ -49,6 +49,8 @@ def found(server: Server, token: str, onnx_bytes: bytes, npz_bytes: bytes) -> di
             "job": job,
             "artifact": client.get(job["urls"]["artifacts"]).json()["data"][1],
             "upload": client.post("/v1/uploads").json(),
+            "webhook": (webhook := client.post("/v1/webhooks", json={"url": "https://hooks.example/x"}).json()),
+            "delivery": client.post(webhook["urls"]["test"]).json(),
             "template": client.post("/v1/templates", json={"name": "t", "spec": {"quantize": "int8"}}).json(),
         }
     ids = {kind: thing["id"] for kind, thing in made.items()}

@@ -7,6 +7,7 @@ from core.database.tables.access import ApiKey, IdempotencyKey, LedgerEntry, Pro
 from core.database.tables.base import QUEUED, RUNNING, Base, Id, JsonList, JsonObject, Lease, StoredBlob
 from core.database.tables.jobs import Job, JobEvent, JobLabel, JobLog, JobMetric, JobTeacher
 from core.database.tables.library import Artifact, ArtifactLabel, Dataset, DatasetLabel, Model, ModelLabel, Template, Upload, UploadPart
+from core.database.tables.webhooks import Webhook, WebhookAttempt, WebhookDelivery
 
 __all__ = [
     "QUEUED",
@@ -38,4 +39,7 @@ __all__ = [
     "Upload",
     "UploadPart",
     "WebSession",
+    "Webhook",
+    "WebhookAttempt",
+    "WebhookDelivery",
 ]

@@ -11,6 +11,7 @@ import httpx
 from modelpress.client.asynchronous.jobs import AsyncJobs, AsyncTemplates
 from modelpress.client.asynchronous.library import AsyncArtifacts, AsyncDatasets, AsyncModels, AsyncUploads
 from modelpress.client.asynchronous.transport import AsyncTransport
+from modelpress.client.asynchronous.webhooks import AsyncWebhooks
 from modelpress.client.wire import DEFAULT_URL, Call, Json
 
 
@@ -21,6 +22,7 @@ class AsyncClient:
         models, datasets, uploads: What is compressed, and with what.
         jobs, templates: Compressions, and what they are made of.
         artifacts: What they published.
+        webhooks: Addresses that news of them go to.
     """
 
     def __init__(
@@ -56,6 +58,7 @@ class AsyncClient:
         self.jobs = AsyncJobs(self._transport)
         self.templates = AsyncTemplates(self._transport, self.jobs)
         self.artifacts = AsyncArtifacts(self._transport)
+        self.webhooks = AsyncWebhooks(self._transport)
 
     async def methods(self) -> list[dict[str, Any]]:
         """What this installation can do, with the schema of every method's parameters."""

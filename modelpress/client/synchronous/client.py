@@ -11,6 +11,7 @@ import httpx
 from modelpress.client.synchronous.jobs import Jobs, Templates
 from modelpress.client.synchronous.library import Artifacts, Datasets, Models, Uploads
 from modelpress.client.synchronous.transport import Transport
+from modelpress.client.synchronous.webhooks import Webhooks
 from modelpress.client.wire import DEFAULT_URL, Call, Json
 
 
@@ -21,6 +22,7 @@ class Client:
         models, datasets, uploads: What is compressed, and with what.
         jobs, templates: Compressions, and what they are made of.
         artifacts: What they published.
+        webhooks: Addresses that news of them go to.
     """
 
     def __init__(
@@ -56,6 +58,7 @@ class Client:
         self.jobs = Jobs(self._transport)
         self.templates = Templates(self._transport, self.jobs)
         self.artifacts = Artifacts(self._transport)
+        self.webhooks = Webhooks(self._transport)
 
     def methods(self) -> list[dict[str, Any]]:
         """What this installation can do, with the schema of every method's parameters."""
