@@ -10,6 +10,7 @@ from api.deps import DeliveryId, Reading, ReadsWebhooks, TheService, WebhookId, 
 from api.http import problems
 from api.http.fields import fields_of
 from api.http.routing import ClosedRoute
+from api.routes.jobs import NoFields
 from api.schemas.common import PRINTABLE, After, Limit, page_of
 from core.webhooks import deliveries, endpoints
 from modelpress.resources.common import Page
@@ -96,9 +97,9 @@ def change_webhook(
     "/v1/webhooks/{webhook_id}/rotate_secret",
     operation_id="rotate_webhook_secret",
     response_model=WebhookWithSecret,
-    responses=problems.responses(404),
+    responses=problems.responses(404, 413, 422),
 )
-def rotate_webhook_secret(session: Writing, principal: WritesWebhooks, webhook_id: WebhookId) -> Response:
+def rotate_webhook_secret(session: Writing, principal: WritesWebhooks, fields: NoFields, webhook_id: WebhookId) -> Response:
     """A new secret, shown this once; for a day messages are signed with the former one as well."""
     return JSONResponse(endpoints.body(endpoints.rotate(session, principal.project_id, webhook_id), secret=True))
 
@@ -108,9 +109,9 @@ def rotate_webhook_secret(session: Writing, principal: WritesWebhooks, webhook_i
     operation_id="test_webhook",
     status_code=202,
     response_model=Delivery,
-    responses=problems.responses(404, 409),
+    responses=problems.responses(404, 409, 413, 422),
 )
-def test_webhook(session: Writing, principal: WritesWebhooks, webhook_id: WebhookId) -> Response:
+def test_webhook(session: Writing, principal: WritesWebhooks, fields: NoFields, webhook_id: WebhookId) -> Response:
     """Send a message of the type `webhook.test`."""
     return JSONResponse(deliveries.body(endpoints.ping(session, principal.project_id, webhook_id)), 202)
 
@@ -161,8 +162,8 @@ def get_delivery(session: Reading, principal: ReadsWebhooks, webhook_id: Webhook
     operation_id="redeliver",
     status_code=202,
     response_model=Delivery,
-    responses=problems.responses(404, 409),
+    responses=problems.responses(404, 409, 413, 422),
 )
-def redeliver(session: Writing, principal: WritesWebhooks, webhook_id: WebhookId, delivery_id: DeliveryId) -> Response:
+def redeliver(session: Writing, principal: WritesWebhooks, fields: NoFields, webhook_id: WebhookId, delivery_id: DeliveryId) -> Response:
     """Send a message again, under the same id, whatever came of it before."""
     return JSONResponse(deliveries.body(deliveries.redeliver(session, principal.project_id, webhook_id, delivery_id)), 202)
