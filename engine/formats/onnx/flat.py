@@ -9,7 +9,7 @@ from typing import Any
 
 import onnx
 
-from engine.formats.onnx.checks import constant_tensors
+from engine.formats.onnx.checks import constant_tensor, constant_tensors
 from engine.formats.onnx.importer.patterns import Patterns
 
 NodeAttributes = dict[str, Any]
@@ -78,8 +78,8 @@ class FlatGraph:
             inputs = tuple(names.get(name, prefix + name) if name else "" for name in node.input)
             outputs = tuple(prefix + name if name else "" for name in node.output)
             names.update((name, prefix + name) for name in node.output if name)
-            if node.op_type == "Constant":
-                self.constants.update((outputs[0], item.t) for item in node.attribute if item.HasField("t") and outputs)
+            if node.op_type == "Constant" and outputs and (tensor := constant_tensor(node)) is not None:
+                self.constants[outputs[0]] = tensor
             flat = FlatNode(node.op_type, node.domain, inputs, outputs, node, top)
             for number, inner in enumerate(subgraphs(node)):
                 inside = f"{prefix}{position}.{number}/"

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import math
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 
-import numpy as np
 import onnx
 
-from engine.contract.errors import EngineError
-from engine.formats.onnx import runtime
 from engine.formats.onnx.checks import constant_tensors, inferred, own_constants, skeleton_of
 from engine.formats.onnx.file import graph_inputs
 from engine.formats.onnx.flat import FlatGraph, subgraphs
+from engine.formats.onnx.probing import Shapes, run_shapes
 from engine.formats.onnx.weights import int_attribute
 
 _OPEN_SIZE = 64
@@ -75,8 +71,6 @@ _FREE = frozenset(
 _SELECTING = frozenset(["Compress", "NonMaxSuppression", "NonZero", "Unique"])
 """Operators that hand on as many elements as the data have of a kind."""
 
-Shapes = dict[str, list[int] | None]
-
 
 def node_macs(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]] | None = None) -> dict[str, int | None]:
     """MACs of one example by the first output of each node of the main graph that has any, or None where they cannot be counted.
@@ -90,7 +84,7 @@ def node_macs(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]] | None
     measured = _measured_by_the_data(model)
     named = [name for node in counted for name in (*node.input, *node.output) if name and name not in measured]
     if any(known.get(name) is None for name in named):
-        known |= _run_shapes(model, named, known, shapes)
+        known |= run_shapes(model, named, known)
     constants = constant_tensors(model)
     stored = FlatGraph.of(model).stored()
     macs: dict[str, int | None] = {}
@@ -201,32 +195,6 @@ def _inferred(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]] | None
     known: Shapes = {item.name: _whole_shape(item) for item in (*whole.graph.input, *whole.graph.value_info, *whole.graph.output)}
     known.update({name: list(item.dims) for name, item in constant_tensors(model).items()})
     return whole, known, batch
-
-
-def _run_shapes(model: onnx.ModelProto, names: Sequence[str], known: Shapes, shapes: Mapping[str, Sequence[int]] | None) -> Shapes:
-    """Shapes of the named values, found by running the graph once on zeros: some arithmetic on shapes is beyond inference.
-
-    Empty where the graph does not run on the sizes that were imagined for its open dimensions: those products stay uncounted.
-    """
-    wanted = [name for name in dict.fromkeys(names) if known.get(name) is None]
-    probe = onnx.ModelProto()
-    probe.CopyFrom(model)
-    del probe.graph.output[:]
-    probe.graph.output.extend(onnx.ValueInfoProto(name=name) for name in wanted)
-    feed = {}
-    for item in graph_inputs(model.graph):
-        dtype = onnx.helper.tensor_dtype_to_np_dtype(item.type.tensor_type.elem_type)
-        feed[item.name] = np.zeros(known.get(item.name) or [], dtype)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "probe.onnx"
-        onnx.save_model(probe, str(path))
-        try:
-            results = runtime.run(runtime.open_session(path, threads=1), feed)
-        except EngineError as error:
-            if error.code != "model_invalid":
-                raise
-            return {}
-    return {name: list(array.shape) for name, array in zip(wanted, results, strict=True)}
 
 
 def single_macs(node: onnx.NodeProto, inputs: Sequence[list[int] | None], outputs: Sequence[list[int] | None]) -> int | None:

@@ -91,14 +91,16 @@ def _initial_state(op: Op, build: Builder) -> Any:
     if any(item is None for item in given):
         op.fail("only one of two initial states is given")
     # A state spread over the batch has no strides of its own, which torch.export refuses as what a GRU's loop carries.
-    states = [build.call("contiguous", _over_batch(build, item)) for item in given if item is not None]
+    states = [build.call("contiguous", _over_batch(op, build, item)) for item in given if item is not None]
     return tuple(states) if count == 2 else states[0]
 
 
-def _over_batch(build: Builder, state: Value) -> Value:
+def _over_batch(op: Op, build: Builder, state: Value) -> Value:
     """A constant state of the exported batch, spread over the running one."""
     if build.batch is None or not isinstance(state, Constant):
         return state
+    if not bool((state.tensor == state.tensor[:, :1]).all()):
+        op.fail("its initial state differs between the examples of the batch that the file fixes")
     return build.call("expand", Constant(state.tensor[:, :1].contiguous(), state.source), [-1, build.batch, -1])
 
 
