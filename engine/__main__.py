@@ -1,6 +1,7 @@
 """The engine without a service: `python -m engine run` and `python -m engine inspect`."""
 
 import argparse
+import contextlib
 import json
 import os
 import shutil
@@ -14,7 +15,7 @@ import yaml
 from pydantic import ValidationError
 
 from engine.contract import events
-from engine.contract.errors import JobError
+from engine.contract.errors import EngineError, JobError
 from engine.contract.file_format import Kind, by_ending, catalogue, names
 from engine.contract.findings import problems_of
 from engine.contract.job import FILE_NAME, RESULT, DatasetFile, Job, ModelFile
@@ -23,6 +24,7 @@ from engine.contract.metadata import DatasetMetadata, ModelMetadata
 from engine.contract.metric import first_of
 from engine.contract.report import Report
 from engine.contract.spec import Spec, parse
+from engine.files.magic import SNIFF_BYTES, sniff
 from engine.jobs.recorder import sha256_of
 from engine.jobs.run import run_job
 from engine.reporting import document as report
@@ -196,6 +198,9 @@ def _known(path: Path, format: str | None, holds: Kind) -> str:
 
 def _format(path: Path, given: str | None) -> str:
     found = catalogue().get(given) if given else by_ending(path.suffix)
+    if not given and path.suffix == ".zip":  # archives of many kinds end so
+        with path.open("rb") as file, contextlib.suppress(EngineError):
+            return sniff(file.read(SNIFF_BYTES), None)
     if found is None:
         raise _usage(f"{path}: give the format, its ending does not tell")
     return found.name

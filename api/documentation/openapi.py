@@ -17,9 +17,10 @@ from fastapi.routing import APIRoute
 from api.examples import EXAMPLES
 from api.front.authentication import PUBLIC
 from api.http.fields import body_of
-from api.http.problems import MEDIA_TYPE, Problem
+from api.http.problems import MEDIA_TYPE
 from api.http.routing import scopes_of
 from engine.contract.spec import json_schema
+from modelpress.resources.common import Problem
 
 DESCRIPTION = """\
 Compress neural networks: upload a model and a dataset, post a spec, poll the job, download artifacts whose metrics were measured on

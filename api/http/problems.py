@@ -9,35 +9,13 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
-from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
 from core.errors import MOST_ERRORS, FieldError, ServiceError, bounded
 from engine.contract.findings import pointer, sentence
+from modelpress.resources.common import Problem, ProblemDetail
 
 MEDIA_TYPE = "application/problem+json"
-
-
-class ProblemDetail(BaseModel):
-    """One thing that is wrong, and where."""
-
-    pointer: str = Field(description="JSON pointer into the body; `/query/<name>` or `/header/<name>`.", examples=["/steps/0/sparsity"])
-    code: str = Field(examples=["greater_than"])
-    detail: str
-    hint: str | None = None
-
-
-class Problem(BaseModel):
-    """An error as RFC 9457 describes it; `code` is stable, sentences may change."""
-
-    type: str = Field(description="A URI reference that identifies the kind of problem.", examples=["/problems/spec-invalid"])
-    title: str
-    status: int = Field(ge=400, le=599)
-    detail: str
-    code: str = Field(description="Stable, machine-readable.", examples=["spec_invalid"])
-    request_id: str
-    hint: str | None = None
-    errors: list[ProblemDetail] = []
 
 
 _drawn = random.Random()  # noqa: S311 - no secret, and asking the system each time would let other threads run before the event loop

@@ -12,12 +12,13 @@ from api.deps import ArtifactId, JobId, Reading, ReadsArtifacts, TheService, Wri
 from api.http import content, documents, intake, problems
 from api.http.fields import fields_of
 from api.http.routing import ClosedRoute
-from api.schemas.common import PRINTABLE, Page
-from api.schemas.jobs import Artifact
-from api.schemas.models import Model
+from api.schemas.common import PRINTABLE
 from core import jobs
 from core.errors import MalformedRequest
 from core.library import artifacts, models, subnets
+from modelpress.resources.common import Page
+from modelpress.resources.jobs import Artifact
+from modelpress.resources.library import Model
 
 router = APIRouter(route_class=ClosedRoute, tags=["artifacts"])
 

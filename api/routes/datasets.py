@@ -11,13 +11,14 @@ from api.http import content, intake, problems
 from api.http.errors import InvalidParameter
 from api.http.inspection import found
 from api.http.routing import ClosedRoute
-from api.schemas.common import After, Limit, Page, page_of
-from api.schemas.models import Dataset, Preview
+from api.schemas.common import After, Limit, page_of
 from core.errors import FieldError
 from core.library import datasets
 from core.service import Service
 from engine.contract.file_format import ending_of
 from engine.contract.findings import suggestion
+from modelpress.resources.common import Page
+from modelpress.resources.library import Dataset, Preview
 
 router = APIRouter(route_class=ClosedRoute, tags=["datasets"])
 

@@ -10,10 +10,10 @@ from fastapi.responses import JSONResponse, Response
 from api.deps import IsAdmin, TheService
 from api.front import metrics
 from api.http.routing import ClosedRoute
-from api.schemas.common import Resource
 from core.operations import health
 from engine import __version__
 from engine.contract.method import catalogue
+from modelpress.resources.common import Resource
 
 router = APIRouter(route_class=ClosedRoute, tags=["service"])
 _CHECK_SECONDS = 1.0

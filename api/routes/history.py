@@ -13,13 +13,14 @@ from api.http.routing import ClosedRoute
 from api.live.sse import Asked, EventStream, sequence
 from api.live.watch import Frame, News
 from api.routes.jobs import fetch
-from api.schemas.common import After, Limit, Page, Word
-from api.schemas.jobs import Event, SeriesList
+from api.schemas.common import After, Limit, Word
 from core import jobs
 from core.database.db import Session
 from core.database.serialization import to_json
 from core.errors import NotFound
 from core.service import Service
+from modelpress.resources.common import Page
+from modelpress.resources.jobs import Event, SeriesList
 
 router = APIRouter(route_class=ClosedRoute, tags=["jobs"])
 _REPLAY_PAGE = 200

@@ -17,12 +17,13 @@ from api.http.beside import beside
 from api.http.errors import InvalidBody
 from api.http.routing import ClosedRoute
 from api.live.hot import Rendered, render
-from api.schemas.common import After, Limit, Page, Word, page_of
-from api.schemas.jobs import Job, ListedJob, Status, Verdict
+from api.schemas.common import After, Limit, Word, page_of
 from core import jobs
 from core.access.keys import Principal
 from core.jobs import TERMINAL, Submission, idempotency, planning
 from core.service import Service
+from modelpress.resources.common import Page
+from modelpress.resources.jobs import Job, ListedJob, Status, Verdict
 
 router = APIRouter(route_class=ClosedRoute, tags=["jobs"])
 

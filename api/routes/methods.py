@@ -13,13 +13,13 @@ from pydantic import ConfigDict
 from api.http import conditional, problems
 from api.http.headers import documented
 from api.http.routing import ClosedRoute
-from api.schemas.common import Page, Resource
 from core.errors import NotFound
 from engine.architectures.spec import catalogue as architectures
 from engine.architectures.spec import listing
 from engine.contract.findings import suggestion
 from engine.contract.method import Effect, Reference, Requires, catalogue
 from engine.contract.spec import json_schema
+from modelpress.resources.common import Page, Resource
 
 router = APIRouter(route_class=ClosedRoute, tags=["methods"])
 

@@ -10,11 +10,12 @@ from api.deps import ModelId, Reading, ReadsModels, TheService, WritesModels, Wr
 from api.http import content, intake, problems
 from api.http.inspection import found
 from api.http.routing import ClosedRoute
-from api.schemas.common import After, Limit, Page, page_of
-from api.schemas.models import Layer, Model
+from api.schemas.common import After, Limit, page_of
 from core.library import models
 from core.service import Service
 from engine.contract.file_format import ending_of
+from modelpress.resources.common import Page
+from modelpress.resources.library import Layer, Model
 
 router = APIRouter(route_class=ClosedRoute, tags=["models"])
 

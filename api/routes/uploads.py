@@ -1,9 +1,8 @@
 """Uploads in numbered parts, for files of any size over connections that break."""
 
 from collections.abc import Callable
-from datetime import datetime
 from functools import partial
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Path, Request
 from fastapi.responses import JSONResponse, Response
@@ -16,11 +15,12 @@ from api.http.conditional import Digests
 from api.http.fields import fields_of
 from api.http.headers import documented
 from api.http.routing import ClosedRoute
-from api.schemas.common import PRINTABLE, Resource
+from api.schemas.common import PRINTABLE
 from core.blobs import Staged
 from core.database.tables import UploadPart
 from core.library import uploads
 from core.library.uploads import MOST_PARTS
+from modelpress.resources.uploads import Part, Upload
 
 router = APIRouter(route_class=ClosedRoute, tags=["uploads"])
 
@@ -35,31 +35,6 @@ class NewUpload(BaseModel):
     filename: str | None = Field(None, max_length=200, pattern=PRINTABLE)
     size_bytes: int | None = Field(None, ge=1, lt=2**63)
     sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")
-
-
-class Part(Resource):
-    """One part that has arrived."""
-
-    number: int
-    size_bytes: int
-    sha256: str
-
-
-class Upload(Resource):
-    """A file that arrives in parts."""
-
-    object: Literal["upload"]
-    id: str
-    filename: str | None
-    status: Literal["open", "completed"]
-    size_bytes: int | None
-    received_bytes: int | None
-    sha256: str | None
-    parts: list[Part]
-    created_at: datetime
-    expires_at: datetime
-    """Without a further part until then the upload is dropped."""
-    urls: dict[str, str]
 
 
 @router.post(

@@ -10,9 +10,9 @@ from api.deps import IsAdmin, Reading, Writing
 from api.http import problems
 from api.http.fields import fields_of
 from api.http.routing import ClosedRoute
-from api.schemas.common import Resource
 from core.access import quotas
 from core.access.keys import Principal
+from modelpress.resources.common import Resource
 
 router = APIRouter(route_class=ClosedRoute, tags=["service"])
 

@@ -1,32 +1,15 @@
-"""Shapes that every resource shares. They document what `core` renders; a test holds the two together."""
+"""Parameters of lists, and their pages. The shapes of what is sent stand in `modelpress.resources`; a test holds them and `core` together."""
 
 from collections.abc import Callable
-from typing import Annotated, Any, Generic, Literal, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from fastapi import Query, Request
 from fastapi.responses import JSONResponse, Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from core.database import paging
 
 Row = TypeVar("Row")
-Item = TypeVar("Item")
-
-
-class Resource(BaseModel):
-    """Base of what is sent out."""
-
-    model_config = ConfigDict(use_attribute_docstrings=True)
-
-
-class Page(Resource, Generic[Item]):
-    """One page of a list, newest first; pass `next_cursor` as `after` to go on."""
-
-    object: Literal["list"] = "list"
-    data: list[Item]
-    has_more: bool
-    next_cursor: str | None = None
-
 
 PRINTABLE = r"^[^\x00-\x1f\x7f]+$"
 """A pattern for words that clients choose: databases and terminals take no control characters."""

@@ -63,6 +63,7 @@ def validate(session: Session, settings: Settings, project_id: str, submission: 
             *_warnings(spec, facts),
             *_out_of_reach(spec, checked, estimated),
             *placement.warnings(session, settings, spec),
+            *_known_of_dataset(checked),
             *_known_of_pair(session, checked),
         ],
         "estimate": {
@@ -111,6 +112,18 @@ def _warnings(spec: Spec, facts: "_Facts") -> Iterator[dict[str, Any]]:
             )
     if facts.waiting:
         yield _warning("not_inspected", f"{' and '.join(facts.waiting)} not been inspected yet: some mistakes are found only then", None)
+
+
+def _known_of_dataset(checked: Checked | None) -> Iterator[dict[str, Any]]:
+    """Examples that stand in two splits, as the inspection found them."""
+    dataset = None if checked is None else checked.dataset
+    for leak in ((dataset.inspection or {}) if dataset is not None else {}).get("leaks") or ():
+        first, second = leak["splits"]
+        message = (
+            f"{leak['examples_count']} of the {leak['of_count']} {second} examples are {first} examples, too: figures measured on {second} "
+            "are better than they would be on new data"
+        )
+        yield _warning("split_leak", message, None)
 
 
 def _out_of_reach(spec: Spec, checked: Checked | None, seconds: float | None) -> Iterator[dict[str, Any]]:

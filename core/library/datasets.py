@@ -52,5 +52,9 @@ def body(dataset: Dataset) -> dict[str, Any]:
         "columns": found.get("columns"),
         "classes": found.get("classes"),
         "labels": found.get("labels"),
+        "histogram": found.get("histogram"),
+        "leaks": found.get("leaks"),
+        "notes": found.get("notes"),
+        "standardization": found.get("standardization"),
         "urls": {**common["urls"], "preview": f"{path}/preview"},
     }

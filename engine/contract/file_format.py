@@ -38,6 +38,8 @@ class FileFormat:
     """Looks at a whole seekable file of the given size without reading its data. Raises EngineError, and what stands in `archive.DAMAGED`."""
     vague: bool = False
     """The first bytes only make the format likely: other formats are asked before."""
+    special: bool = False
+    """Files of a more general format begin the same, so that this one is asked before: a file of either may be declared as the other."""
     has_structure: bool = True
     """Whether a model file holds how its tensors are connected; without that, `metadata.architecture` has to."""
     has_weights: bool = True

@@ -113,6 +113,29 @@ class ExamplePreview(_Found):
         return _without(write(self), "targets")
 
 
+Histogram = dict[str, dict[str, int]]
+"""Examples of each class, by split and by the name (else the number) of the class."""
+
+
+class Leak(_Found):
+    """Examples of two splits whose inputs are the same byte for byte."""
+
+    splits: tuple[str, str]
+    examples_count: int
+    """Examples of the second split that stand in the first one, too."""
+    of_count: int
+    """All examples of the second split."""
+    examples: tuple[tuple[int, int], ...]
+    """The first of them: their numbers in either split."""
+
+
+class StandardizationInfo(_Found):
+    """What was fitted on the training examples: a network in use has to be fed (value - mean) / std."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
 class DatasetInspection(_Found):
     """What stands in a dataset's file."""
 
@@ -122,6 +145,12 @@ class DatasetInspection(_Found):
     labels: bool
     """Whether every split has targets."""
     preview: dict[str, tuple[ExamplePreview, ...]]
+    histogram: Histogram | None = None
+    """Where targets number up to 1,000 classes."""
+    leaks: tuple[Leak, ...] = ()
+    notes: tuple[str, ...] = ()
+    standardization: StandardizationInfo | None = None
+    """Where `standardize` asked for it."""
 
 
 INSPECTIONS: dict[str, type[ModelInspection] | type[DatasetInspection]] = {

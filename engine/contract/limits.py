@@ -30,6 +30,12 @@ MAX_IMAGE_BYTES = 64 * 2**20
 """Stored and inflated bytes of one picture in an archive (`decompression_limit_exceeded`)."""
 MAX_IMAGE_PIXELS = 50_000_000
 """Width times height of one picture (`decompression_limit_exceeded`)."""
+MAX_SOUND_BYTES = 64 * 2**20
+"""Stored and inflated bytes of one WAV file in an archive (`decompression_limit_exceeded`)."""
+MAX_SOUND_FEATURES_BYTES = 2**30
+"""Bytes that one sound becomes (`decompression_limit_exceeded`)."""
+MAX_PAGE_BYTES = 64 * 2**20
+"""What one page of a Parquet file inflates to (`decompression_limit_exceeded`)."""
 MAX_CLASSES = 1_000_000
 """Distinct labels of a dataset (`dataset_invalid`)."""
 TENSOR_NAME = r"[\w.\-/:]{1,256}"

@@ -4,7 +4,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, field_validator
 
+from engine.contract.audio import AudioSpec
 from engine.contract.images import ImagesSpec
+from engine.contract.masks import MasksSpec
 from engine.contract.params import Params
 from engine.contract.table import TableSpec
 
@@ -117,6 +119,10 @@ class DatasetMetadata(Params):
     """How stored values become the model's input: one object for all inputs, or an object of them by input name."""
     images: ImagesSpec | None = None
     """How the pictures of a zip of JPEG and PNG files become arrays."""
+    masks: MasksSpec | None = None
+    """What the values of masks beside pictures mean."""
+    audio: AudioSpec | None = None
+    """How the sounds of a zip of WAV files become arrays."""
     table: TableSpec | None = None
     """Which columns of a table are what."""
     labels: tuple[Name, ...] = Field((), max_length=100_000)

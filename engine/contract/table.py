@@ -1,4 +1,4 @@
-"""Which columns of a table are what: `metadata.table` of a dataset in CSV."""
+"""Which columns of a table are what: `metadata.table` of a dataset in CSV or Parquet."""
 
 from typing import Annotated, Literal
 

@@ -1,54 +1,18 @@
-"""Pictures of a zip archive as arrays: each is decoded once, resized, cut, and written as bytes into a scratch file that is mapped.
-
-One picture is in memory at a time. Only JPEG and PNG decoders are asked, and only after the size that the header states was looked at.
-"""
+"""Pictures of a zip archive of class folders as arrays: each is decoded once, into a scratch file that is mapped."""
 
 from __future__ import annotations
 
-import io
-import warnings
-import zipfile
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
-from PIL import Image, UnidentifiedImageError
-
-from engine.contract import limits
 from engine.contract.errors import EngineError
-from engine.contract.images import ImagesSpec
-from engine.contract.metadata import SPLITS, DatasetMetadata, PreprocessingSpec
-from engine.data.stored import Array, Stored
-from engine.files.archive import DAMAGED, open_archive, printable
-from engine.files.image_folder import NAMING, Entry, class_names, entries_of
+from engine.contract.metadata import SPLITS, DatasetMetadata
+from engine.data.archived import labels_of
+from engine.data.image_files import form_of, written
+from engine.data.stored import Stored
+from engine.files.archive import DAMAGED, open_archive
+from engine.files.folders import class_names
+from engine.files.image_folder import NAMING, entries_of
 from engine.networks.network import Signature
-
-_FORMATS = ("JPEG", "PNG")
-_MODES = {1: "L", 3: "RGB"}
-_EIGHT_BITS = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"}
-"""Modes of Pillow that hold bytes; converting others would clip their values."""
-_FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC, "nearest": Image.Resampling.NEAREST}
-_RANK = 4
-
-
-@dataclass(frozen=True)
-class _Form:
-    """What every picture is made to be."""
-
-    spec: ImagesSpec
-    height: int
-    width: int
-    channels: int
-    axes: str
-    """Order in which an example is stored: HWC, CHW or HW."""
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Of one example."""
-        sizes = {"H": self.height, "W": self.width, "C": self.channels}
-        return tuple(sizes[axis] for axis in self.axes)
 
 
 def read(path: Path, metadata: DatasetMetadata, signature: Signature | None, work: Path) -> Stored:
@@ -60,156 +24,12 @@ def read(path: Path, metadata: DatasetMetadata, signature: Signature | None, wor
         with path.open("rb") as file, open_archive(file) as archive:
             entries = entries_of(archive)
             classes = class_names(entries, metadata.labels)
-            form = _form(metadata, signature, archive, entries)
+            form = form_of(metadata, signature, archive, [entry.info for entry in entries])
             splits = {}
             for split in SPLITS:
                 own = [entry for entry in entries if entry.split == split]
                 if own:
-                    splits[split] = {"x": _pictures(archive, own, form, work), **_labels(own, classes)}
+                    splits[split] = {"x": written(archive, [entry.info for entry in own], form, work), **labels_of(own, classes)}
     except DAMAGED as error:
         raise EngineError("dataset_invalid", "The file is not a whole zip archive.", hint="Zip the folder again.") from error
     return Stored(splits, classes or None, open_sizes=True, naming=NAMING)
-
-
-def _labels(entries: Sequence[Entry], classes: Sequence[str]) -> dict[str, Array]:
-    if entries[0].label is None:
-        return {}
-    numbers = {name: number for number, name in enumerate(classes)}
-    return {"y": np.array([numbers[entry.label] for entry in entries if entry.label is not None], dtype=np.int64)}
-
-
-def _form(metadata: DatasetMetadata, signature: Signature | None, archive: zipfile.ZipFile, entries: Sequence[Entry]) -> _Form:
-    spec = metadata.images or ImagesSpec()
-    wanted = _of_network(signature)
-    first: tuple[int | None, int | None, int | None] = (None, None, None)
-    if spec.size is None and None in wanted[:2]:
-        # The network leaves its sizes open, or there is none: the first picture shows a size, to which all are brought.
-        with _opened(archive, entries[0]) as image:
-            first = (image.height, image.width, 1 if image.mode in ("1", "L", "LA") else 3)
-    height, width = spec.size or (wanted[0] or first[0] or 1, wanted[1] or first[1] or 1)
-    channels = spec.channels or wanted[2] or first[2] or 3
-    if channels not in _MODES:
-        raise EngineError(
-            "shape_mismatch", f"The network's input has {channels} channels, and pictures have 1 or 3.", hint="Upload arrays (npz)."
-        )
-    form = _Form(spec, height, width, channels, _axes(metadata, signature, channels))
-    total = len(entries) * height * width * channels
-    if total > limits.MAX_DATASET_BYTES:
-        raise EngineError(
-            "decompression_limit_exceeded",
-            f"{len(entries)} pictures of {height}×{width} have {total} bytes, the limit is {limits.MAX_DATASET_BYTES}.",
-            hint="State a smaller size in metadata.images.",
-        )
-    return form
-
-
-def _of_network(signature: Signature | None) -> tuple[int | None, int | None, int | None]:
-    """Height, width and channels of a network's only input, as far as they are fixed."""
-    if signature is None or len(signature.inputs) != 1:
-        return None, None, None
-    shape = signature.inputs[0].shape
-    if len(shape) != _RANK:
-        return None, None, None
-    return (shape[2], shape[3], shape[1]) if _channels_first(shape) else (shape[1], shape[2], shape[3])
-
-
-def _channels_first(shape: Sequence[int | None]) -> bool:
-    return shape[1] in _MODES or shape[3] not in _MODES
-
-
-def _axes(metadata: DatasetMetadata, signature: Signature | None, channels: int) -> str:
-    """What the layout of the dataset's metadata says; without one, what the network's input has."""
-    stated = metadata.preprocessing if isinstance(metadata.preprocessing, PreprocessingSpec) else None
-    if stated is not None and stated.layout is not None:
-        axes = stated.layout[1:]
-        if set(axes) != ({"H", "W"} if channels == 1 and "C" not in axes else {"H", "W", "C"}):
-            raise EngineError(
-                "dataset_invalid", f"The layout {stated.layout} is not one of pictures.", hint="State NHWC, or leave it out: it is known."
-            )
-        return axes
-    shape = signature.inputs[0].shape if signature is not None and len(signature.inputs) == 1 else ()
-    return "CHW" if len(shape) == _RANK and _channels_first(shape) else "HWC"
-
-
-def _pictures(archive: zipfile.ZipFile, entries: Sequence[Entry], form: _Form, work: Path) -> Array:
-    work.mkdir(parents=True, exist_ok=True)
-    target = work / f"{len(list(work.iterdir()))}-{entries[0].split}.raw"
-    with target.open("wb") as file:
-        for entry in entries:
-            file.write(np.ascontiguousarray(_decoded(archive, entry, form)).data)
-    return np.memmap(target, dtype=np.uint8, mode="r", shape=(len(entries), *form.shape))
-
-
-def _decoded(archive: zipfile.ZipFile, entry: Entry, form: _Form) -> npt.NDArray[np.uint8]:
-    name = printable(entry.info.filename)
-    with _opened(archive, entry) as image:
-        if image.mode not in _EIGHT_BITS:
-            raise EngineError(
-                "dataset_invalid",
-                f"{name!r} has more than 8 bits a channel ({image.mode}).",
-                hint="Convert it to 8 bits, or upload arrays (npz).",
-            )
-        try:
-            # A JPEG decoder makes a smaller picture faster, as long as it stays larger than what is wanted.
-            image.draft(_MODES[form.channels], _resized(image.height, image.width, form)[::-1])
-            plain = image.convert("RGB" if form.channels > 1 else "L")
-        except (OSError, SyntaxError, ValueError, EOFError, MemoryError) as error:
-            raise _unreadable(name, str(error)) from error
-    height, width = _resized(plain.height, plain.width, form)
-    if (plain.height, plain.width) != (height, width):
-        plain = plain.resize((width, height), _FILTERS[form.spec.interpolation])
-    array = np.asarray(plain, dtype=np.uint8)
-    top, left = (height - form.height) // 2, (width - form.width) // 2
-    if top < 0 or left < 0:
-        raise EngineError(
-            "dataset_invalid",
-            f"{name!r} has {height}×{width} pixels, less than the crop of {form.height}×{form.width}.",
-            hint="State a larger resize in metadata.images.",
-        )
-    array = array[top : top + form.height, left : left + form.width]
-    if "C" not in form.axes:
-        return array
-    array = array.reshape(form.height, form.width, form.channels)
-    return array.transpose(["HWC".index(axis) for axis in form.axes])
-
-
-def _resized(height: int, width: int, form: _Form) -> tuple[int, int]:
-    """Height and width after the resize."""
-    resize = form.spec.resize
-    if resize is None:
-        return (height, width) if form.spec.crop is not None else (form.height, form.width)
-    if isinstance(resize, tuple):
-        return resize
-    shorter = min(height, width)
-    return max(1, round(height * resize / shorter)), max(1, round(width * resize / shorter))
-
-
-def _opened(archive: zipfile.ZipFile, entry: Entry) -> Image.Image:
-    """The picture, of which the header alone was read."""
-    name = printable(entry.info.filename)
-    try:
-        with archive.open(entry.info) as stream:
-            data = stream.read(entry.info.file_size + 1)
-    except DAMAGED as error:
-        raise _unreadable(name, "damaged in the archive") from error
-    if len(data) != entry.info.file_size:
-        raise _unreadable(name, "its size is not the one that the archive states")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(io.BytesIO(data), formats=_FORMATS)
-    except Image.DecompressionBombError as error:
-        raise _bomb(name, "far too many pixels") from error
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, EOFError) as error:
-        raise _unreadable(name, "no JPEG or PNG file, whatever its name says") from error
-    if image.width * image.height > limits.MAX_IMAGE_PIXELS:
-        raise _bomb(name, f"{image.height}×{image.width} pixels, the limit is {limits.MAX_IMAGE_PIXELS}")
-    return image
-
-
-def _unreadable(name: str, why: str) -> EngineError:
-    return EngineError("dataset_invalid", f"{name!r} cannot be decoded: {why[:200]}.", hint="Replace the file, or leave it out.")
-
-
-def _bomb(name: str, figures: str) -> EngineError:
-    return EngineError("decompression_limit_exceeded", f"{name!r} has {figures}.", hint="Upload smaller pictures.")

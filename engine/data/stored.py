@@ -16,6 +16,14 @@ Array = npt.NDArray[Any]
 _CHUNK_BYTES = 1 << 23
 
 
+@dataclass(frozen=True)
+class Standardization:
+    """What was fitted on the training examples: a network in use has to be fed (value - mean) / std."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
 @dataclass(frozen=True, eq=False)
 class Stored:
     """The columns of each split, examples first: `x` (or `x.<input>` for each of several inputs), and `y` where there are targets.
@@ -32,6 +40,10 @@ class Stored:
     """How to name columns in files of this format, as a hint for people whose file lacks one."""
     open_sizes: bool = False
     """Whether the inputs' shapes are made for the network that reads them, so that those seen without one mean nothing."""
+    standardization: Standardization | None = None
+    """What the inputs were standardized by, where it was fitted and not stated."""
+    notes: tuple[str, ...] = ()
+    """Sentences for people about what the reader did to examples, such as texts that it cut."""
 
     def inputs(self, split: str) -> dict[str, Array]:
         """The input columns of a split by name; none where the file lacks the split."""

@@ -36,7 +36,6 @@ _FOREIGN: tuple[tuple[bytes, str, str | None], ...] = (
     ),
     (b"\x1f\x8b", "gzip", "Upload the file itself, not compressed."),
     (b"\x28\xb5\x2f\xfd", "Zstandard", "Upload the file itself, not compressed."),
-    (b"PAR1", "Parquet", _TO_NPZ),
     (b"\x89PNG", "an image", _TO_NPZ),
     (b"\xff\xd8\xff", "an image", _TO_NPZ),
     (b"%PDF", "a PDF", None),
@@ -109,7 +108,8 @@ def _is_table(first: bytes) -> bool:
 
 
 def _taking(first: bytes, preferred: str | None, *, vague: bool) -> str | None:
-    found = [format.name for format in catalogue().values() if format.vague == vague and format.recognizes(first)]
+    asked = sorted((format for format in catalogue().values() if format.vague == vague), key=lambda format: not format.special)
+    found = [format.name for format in asked if format.recognizes(first)]
     return preferred if preferred in found else found[0] if found else None
 
 

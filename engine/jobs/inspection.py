@@ -1,4 +1,4 @@
-"""What an uploaded model or dataset is: the result of the inspection jobs."""
+"""What an uploaded model is: the result of its inspection."""
 
 from __future__ import annotations
 
@@ -8,24 +8,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import onnx
 
-from engine.contract import limits
-from engine.contract.arrangement import preprocessing_of
 from engine.contract.errors import EngineError
-from engine.contract.inspection import (
-    ArrayPreview,
-    DatasetInspection,
-    ExamplePreview,
-    LayerInfo,
-    ModelInspection,
-    SignatureInfo,
-    SplitInfo,
-    TensorInfo,
-)
-from engine.contract.metadata import DatasetMetadata, ModelMetadata
-from engine.data.loading import class_names, read_stored
+from engine.contract.inspection import LayerInfo, ModelInspection, SignatureInfo, TensorInfo
+from engine.contract.metadata import ModelMetadata
 from engine.formats.loading import load_network
 from engine.formats.onnx import runtime
 from engine.formats.onnx.checks import inferred, skeleton_of
@@ -41,11 +28,7 @@ if TYPE_CHECKING:
     from torch import nn
     from torch.utils.flop_counter import FlopCounterMode
 
-    from engine.data.stored import Array
-
 _QUANTIZABLE = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
-_PREVIEW_EXAMPLES = 8
-_PREVIEW_ELEMENTS = 1024
 
 
 def inspect_model(path: Path, format: str, metadata: ModelMetadata, work: Path) -> ModelInspection:
@@ -138,76 +121,6 @@ def graph_layers(model: onnx.ModelProto, weights: Mapping[str, Weight], macs: Ma
             )
         )
     return rows
-
-
-def inspect_dataset(path: Path, format: str, metadata: DatasetMetadata, work: Path) -> DatasetInspection:
-    """Splits, columns, classes and a preview of a dataset. Raises the codes of `load_dataset` that need no model."""
-    stored = read_stored(path, format, metadata, None, work)
-    named = dict.fromkeys(name.partition(".")[2] for split in stored.splits for name in stored.inputs(split) if "." in name)
-    if named:
-        preprocessing_of(metadata, list(named))
-    splits: dict[str, SplitInfo] = {}
-    preview: dict[str, tuple[ExamplePreview, ...]] = {}
-    columns: dict[str, TensorInfo] = {}
-    seen: set[int] = set()
-    for split in stored.splits:
-        inputs = stored.inputs(split)
-        targets = stored.targets(split)
-        count = len(next(iter(inputs.values())))
-        splits[split] = SplitInfo(examples_count=count, labelled=bool(targets))
-        for name, array in (inputs | targets).items():
-            shape = (None,) * (array.ndim - 1) if stored.open_sizes and name in inputs else array.shape[1:]
-            column = TensorInfo(name=name, shape=shape, dtype=array.dtype.name)
-            if columns.setdefault(name, column).shape != column.shape:
-                raise EngineError(
-                    "dataset_invalid", f"{name} has examples of shape {list(column.shape)} in {split}, {list(columns[name].shape)} before."
-                )
-        numbers = class_numbers(targets)
-        if numbers is not None:
-            seen.update(np.unique(numbers).tolist())
-        preview[split] = tuple(_example(index, inputs, targets) for index in range(min(count, _PREVIEW_EXAMPLES)))
-    names = class_names(stored, metadata)
-    return DatasetInspection(
-        splits=splits,
-        columns=tuple(columns.values()),
-        classes=(tuple(names) if names else tuple(sorted(seen))) if seen else None,
-        labels=all(split.labelled for split in splits.values()),
-        preview=preview,
-    )
-
-
-def class_numbers(targets: Mapping[str, Array]) -> Array | None:
-    """Targets that number classes, one an example; None where they are something else."""
-    stored = targets.get("y")
-    if (
-        stored is None
-        or stored.dtype.kind not in "iub"
-        or stored[0].size != 1
-        or int(stored.max()) >= limits.MAX_CLASSES
-        or int(stored.min()) < 0
-    ):
-        return None
-    return stored.reshape(-1)
-
-
-def _example(index: int, inputs: Mapping[str, Array], targets: Mapping[str, Array]) -> ExamplePreview:
-    numbers = class_numbers(targets)
-    return ExamplePreview(
-        index=index,
-        label=None if numbers is None else int(numbers[index]),
-        inputs={name: _summary(array[index]) for name, array in inputs.items()},
-        targets={name: _summary(array[index]) for name, array in targets.items()} if numbers is None and targets else None,
-    )
-
-
-def _summary(stored: Array) -> ArrayPreview:
-    example = np.asarray(stored)
-    return ArrayPreview(
-        minimum=example.min().item(),
-        maximum=example.max().item(),
-        mean=float(example.mean()),
-        values=example.tolist() if example.size <= _PREVIEW_ELEMENTS else None,
-    )
 
 
 def _untrainable(network: Network, model: onnx.ModelProto) -> str | None:

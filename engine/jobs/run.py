@@ -66,7 +66,7 @@ def _do(job: Job, directory: Path, emit: Emit, replicas: Replicas | None) -> Non
 
         compress(job, directory, emit, replicas)
         return
-    from engine.jobs import inspection
+    from engine.jobs import dataset_inspection, inspection
 
     emit(events.Phase(phase="inspecting"))
     work = directory / "tmp"
@@ -78,7 +78,7 @@ def _do(job: Job, directory: Path, emit: Emit, replicas: Replicas | None) -> Non
             looked = looked.model_copy(update={"pair": inspect_pair(job.model, job.dataset, work)})
         found: BaseModel = looked
     elif job.kind == "inspect_dataset" and job.dataset is not None:
-        found = inspection.inspect_dataset(job.dataset.path, job.dataset.format, job.dataset.metadata, work)
+        found = dataset_inspection.inspect_dataset(job.dataset.path, job.dataset.format, job.dataset.metadata, work)
     else:
         raise EngineError("job_invalid", f"{FILE_NAME} names no file to inspect.", category="internal")
     emit(events.Done(result=FileRef.write(directory, RESULT, found.model_dump_json().encode())))

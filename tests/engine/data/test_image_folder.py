@@ -17,7 +17,7 @@ from engine.contract.metadata import DatasetMetadata
 from engine.data import load_dataset
 from engine.data.dataset import Data
 from engine.files.magic import check_file, sniff
-from engine.jobs.inspection import inspect_dataset
+from engine.jobs.dataset_inspection import inspect_dataset
 from engine.networks.network import Signature, TensorSpec
 
 RNG = np.random.default_rng(0)
@@ -30,6 +30,12 @@ def picture(height: int = 8, width: int = 6, mode: str = "RGB", kind: str = "PNG
     array = RNG.integers(0, 256, shape, dtype=np.uint8) if value is None else np.full(shape, value, dtype=np.uint8)
     stream = io.BytesIO()
     Image.fromarray(array, mode if mode != "RGB" else None).save(stream, kind)
+    return stream.getvalue()
+
+
+def png(picture: np.ndarray | None = None, kind: str = "PNG") -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(np.zeros((16, 24, 3), np.uint8) if picture is None else picture).save(stream, kind)
     return stream.getvalue()
 
 

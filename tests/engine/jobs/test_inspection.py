@@ -11,7 +11,7 @@ import pytest
 from engine.contract import limits
 from engine.contract.errors import EngineError
 from engine.contract.metadata import DatasetMetadata, ModelMetadata
-from engine.jobs import inspection
+from engine.jobs import dataset_inspection, inspection
 from tests.engine.formats.onnx.exporting import export
 from tests.engine.formats.onnx.files import LENET, npz_file, onnx_file, safetensors_file
 from tests.engine.formats.onnx.graphs import BATCH, model, node, normal
@@ -23,7 +23,7 @@ def inspect_model(*asked: Any) -> dict[str, Any]:
 
 
 def inspect_dataset(*asked: Any) -> dict[str, Any]:
-    return json.loads(inspection.inspect_dataset(*asked).model_dump_json())
+    return json.loads(dataset_inspection.inspect_dataset(*asked).model_dump_json())
 
 
 def write(tmp_path: Path, data: bytes) -> Path:
@@ -149,6 +149,26 @@ def test_a_dataset_of_several_inputs_without_labels(tmp_path: Path) -> None:
     assert [column["name"] for column in found["columns"]] == ["x.a", "x.b"]
     assert (found["classes"], found["labels"]) == (None, False)
     assert "values" not in found["preview"]["train"][0]["inputs"]["x.b"]
+
+
+def test_how_many_examples_a_class_has_and_which_stand_in_two_splits(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    train, test = rng.normal(size=(40, 3)), rng.normal(size=(20, 3))
+    test[[4, 7]] = train[[31, 2]]
+    arrays = {
+        "x_train": train,
+        "y_train": np.arange(40) % 2,
+        "x_test": test,
+        "y_test": np.full(20, 2),
+        "classes": np.array(["a", "b", "c", "d"]),
+    }
+    found = inspect_dataset(write(tmp_path, npz_file(arrays)), "npz", DatasetMetadata(), tmp_path)
+    assert found["histogram"] == {"train": {"a": 20, "b": 20, "c": 0, "d": 0}, "test": {"a": 0, "b": 0, "c": 20, "d": 0}}
+    assert found["leaks"] == [{"splits": ["train", "test"], "examples_count": 2, "of_count": 20, "examples": [[31, 4], [2, 7]]}]
+    assert "2 of the 20 test examples are the same, byte for byte, as train examples" in found["notes"][0]
+    arrays["x_test"] = rng.normal(size=(20, 3))
+    found = inspect_dataset(write(tmp_path, npz_file(arrays)), "npz", DatasetMetadata(), tmp_path)
+    assert (found["leaks"], found["notes"]) == ([], [])
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 import pytest
+import torch
 from safetensors.torch import load_file
 from torch.testing import assert_close
 
@@ -21,7 +22,7 @@ SPEC: dict[str, Any] = {
         {
             "method": "skip_routing",
             "alphas": [3.0],
-            "thresholds": [0.88],
+            "thresholds": [0.88, 0.878],
             "controls": ["full", "random"],
             "supervised": {"iterations": 12, "batch_size": 37, "learning_rate": 0.01, "optimizer": "sgd"},
             "reinforcement": {"iterations": 6, "batch_size": 37, "learning_rate": 0.01, "optimizer": "sgd"},
@@ -44,25 +45,31 @@ def job(directory: Path, model: Path, data: Path, **spec: Any) -> dict[str, Any]
 
 @pytest.mark.slow
 def test_a_routed_network_is_measured_on_real_inputs_and_learned_by_two_processes_as_by_one(tmp_path: Path) -> None:
+    torch.manual_seed(8)
     ModuleNetwork(signature(), resnet(4, 3).eval()).write_onnx(tmp_path / "model.onnx")
     data = dataset_file(tmp_path / "data.npz")
     report = job(tmp_path / "one", tmp_path / "model.onnx", data)
-    routed, full = report["settings"]
-    assert [item["setting"]["name"] for item in (routed, full)] == ["alpha 3", "full"]
+    routed, other, full = report["settings"]
+    assert [item["setting"]["name"] for item in (routed, other, full)] == ["alpha 3 threshold 0.88", "alpha 3 threshold 0.878", "full"]
 
-    # MACs are the mean of what the routes of the evaluated examples take; the full network has no gate and costs what the upload does.
+    # MACs are the mean of what the routes of the evaluated examples take, beside the gates' own, which are the same at each threshold;
+    # the full network has no gate and costs what the upload does.
     step = report["steps"][0]["report"]
-    macs, rates = step["macs"], step["routes"]["alpha 3"]["blocks"]
-    taken = sum((1 - rates[name]["skip_rate"]) * count for name, count in macs["branches"].items())
-    extra = routed["figures"]["macs_count"] - taken - macs["rest"]
-    assert 0 < extra <= macs["gates"]
-    assert 0 < step["routes"]["alpha 3"]["skip_rate"] <= 1
+    macs, extras = step["macs"], []
+    for item in (routed, other):
+        rates = step["routes"][item["setting"]["name"]]["blocks"]
+        assert 0 < min(rate["skip_rate"] for rate in rates.values()) < 1
+        taken = sum((1 - rates[name]["skip_rate"]) * count for name, count in macs["branches"].items())
+        extras.append(item["figures"]["macs_count"] - taken - macs["rest"])
+    assert extras[0] == pytest.approx(extras[1])
+    assert 0 < extras[0] <= macs["gates"]
+    rates = step["routes"]["alpha 3 threshold 0.88"]
     assert full["figures"]["macs_count"] == report["baseline"]["macs_count"] == macs["rest"] + sum(macs["branches"].values())
     assert [len(item["figures"]["latencies"]) for item in (routed, full)] == [2, 2]
     assert routed["figures"]["latency_ms"]["inputs_count"] >= 5
     assert "inputs_count" not in full["figures"]["latency_ms"]
     assert routed["verdict"]["constraints"][0]["value"] == routed["figures"]["macs_count"]
-    assert step["controls"]["random (alpha 3)"]["test.top1"] <= 1
+    assert step["controls"]["random (alpha 3 threshold 0.88)"]["test.top1"] <= 1
 
     # The file says what was measured, in batches of any size.
     session = ort.InferenceSession(tmp_path / "one" / "out" / "model.onnx")
@@ -73,6 +80,4 @@ def test_a_routed_network_is_measured_on_real_inputs_and_learned_by_two_processe
     divided = job(tmp_path / "two", tmp_path / "model.onnx", data, devices=2)
     weights = [load_file(tmp_path / name / "out" / "model.safetensors") for name in ("one", "two")]
     assert_close(weights[1], weights[0], rtol=0, atol=1e-4)
-    assert divided["steps"][0]["report"]["routes"]["alpha 3"]["skip_rate"] == pytest.approx(
-        step["routes"]["alpha 3"]["skip_rate"], abs=0.01
-    )
+    assert divided["steps"][0]["report"]["routes"]["alpha 3 threshold 0.88"]["skip_rate"] == pytest.approx(rates["skip_rate"], abs=0.01)

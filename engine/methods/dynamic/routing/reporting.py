@@ -12,7 +12,7 @@ from engine.methods.context import Context
 from engine.methods.dynamic.routing.blocks import listed
 from engine.methods.dynamic.routing.learning import Controlled, routes
 from engine.methods.dynamic.routing.network import SkippingNetwork
-from engine.methods.dynamic.routing.settings import Variant
+from engine.methods.dynamic.routing.settings import Variant, gated
 from engine.methods.dynamic.spec_skip import SkipRouting
 
 _MOST_COLUMNS = 64
@@ -25,16 +25,14 @@ def show(networks: Sequence[SkippingNetwork], variants: Sequence[Variant], param
     rates: dict[str, NDArray[np.float64]] = {}
     entropies: dict[str, NDArray[np.float64]] = {}
     controls: dict[str, dict[str, float]] = {}
-    for number, network in enumerate(networks):
+    for variant in (variant for variant in variants if variant.gates):
+        # A later gate sees what the earlier decisions left, so each threshold has routes of its own.
+        network = gated(networks[variant.network], variant)
         found = routes(network, examples, context.input_names, context.device)
-        for variant in variants:
-            if variant.network != number or not variant.gates:
-                continue
-            key, taken = variant.setting.name, found.probabilities > variant.threshold
-            rates[key], entropies[key] = 1 - taken.mean(0), _entropy(found.probabilities).mean(0)
-            _warn_about_constant_gates(key, rates[key], names, context)
-            controls |= _controls(key, Controlled(network, taken, found.keys), params, context, split)
-        network.cpu()
+        key, taken = variant.setting.name, found.probabilities > variant.threshold
+        rates[key], entropies[key] = 1 - taken.mean(0), _entropy(found.probabilities).mean(0)
+        _warn_about_constant_gates(key, rates[key], names, context)
+        controls |= _controls(key, Controlled(network, taken, found.keys), params, context, split)
     document = {
         key: {
             "skip_rate": float(rates[key].mean()),

@@ -56,8 +56,11 @@ def chosen(module: Alternatives, variant: Variant) -> nn.Module:
     """A copy of one alternative as a setting has it."""
     network = module.networks[variant.network]
     assert isinstance(network, SkippingNetwork)
+    return gated(network, variant) if variant.gates else copy.deepcopy(network).eval().without_gates()
+
+
+def gated(network: SkippingNetwork, variant: Variant) -> SkippingNetwork:
+    """A copy whose gates decide at the setting's threshold."""
     own = copy.deepcopy(network).eval()
-    if not variant.gates:
-        return own.without_gates()
     own.set_threshold(variant.threshold)
     return own

@@ -9,6 +9,8 @@ import zipfile
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import safetensors.torch
 import torch
 from torch import nn
@@ -84,4 +86,10 @@ def zip_file(members: dict[str, bytes], compression: int = zipfile.ZIP_STORED) -
     return buffer.getvalue()
 
 
-GOOD = {"onnx": onnx_file, "safetensors": safetensors_file, "pt": torch_file, "pt2": program_file, "npz": npz_file}
+def parquet_file() -> bytes:
+    buffer = io.BytesIO()
+    pq.write_table(pa.table({"a": [0.5, 1.5, 2.5], "y": [0, 1, 0]}), buffer)
+    return buffer.getvalue()
+
+
+GOOD = {"onnx": onnx_file, "safetensors": safetensors_file, "pt": torch_file, "pt2": program_file, "npz": npz_file, "parquet": parquet_file}

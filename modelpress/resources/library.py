@@ -5,8 +5,8 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict
 
-from api.schemas.common import Resource
 from engine.contract.errors import JobError
+from modelpress.resources.common import Resource
 
 
 class TensorInfo(Resource):
@@ -89,6 +89,25 @@ class Split(Resource):
     examples_count: int
 
 
+class Leak(Resource):
+    """Examples of two splits whose inputs are the same byte for byte."""
+
+    splits: list[str]
+    examples_count: int
+    """Examples of the second split that stand in the first one, too."""
+    of_count: int
+    """All examples of the second split."""
+    examples: list[list[int]]
+    """The first of them: their numbers in either split."""
+
+
+class Standardization(Resource):
+    """By feature, in their order."""
+
+    mean: list[float]
+    std: list[float]
+
+
 class Dataset(Input):
     """Uploaded examples; what was found in them is null until they have been inspected."""
 
@@ -97,6 +116,14 @@ class Dataset(Input):
     columns: list[TensorInfo] | None
     classes: list[Any] | None
     labels: bool | None
+    histogram: dict[str, dict[str, int]] | None = None
+    """Examples of each class, by split and class; null where targets number no classes, or more than 1,000."""
+    leaks: list[Leak] | None = None
+    """Pairs of splits that share examples."""
+    notes: list[str] | None = None
+    """What people should know about it, such as texts that were cut, or examples that stand in two splits."""
+    standardization: Standardization | None = None
+    """What `standardize: train` fitted: a network in use has to be fed (value - mean) / std."""
 
 
 class Preview(Resource):

@@ -5,9 +5,9 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict, Field
 
-from api.schemas.common import Resource
 from engine.contract.errors import JobError
 from engine.contract.figures import Measured, Summary
+from modelpress.resources.common import Resource
 
 Status = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 
