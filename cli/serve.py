@@ -216,6 +216,6 @@ def _announce(url: str, supervisor: Supervisor, *, demo: bool, as_json: bool) ->
     else:
         typer.echo(f"Modelpress is at {url} (documentation: {url}/docs)")
     if demo:
-        code = "import sys, cli.client, cli.demo; print('Demo job:', cli.demo.submit(cli.client.Client(sys.argv[1]))['urls']['self'])"
+        code = "import sys, cli.demo, modelpress; print('Demo job:', cli.demo.submit(modelpress.Client(sys.argv[1])).urls['self'])"
         supervisor.add(Program("demo", [sys.executable, "-c", code, url], once=True))
     return True

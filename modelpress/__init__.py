@@ -1,1 +1,44 @@
-"""What users of Modelpress import in their own programs. It stands on nothing of the service."""
+"""What users of Modelpress import in their own programs.
+
+`from modelpress import Client` is the client of a service (httpx, pydantic); `modelpress.runtime` runs what was published (numpy,
+onnxruntime). Neither loads what only the other needs.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from modelpress.client import (
+        ApiError,
+        AsyncClient,
+        AsyncJobHandle,
+        Client,
+        ConnectionFailed,
+        JobFailed,
+        JobHandle,
+        ModelpressError,
+        TransferError,
+        UploadInterrupted,
+        WaitTimeout,
+    )
+
+__all__ = [
+    "ApiError",
+    "AsyncClient",
+    "AsyncJobHandle",
+    "Client",
+    "ConnectionFailed",
+    "JobFailed",
+    "JobHandle",
+    "ModelpressError",
+    "TransferError",
+    "UploadInterrupted",
+    "WaitTimeout",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """The client is loaded when somebody asks for it."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module("modelpress.client"), name)

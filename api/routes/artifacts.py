@@ -1,6 +1,7 @@
 """Artifacts: what jobs published."""
 
 from dataclasses import astuple
+from functools import partial
 from typing import Annotated, Any
 from urllib.parse import quote
 
@@ -11,10 +12,13 @@ from pydantic import BaseModel, ConfigDict, Field
 from api.deps import ArtifactId, JobId, Reading, ReadsArtifacts, TheService, WritesModels
 from api.http import content, documents, intake, problems
 from api.http.fields import fields_of
+from api.http.idempotency import IdempotencyKey, asked_under, replayed_headers
 from api.http.routing import ClosedRoute
 from api.schemas.common import PRINTABLE
-from core import jobs
+from core import ids, jobs
+from core.database.tables import Model as ModelRow
 from core.errors import MalformedRequest
+from core.jobs import idempotency
 from core.library import artifacts, models, subnets
 from modelpress.resources.common import Page
 from modelpress.resources.jobs import Artifact
@@ -106,6 +110,7 @@ def promote_artifact(
     service: TheService,
     artifact_id: ArtifactId,
     wanted: Annotated[Promotion, Depends(fields_of(Promotion, documents.METADATA_BYTES))],
+    idempotency_key: IdempotencyKey = None,
 ) -> Response:
     """Make a model of an artifact, to compress it further or to compare with; it remembers where it came from."""
     with service.database.reader() as session:
@@ -116,7 +121,16 @@ def promote_artifact(
     if wanted.setting is not None:
         item = subnets.chosen(artifact, subnets.Wanted(setting=wanted.setting))
         cut = wanted.setting, service.subnets.blob(artifact, blob, item)
+    project_id = principal.project_id
+    asked = asked_under(service, idempotency_key, "promote", artifact_id, wanted.model_dump(mode="json"))
     with service.database.unit_of_work() as session:
-        artifact = artifacts.get(session, principal.project_id, artifact_id)
-        body = models.body(models.promote(session, service.settings, artifact, name=wanted.name, metadata=metadata, cut=cut))
-    return JSONResponse(body, 201, {"Location": body["urls"]["self"]})
+
+        def make(model_id: str) -> ModelRow:
+            found = artifacts.get(session, project_id, artifact_id)
+            return models.promote(session, service.settings, found, name=wanted.name, metadata=metadata, cut=cut, model_id=model_id)
+
+        model, replayed = idempotency.once(
+            session, project_id, asked, ids.new("mdl"), find=partial(models.get, session, project_id), make=make
+        )
+        body = models.body(model)
+    return JSONResponse(body, 201, {"Location": body["urls"]["self"]} | replayed_headers(replayed))

@@ -1,5 +1,6 @@
 """Datasets: upload, look at, download, delete."""
 
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Request
@@ -9,10 +10,14 @@ from starlette.concurrency import run_in_threadpool
 from api.deps import DatasetId, Reading, ReadsDatasets, TheService, WritesDatasets, Writing
 from api.http import content, intake, problems
 from api.http.errors import InvalidParameter
+from api.http.idempotency import IdempotencyKey, asked_under, replayed_headers
 from api.http.inspection import found
 from api.http.routing import ClosedRoute
 from api.schemas.common import After, Limit, page_of
+from core import ids
+from core.database.tables import Dataset as DatasetRow
 from core.errors import FieldError
+from core.jobs import idempotency
 from core.library import datasets
 from core.service import Service
 from engine.contract.file_format import ending_of
@@ -36,24 +41,42 @@ async def create_dataset(
     principal: WritesDatasets,
     declared: Annotated[intake.Declared, Depends(intake.declared_as(intake.DATASETS))],
     service: TheService,
+    idempotency_key: IdempotencyKey = None,
 ) -> Response:
-    """Upload examples: an npz file as the body, or JSON that names a finished upload.
+    """Upload examples: the file itself as the body, or JSON that names a finished upload.
 
-    Arrays are `x_train y_train x_test y_test`, optionally `x_validation y_validation`; several inputs as `x_train.<input>`. Labels are
-    optional: without them the service measures fidelity to the original. `metadata.preprocessing` brings stored arrays (say uint8 NHW)
-    to the model's input.
+    An npz file has `x_train y_train x_test y_test`, optionally `x_validation y_validation`; several inputs as `x_train.<input>`; sequences of
+    different lengths with `x_train_lengths`. Zips of class folders hold pictures (`image_folder`) or WAV files (`audio_folder`), those of
+    `images` and `masks` a segmentation (`image_masks`). Tables come as `csv` or `parquet`, texts as `jsonl`, alone or zipped with a
+    `tokenizer.json`. `format` is found by the first bytes where it is left out; `metadata.images`, `masks`, `audio`, `text`, `sequences` and `table`
+    say how each is read, and `metadata.preprocessing` brings stored values (say uint8 NHW) to the model's input. Labels are optional:
+    without them the service measures fidelity to the original.
     """
     taken = await intake.take(request, service, principal.project_id, intake.DATASETS, declared)
-    body = await run_in_threadpool(_create, service, principal.project_id, taken)
-    return JSONResponse(body, 201, {"Location": body["urls"]["self"]})
+    body, replayed = await run_in_threadpool(_create, service, principal.project_id, taken, idempotency_key)
+    return JSONResponse(body, 201, {"Location": body["urls"]["self"]} | replayed_headers(replayed))
 
 
-def _create(service: Service, project_id: str, taken: intake.Taken) -> dict[str, Any]:
+def _create(service: Service, project_id: str, taken: intake.Taken, key: str | None) -> tuple[dict[str, Any], bool]:
+    asked = asked_under(service, key, "create_dataset", taken.name, taken.format, taken.metadata, taken.blob.sha256)
     with service.database.unit_of_work() as session:
-        dataset = datasets.create(
-            session, service.settings, project_id, name=taken.name, format=taken.format, metadata=taken.metadata, blob=taken.blob
+
+        def make(dataset_id: str) -> DatasetRow:
+            return datasets.create(
+                session,
+                service.settings,
+                project_id,
+                name=taken.name,
+                format=taken.format,
+                metadata=taken.metadata,
+                blob=taken.blob,
+                dataset_id=dataset_id,
+            )
+
+        dataset, replayed = idempotency.once(
+            session, project_id, asked, ids.new("ds"), find=partial(datasets.get, session, project_id), make=make
         )
-    return datasets.body(dataset)
+        return datasets.body(dataset), replayed
 
 
 @router.get("/v1/datasets", operation_id="list_datasets", response_model=Page[Dataset], responses=problems.responses(400, 422))

@@ -1,6 +1,5 @@
 """Jobs: submit a spec, ask how it goes, stop it, run it again."""
 
-import json
 from datetime import UTC, datetime
 from functools import partial
 from typing import Annotated, Any, Literal
@@ -15,12 +14,13 @@ from api.documentation.examples import SPEC_YAML, SPECS
 from api.http import conditional, documents, headers, problems
 from api.http.beside import beside
 from api.http.errors import InvalidBody
+from api.http.idempotency import IdempotencyKey, asked_under, replayed_headers
 from api.http.routing import ClosedRoute
 from api.live.hot import Rendered, render
 from api.schemas.common import After, Limit, Word, page_of
 from core import jobs
 from core.access.keys import Principal
-from core.jobs import TERMINAL, Submission, idempotency, planning
+from core.jobs import TERMINAL, Submission, planning
 from core.service import Service
 from modelpress.resources.common import Page
 from modelpress.resources.jobs import Job, ListedJob, Status, Verdict
@@ -40,10 +40,6 @@ _SPEC_BODY: dict[str, Any] = {
 Prefer = Annotated[
     str | None,
     Header(description="`wait=N`: answer when something happened, after N seconds (at most 60) at the latest.", examples=["wait=10"]),
-]
-IdempotencyKey = Annotated[
-    str | None,
-    Header(description="The same key with the same body gives the same job for a day, with another body an error.", max_length=1000),
 ]
 
 
@@ -101,21 +97,15 @@ async def create_job(
 
     With `Prefer: wait=N` the answer comes when the job has ended, or after N seconds as it then is.
     """
-    job_id = await run_in_threadpool(_create, live.service, principal.project_id, submission, idempotency_key)
-    return await _accepted(request, live, principal, job_id)
+    created = await run_in_threadpool(_create, live.service, principal.project_id, submission, idempotency_key)
+    return await _accepted(request, live, principal, *created)
 
 
-def _create(service: Service, project_id: str, submission: Submission, key: str | None) -> str:
-    asked = _idempotent(service, key, "create", submission.document)
+def _create(service: Service, project_id: str, submission: Submission, key: str | None) -> tuple[str, bool]:
+    asked = asked_under(service, key, "create", submission.document)
     with service.database.unit_of_work() as session:
-        return jobs.create(session, service.settings, project_id, submission, idempotent=asked).job.id
-
-
-def _idempotent(service: Service, key: str | None, *parts: Any) -> idempotency.Request | None:
-    """The client's key with what it asks for; the order of an object's keys does not count."""
-    if key is None:
-        return None
-    return idempotency.request(key, json.dumps(parts, sort_keys=True), keep_seconds=service.settings.idempotency_seconds)
+        created = jobs.create(session, service.settings, project_id, submission, idempotent=asked)
+    return created.job.id, created.replayed
 
 
 @router.post(
@@ -241,14 +231,15 @@ async def retry_job(
     prefer: Prefer = None,
 ) -> Response:
     """Run the spec of an ended job again, as a new job (`retry_of`)."""
-    new_id = await run_in_threadpool(_retry, live.service, principal.project_id, job_id, idempotency_key)
-    return await _accepted(request, live, principal, new_id)
+    created = await run_in_threadpool(_retry, live.service, principal.project_id, job_id, idempotency_key)
+    return await _accepted(request, live, principal, *created)
 
 
-def _retry(service: Service, project_id: str, job_id: str, key: str | None) -> str:
-    asked = _idempotent(service, key, "retry", job_id)
+def _retry(service: Service, project_id: str, job_id: str, key: str | None) -> tuple[str, bool]:
+    asked = asked_under(service, key, "retry", job_id)
     with service.database.unit_of_work() as session:
-        return jobs.retry(session, service.settings, project_id, job_id, idempotent=asked).job.id
+        created = jobs.retry(session, service.settings, project_id, job_id, idempotent=asked)
+    return created.job.id, created.replayed
 
 
 @router.delete("/v1/jobs/{job_id}", operation_id="delete_job", status_code=204, responses=problems.responses(404, 409))
@@ -264,7 +255,7 @@ def _delete(service: Service, project_id: str, job_id: str) -> None:
         jobs.delete(session, project_id, job_id)
 
 
-async def _accepted(request: Request, live: Live, principal: Principal, job_id: str) -> Response:
+async def _accepted(request: Request, live: Live, principal: Principal, job_id: str, replayed: bool) -> Response:
     """202 with the new job, after it has ended where the client prefers to wait for that."""
     wait = conditional.wait_seconds(request.headers)
     if wait:
@@ -272,7 +263,7 @@ async def _accepted(request: Request, live: Live, principal: Principal, job_id: 
         await live.watch.until(principal.project_id, job_id, lambda mark: mark is None or mark.status in TERMINAL, wait)
         await check_key(request)
     response = _response(await fetch(live, principal, job_id), 202, wait)
-    response.headers["Location"] = f"/v1/jobs/{job_id}"
+    response.headers.update({"Location": f"/v1/jobs/{job_id}"} | replayed_headers(replayed))
     return response
 
 

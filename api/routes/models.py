@@ -1,5 +1,6 @@
 """Models: upload, look at, download, delete."""
 
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request
@@ -8,9 +9,13 @@ from starlette.concurrency import run_in_threadpool
 
 from api.deps import ModelId, Reading, ReadsModels, TheService, WritesModels, Writing
 from api.http import content, intake, problems
+from api.http.idempotency import IdempotencyKey, asked_under, replayed_headers
 from api.http.inspection import found
 from api.http.routing import ClosedRoute
 from api.schemas.common import After, Limit, page_of
+from core import ids
+from core.database.tables import Model as ModelRow
+from core.jobs import idempotency
 from core.library import models
 from core.service import Service
 from engine.contract.file_format import ending_of
@@ -33,6 +38,7 @@ async def create_model(
     principal: WritesModels,
     declared: Annotated[intake.Declared, Depends(intake.declared_as(intake.MODELS))],
     service: TheService,
+    idempotency_key: IdempotencyKey = None,
 ) -> Response:
     """Upload a neural network: the file itself as the body, or JSON that names a finished upload or a builtin architecture to be trained.
 
@@ -41,16 +47,30 @@ async def create_model(
     are programs, not data: they are refused with `unsafe_format`.
     """
     taken = await intake.take(request, service, principal.project_id, intake.MODELS, declared)
-    body = await run_in_threadpool(_create, service, principal.project_id, taken)
-    return JSONResponse(body, 201, {"Location": body["urls"]["self"]})
+    body, replayed = await run_in_threadpool(_create, service, principal.project_id, taken, idempotency_key)
+    return JSONResponse(body, 201, {"Location": body["urls"]["self"]} | replayed_headers(replayed))
 
 
-def _create(service: Service, project_id: str, taken: intake.Taken) -> dict[str, Any]:
+def _create(service: Service, project_id: str, taken: intake.Taken, key: str | None) -> tuple[dict[str, Any], bool]:
+    asked = asked_under(service, key, "create_model", taken.name, taken.format, taken.metadata, taken.blob.sha256)
     with service.database.unit_of_work() as session:
-        model = models.create(
-            session, service.settings, project_id, name=taken.name, format=taken.format, metadata=taken.metadata, blob=taken.blob
+
+        def make(model_id: str) -> ModelRow:
+            return models.create(
+                session,
+                service.settings,
+                project_id,
+                name=taken.name,
+                format=taken.format,
+                metadata=taken.metadata,
+                blob=taken.blob,
+                model_id=model_id,
+            )
+
+        model, replayed = idempotency.once(
+            session, project_id, asked, ids.new("mdl"), find=partial(models.get, session, project_id), make=make
         )
-    return models.body(model)
+        return models.body(model), replayed
 
 
 @router.get("/v1/models", operation_id="list_models", response_model=Page[Model], responses=problems.responses(400, 422))

@@ -2,7 +2,9 @@
 
 import hashlib
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 from sqlalchemy import delete, select
 from sqlalchemy.exc import OperationalError
@@ -14,6 +16,7 @@ from core.database.serialization import to_json
 from core.database.tables import IdempotencyKey
 from core.errors import IdempotencyInProgress, IdempotencyKeyReused, MalformedRequest
 
+Made = TypeVar("Made")
 _LOCK_NOT_AVAILABLE = "55P03"
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
 
@@ -62,6 +65,17 @@ def reserve(session: Session, project_id: str, asked: Request, resource_id: str)
             f"Idempotency-Key {asked.key!r} was used for another request", hint="use a fresh key for each different request"
         )
     return row.resource_id
+
+
+def once(
+    session: Session, project_id: str, asked: Request | None, new_id: str, *, find: Callable[[str], Made], make: Callable[[str], Made]
+) -> tuple[Made, bool]:
+    """What `make` makes under `new_id`, or `find` finds where an earlier request made it under the same key; and whether it did.
+
+    Raises what `reserve` raises, and `not_found` where what was made then is gone.
+    """
+    bound = new_id if asked is None else reserve(session, project_id, asked, new_id)
+    return (make(new_id), False) if bound == new_id else (find(bound), True)
 
 
 def expire(session: Session) -> int:

@@ -13,10 +13,18 @@ from core.settings import Settings
 
 
 def create(
-    session: Session, settings: Settings, project_id: str, *, name: str, format: str, metadata: dict[str, Any], blob: Blob
+    session: Session,
+    settings: Settings,
+    project_id: str,
+    *,
+    name: str,
+    format: str,
+    metadata: dict[str, Any],
+    blob: Blob,
+    dataset_id: str | None = None,
 ) -> Dataset:
     """A dataset of bytes that are in the blob store, and the job that inspects it. Raises `quota_exceeded`."""
-    dataset = Dataset(id=ids.new("ds"), project_id=project_id, name=name, format=format, declared=metadata)
+    dataset = Dataset(id=dataset_id or ids.new("ds"), project_id=project_id, name=name, format=format, declared=metadata)
     return inputs.add(session, settings, dataset, blob)
 
 

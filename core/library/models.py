@@ -12,9 +12,19 @@ from core.library import inputs
 from core.settings import Settings
 
 
-def create(session: Session, settings: Settings, project_id: str, *, name: str, format: str, metadata: dict[str, Any], blob: Blob) -> Model:
+def create(
+    session: Session,
+    settings: Settings,
+    project_id: str,
+    *,
+    name: str,
+    format: str,
+    metadata: dict[str, Any],
+    blob: Blob,
+    model_id: str | None = None,
+) -> Model:
     """A model of bytes that are in the blob store, and the job that inspects it. Raises `quota_exceeded`."""
-    model = Model(id=ids.new("mdl"), project_id=project_id, name=name, format=format, declared=metadata)
+    model = Model(id=model_id or ids.new("mdl"), project_id=project_id, name=name, format=format, declared=metadata)
     return inputs.add(session, settings, model, blob)
 
 
@@ -26,6 +36,7 @@ def promote(
     name: str | None = None,
     metadata: dict[str, Any] | None = None,
     cut: tuple[str, Blob] | None = None,
+    model_id: str | None = None,
 ) -> Model:
     """Make a model of an artifact; it remembers the job and the model that it came from.
 
@@ -34,7 +45,7 @@ def promote(
     job = session.get_one(Job, artifact.job_id)
     source = session.get_one(Model, job.model_id)
     model = Model(
-        id=ids.new("mdl"),
+        id=model_id or ids.new("mdl"),
         project_id=artifact.project_id,
         name=name or " · ".join((source.name, artifact.filename, *([] if cut is None else [cut[0]]))),
         format=artifact.format,

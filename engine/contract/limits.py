@@ -30,6 +30,10 @@ MAX_IMAGE_BYTES = 64 * 2**20
 """Stored and inflated bytes of one picture in an archive (`decompression_limit_exceeded`)."""
 MAX_IMAGE_PIXELS = 50_000_000
 """Width times height of one picture (`decompression_limit_exceeded`)."""
+MAX_LINE_BYTES = 16 * 2**20
+"""One line of a file of JSON lines (`dataset_invalid`)."""
+MAX_TOKENIZER_BYTES = 64 * 2**20
+"""A `tokenizer.json` (`decompression_limit_exceeded`)."""
 MAX_SOUND_BYTES = 64 * 2**20
 """Stored and inflated bytes of one WAV file in an archive (`decompression_limit_exceeded`)."""
 MAX_SOUND_FEATURES_BYTES = 2**30

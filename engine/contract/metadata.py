@@ -9,6 +9,7 @@ from engine.contract.images import ImagesSpec
 from engine.contract.masks import MasksSpec
 from engine.contract.params import Params
 from engine.contract.table import TableSpec
+from engine.contract.text import SequencesSpec, TextSpec
 
 Dimension = Annotated[int, Field(ge=1, le=2**31)] | Annotated[str, Field(min_length=1, max_length=64)] | None
 Name = Annotated[str, Field(min_length=1, max_length=256)]
@@ -123,6 +124,10 @@ class DatasetMetadata(Params):
     """What the values of masks beside pictures mean."""
     audio: AudioSpec | None = None
     """How the sounds of a zip of WAV files become arrays."""
+    text: TextSpec | None = None
+    """Which fields of JSON lines are what, and how texts become token numbers."""
+    sequences: SequencesSpec | None = None
+    """What becomes of sequences of different lengths in an npz file (`x_train_lengths`)."""
     table: TableSpec | None = None
     """Which columns of a table are what."""
     labels: tuple[Name, ...] = Field((), max_length=100_000)

@@ -7,6 +7,7 @@ directory, and mapped from there. Nothing is unpickled.
 from __future__ import annotations
 
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,15 @@ import numpy as np
 
 from engine.contract.errors import EngineError
 from engine.contract.metadata import SPLITS, DatasetMetadata
-from engine.data.stored import Array, Stored
+from engine.contract.text import IGNORED, SequencesSpec
+from engine.data.ragged import Ragged, mask_of, padded
+from engine.data.stored import Array, Stored, shown
 from engine.files.archive import DAMAGED, open_archive
 from engine.files.npz import NAMING, bomb, members_of, read_header
 from engine.networks.network import Signature
 
 _CHUNK = 1 << 20
+_LENGTHS = "_lengths"
 
 
 def read(path: Path, metadata: DatasetMetadata, signature: Signature | None, work: Path) -> Stored:
@@ -35,7 +39,68 @@ def read(path: Path, metadata: DatasetMetadata, signature: Signature | None, wor
             splits[split] = own
     names = arrays.get("classes")
     classes = None if names is None or names.ndim != 1 else tuple(str(item) for item in names.tolist())
-    return Stored(splits, classes, NAMING)
+    lengths = {
+        split: {
+            key.replace(f"_{split}{_LENGTHS}", "", 1): array
+            for key, array in arrays.items()
+            if key[2:].partition(".")[0] == split + _LENGTHS
+        }
+        for split in splits
+    }
+    if not any(lengths.values()):
+        if metadata.sequences is not None:
+            raise EngineError("dataset_invalid", "metadata.sequences is stated, and the file has no x_train_lengths.", hint=NAMING)
+        return Stored(splits, classes, NAMING)
+    return _filled(Stored(splits, classes, NAMING), lengths, metadata.sequences or SequencesSpec(), signature, work)
+
+
+def _filled(stored: Stored, lengths: dict[str, dict[str, Array]], spec: SequencesSpec, signature: Signature | None, work: Path) -> Stored:
+    """The sequences that lengths are given for, brought to one length; a mask of them where it is asked for."""
+    splits = {split: dict(columns) for split, columns in stored.splits.items()}
+    columns = sorted({column for own in lengths.values() for column in own})
+    known: int | None = None
+    for column in columns:  # inputs stand before targets, which have the length of the first of them
+        parts = {}
+        for split, own in splits.items():
+            if column in own and column not in lengths[split]:
+                raise EngineError("dataset_invalid", f"{shown(column, split)} has no lengths, which other splits have.", hint=NAMING)
+            if column in own:
+                parts[split] = Ragged.of(own[column], lengths[split][column], shown(column, split))
+        target = not column.startswith("x")
+        if target and any(part.values.dtype.kind not in "iub" for part in parts.values()):
+            raise EngineError(
+                "dataset_invalid",
+                f"{column} holds sequences of values: their padding would count as targets.",
+                hint="Pad them to one length.",
+            )
+        length = spec.length or (known if target else _length_of(column, signature)) or max(part.longest for part in parts.values())
+        known = known or length
+        dtype = np.dtype(np.int64) if target else next(iter(parts.values())).values.dtype
+        filled = padded(parts, length, pad=IGNORED if target else _pad(spec.pad, dtype), longer=spec.longer, work=work, dtype=dtype)
+        for split, array in filled.items():
+            splits[split][column] = array
+        if column == columns[0] and spec.mask is not None:
+            for split, part in parts.items():
+                splits[split][f"x.{spec.mask}"] = mask_of(part, length)
+    return replace(stored, splits=splits, opened=frozenset({*columns, *([f"x.{spec.mask}"] if spec.mask else [])}))
+
+
+def _length_of(column: str, signature: Signature | None) -> int | None:
+    """What the network's input takes; None where it is left open, or not known."""
+    for tensor in () if signature is None else signature.inputs:
+        if (column == "x" and len(signature.inputs) == 1) or column == f"x.{tensor.name}":  # type: ignore[union-attr]
+            return tensor.shape[1] if len(tensor.shape) > 1 else None
+    return None
+
+
+def _pad(value: float, dtype: np.dtype[Any]) -> float | int:
+    if dtype.kind == "f":
+        return value
+    if value != int(value) or not (dtype.kind == "b" or np.iinfo(dtype).min <= value <= np.iinfo(dtype).max):
+        raise EngineError(
+            "dataset_invalid", f"metadata.sequences.pad is {value:g}, which sequences of {dtype} cannot hold.", hint="State another."
+        )
+    return int(value)
 
 
 def _arrays(path: Path, work: Path) -> dict[str, Array]:

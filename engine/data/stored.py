@@ -40,6 +40,8 @@ class Stored:
     """How to name columns in files of this format, as a hint for people whose file lacks one."""
     open_sizes: bool = False
     """Whether the inputs' shapes are made for the network that reads them, so that those seen without one mean nothing."""
+    opened: frozenset[str] = frozenset()
+    """The same of single columns."""
     standardization: Standardization | None = None
     """What the inputs were standardized by, where it was fitted and not stated."""
     notes: tuple[str, ...] = ()

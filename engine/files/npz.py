@@ -15,8 +15,8 @@ from engine.files.archive import DAMAGED, first_member, open_archive, printable
 from engine.files.effort import spend
 from engine.files.npy_header import NpyHeader, read_npy_header
 
-NAMING = "Name the arrays x_train, y_train, x_test, y_test (x_validation, y_validation); several inputs as x_train.<input>."
-_KEY = re.compile(rf"^(x|y)_({'|'.join(SPLITS)})(?:\.(.+))?$")
+NAMING = "Name the arrays x_train, y_train, x_test, y_test (x_validation, y_validation); several inputs as x_train.<input>; x_train_lengths for sequences one behind the other."
+_KEY = re.compile(rf"^(x|y)_({'|'.join(SPLITS)})(_lengths)?(?:\.(.+))?$")
 _NEAR_MISS_EFFORT = 100
 _SHORT_NAMES = {"x_val": "x_validation", "y_val": "y_validation", "x_valid": "x_validation", "y_valid": "y_validation"}
 
@@ -65,7 +65,14 @@ def members_of(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
         raise EngineError("dataset_invalid", f"No array holds examples; found {present or 'nothing'}.", hint=NAMING)
     for name in found:
         split = name[2:].split(".")[0]
-        if name.startswith("y_") and not any(other == f"x_{split}" or other.startswith(f"x_{split}.") for other in found):
+        if split.endswith("_lengths"):
+            if name.replace("_lengths", "", 1) not in found:
+                raise EngineError(
+                    "dataset_invalid",
+                    f"{printable(name)} has lengths, but there is no {printable(name.replace('_lengths', '', 1))}.",
+                    hint=NAMING,
+                )
+        elif name.startswith("y_") and not any(other == f"x_{split}" or other.startswith(f"x_{split}.") for other in found):
             raise EngineError("dataset_invalid", f"{printable(name)} has labels, but there is no x_{split}.", hint=NAMING)
     return found
 

@@ -51,7 +51,7 @@ def inspect_dataset(path: Path, format: str, metadata: DatasetMetadata, work: Pa
         count = len(next(iter(inputs.values())))
         splits[split] = SplitInfo(examples_count=count, labelled=bool(targets))
         for name, array in (inputs | targets).items():
-            shape = (None,) * (array.ndim - 1) if stored.open_sizes else array.shape[1:]
+            shape = (None,) * (array.ndim - 1) if stored.open_sizes or name in stored.opened else array.shape[1:]
             column = TensorInfo(name=name, shape=shape, dtype=array.dtype.name)
             if columns.setdefault(name, column).shape != column.shape:
                 raise EngineError(

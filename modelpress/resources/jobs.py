@@ -10,6 +10,7 @@ from engine.contract.figures import Measured, Summary
 from modelpress.resources.common import Resource
 
 Status = Literal["queued", "running", "succeeded", "failed", "cancelled"]
+TERMINAL: frozenset[str] = frozenset({"succeeded", "failed", "cancelled"})
 
 
 class Progress(Resource):
@@ -116,6 +117,17 @@ class Event(Resource):
     attempt_fence: int
     data: dict[str, Any]
     created_at: datetime
+
+
+class JobProgress(Resource):
+    """How far a job is, as its event stream tells between events."""
+
+    object: Literal["progress"]
+    job_id: str
+    status: Status
+    phase: str | None
+    progress: Progress
+    attempt: int
 
 
 class Artifact(Resource):

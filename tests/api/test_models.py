@@ -19,9 +19,9 @@ import httpx
 import numpy as np
 import pytest
 
-from cli.client import ApiError
-from cli.client import Client as Uploader
 from tests.api.conftest import MAX_UPLOAD_BYTES, MODEL_INSPECTION, Client, Server, npz, problem
+from tests.plain import ApiError
+from tests.plain import Client as Uploader
 
 
 class _Evil:
@@ -268,7 +268,7 @@ def test_our_own_client_hears_why_a_large_file_is_refused(
     server = start(**settings)
     with pytest.raises(ApiError) as refused:
         Uploader(server.url, None if status == HTTPStatus.UNAUTHORIZED else server.key("p")).upload("models", file, "onnx")
-    assert (refused.value.status, refused.value.problem["code"]) == (status, code)
+    assert (refused.value.status, refused.value.code) == (status, code)
     assert server.files() == set()
 
 

@@ -198,17 +198,17 @@ def _charges(session: Session, jobs: list[Job]) -> Iterator[str]:
 
 
 def _keys(session: Session, seen: Seen) -> Iterator[str]:
-    """I6: one job for each idempotency key."""
+    """I6: one thing for each idempotency key."""
     stored: dict[str, set[str]] = defaultdict(set)
     for row in session.execute(select(IdempotencyKey.key, IdempotencyKey.resource_id)):
         stored[row.key].add(row.resource_id)
     for key, ids in seen.by_key.items():
         if len(ids | stored[key]) > 1:
             yield f"I6 the key {key!r} made {sorted(ids | stored[key])}"
-    known = set(session.scalars(select(Job.id))) | seen.deleted
+    known = {row for table in (Job, Model, Dataset) for row in session.scalars(select(table.id))} | seen.deleted
     for key, ids in stored.items():
         if not ids <= known:
-            yield f"I6 the key {key!r} is bound to {sorted(ids - known)}, which is no job"
+            yield f"I6 the key {key!r} is bound to {sorted(ids - known)}, which is nothing"
 
 
 def _projects(session: Session, jobs: list[Job]) -> Iterator[str]:

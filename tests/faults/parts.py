@@ -9,12 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from cli.client import Client
 from core.settings import Settings
 from tests import servers
 from tests.compose import Compose
 from tests.faults.house import SHORT, House
 from tests.faults.invariants import Seen
+from tests.plain import Client
 from tests.processes import descendants
 from tests.proxy import FaultProxy
 from tests.servers import free_port

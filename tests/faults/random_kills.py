@@ -7,8 +7,8 @@ import threading
 import time
 from pathlib import Path
 
-from cli.client import ApiError
 from tests.faults.house import House
+from tests.plain import ApiError
 
 ROLES = {"worker": 4, "child": 4, "spare": 2, "measuring": 3, "parent": 3, "api": 4, "broker": 2, "serve": 1}
 """What is hurt, and how often beside the others."""

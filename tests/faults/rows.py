@@ -11,18 +11,17 @@ import struct
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import redis
 
-from cli.client import ApiError
 from core.blobs.ingest import key_of
 from core.service import Service
 from tests.clock import quickest
 from tests.faults.house import LEASE_SECONDS, House, examples
+from tests.plain import ApiError
 from tests.processes import descendants, gone
 
 Row = Callable[[House], str | None]
@@ -249,12 +248,12 @@ def upload_is_cut_off(house: House) -> None:
     first, second = content[: len(content) // 2], content[len(content) // 2 :]
     upload = house.client.json("POST", "/v1/uploads", {})
     parts = f"/v1/uploads/{upload['id']}/parts"
-    house.client.open("PUT", f"{parts}/1", first, _part(first)).close()
+    house.client.send("PUT", f"{parts}/1", first, _part(first))
     _hang_up(house, "PUT", f"{parts}/2", second, _part(second))
     _hang_up(house, "POST", "/v1/datasets?name=cut&format=npz", content, {"Content-Type": "application/octet-stream"})
     arrived = house.client.json("GET", f"/v1/uploads/{upload['id']}")["parts"]
     assert [(part["number"], part["size_bytes"]) for part in arrived] == [(1, len(first))]
-    house.client.open("PUT", f"{parts}/2", second, _part(second)).close()
+    house.client.send("PUT", f"{parts}/2", second, _part(second))
     house.client.json("POST", f"/v1/uploads/{upload['id']}/complete", {})
     made = house.client.json("POST", "/v1/datasets?name=whole&format=npz", {"upload_id": upload["id"]})
     assert (made["sha256"], made["size_bytes"]) == (hashlib.sha256(content).hexdigest(), len(content))
@@ -288,7 +287,7 @@ def damaged_artifact(house: House) -> None:
     try:
         stored.write_bytes(good[:100] + bytes([good[100] ^ 1]) + good[101:])
         content, target = f"/v1/artifacts/{artifact['id']}/content", house.folder / "downloaded"
-        assert _refusal(lambda: house.client.open("GET", content).read()) == "checksum_mismatch"
+        assert _refusal(lambda: house.client.send("GET", content).read()) == "checksum_mismatch"
         assert _refusal(lambda: house.client.download(content, target)) == "checksum_mismatch"
         assert not target.exists()
     finally:
@@ -323,8 +322,7 @@ def drain(house: House) -> None:
     house.restart()
     job = house.end(job_id)
     assert (job["status"], job["attempt"]) == ("succeeded", 1)
-    with house.client.open("GET", f"/v1/jobs/{job_id}/logs") as log:
-        assert b"Resumed from a checkpoint" in log.read()
+    assert "Resumed from a checkpoint" in house.client.send("GET", f"/v1/jobs/{job_id}/logs").text
 
 
 def _refusal(request: Callable[[], object]) -> str | None:
@@ -332,8 +330,8 @@ def _refusal(request: Callable[[], object]) -> str | None:
     try:
         request()
     except ApiError as error:
-        return str(error.problem["code"])
-    except HTTPException as error:
+        return str(error.code)
+    except OSError as error:
         return type(error).__name__
     return None
 

@@ -17,7 +17,6 @@ from http import HTTPStatus
 
 from sqlalchemy import select
 
-from cli.client import ApiError, Client
 from core.database.clock import db_now
 from core.database.tables import Lease
 from core.operations.reconciler import LEASE
@@ -25,6 +24,7 @@ from core.service import Service
 from tests.faults.house import LEASE_SECONDS, SHORT
 from tests.faults.parts import HOSTS, PartsHouse
 from tests.faults.rows import same_weights
+from tests.plain import ApiError, Client
 from tests.processes import descendants
 from tests.proxy import Fault, FaultProxy
 from tests.servers import free_port
@@ -201,8 +201,7 @@ def clock_of_a_host_jumps(house: PartsHouse) -> str:
             assert (job["status"], job["attempt"]) == ("succeeded", 1 if job_id == theirs else 2)
             assert house.event_types(job_id).count("requeued") == job["attempt"] - 1
         day = datetime.fromisoformat(json.loads(log.read_text().splitlines()[-1])["timestamp"])
-        with house.client.open("GET", "/livez") as answer:
-            hour = parsedate_to_datetime(answer.headers["Date"])  # type: ignore[attr-defined]
+        hour = parsedate_to_datetime(house.client.send("GET", "/livez").headers["Date"])
         days = [round((clock - datetime.now(UTC)) / timedelta(days=1)) for clock in (day, hour)]
         assert days == [30, 30]
         return "the clocks of a worker and of the reconciler were 30 days ahead"

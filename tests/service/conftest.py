@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from cli.client import Client
-from cli.demo import EXAMPLES, wait_until_ready
+from cli.demo import EXAMPLES
+from cli.own_service import wait_until_ready
+from tests.plain import Client
 from tests.servers import free_port
 
 
@@ -34,7 +35,7 @@ def service_url(root: Path, service_folder: Path) -> Iterator[str]:
         )
     try:
         client = Client(f"http://127.0.0.1:{port}")
-        wait_until_ready(client, process, log)
+        wait_until_ready(client.typed, process, log)
         client.upload("models", EXAMPLES / "digits.onnx", "onnx")
         client.upload("datasets", EXAMPLES / "digits.npz", "npz", json.loads((EXAMPLES / "digits.metadata.json").read_text()))
         yield client.base_url

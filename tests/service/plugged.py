@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from cli.client import Client
-from cli.demo import wait_until_ready
+from cli.own_service import wait_until_ready
+from tests.plain import Client
 from tests.servers import free_port
 
 
@@ -31,7 +31,7 @@ def service_with(plugin: Path, folder: Path) -> Iterator[Client]:
         process = subprocess.Popen(command, stdout=stream, stderr=stream, env=environment, start_new_session=True)
     try:
         client = Client(f"http://127.0.0.1:{port}")
-        wait_until_ready(client, process, log)
+        wait_until_ready(client.typed, process, log)
         yield client
     finally:
         os.killpg(process.pid, signal.SIGTERM)

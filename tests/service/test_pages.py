@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 import pytest
 from playwright.sync_api import Page, sync_playwright
 
-from cli.client import Client
+from tests.plain import Client
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 FLAGS = [
@@ -86,7 +86,7 @@ def test_report_draws_without_script(watched: Watched, service_url: str) -> None
     dataset = client.json("GET", "/v1/datasets")["data"][0]["id"]
     spec = {"name": "<script>alert(1)</script>", "model": model, "dataset": dataset, "quantize": "int8"}
     submitted = client.json("POST", "/v1/jobs", spec)
-    *_, job = client.follow(submitted["id"])
+    job = client.end(submitted["id"])
     assert job["status"] == "succeeded", json.dumps(job["error"])
     watched.page.goto(f"{service_url}/v1/jobs/{job['id']}/report.html")
     assert watched.page.locator("table").count() >= 1

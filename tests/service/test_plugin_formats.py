@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cli.client import ApiError, Client
+from tests.plain import ApiError, Client
 from tests.service.plugged import service_with, write_plugin
 
 PLUGIN = {
@@ -138,7 +138,7 @@ def test_toy_formats_run_from_upload_to_report_and_back(client: Client, tmp_path
     (tmp_path / "model.toy").write_bytes(toy_model(WEIGHT))
     (tmp_path / "data.toys").write_bytes(toy_data({"train": 400, "test": 200}))
     model, dataset = (
-        json.loads(client.open("POST", f"/v1/{kind}", (tmp_path / name).read_bytes(), {"Content-Type": "application/octet-stream"}).read())
+        json.loads(client.send("POST", f"/v1/{kind}", (tmp_path / name).read_bytes(), {"Content-Type": "application/octet-stream"}).read())
         for kind, name in (("models", "model.toy"), ("datasets", "data.toys"))
     )
     assert (model["format"], dataset["format"]) == ("toy_model", "toy_data")
@@ -149,7 +149,7 @@ def test_toy_formats_run_from_upload_to_report_and_back(client: Client, tmp_path
         "export": ["toy_model", "onnx"],
         "evaluation": {"latency": {"repeats": 5}},
     }
-    *_, job = client.follow(client.json("POST", "/v1/jobs", spec)["id"])
+    job = client.end(client.json("POST", "/v1/jobs", spec)["id"])
     assert job["status"] == "succeeded", job["error"]
     report = client.json("GET", f"/v1/jobs/{job['id']}/report.json")
     before, after = (report[side]["metrics"]["test.top1"] for side in ("baseline", "result"))
@@ -161,7 +161,7 @@ def test_toy_formats_run_from_upload_to_report_and_back(client: Client, tmp_path
     trained = np.frombuffer((tmp_path / "result.toy").read_bytes()[-40:-8], np.float32).reshape(2, 4)
     assert np.argmax(np.abs(trained[0] - trained[1])) == 1, "it has learned which number tells the label"
     assert client.json("GET", f"/v1/datasets/{dataset['id']}")["classes"] == ["left", "right"]
-    assert client.open("GET", f"/v1/models/{model['id']}/content").headers["Content-Disposition"].endswith(".toy")  # type: ignore[attr-defined]
+    assert client.send("GET", f"/v1/models/{model['id']}/content").headers["Content-Disposition"].endswith(".toy")
     promoted = client.json("POST", f"/v1/artifacts/{files['toy_model']['id']}/promote", {})
     assert promoted["format"] == "toy_model"
 
@@ -170,10 +170,10 @@ def test_toy_formats_run_from_upload_to_report_and_back(client: Client, tmp_path
 def test_the_formats_own_checks_refuse_an_upload(client: Client) -> None:
     for kind, data in (("models", toy_model(WEIGHT)[:-1]), ("datasets", toy_data({"train": 3})[:-1])):
         with pytest.raises(ApiError) as caught:
-            client.open("POST", f"/v1/{kind}", data, {"Content-Type": "application/octet-stream"})
-        assert caught.value.problem["code"] == "truncated_upload"
+            client.send("POST", f"/v1/{kind}", data, {"Content-Type": "application/octet-stream"})
+        assert caught.value.code == "truncated_upload"
     with pytest.raises(ApiError, match="no format of a dataset"):
-        client.open("POST", "/v1/datasets", toy_model(WEIGHT), {"Content-Type": "application/octet-stream"})
+        client.send("POST", "/v1/datasets", toy_model(WEIGHT), {"Content-Type": "application/octet-stream"})
 
 
 def test_the_command_line_tells_them_by_their_endings(plugin: Path, tmp_path: Path) -> None:

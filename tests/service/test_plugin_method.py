@@ -7,8 +7,8 @@ import onnxruntime as ort
 import pytest
 from onnx import helper
 
-from cli.client import Client
 from tests.engine.small import save
+from tests.plain import Client
 from tests.service.plugged import service_with, write_plugin
 
 PLUGIN = {
@@ -114,7 +114,7 @@ def _check(client: Client, folder: Path, inputs: np.ndarray, labels: np.ndarray)
         "evaluation": {"latency": {"repeats": 5}},
         "export": ["onnx", "safetensors"],
     }
-    *_, job = client.follow(client.json("POST", "/v1/jobs", spec)["id"])
+    job = client.end(client.json("POST", "/v1/jobs", spec)["id"])
     assert job["status"] == "succeeded", job["error"]
 
     # Every setting is measured on its own file; the first is the result, and the outcome rests on the best.
@@ -147,8 +147,8 @@ def _check(client: Client, folder: Path, inputs: np.ndarray, labels: np.ndarray)
     report = client.json("GET", f"/v1/jobs/{job['id']}/report.json")
     assert report["settings"] == job["summary"]["settings"]
     assert report["steps"][0]["report"]["units"] == [16, 8]
-    page = client.open("GET", f"/v1/jobs/{job['id']}/report.html").read().decode()
-    text = client.open("GET", f"/v1/jobs/{job['id']}/report.md").read().decode()
+    page = client.send("GET", f"/v1/jobs/{job['id']}/report.html").read().decode()
+    text = client.send("GET", f"/v1/jobs/{job['id']}/report.md").read().decode()
     for readable in (page, text):
         assert "width 0.5 (width 0.5)" in readable
         assert "Both settings share &lt;one&gt; set of weights." in readable

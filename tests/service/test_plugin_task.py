@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from onnx import helper
 
-from cli.client import Client
 from tests.engine.small import save
+from tests.plain import Client
 from tests.service.plugged import service_with, write_plugin
 
 TASK = '''
@@ -106,7 +106,7 @@ def test_a_toy_task_runs_from_upload_to_report(client: Client, tmp_path: Path) -
             "evaluation": {"latency": {"repeats": 5}},
         },
     )
-    *_, job = client.follow(job["id"])
+    job = client.end(job["id"])
     assert job["status"] == "succeeded", job["error"]
     assert job["outcome"] == "constraints_met"
     report = client.json("GET", f"/v1/jobs/{job['id']}/report.json")
@@ -117,5 +117,5 @@ def test_a_toy_task_runs_from_upload_to_report(client: Client, tmp_path: Path) -
     assert after >= 0.95
     assert report["intervals"]["result"]["test.hit_rate"][0] < after
     assert "hit rate" in report["sentence"]
-    page = client.open("GET", f"/v1/jobs/{job['id']}/report.html").read().decode()
+    page = client.send("GET", f"/v1/jobs/{job['id']}/report.html").read().decode()
     assert "Points that hit, test" in page

@@ -10,9 +10,9 @@ import onnxruntime as ort
 import pytest
 from onnx import helper
 
-from cli.client import ApiError, Client
 from modelpress.runtime import load
 from tests.engine.small import save
+from tests.plain import ApiError, Client
 from tests.service.plugged import service_with
 
 UNITS, CLASSES = 32, 3
@@ -53,7 +53,7 @@ def _check(client: Client, folder: Path, inputs: np.ndarray) -> None:
         "constraints": {"max_macs_count": 200, "settings": "all"},
         "evaluation": {"latency": {"repeats": 5}},
     }
-    *_, job = client.follow(client.json("POST", "/v1/jobs", spec)["id"])
+    job = client.end(client.json("POST", "/v1/jobs", spec)["id"])
     assert job["status"] == "succeeded", job["error"]
     measured = {item["setting"]["name"]: item for item in job["summary"]["settings"]}
     assert [item["figures"]["macs_count"] for item in measured.values()] == [352, 176, 88]
@@ -68,7 +68,7 @@ def _check(client: Client, folder: Path, inputs: np.ndarray) -> None:
     # Each width is a plain file; asked for again, it is the same; the runtime cuts the very same out of the downloaded file.
     cut = {}
     for name, query in (("width 1", "width=1"), ("width 0.5", "setting=width%200.5"), ("width 0.25", "max_macs=100")):
-        cut[name] = [client.open("GET", f"/v1/artifacts/{artifact['id']}/subnet?{query}").read() for _ in range(2)]
+        cut[name] = [client.send("GET", f"/v1/artifacts/{artifact['id']}/subnet?{query}").read() for _ in range(2)]
         assert cut[name][0] == cut[name][1]
         loaded = onnx.load_from_string(cut[name][0])
         assert not loaded.metadata_props
@@ -78,7 +78,7 @@ def _check(client: Client, folder: Path, inputs: np.ndarray) -> None:
     assert np.array_equal(run(cut["width 1"][0], inputs), run(str(whole), inputs))
     assert measured["width 0.5"]["figures"]["file_bytes"] == len(cut["width 0.5"][0])
     slowest = max(item["figures"]["latency_ms"]["p50"] for item in measured.values())
-    within = client.open("GET", f"/v1/artifacts/{artifact['id']}/subnet?max_latency_ms={slowest}")
+    within = client.send("GET", f"/v1/artifacts/{artifact['id']}/subnet?max_latency_ms={slowest}")
     best = max(item["figures"]["metrics"]["test.top1"] for item in measured.values())
     assert measured[within.headers["Modelpress-Setting"].replace("%20", " ")]["figures"]["metrics"]["test.top1"] == best
 
@@ -87,11 +87,11 @@ def _check(client: Client, folder: Path, inputs: np.ndarray) -> None:
         ("width=1&max_macs=5", "malformed_request"),
     ):  # fmt: skip
         with pytest.raises(ApiError) as refused:
-            client.open("GET", f"/v1/artifacts/{artifact['id']}/subnet?{query}")
-        assert refused.value.problem["code"] == code
+            client.send("GET", f"/v1/artifacts/{artifact['id']}/subnet?{query}")
+        assert refused.value.code == code
     with pytest.raises(ApiError) as refused:
-        client.open("GET", f"/v1/artifacts/{files['report.json']['id']}/subnet?width=1")
-    assert refused.value.problem["code"] == "settings_not_separable"
+        client.send("GET", f"/v1/artifacts/{files['report.json']['id']}/subnet?width=1")
+    assert refused.value.code == "settings_not_separable"
 
     # A width becomes a model of its own, and the whole file one that runs at the largest width.
     promoted = client.json("POST", f"/v1/artifacts/{artifact['id']}/promote", {"setting": "width 0.5"})

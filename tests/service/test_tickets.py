@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from onnx import load, numpy_helper
 
-from cli.client import Client
+from tests.plain import Client
 
 pytestmark = pytest.mark.timeout(120)
 TRAINING = {"iterations": 60, "batch_size": 64}
@@ -15,7 +15,7 @@ TRAINING = {"iterations": 60, "batch_size": 64}
 
 def run(client: Client, spec: dict[str, Any]) -> dict[str, Any]:
     """The job of a spec when it has ended well."""
-    *_, job = client.follow(client.json("POST", "/v1/jobs", spec)["id"])
+    job = client.end(client.json("POST", "/v1/jobs", spec)["id"])
     assert job["status"] == "succeeded", job["error"]
     return job
 

@@ -92,4 +92,12 @@ def parquet_file() -> bytes:
     return buffer.getvalue()
 
 
-GOOD = {"onnx": onnx_file, "safetensors": safetensors_file, "pt": torch_file, "pt2": program_file, "npz": npz_file, "parquet": parquet_file}
+GOOD = {
+    "onnx": onnx_file,
+    "safetensors": safetensors_file,
+    "pt": torch_file,
+    "pt2": program_file,
+    "npz": npz_file,
+    "parquet": parquet_file,
+    "jsonl": lambda: b'{"text": "a"}\n{"text": "b"}\n',
+}

@@ -1,0 +1,206 @@
+"""Jobs: submit, follow, fetch what they came to."""
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from pydantic import PrivateAttr
+
+from engine.contract.report import Report
+from modelpress.client.asynchronous.transport import AsyncTransport
+from modelpress.client.errors import ApiError, JobFailed, WaitTimeout
+from modelpress.client.wire import Call, Deadline, HttpEvent, Spec, inside, keyed, spec_call
+from modelpress.resources.common import Page
+from modelpress.resources.jobs import TERMINAL, Artifact, Event, Job, ListedJob, Series, SeriesList, Status, Verdict
+
+OnEvent = Callable[[HttpEvent], object]
+_POLL_SECONDS = 30
+_MARGIN_SECONDS = 30.0
+_UNDRAWN = frozenset({"report_too_large", "report_unreadable"})
+
+
+class AsyncJobHandle(Job):
+    """A job as it was when it was asked for, with what can be done about it."""
+
+    _jobs: "AsyncJobs" = PrivateAttr()
+
+    @classmethod
+    def read(cls, content: bytes, jobs: "AsyncJobs") -> "AsyncJobHandle":
+        """The job in an answer."""
+        handle = cls.model_validate_json(content)
+        handle._jobs = jobs
+        return handle
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more will happen."""
+        return self.status in TERMINAL
+
+    def ensure_succeeded(self) -> "AsyncJobHandle":
+        """The same job. Raises JobFailed where it has not succeeded; a missed constraint is no failure (see `outcome`)."""
+        if self.status != "succeeded":
+            raise JobFailed(self)
+        return self
+
+    async def wait(self, *, on_event: OnEvent | None = None, timeout_seconds: float | None = None) -> "AsyncJobHandle":
+        """The job once it has ended. `on_event` is called with its history and with every progress. Raises WaitTimeout."""
+        return await self._jobs.wait(self.id, on_event=on_event, timeout_seconds=timeout_seconds)
+
+    async def refresh(self) -> "AsyncJobHandle":
+        """The job as it is now."""
+        return await self._jobs.get(self.id)
+
+    async def cancel(self) -> "AsyncJobHandle":
+        """Stop it; a running job ends as soon as its worker hears of it."""
+        return await self._jobs.cancel(self.id)
+
+    async def retry(self) -> "AsyncJobHandle":
+        """The same spec as a new job."""
+        return await self._jobs.retry(self.id)
+
+    def events(self, *, follow: bool = True) -> AsyncIterator[HttpEvent]:
+        """Its history, and what happens further."""
+        return self._jobs.events(self.id, follow=follow)
+
+    async def logs(self, *, tail: int | None = None) -> str:
+        """Its log."""
+        return await self._jobs.logs(self.id, tail=tail)
+
+    async def metrics(self, *names: str) -> Sequence[Series]:
+        """What was measured while it ran, such as `train.loss`."""
+        return await self._jobs.metrics(self.id, *names)
+
+    async def artifacts(self) -> Sequence[Artifact]:
+        """What it published."""
+        return await self._jobs.artifacts(self.id)
+
+    async def report(self) -> Report:
+        """Before and after, steps, layers."""
+        return await self._jobs.report(self.id)
+
+    async def download(self, folder: str | Path) -> Sequence[Path]:
+        """Save everything that it published, and the report as pages, in a folder that is made where it is missing."""
+        return await self._jobs.download(self.id, folder)
+
+
+class AsyncJobs:
+    """Compressions."""
+
+    def __init__(self, transport: AsyncTransport) -> None:
+        self._transport = transport
+
+    async def create(self, spec: Spec, *, idempotency_key: str | None = None) -> AsyncJobHandle:
+        """Submit a spec: a mapping, the text of a YAML or JSON document, or a file. It is stored safely when this returns.
+
+        Under one `idempotency_key` there is one job, however often it is asked for; without one, a key of this call keeps its own
+        repetitions from making another. Raises ApiError with everything that is wrong with the spec.
+        """
+        return await self._handle(spec_call("/v1/jobs", spec, headers=keyed(idempotency_key)))
+
+    async def validate(self, spec: Spec) -> Verdict:
+        """What `create` would say and do: the spec with every default, the plan, warnings, a rough estimate."""
+        return await self._transport.fetch(Verdict, spec_call("/v1/jobs/validate", spec))
+
+    async def get(self, job_id: str) -> AsyncJobHandle:
+        """One job."""
+        return await self._handle(Call("GET", f"/v1/jobs/{job_id}"))
+
+    def list(
+        self,
+        *,
+        status: Sequence[Status] = (),
+        label: Sequence[str] = (),
+        model_id: str | None = None,
+        created_after: datetime | None = None,
+        **filters: Any,
+    ) -> AsyncIterator[ListedJob]:
+        """Jobs of the project, newest first. `label` holds `key=value` or `key`; all must hold."""
+        moment = None if created_after is None else created_after.astimezone().isoformat()
+        asked = {"status": tuple(status), "label": tuple(label), "model_id": model_id, "created_after": moment, "limit": 100, **filters}
+        return self._transport.every(ListedJob, Call("GET", "/v1/jobs", asked))
+
+    async def wait(self, job_id: str, *, on_event: OnEvent | None = None, timeout_seconds: float | None = None) -> AsyncJobHandle:
+        """The job once it has ended. Raises WaitTimeout, ApiError and ConnectionFailed; the job goes on then."""
+        deadline = Deadline(timeout_seconds)
+        if on_event is not None:
+            async for event in self._transport.follow(f"/v1/jobs/{job_id}/events/stream", None, deadline):
+                if event is not None:
+                    on_event(event)
+        while True:
+            seconds = int(deadline.left(_POLL_SECONDS))
+            headers = {"Prefer": f"wait={seconds}"} if seconds else {}
+            job = await self._handle(Call("GET", f"/v1/jobs/{job_id}", headers=headers, timeout_seconds=seconds + _MARGIN_SECONDS))
+            if job.ended:
+                return job
+            if deadline.passed or not seconds:
+                raise WaitTimeout(f"{job_id} is {job.status} after {timeout_seconds:g} s; it goes on")
+
+    async def cancel(self, job_id: str) -> AsyncJobHandle:
+        """Stop a job. Doing it twice changes nothing."""
+        return await self._handle(Call("POST", f"/v1/jobs/{job_id}/cancel"))
+
+    async def retry(self, job_id: str, *, idempotency_key: str | None = None) -> AsyncJobHandle:
+        """Run the spec of an ended job again, as a new job."""
+        return await self._handle(Call("POST", f"/v1/jobs/{job_id}/retry", headers=keyed(idempotency_key)))
+
+    async def delete(self, job_id: str) -> None:
+        """Remove an ended job with what it published."""
+        await self._transport.remove(f"/v1/jobs/{job_id}")
+
+    async def events(self, job_id: str, *, follow: bool = True, after: str | None = None) -> AsyncIterator[HttpEvent]:
+        """The history of a job after the event `after`; with `follow` also what happens further, and progress, until it has ended."""
+        if follow:
+            async for event in self._transport.follow(f"/v1/jobs/{job_id}/events/stream", after, Deadline(None)):
+                if event is not None:
+                    yield event
+            return
+        while True:
+            page = await self._transport.fetch(Page[Event], Call("GET", f"/v1/jobs/{job_id}/events", {"limit": 100, "after": after}))
+            for found in page.data:
+                yield found
+            if page.next_cursor is None:
+                return
+            after = page.next_cursor
+
+    async def logs(self, job_id: str, *, tail: int | None = None) -> str:
+        """The log of a job; of a long one perhaps only the last lines."""
+        return (await self._transport.send(Call("GET", f"/v1/jobs/{job_id}/logs", {"tail": tail}))).text
+
+    async def metrics(self, job_id: str, *names: str, max_points: int = 500) -> Sequence[Series]:
+        """Everything that was measured while the job ran, as series such as `train.loss`."""
+        return (
+            await self._transport.fetch(SeriesList, Call("GET", f"/v1/jobs/{job_id}/metrics", {"name": names, "max_points": max_points}))
+        ).data
+
+    async def artifacts(self, job_id: str) -> Sequence[Artifact]:
+        """What a job published, in order."""
+        return (await self._transport.fetch(Page[Artifact], Call("GET", f"/v1/jobs/{job_id}/artifacts"))).data
+
+    async def report(self, job_id: str) -> Report:
+        """Before and after: figures measured the same way on both files, steps, constraints, layers, environment."""
+        return await self._transport.fetch(Report, Call("GET", f"/v1/jobs/{job_id}/report.json"))
+
+    async def download(self, job_id: str, folder: str | Path) -> Sequence[Path]:
+        """Save everything that a job published, and its report as HTML and Markdown; returns the files in the order of the artifacts.
+
+        Each file appears when all its bytes are there and hash to what the service states. Raises ApiError, ConnectionFailed and TransferError.
+        """
+        target = Path(folder)
+        target.mkdir(parents=True, exist_ok=True)
+        published = await self.artifacts(job_id)
+        saved = []
+        for artifact in published:
+            place = inside(target, artifact.filename)
+            saved.append(await self._transport.save(f"/v1/artifacts/{artifact.id}/content", place, sha256=artifact.sha256))
+        if any(artifact.kind == "report" for artifact in published):
+            for form in ("html", "md"):
+                try:
+                    saved.append(await self._transport.save(f"/v1/jobs/{job_id}/report.{form}", target / f"report.{form}"))
+                except ApiError as error:
+                    if error.code not in _UNDRAWN:
+                        raise
+        return saved
+
+    async def _handle(self, call: Call) -> AsyncJobHandle:
+        return AsyncJobHandle.read((await self._transport.send(call)).content, self)

@@ -1,0 +1,111 @@
+"""Written by `make docs` from the module of this name in `modelpress.client.asynchronous`; do not edit."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import httpx
+
+from modelpress.client.synchronous.jobs import Jobs
+from modelpress.client.synchronous.library import Artifacts, Datasets, Models, Uploads
+from modelpress.client.synchronous.transport import Transport
+from modelpress.client.wire import DEFAULT_URL, Call, Json
+
+
+class Client:
+    """Calls one Modelpress service.
+
+    Attributes:
+        models, datasets, uploads: What is compressed, and with what.
+        jobs: Compressions.
+        artifacts: What they published.
+    """
+
+    def __init__(
+        self,
+        base_url: str | None = None,
+        api_key: str | None = None,
+        *,
+        retries: int = 5,
+        timeout_seconds: float = 60.0,
+        http: httpx.Client | None = None,
+    ) -> None:
+        """Open no connection yet.
+
+        Args:
+            base_url: Of the service; by default `MODELPRESS_URL`, or http://127.0.0.1:8000.
+            api_key: By default `MODELPRESS_API_KEY`; none where the service asks for none.
+            retries: How often a request that may be repeated is sent again after a failure of the connection or of the service.
+            timeout_seconds: How long one answer may take.
+            http: Connections of the program's own (proxies, certificates); this client adds the address and the key to them.
+        """
+        url = (base_url or os.environ.get("MODELPRESS_URL") or DEFAULT_URL).rstrip("/")
+        key = api_key or os.environ.get("MODELPRESS_API_KEY")
+        self._http = http or httpx.Client()
+        self._http.base_url = httpx.URL(url)
+        self._http.headers["User-Agent"] = "modelpress-python"
+        if key:
+            self._http.headers["Authorization"] = f"Bearer {key}"
+        self.base_url = url
+        self._transport = Transport(self._http, retries=retries, timeout_seconds=timeout_seconds)
+        self.uploads = Uploads(self._transport)
+        self.models = Models(self._transport, self.uploads)
+        self.datasets = Datasets(self._transport, self.uploads)
+        self.jobs = Jobs(self._transport)
+        self.artifacts = Artifacts(self._transport)
+
+    def methods(self) -> list[dict[str, Any]]:
+        """What this installation can do, with the schema of every method's parameters."""
+        found: list[dict[str, Any]] = (self._transport.document(Call("GET", "/v1/methods")))["data"]
+        return found
+
+    def ready(self) -> None:
+        """Return where the service and all its parts are there. Raises ApiError and ConnectionFailed, at once, where they are not."""
+        self._transport.send(Call("GET", "/readyz"), retries=0)
+
+    def version(self) -> dict[str, Any]:
+        """Versions of the service and of what it runs with."""
+        found: dict[str, Any] = self._transport.document(Call("GET", "/v1/version"))
+        return found
+
+    def usage(self) -> dict[str, Any]:
+        """What the project uses of its quotas."""
+        found: dict[str, Any] = self._transport.document(Call("GET", "/v1/usage"))
+        return found
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        document: Json = None,
+        content: bytes | None = None,
+        params: Mapping[str, Any] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> httpx.Response:
+        """Any request of the API, for what has no method here. It is sent again only where the verb promises that this does no harm.
+
+        Raises ApiError and ConnectionFailed.
+        """
+        sent = dict(headers or {})
+        repeatable = method != "POST" or "Idempotency-Key" in sent
+        call = Call.of(method, path, document, params=params or {}, headers=sent, repeatable=repeatable)
+        if content is not None:
+            call = Call(method, path, params or {}, sent, content, repeatable)
+        return self._transport.send(call)
+
+    def save(self, path: str, target: str | Path, *, params: Mapping[str, Any] | None = None) -> Path:
+        """Save the body of any GET; what was cut off goes on where it ended. Raises ApiError, ConnectionFailed and TransferError."""
+        return self._transport.save(path, Path(target), params=dict(params or {}))
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
