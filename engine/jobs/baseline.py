@@ -57,6 +57,11 @@ class Baseline:
         warnings.about_examples(self._recorder, self._unread, found)
         return found
 
+    def check_metrics(self) -> None:
+        """Wait for the score where metrics are asked for by name: what cannot be measured is refused before any work."""
+        if self._unread.names_metrics:
+            self.score  # noqa: B018 - checked when it comes
+
     @cached_property
     def inputs(self) -> JobInputs:
         """The job's inputs with what is known of the network's outputs."""

@@ -107,6 +107,7 @@ class _Compression:
                 context = self._context()
             target = self._spec.constraints
             judge = FileJudge(self._baseline, None if target is None else target.accuracy, examiner)
+            self._baseline.check_metrics()
             states = self._walk(replace(context, known=self._baseline.known, judge=judge), examiner)
             best = self._best(states, examiner)
         self._keep(best, states)

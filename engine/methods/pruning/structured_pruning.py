@@ -111,7 +111,7 @@ class _Cutter:
         groups = self._graph.groups
         if params.importance == "bn_scale":
             groups = [group for group in groups if any(isinstance(part.layer, _BatchNorm) for part in group.parts)]
-        groups = choose_groups(groups, self._graph, inputs, params, context)
+        groups = choose_groups(groups, self._graph, inputs, params, context, recurrent=params.importance != "thinet")
         self._channels = {group.name: group.channels_count for group in groups}
         self._channels_count = sum(group.channels_count for group in groups)
         self._shares: dict[str, float] = {}

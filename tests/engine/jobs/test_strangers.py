@@ -41,8 +41,9 @@ def two_layers(path: Path, *more: onnx.NodeProto, outputs: dict[str, Any], weigh
     return save(path, [*nodes, *more], {"w1": normal(12, 16), "w2": normal(16, 7), **(weights or {})}, {"x": ["n", 12]}, outputs)
 
 
-def data(path: Path, shape: tuple[int, ...] = (12,), **more: np.ndarray) -> Path:
-    np.savez(path, x_train=normal(64, *shape), x_test=normal(40, *shape), **more)  # type: ignore[arg-type]
+def data(path: Path, shape: tuple[int, ...] = (12,)) -> Path:
+    labels = {"y_train": RNG.integers(0, 7, 64), "y_test": RNG.integers(0, 7, 40)}
+    np.savez(path, x_train=normal(64, *shape), x_test=normal(40, *shape), **labels)  # type: ignore[arg-type]
     return path
 
 
@@ -168,6 +169,42 @@ def test_rounding_that_costs_more_than_a_point_is_told(tmp_path: Path) -> None:
 def test_a_file_that_grew_is_told(tmp_path: Path) -> None:
     nodes = [helper.make_node("MatMul", ["x", "w"], ["y"])]
     small = save(tmp_path / "m.onnx", nodes, {"w": normal(4, 3)}, {"x": ["n", 4]}, {"y": ["n", 3]})
-    seen, report = ran(tmp_path, small, data(tmp_path / "d.npz", (4,)), {"method": "static_quantization"})
+    np.savez(tmp_path / "d.npz", x_train=normal(64, 4), x_test=normal(40, 4))
+    seen, report = ran(tmp_path, small, tmp_path / "d.npz", {"method": "static_quantization"})
     assert report["result"]["file_bytes"] > report["baseline"]["file_bytes"]
     assert "file_larger" in {event.code for event in seen if isinstance(event, events.Warned)}
+
+
+@pytest.mark.parametrize(("kind", "gates"), [("LSTM", 4), ("GRU", 3), ("RNN", 1)])
+def test_hidden_units_are_cut_behind_a_state_that_is_made_for_the_batch(tmp_path: Path, kind: str, gates: int) -> None:
+    """As torch exports a recurrent layer with an open batch. Every other unit is silent: its rows are zero in all gates."""
+    weights = {"w": normal(1, gates * 8, 4), "r": normal(1, gates * 8, 8), "b": normal(1, 2 * gates * 8), "v": normal(8, 7)}
+    for name in "wrb":
+        weights[name].reshape(-1, 8, weights[name].shape[-1] if name != "b" else 1)[:, 1::2] = 0
+    weights |= {"first": np.array(0), "axis": np.array([0]), "one": np.array([1]), "width": np.array([8])}
+    nodes = [
+        helper.make_node("Shape", ["x"], ["sizes"]),
+        helper.make_node("Gather", ["sizes", "first"], ["n"]),
+        helper.make_node("Unsqueeze", ["n", "axis"], ["batch"]),
+        helper.make_node("Concat", ["one", "batch", "width"], ["state_sizes"], axis=0),
+        helper.make_node("ConstantOfShape", ["state_sizes"], ["state"]),
+        helper.make_node("Transpose", ["x"], ["xt"], perm=[1, 0, 2]),
+        helper.make_node(
+            kind,
+            ["xt", "w", "r", "b", "", "state", *(["state"] if kind == "LSTM" else [])],
+            ["", "h"],
+            "layer",
+            hidden_size=8,
+            **({"linear_before_reset": 1} if kind == "GRU" else {}),
+        ),
+        helper.make_node("Squeeze", ["h", "axis"], ["last"]),
+        helper.make_node("MatMul", ["last", "v"], ["y"], "head"),
+    ]
+    path = save(tmp_path / "m.onnx", nodes, weights, {"x": ["n", 5, 4]}, {"y": ["n", 7]})
+    step = {"method": "structured_pruning", "pruning_ratio": 0.5, "round_to": 1}
+    _, report = ran(tmp_path, path, data(tmp_path / "d.npz", (5, 4)), step)
+    found = report["steps"][0]["report"]
+    assert (8, 4) in {(row["channels_before"], row["channels_after"]) for row in found["layers"].values()}
+    assert found["before"]["macs_count"] == 5 * gates * 8 * (4 + 8) + 56 == report["baseline"]["macs_count"]
+    assert found["after"]["macs_count"] == 5 * gates * 4 * (4 + 4) + 28
+    assert report["result"]["metrics"]["test.sqnr_db"] > 100
