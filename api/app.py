@@ -18,9 +18,12 @@ from api.front.middleware import Front
 from api.http import problems
 from api.live.hot import HotJobs
 from api.live.watch import Watch
+from api.pages import errors as pages_errors
+from api.pages import job, library, rendering, signin
+from api.pages import jobs as pages_of_jobs
 from api.routes import artifacts, datasets, docs, health, history, jobs, methods, models, reports, uploads, usage
 from core import logging
-from core.access import keys, projects
+from core.access import keys, projects, sessions
 from core.access.keys import Principal, Scope
 from core.jobs import Mark, marks
 from core.operations.reconciler import Reconciler
@@ -54,6 +57,10 @@ def create_app(settings: Settings) -> FastAPI:
     for resource in (uploads, models, datasets, methods, jobs, history, artifacts, reports, usage, health, docs):
         # Flat, as no router has a prefix or dependencies of its own: a request is then matched against one list.
         app.router.routes.extend(resource.router.routes)
+    app.state.pages = rendering.Pages()
+    for page in (signin, pages_of_jobs, job, library):
+        app.router.routes.extend(page.router.routes)
+    pages_errors.install(app)
     openapi.install(app)
     app.add_middleware(Gate, hot=app.state.hot, limits=app.state.limits)
     app.add_middleware(Front, only_local=settings.auth == "off", metrics=app.state.metrics)
@@ -68,7 +75,9 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     with Service.open(settings) as service:
         app.state.service = service
         anyone = await run_in_threadpool(_anyone, service) if settings.auth == "off" else None
-        app.state.authenticate = Authenticator(partial(_verify, service), partial(_touch, service), anyone, app.state.limits)
+        app.state.authenticate = Authenticator(
+            partial(_verify, service), partial(_verify_session, service), partial(_touch, service), anyone, app.state.limits
+        )
         app.state.watch = Watch(partial(_marks, service), partial(history.news, service), app.state.hot)
         await run_in_threadpool(app.state.metrics.begin, service)
         reconciler = Reconciler(settings, service.database, service.blobs, service.doorbell)
@@ -92,6 +101,11 @@ def _anyone(service: Service) -> Principal:
 def _verify(service: Service, token: str) -> Principal:
     with service.database.reader() as session:
         return keys.verify(session, token)
+
+
+def _verify_session(service: Service, secret: str) -> Principal:
+    with service.database.reader() as session:
+        return sessions.verify(session, secret)
 
 
 def _touch(service: Service, key_id: str) -> None:

@@ -1,11 +1,14 @@
 """What an operator can set: environment variables `MODELPRESS_<NAME>`, or a `.env` file."""
 
 from functools import cached_property
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from core.egress import Policy
 
 MIB = 2**20
 GIB = 2**30
@@ -27,6 +30,8 @@ class Settings(BaseSettings):
 
     auth: Literal["required", "off"] = "required"
     """Whether every request needs an API key; off is allowed on a loopback bind only."""
+    session_seconds: float = Field(43_200, gt=0)
+    """How long a browser stays logged in with a key on the pages; never longer than the key is valid."""
     max_upload_bytes: int = Field(64 * GIB, ge=1)
     """Largest model or dataset."""
     requests_per_second: float = Field(500, ge=0)
@@ -87,12 +92,28 @@ class Settings(BaseSettings):
     workers_here: int = Field(1, ge=1)
     """Workers that share this machine's memory, for the share of each; `modelpress serve` sets it for its own."""
 
+    egress_networks: tuple[str, ...] = ()
+    """Private networks (`10.1.0.0/16`) that URIs and webhooks of clients may reach all the same; each opens itself and nothing else."""
+    egress_plain_http: bool = False
+    """Whether `http:` may be used there."""
+    egress_s3_endpoint: str = "https://s3.amazonaws.com"
+    """Where `s3://bucket/key` is read, path-style and without credentials."""
+    egress_seconds: float = Field(900, gt=0)
+    """Longest import of a file that a URI names."""
+
     lock_wait_seconds: float = Field(10, gt=0)
     """How long a writer of the database waits for another one before its request is answered with an error."""
     log_format: Literal["json", "console"] = "json"
     verbose: bool = False
     """Log what libraries and the embedded broker say below a warning, too."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    @field_validator("egress_networks")
+    @classmethod
+    def _networks(cls, networks: tuple[str, ...]) -> tuple[str, ...]:
+        for text in networks:
+            ip_network(text)
+        return networks
 
     @model_validator(mode="after")
     def _lease_outlives_a_heartbeat(self) -> "Settings":
@@ -102,6 +123,11 @@ class Settings(BaseSettings):
                 "every lease would end before it is renewed"
             )
         return self
+
+    @cached_property
+    def egress(self) -> Policy:
+        """What the service may connect to on behalf of clients."""
+        return Policy(networks=tuple(ip_network(text) for text in self.egress_networks), plain_http=self.egress_plain_http)
 
     @cached_property
     def resolved_database_url(self) -> str:

@@ -7,11 +7,14 @@ import asyncio
 import hashlib
 import time
 from collections.abc import Callable
+from functools import partial
 from types import SimpleNamespace
 
 from starlette.concurrency import run_in_threadpool
+from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from api.front import browser
 from api.front.limits import Limits
 from api.http import conditional, problems
 from api.live.hot import HotJobs, Rendered
@@ -20,8 +23,8 @@ from core.access.keys import Scope as KeyScope
 from core.errors import ServiceError, Unauthenticated
 
 LIVEZ = "/livez"
-PUBLIC = frozenset({"/", "/livez", "/readyz", "/openapi.json", "/docs"})
-_PUBLIC_FOLDER = "/docs/"
+PUBLIC = frozenset({"/livez", "/readyz", "/openapi.json", "/docs", browser.LOGIN})
+PUBLIC_FOLDERS = ("/docs/", browser.STATIC)
 _JOBS = "/v1/jobs/"
 _NEEDS_ROUTE = frozenset({b"prefer", b"if-match"})
 """Headers that the memory's short answer does not heed."""
@@ -33,11 +36,22 @@ _TOUCH_SECONDS = 60.0
 
 
 class Authenticator:
-    """Turns the `Authorization` header into a principal. `verify` asks the database and raises `unauthenticated`; `touch` notes the use."""
+    """Turns the `Authorization` header, or a page's session, into a principal.
 
-    def __init__(self, verify: Callable[[str], Principal], touch: Callable[[str], None], anyone: Principal | None, limits: Limits) -> None:
+    `verify` and `verify_session` ask the database and raise `unauthenticated`; `touch` notes the use of a key.
+    """
+
+    def __init__(
+        self,
+        verify: Callable[[str], Principal],
+        verify_session: Callable[[str], Principal],
+        touch: Callable[[str], None],
+        anyone: Principal | None,
+        limits: Limits,
+    ) -> None:
         self._limits = limits
         self._verify = verify
+        self._verify_session = verify_session
         self._touch = touch
         self._touched: dict[str, float] = {}
         self._anyone = anyone
@@ -53,7 +67,21 @@ class Authenticator:
         scheme, _, token = authorization.decode("latin-1").partition(" ")
         if scheme.lower() != "bearer":
             raise Unauthenticated("this needs an API key", hint="send Authorization: Bearer mp_…; modelpress keys create makes a key")
-        digest = _digest(token)
+        return await self._principal(_digest(token), partial(self._verify, token.strip()), address)
+
+    async def of_session(self, secret: str, address: str) -> Principal:
+        """The principal of a page's session. Raises `unauthenticated`, and `rate_limited` for an address that guesses."""
+        if self._anyone is not None:
+            return self._anyone
+        if not secret:
+            raise Unauthenticated("nobody has logged in here", hint="log in with an API key, or send Authorization: Bearer mp_…")
+        return await self._principal(_session_digest(secret), partial(self._verify_session, secret), address)
+
+    def forget_session(self, secret: str) -> None:
+        """A session was ended here: it is asked for anew."""
+        self._known.pop(_session_digest(secret), None)
+
+    async def _principal(self, digest: bytes, verify: Callable[[], Principal], address: str) -> Principal:
         known = self._known.get(digest)
         if known is not None and time.monotonic() < known[0]:
             return known[1]
@@ -61,7 +89,7 @@ class Authenticator:
             self._limits.check_failures(address)
         asking = self._asking.get(digest)
         if asking is None:
-            asking = self._asking[digest] = asyncio.create_task(self._ask(digest, token.strip()))
+            asking = self._asking[digest] = asyncio.create_task(self._ask(digest, verify))
             asking.add_done_callback(lambda _: self._asking.pop(digest))
         try:
             return await asyncio.shield(asking)
@@ -74,10 +102,10 @@ class Authenticator:
         known = self._known.get(_digest(authorization.decode("latin-1").partition(" ")[2]))
         return known[1].project_id if known is not None else address
 
-    async def _ask(self, digest: bytes, token: str) -> Principal:
+    async def _ask(self, digest: bytes, verify: Callable[[], Principal]) -> Principal:
         now = time.monotonic()
         try:
-            principal = await run_in_threadpool(self._verify, token)
+            principal = await run_in_threadpool(verify)
         except Unauthenticated:
             self._known.pop(digest, None)
             raise
@@ -92,6 +120,11 @@ class Authenticator:
 
 def _digest(token: str) -> bytes:
     return hashlib.sha256(token.encode()).digest()
+
+
+def _session_digest(secret: str) -> bytes:
+    """Apart from every token's, so that neither opens what is meant for the other."""
+    return hashlib.sha256(b"session:" + secret.encode()).digest()
 
 
 class Gate:
@@ -110,17 +143,24 @@ class Gate:
             return
         address = scope["client"][0] if scope.get("client") else ""
         try:
-            if path in PUBLIC or path.startswith(_PUBLIC_FOLDER):
+            if path in PUBLIC or path.startswith(PUBLIC_FOLDERS):
                 self.limits.arrive(address)
                 await self.app(scope, receive, send)
             else:
                 await self._protected(scope, receive, send, address)
         except ServiceError as error:
-            await problems.of_service_error(scope["state"]["request_id"], error)(scope, receive, send)
+            await _refused(scope, error)(scope, receive, send)
 
     async def _protected(self, scope: Scope, receive: Receive, send: Send, address: str) -> None:
         headers, path = dict(scope["headers"]), scope["path"]
-        principal = await scope["app"].state.authenticate(headers.get(b"authorization", b""), address)
+        authenticate: Authenticator = scope["app"].state.authenticate
+        if b"authorization" not in headers and browser.takes_session(scope["method"], path):
+            secret = browser.cookie(scope, browser.SESSION)
+            principal = await authenticate.of_session(secret, address)
+            if principal.key_id is not None:
+                scope["state"]["browser"] = secret
+        else:
+            principal = await authenticate(headers.get(b"authorization", b""), address)
         scope["state"]["principal"] = principal
         if scope["method"] == "GET" and path.startswith(_JOBS) and not scope["query_string"] and not _NEEDS_ROUTE & headers.keys():
             entry = self.hot.get(principal.project_id, path[len(_JOBS) :])
@@ -141,6 +181,16 @@ class Gate:
                 await send(message)
 
             await self.app(scope, receive_slowly, send_slowly)
+
+
+def _refused(scope: Scope, error: ServiceError) -> Response:
+    """The problem; or, for a browser that has no session, the way to get one."""
+    if isinstance(error, Unauthenticated):
+        if browser.is_page(scope["path"]) and browser.is_part(scope):
+            return Response(status_code=401, headers={"HX-Redirect": browser.LOGIN})
+        if scope["method"] == "GET" and browser.wants_page(scope):
+            return RedirectResponse(browser.login_path(scope), 303)
+    return problems.of_service_error(scope["state"]["request_id"], error)
 
 
 async def answer(entry: Rendered, if_none_match: bytes | None, send: Send) -> None:

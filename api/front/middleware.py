@@ -25,10 +25,11 @@ _SECURITY_HEADERS = (
     (b"referrer-policy", b"no-referrer"),
     (b"cross-origin-opener-policy", b"same-origin"),
     (b"cross-origin-resource-policy", b"same-origin"),
+    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
 )
+"""What every answer says, where it does not say something else."""
 REFUSALS_SECONDS = 1.0
 """Requests that are refused because there are too many of them share a line of the log, once in so many seconds."""
-_POLICY = (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'")
 
 
 class Front:
@@ -65,10 +66,9 @@ class Front:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                named = [*message["headers"], (b"x-request-id", request_id.encode()), *_SECURITY_HEADERS]
-                if not any(name == _POLICY[0] for name, _ in message["headers"]):
-                    named.append(_POLICY)
-                message["headers"] = named
+                said = {name for name, _ in message["headers"]}
+                unsaid = (header for header in _SECURITY_HEADERS if header[0] not in said)
+                message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode()), *unsaid]
             elif head:
                 message = {**message, "body": b""}
             await send(message)

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import IO, Annotated, Any
 
 from fastapi import Query, Request
-from pydantic import BaseModel, ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
 
 from api.examples import EXAMPLES
@@ -17,6 +16,8 @@ from api.http.conditional import Digests
 from api.http.content import BlobFile
 from api.http.errors import InvalidBody, InvalidMetadata, Refused, UnsupportedMediaType
 from api.http.headers import documented
+from api.http.named import FinishedUpload, NamedFile, NamedModel
+from api.http.remote import fetched, name_of
 from api.http.validation import checked
 from api.schemas.common import PRINTABLE
 from core.access import quotas
@@ -41,36 +42,13 @@ Metadata = Annotated[
 ]
 
 
-class FinishedUpload(BaseModel):
-    """A body that names the bytes instead of carrying them."""
-
-    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
-
-    upload_id: str = Field(pattern=r"^upl_[A-Za-z0-9]{1,40}$")
-    """A completed upload of `POST /v1/uploads`."""
-    name: str | None = Field(None, max_length=200, pattern=PRINTABLE)
-    format: str | None = None
-    metadata: dict[str, Any] = {}
-
-
-class NamedModel(BaseModel):
-    """A body that names a builtin architecture to be trained, instead of carrying weights."""
-
-    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
-
-    architecture: str | dict[str, Any]
-    """Its name, or `{"name": …, "params": {…}, "seed": 0}`; see `GET /v1/architectures`. The initial weights are drawn with `seed`."""
-    name: str | None = Field(None, max_length=200, pattern=PRINTABLE)
-    metadata: dict[str, Any] = {}
-
-
 @dataclass(frozen=True)
 class Kind:
     """What models and datasets do not share."""
 
     noun: file_format.Kind
     metadata: type[ModelMetadata | DatasetMetadata]
-    bodies: tuple[tuple[type[FinishedUpload | NamedModel], dict[str, Any]], ...]
+    bodies: tuple[tuple[type[FinishedUpload | NamedFile | NamedModel], dict[str, Any]], ...]
     """JSON bodies, each with an example."""
 
     @property
@@ -83,8 +61,13 @@ _EFFORT, _EFFORT_SECONDS = 250_000, 2.0
 """What looking at one file may cost in this process: a model of 50,000 weights, or an archive of 10,000 members."""
 _UPLOADED = {"upload_id": EXAMPLES["upload"]}
 _DRAWN = {"name": "lenet", "architecture": {"name": "lenet_300_100", "params": {"num_classes": 10}, "seed": 0}}
-MODELS = Kind("model", ModelMetadata, ((FinishedUpload, _UPLOADED | {"name": "my model"}), (NamedModel, _DRAWN)))
-DATASETS = Kind("dataset", DatasetMetadata, ((FinishedUpload, _UPLOADED | {"name": "my dataset"}),))
+_FETCHED = {"uri": "https://example.org/data.npz", "sha256": None}
+MODELS = Kind(
+    "model",
+    ModelMetadata,
+    ((FinishedUpload, _UPLOADED | {"name": "my model"}), (NamedModel, _DRAWN), (NamedFile, _FETCHED | {"uri": "s3://models/net.onnx"})),
+)
+DATASETS = Kind("dataset", DatasetMetadata, ((FinishedUpload, _UPLOADED | {"name": "my dataset"}), (NamedFile, _FETCHED)))
 
 
 @dataclass(frozen=True)
@@ -107,7 +90,7 @@ class Taken:
 
 
 async def take(request: Request, service: Service, project_id: str, kind: Kind, declared: Declared) -> Taken:
-    """Bring the request's file into the blob store, whether the body carries it, names a finished upload or names an architecture.
+    """Bring the request's file into the blob store, whether the body carries it or names a finished upload, a URI or an architecture.
 
     Nothing is left behind when anything is wrong, or when the client goes away. Raises `upload_too_large`, `storage_full`,
     `digest_mismatch`, `unsupported_media_type`, `not_found`, `upload_incomplete`, and what `engine.files.magic` finds.
@@ -118,6 +101,10 @@ async def take(request: Request, service: Service, project_id: str, kind: Kind, 
         named = await beside(_named, body, media_type, kind, declared, quick=documents.is_quick(body, media_type))
         if isinstance(named, Drawn):
             return await _from_architecture(service, named)
+        if isinstance(named, Remote):
+            await run_in_threadpool(_check_share, service, project_id, 0)
+            with request.state.held.upload():
+                return await _from_uri(service, project_id, kind, named)
         return await beside(_from_upload, service, project_id, kind, named)
     if media_type.startswith("multipart/"):
         raise UnsupportedMediaType("an upload is the file itself, not a form", hint="curl --data-binary @file instead of -F")
@@ -177,7 +164,16 @@ class Finished:
     upload_id: str
 
 
-def _named(body: bytes, media_type: str, kind: Kind, declared: Declared) -> Drawn | Finished:
+@dataclass(frozen=True)
+class Remote:
+    """A body that names a URI."""
+
+    declared: Declared
+    uri: str
+    digests: Digests
+
+
+def _named(body: bytes, media_type: str, kind: Kind, declared: Declared) -> Drawn | Finished | Remote:
     """What a JSON body names instead of carrying a file; its fields take precedence over the query's."""
     document = documents.parse(body, media_type, most_values=documents.MAX_METADATA_VALUES)
     if kind is MODELS and isinstance(document, dict) and "architecture" in document:
@@ -186,6 +182,12 @@ def _named(body: bytes, media_type: str, kind: Kind, declared: Declared) -> Draw
             data = Description.of(model.architecture).to_bytes()
         metadata = check_metadata(model.metadata, MODELS) if model.metadata else declared.metadata
         return Drawn(Declared(model.name or declared.name, declared.format, metadata), data)
+    if isinstance(document, dict) and "uri" in document:
+        file = checked(NamedFile, document, InvalidBody)
+        metadata = check_metadata(file.metadata, kind) if file.metadata else declared.metadata
+        digests = Digests({"sha-256": bytes.fromhex(file.sha256)} if file.sha256 else {})
+        name = file.name or declared.name or name_of(file.uri)
+        return Remote(Declared(name, file.format or declared.format, metadata), file.uri, digests)
     upload = checked(FinishedUpload, document, InvalidBody)
     metadata = check_metadata(upload.metadata, kind) if upload.metadata else declared.metadata
     return Finished(Declared(upload.name or declared.name, upload.format or declared.format, metadata), upload.upload_id)
@@ -197,6 +199,14 @@ async def _from_architecture(service: Service, drawn: Drawn) -> Taken:
 
     staged = await service.blobs.receive(body(), limit_bytes=service.settings.max_upload_bytes, size_bytes=len(drawn.data))
     return await run_in_threadpool(_keep, service, staged, Digests({}), MODELS, drawn.declared)
+
+
+async def _from_uri(service: Service, project_id: str, kind: Kind, named: Remote) -> Taken:
+    async with fetched(named.uri, service.settings) as answer:
+        await run_in_threadpool(_check_share, service, project_id, answer.size_bytes or 0)
+        body = _sniffed(answer.chunks, named.declared.format, kind)
+        staged = await service.blobs.receive(body, limit_bytes=service.settings.max_upload_bytes, size_bytes=answer.size_bytes)
+    return await run_in_threadpool(_keep, service, staged, named.digests, kind, named.declared)
 
 
 def _from_upload(service: Service, project_id: str, kind: Kind, named: Finished) -> Taken:
@@ -290,5 +300,5 @@ def request_body(kind: Kind) -> dict[str, Any]:
     }
 
 
-REFUSALS = problems.responses(400, 404, 409, 413, 415, 422, 429, 507)
+REFUSALS = problems.responses(400, 404, 409, 413, 415, 422, 429, 502, 507)
 """What an upload may be answered with."""

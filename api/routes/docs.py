@@ -4,7 +4,7 @@ from importlib import resources
 from pathlib import Path
 
 from fastapi import APIRouter
-from fastapi.responses import RedirectResponse, Response
+from fastapi.responses import Response
 
 from core.errors import NotFound
 
@@ -18,12 +18,6 @@ _FILES = {
     "favicon-32x32.png": "image/png",
 }
 _POLICY = "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; connect-src 'self'; frame-ancestors 'none'; base-uri 'none'"
-
-
-@router.get("/")
-def root() -> Response:
-    """A browser that comes by chance lands in the documentation."""
-    return RedirectResponse("docs")
 
 
 @router.get("/docs")

@@ -8,17 +8,12 @@ from fastapi.responses import Response
 from api.deps import JobId, Reading, ReadsJobs, TheService
 from api.http import problems
 from api.http.content import HEADERS, ContentResponse, InMemory, Stored
-from api.http.errors import ReportTooLarge, ReportUnreadable
+from api.http.reports import document
 from api.http.routing import ClosedRoute
-from core.blobs import Blob
 from core.library import artifacts
-from core.service import Service
-from engine.contract.report import Report, UnreadableReport
-from engine.reporting.document import read, to_html, to_markdown
+from engine.reporting.document import to_html, to_markdown
 
 router = APIRouter(route_class=ClosedRoute, tags=["jobs"])
-MOST_DRAWN_BYTES = 8 * 2**20
-"""A longer report is served as JSON only."""
 _PAGE_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; frame-ancestors 'none'; base-uri 'none'; sandbox"
 
 
@@ -53,7 +48,7 @@ def get_report(request: Request, session: Reading, principal: ReadsJobs, service
 )
 def get_report_html(request: Request, session: Reading, principal: ReadsJobs, service: TheService, job_id: JobId) -> Response:
     """The report as one page that needs nothing else."""
-    page = to_html(_document(service, artifacts.report(session, principal.project_id, job_id)))
+    page = to_html(document(service, artifacts.report(session, principal.project_id, job_id)))
     response = ContentResponse(request, InMemory(page.encode()), media_type="text/html; charset=utf-8")
     response.headers["Content-Security-Policy"] = _PAGE_POLICY
     return response
@@ -68,14 +63,5 @@ def get_report_html(request: Request, session: Reading, principal: ReadsJobs, se
 )
 def get_report_markdown(request: Request, session: Reading, principal: ReadsJobs, service: TheService, job_id: JobId) -> Response:
     """The report as Markdown, for a pull request or a model card."""
-    text = to_markdown(_document(service, artifacts.report(session, principal.project_id, job_id)))
+    text = to_markdown(document(service, artifacts.report(session, principal.project_id, job_id)))
     return ContentResponse(request, InMemory(text.encode()), media_type="text/markdown; charset=utf-8")
-
-
-def _document(service: Service, blob: Blob) -> Report:
-    if blob.size_bytes > MOST_DRAWN_BYTES:
-        raise ReportTooLarge(f"the report has {blob.size_bytes} bytes, which is more than is drawn as a page", hint="GET report.json")
-    try:
-        return read(service.blobs.read_all(blob))
-    except UnreadableReport as error:
-        raise ReportUnreadable(error.message, hint=error.hint) from None

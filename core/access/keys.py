@@ -82,11 +82,21 @@ def verify(session: Session, token: str) -> Principal:
     key = session.get(ApiKey, f"key_{match['id']}") if match else None
     stored = key.secret_sha256 if key is not None else bytes(32)
     same = hmac.compare_digest(stored, _hash(match["secret"] if match else ""))
-    if key is None or not same or key.revoked_at is not None or (key.expires_at is not None and key.expires_at <= now(session)):
+    if key is None or not same or not is_valid(session, key):
         raise Unauthenticated(
             "the API key is not valid, or was revoked, or has expired",
             hint="modelpress keys list shows which are valid; modelpress keys create makes one",
         )
+    return principal(key)
+
+
+def is_valid(session: Session, key: ApiKey) -> bool:
+    """Whether a key was neither revoked nor has expired."""
+    return key.revoked_at is None and (key.expires_at is None or key.expires_at > now(session))
+
+
+def principal(key: ApiKey) -> Principal:
+    """Who asks by this key, with the scopes that this version knows."""
     return Principal(key.project_id, key.id, frozenset(Scope(scope) for scope in key.scopes if scope in set(Scope)))
 
 

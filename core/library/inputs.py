@@ -1,5 +1,6 @@
 """What models and datasets have in common: an uploaded file, its declaration, its inspection, its end."""
 
+from collections.abc import Iterable
 from typing import Any, TypeVar
 
 from sqlalchemy import or_, select
@@ -52,6 +53,13 @@ def search(session: Session, table: type[Row], project_id: str, *, limit: int, a
         select(table).where(table.project_id == project_id, table.deleted_at.is_(None)).options(with_expression(table.findings, found))
     )
     return page(session, statement, table.id, Cut(limit, after, [table.declared, table.error, found]))
+
+
+def names(session: Session, table: type[Row], project_id: str, ids: Iterable[str | None]) -> dict[str, str]:
+    """What rows of the project are called, by id; also of those that were deleted, which past jobs still name."""
+    wanted = {row_id for row_id in ids if row_id is not None}
+    found = session.execute(select(table.id, table.name).where(table.project_id == project_id, table.id.in_(wanted))) if wanted else ()
+    return {row.id: row.name for row in found}
 
 
 def _findings(table: type[Row]) -> json_without:

@@ -2,7 +2,7 @@
 
 Every second it re-queues or ends the jobs whose worker is not heard of, moves jobs that may run anywhere to where a worker for them
 is, and rings for jobs that nobody took. Every minute it forgets
-what has expired: idempotency keys, uploads, staged files, blobs without a use.
+what has expired: idempotency keys, sessions, uploads, staged files, blobs without a use.
 """
 
 import socket
@@ -16,6 +16,7 @@ from sqlalchemy import literal_column, or_, select
 from sqlalchemy.exc import DBAPIError
 
 from core import failpoints
+from core.access import sessions
 from core.blobs import Blobs
 from core.database import leases
 from core.database.clock import db_now, now
@@ -43,6 +44,7 @@ class Pass:
     rung: int = 0
     expired_keys: int = 0
     expired_leases: int = 0
+    expired_sessions: int = 0
     expired_uploads: int = 0
     removed_staged: int = 0
     removed_blobs: int = 0
@@ -157,6 +159,7 @@ class Reconciler:
         with self._database.unit_of_work() as session:
             done.expired_keys = idempotency.expire(session)
             done.expired_leases = leases.expire(session)
+            done.expired_sessions = sessions.expire(session)
         done.expired_uploads = Uploads(self._settings, self._database, self._blobs).expire()
         done.removed_staged = self._blobs.sweep_staging()
         done.removed_blobs = self._blobs.collect()

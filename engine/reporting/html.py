@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterable, Sequence
 from html import escape
+from pathlib import Path
 
 from engine.contract.display import Bars, Curve, Note, Shown
 from engine.contract.report import LayerChange, Report
@@ -28,23 +29,19 @@ MAX_LAYERS = 200
 """Layers in the table of the page; the JSON document has all of them."""
 MAX_CELL_CHARACTERS = 200
 """Longer texts are cut, so that a stranger's names cannot blow the page up."""
-_STYLE = """
-:root{--ink:#1d2430;--dim:#5c6675;--line:#d9dee6;--good:#14794a;--bad:#b3261e;--before:#b8c1cf;--after:#2f6fde;--card:#f6f8fb}
-@media (prefers-color-scheme:dark){:root{--ink:#e6eaf0;--dim:#9aa5b5;--line:#333c49;--good:#5bc98f;--bad:#ff8a80;--before:#596575;
---after:#7aa7ff;--card:#1b212a}body{background:#12161c}}
-*{box-sizing:border-box}body{font:15px/1.5 system-ui,sans-serif;color:var(--ink);max-width:70rem;margin:2rem auto;padding:0 1rem}
-h1{font-size:1.5rem;margin:0}h2{font-size:1.1rem;margin:2rem 0 .5rem}.lead{font-size:1.15rem}.dim{color:var(--dim)}
+_STYLE = (
+    Path(__file__).with_name("charts.css").read_text(encoding="utf-8")
+    + """
+*{box-sizing:border-box}body{font:15px/1.55 system-ui,sans-serif;color:var(--ink);background:var(--page);max-width:70rem;margin:2rem auto;padding:0 1rem}
+h1{font-size:1.5rem;margin:0}h2{font-size:1.1rem;margin:2rem 0 .5rem}.lead{font-size:1.15rem}.dim{color:var(--dim)}a{color:var(--accent)}
 table{border-collapse:collapse;width:100%}th,td{text-align:left;padding:.35rem .6rem;border-bottom:1px solid var(--line);vertical-align:top}
-th{font-weight:600;color:var(--dim)}td{font-variant-numeric:tabular-nums}span.time{white-space:nowrap}.scroll{overflow-x:auto}
+th{font-weight:600;color:var(--dim)}td{font-variant-numeric:tabular-nums}.time,th{white-space:nowrap}.scroll{overflow-x:auto}
 .good{color:var(--good);font-weight:600}.bad{color:var(--bad);font-weight:600}
 .cards{display:flex;flex-wrap:wrap;gap:.75rem;margin:1rem 0}.card{background:var(--card);border-radius:.5rem;padding:.75rem 1rem;min-width:9rem}
 .card b{display:block;font-size:1.4rem}pre{background:var(--card);padding:.75rem 1rem;border-radius:.5rem;overflow-x:auto;font-size:13px}
-.line polyline{fill:none;stroke-width:1.6}svg text{font-size:11px;fill:var(--dim)}svg .axis{fill:none;stroke:var(--line)}
-.legend .key{margin-right:1em}.legend .key::before{content:"■ "}.legend{font-size:13px}
-.s0{--c:#2f6fde}.s1{--c:#b8862b}.s2{--c:#14794a}.s3{--c:#b3261e}.s4{--c:#7a4fd0}.s5{--c:#1f8a9a}.s6{--c:#c2518f}.s7{--c:#6b7280}
-.line,.bar{stroke:var(--c);fill:var(--c)}.key::before{color:var(--c)}
-td,li{overflow-wrap:anywhere}svg{display:block}@media print{body{max-width:none;margin:0}}
+td,li{overflow-wrap:break-word}td:first-child{min-width:7rem}code{overflow-wrap:anywhere}@media print{body{max-width:none;margin:0}}
 """
+)
 
 
 class Html(str):
@@ -138,10 +135,10 @@ def _layers(layers: Sequence[LayerChange]) -> Html:
 def _bars(layer: LayerChange, largest: int) -> Html:
     sides = (("before", layer.before.bytes), ("after", 0 if layer.after is None else layer.after.bytes))
     bars = "".join(
-        f'<rect y="{2 + 9 * place}" width="{max(160 * size / largest, 0.5):.1f}" height="7" rx="1" fill="var(--{side})"/>'
+        f'<rect y="{2 + 9 * place}" width="{max(160 * size / largest, 0.5):.1f}" height="7" rx="1" class="{side}"/>'
         for place, (side, size) in enumerate(sides)
     )
-    return Html(f'<svg width="162" height="20" role="img" aria-label="bytes before and after">{bars}</svg>')
+    return Html(f'<svg class="sides" width="162" height="20" role="img" aria-label="bytes before and after">{bars}</svg>')
 
 
 def _reproduce(report: Report) -> Html:

@@ -85,10 +85,37 @@ def change_text(key: str, change: float | None) -> str:
     return f"{100 * change:+.2f} points" if metric.unit == "share" else f"{change:+.4g}"
 
 
+_CONSTRAINTS = {
+    "accuracy.max_drop": "largest loss",
+    "accuracy.min": "at least",
+    "max_file_bytes": "file at most",
+    "max_params_count": "parameters at most",
+    "max_macs_count": "operations at most",
+    "max_latency_ms": "latency at most",
+    "min_speedup": "speed at least",
+}
+
+
 def constraint_row(item: ConstraintCheck) -> Row:
     """A target: what it limits, the limit, what was measured, and whether it was met."""
+    unit = _constraint_unit(item)
     name = f"{item.name} ({item.metric})" if item.metric is not None else item.name
-    return (name, f"{item.limit:.6g}", "–" if item.value is None else f"{item.value:.6g}", "met" if item.met else "missed")
+    return (name, number_text(item.limit, unit), number_text(item.value, unit), "met" if item.met else "missed")
+
+
+def constraint_words(item: ConstraintCheck) -> str:
+    """A target in a few words."""
+    name = _CONSTRAINTS.get(item.name, item.name.replace("_", " "))
+    about = "" if item.metric is None else f"{Column.of(item.metric).title}: "
+    return f"{about}{name} {number_text(item.limit, _constraint_unit(item))}"
+
+
+def _constraint_unit(item: ConstraintCheck) -> str:
+    if item.drop_type == "relative":
+        return "share"
+    if item.metric is not None:
+        return Column.of(item.metric).unit
+    return "ratio" if item.name == "min_speedup" else Column.of(item.name).unit
 
 
 def evaluated_text(report: Report) -> str:

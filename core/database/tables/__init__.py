@@ -3,7 +3,7 @@
 Ids are text that sorts by time. Times are aware and in UTC. JSON columns hold what is shown, never what is searched for.
 """
 
-from core.database.tables.access import ApiKey, IdempotencyKey, LedgerEntry, Project, Turn
+from core.database.tables.access import ApiKey, IdempotencyKey, LedgerEntry, Project, Turn, WebSession
 from core.database.tables.base import QUEUED, RUNNING, Base, Id, JsonList, JsonObject, Lease, StoredBlob
 from core.database.tables.jobs import Job, JobEvent, JobLabel, JobLog, JobMetric, JobTeacher
 from core.database.tables.library import Artifact, Dataset, Model, Upload, UploadPart
@@ -33,4 +33,5 @@ __all__ = [
     "Turn",
     "Upload",
     "UploadPart",
+    "WebSession",
 ]

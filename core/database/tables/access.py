@@ -37,6 +37,16 @@ class ApiKey(Base):
     last_used_at: Mapped[datetime | None]
 
 
+class WebSession(Base):
+    """A browser that showed a key, until it logs out; only the SHA-256 of its secret is kept."""
+
+    __tablename__ = "web_sessions"
+    secret_sha256: Mapped[bytes] = mapped_column(LargeBinary(32), primary_key=True)
+    key_id: Mapped[str] = mapped_column(Id, ForeignKey("api_keys.id"), index=True)
+    created_at: Mapped[datetime] = created()
+    expires_at: Mapped[datetime] = mapped_column(index=True)
+
+
 class Turn(Base):
     """When a project's job was last taken from a queue: who was served longest ago is next."""
 

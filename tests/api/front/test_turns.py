@@ -75,7 +75,7 @@ def test_a_key_is_verified_once_for_all_who_send_it_meanwhile() -> None:
         return known
 
     async def run() -> None:
-        authenticate = Authenticator(verify, lambda _: None, None, Limits(Settings()))
+        authenticate = Authenticator(verify, verify, lambda _: None, None, Limits(Settings()))
         assert authenticate.whose(b"Bearer good", "10.0.0.1") == "10.0.0.1"  # nobody asked for the key yet
         answers = await asyncio.gather(*(authenticate(b"Bearer good", "10.0.0.1") for _ in range(50)))
         assert set(answers) == {known}
@@ -97,7 +97,7 @@ def test_a_client_that_leaves_takes_nobody_elses_answer_with_it() -> None:
         return Principal("prj_1", None, frozenset())
 
     async def run() -> None:
-        authenticate = Authenticator(verify, lambda _: None, None, Limits(Settings()))
+        authenticate = Authenticator(verify, verify, lambda _: None, None, Limits(Settings()))
         first = asyncio.create_task(authenticate(b"Bearer t", "a"))
         await asyncio.to_thread(entered.wait, 5)
         second = asyncio.create_task(authenticate(b"Bearer t", "a"))
