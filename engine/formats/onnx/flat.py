@@ -28,7 +28,7 @@ class FlatNode:
     outputs: tuple[str, ...]
     proto: onnx.NodeProto
     outer: str
-    """First output of the main graph's node that holds this one (of the node itself in the main graph)."""
+    """First named output of the main graph's node that holds this one (of the node itself in the main graph)."""
 
     @property
     def carries(self) -> bool:
@@ -74,7 +74,7 @@ class FlatGraph:
         names = {**around, **{item.name: prefix + item.name for item in (*graph.input, *graph.initializer)}}
         self.constants.update((prefix + item.name, item) for item in graph.initializer)
         for position, node in enumerate(graph.node if nodes is None else nodes):
-            top = outer if outer is not None else next(iter(node.output), "")
+            top = outer if outer is not None else first_output(node)
             inputs = tuple(names.get(name, prefix + name) if name else "" for name in node.input)
             outputs = tuple(prefix + name if name else "" for name in node.output)
             names.update((name, prefix + name) for name in node.output if name)
@@ -92,6 +92,11 @@ class FlatGraph:
                 self.nodes += [_carry(flat, source, target) for source, target in zip(results, outputs, strict=False) if target]
             self.nodes.append(flat)
         return names
+
+
+def first_output(node: onnx.NodeProto) -> str:
+    """The first output of a node that is not left out: of a recurrent layer whose last state alone is read, that state."""
+    return next(filter(None, node.output), "")
 
 
 def subgraphs(node: onnx.NodeProto) -> list[onnx.GraphProto]:

@@ -9,7 +9,7 @@ import onnx
 
 from engine.formats.onnx.checks import constant_tensors, inferred, own_constants, skeleton_of
 from engine.formats.onnx.file import graph_inputs
-from engine.formats.onnx.flat import FlatGraph, subgraphs
+from engine.formats.onnx.flat import FlatGraph, first_output, subgraphs
 from engine.formats.onnx.probing import Shapes, run_shapes
 from engine.formats.onnx.weights import int_attribute
 
@@ -73,7 +73,7 @@ _SELECTING = frozenset(["Compress", "NonMaxSuppression", "NonZero", "Unique"])
 
 
 def node_macs(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]] | None = None) -> dict[str, int | None]:
-    """MACs of one example by the first output of each node of the main graph that has any, or None where they cannot be counted.
+    """MACs of one example by the first named output of each node of the main graph that has any, or None where they cannot be counted.
 
     Where the file fixes a batch, its share is counted. A node that holds subgraphs has those of what it runs: none are known where
     the data decide how often, or which of two branches that differ. What follows from constants alone is computed once, and counts
@@ -89,11 +89,12 @@ def node_macs(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]] | None
     stored = FlatGraph.of(model).stored()
     macs: dict[str, int | None] = {}
     for node in skeleton.graph.node:
-        if not node.output or node.output[0] in stored:
+        made = first_output(node)
+        if not made or made in stored:
             continue
         count = _node_total(node, known, constants)
         if count is None or count:
-            macs[node.output[0]] = None if count is None else max(1, count // batch)
+            macs[made] = None if count is None else max(1, count // batch)
     return macs
 
 
@@ -203,7 +204,15 @@ def single_macs(node: onnx.NodeProto, inputs: Sequence[list[int] | None], output
     out = outputs[0] if outputs else None
     given = [*inputs, *[None] * 8]
     source, second = given[:2]
-    if out is None or source is None:
+    if source is None:
+        return None
+    if kind in ("DynamicQuantizeLSTM", "GRU", "LSTM", "RNN"):
+        if not second or not given[2] or len(source) != 3:
+            return None
+        # The runtime's quantized form keeps its matrices transposed.
+        rows, hidden = (second[2], given[2][1]) if kind == "DynamicQuantizeLSTM" else (second[1], given[2][2])
+        return source[0] * source[1] * second[0] * rows * (source[2] + hidden)
+    if out is None:
         return None
     if kind in ("Conv", "DeformConv", "FusedConv", "ConvInteger", "QLinearConv"):
         weight = given[3 if kind == "QLinearConv" else 1]
@@ -218,12 +227,6 @@ def single_macs(node: onnx.NodeProto, inputs: Sequence[list[int] | None], output
         return math.prod(out) * (source[-2] if int_attribute(node, "transA", 0) and len(source) > 1 else source[-1])
     if kind == "MatMulNBits":
         return math.prod(out) * int_attribute(node, "K")
-    if kind in ("DynamicQuantizeLSTM", "GRU", "LSTM", "RNN"):
-        if not second or not given[2] or len(source) != 3:
-            return None
-        # The runtime's quantized form keeps its matrices transposed.
-        rows, hidden = (second[2], given[2][1]) if kind == "DynamicQuantizeLSTM" else (second[1], given[2][2])
-        return source[0] * source[1] * second[0] * rows * (source[2] + hidden)
     if kind == "Einsum":
         return _einsum_macs(node, inputs)
     return _attention_macs(node, given, out)

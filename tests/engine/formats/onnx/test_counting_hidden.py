@@ -191,3 +191,15 @@ def test_peepholes_are_weights_quantized_or_not(tmp_path: Path) -> None:
     assert any(item.op_type == "DynamicQuantizeLSTM" for item in onnx.load(tmp_path / "q.onnx").graph.node)
     whole = 60 + 100 + 40 + 15
     assert count_onnx(tmp_path / "m.onnx").params_count == count_onnx(tmp_path / "q.onnx").params_count == whole
+
+
+def test_recurrent_layers_whose_last_states_alone_are_read_all_count() -> None:
+    """Their first output is left out, so that nothing but the second tells them apart."""
+    weights = {name: normal(1, 20, size) for name, size in (("w", 3), ("r", 5), ("v", 3), ("s", 5))}
+    layers = [node("LSTM", ["xt", *pair], ["", state], hidden_size=5) for pair, state in (("wr", "h"), ("vs", "g"))]
+    proto = model(
+        [node("Transpose", ["x"], ["xt"], perm=[1, 0, 2]), *layers, node("Add", ["h", "g"], ["y"])], {"x": [BATCH, 4, 3]}, ["y"], weights
+    )
+    counts = count_graph(proto)
+    assert (counts.params_count, counts.macs_count) == (2 * 20 * (3 + 5), 2 * 4 * 20 * (3 + 5))
+    assert all(weight.readers in (("h",), ("g",)) for weight in weight_tensors(proto).values())
