@@ -6,7 +6,7 @@ A page is bounded in items and in bytes: the sizes of the rows are read first, a
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import reduce
+from functools import lru_cache, reduce
 from operator import add
 from typing import Any, Generic, TypeVar
 
@@ -51,8 +51,7 @@ def page(session: Session, statement: Select[Row], key: InstrumentedAttribute[An
                 f"`after` is not a cursor of this list: {cut.after[:80]!r}", hint="take `next_cursor` of the page before"
             )
         chosen = chosen.where(key < cut.after)
-    length = reduce(add, (func.coalesce(func.length(cast(column, Text)), 0) for column in cut.long), cast(literal(0), Integer))
-    found = session.execute(chosen.with_only_columns(key, length).order_by(key.desc()).limit(cut.limit + 1)).all()
+    found = session.execute(chosen.with_only_columns(key, _length(tuple(cut.long))).order_by(key.desc()).limit(cut.limit + 1)).all()
     ids: list[str] = []
     characters = 0
     for row_id, row_length in found[: cut.limit]:
@@ -63,3 +62,9 @@ def page(session: Session, statement: Select[Row], key: InstrumentedAttribute[An
     rows = list(session.scalars(statement.where(key.in_(ids)).order_by(key.desc()))) if ids else []
     more = len(found) > len(ids)
     return Page(rows, more, str(ids[-1]) if more else None)
+
+
+@lru_cache(64)
+def _length(columns: tuple[ColumnElement[Any] | InstrumentedAttribute[Any], ...]) -> ColumnElement[int]:
+    """How long a row is. Made once: such expressions refer to themselves, so that each is left to the collector of garbage."""
+    return reduce(add, (func.coalesce(func.length(cast(column, Text)), 0) for column in columns), cast(literal(0), Integer))

@@ -59,6 +59,11 @@ class Architecture:
     fixed: JsonObject
     reference: str
 
+    @property
+    def elsewhere(self) -> bool:
+        """Whether it is a network of another library, which is lifted into layers that are known here."""
+        return ":" in self.name
+
     def defaults(self) -> ArchitectureParams:
         """Parameters where nothing is stated."""
         return self.params(**self.fixed)
@@ -76,6 +81,29 @@ class Architecture:
             "input_shape": list(defaults.signature().inputs[0].shape),
             "reference": self.reference,
         }
+
+
+@dataclass(frozen=True)
+class Library:
+    """A library whose networks are named `<library>:<network>`, where a worker has it; a family's spec holds it as `LIBRARY`."""
+
+    name: str
+    params: type[ArchitectureParams]
+    """With a field `model` for the network's name in the library."""
+    title: str
+    reference: str
+
+    def entry(self, model: str) -> Architecture:
+        """One of its networks, whether there is such a one or not: only a worker knows."""
+        return Architecture(f"{self.name}:{model}", self.title, self.name, self.params, {"model": model}, self.reference)
+
+
+@functools.cache
+def libraries() -> dict[str, Library]:
+    """Every such library by name."""
+    families = [package for package in pkgutil.iter_modules(engine.architectures.__path__, "engine.architectures.") if package.ispkg]
+    found = [getattr(importlib.import_module(f"{family.name}.spec"), "LIBRARY", None) for family in families]
+    return {library.name: library for library in found if isinstance(library, Library)}
 
 
 @functools.cache
@@ -96,7 +124,11 @@ def read_architecture(stated: Any) -> tuple[Architecture, ArchitectureParams]:
     name, given = (stated.get("name"), stated.get("params") or {}) if isinstance(stated, dict) else (stated, {})
     if isinstance(stated, dict) and not set(stated) <= {"name", "params"}:
         raise EngineError("architecture_invalid", "metadata.architecture has fields other than name and params.")
-    entry = catalogue().get(name) if isinstance(name, str) else None
+    library, colon, model = name.partition(":") if isinstance(name, str) else ("", "", "")
+    if colon and library in libraries():
+        entry: Architecture | None = libraries()[library].entry(model)
+    else:
+        entry = catalogue().get(name) if isinstance(name, str) else None
     if entry is None:
         close = get_close_matches(str(name), catalogue(), n=1)
         hint = f"Did you mean {close[0]!r}?" if close else f"Architectures: {', '.join(catalogue())}; or upload ONNX, which needs none."

@@ -40,6 +40,8 @@ class FileFormat:
     """The first bytes only make the format likely: other formats are asked before."""
     special: bool = False
     """Files of a more general format begin the same, so that this one is asked before: a file of either may be declared as the other."""
+    packed: bool = False
+    """A file of models is an archive whose size says nothing about the network's: that of its ONNX form counts."""
     has_structure: bool = True
     """Whether a model file holds how its tensors are connected; without that, `metadata.architecture` has to."""
     has_weights: bool = True

@@ -1,5 +1,6 @@
 """The report of a compression, `report.json`: written by the job, read by whoever draws it."""
 
+from datetime import datetime
 from typing import Any, Literal
 
 from pydantic import JsonValue, ValidationError
@@ -146,6 +147,8 @@ class Report(Summary):
     spec_hash: str
     references: tuple[Reference, ...]
     duration_seconds: float
+    finished_at: datetime | None = None
+    """When the report was written, in UTC; null in reports of before it was."""
     sentence: str = ""
     """What came out, in one sentence."""
 

@@ -34,6 +34,11 @@ def check(stream: IO[bytes], size: int) -> None:
 
     Raises `truncated_upload`, `model_invalid`, `external_data_forbidden`, `tensor_limit_exceeded`.
     """
+    check_outline(stream, size, external=False)
+
+
+def check_outline(stream: IO[bytes], size: int, *, external: bool) -> None:
+    """The same; with `external`, weights may stand in other files."""
     if size > _MAX_PROTOBUF_BYTES:
         raise EngineError("tensor_limit_exceeded", f"The file has {size} bytes; an ONNX file holds at most {_MAX_PROTOBUF_BYTES}.")
     graphs = opsets = 0
@@ -43,7 +48,7 @@ def check(stream: IO[bytes], size: int) -> None:
         graphs += number == _GRAPH
         opsets += number == _OPSET_IMPORT
         if number == _GRAPH:
-            _check_graph(stream, start, end)
+            _check_graph(stream, start, end, external=external)
     if not graphs:
         raise EngineError("truncated_upload" if not opsets else "model_invalid", "The file holds no graph.", hint="Upload the file again.")
     if not opsets:
@@ -52,7 +57,7 @@ def check(stream: IO[bytes], size: int) -> None:
         )
 
 
-def _check_graph(stream: IO[bytes], start: int, end: int) -> None:
+def _check_graph(stream: IO[bytes], start: int, end: int, *, external: bool) -> None:
     tensors = 0
     for number, kind, first, last in _fields(stream, start, end):
         if number != _INITIALIZER or kind != 2:
@@ -60,7 +65,7 @@ def _check_graph(stream: IO[bytes], start: int, end: int) -> None:
         tensors += 1
         if tensors > limits.MAX_TENSORS:
             raise EngineError("tensor_limit_exceeded", f"The graph has more than {limits.MAX_TENSORS} initializers.")
-        for inner, inner_kind, _, _ in _fields(stream, first, last):
+        for inner, inner_kind, _, _ in () if external else _fields(stream, first, last):
             if inner == _EXTERNAL_DATA or (inner == _DATA_LOCATION and inner_kind == 0 and _varint_before(stream)):
                 raise external_data_forbidden()
 
@@ -70,7 +75,7 @@ def external_data_forbidden() -> EngineError:
     return EngineError(
         "external_data_forbidden",
         "The model keeps weights in another file (external data).",
-        hint="Write one file: torch.onnx.export(..., external_data=False); or, beside the .data file: "
+        hint="Zip both files and upload the archive; or write one: torch.onnx.export(..., external_data=False); or, beside the .data file: "
         "onnx.save(onnx.load('model.onnx'), 'single.onnx').",
     )
 

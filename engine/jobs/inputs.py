@@ -60,7 +60,8 @@ class JobInputs:
             split = _evaluated_split(stored, spec.evaluation.split, warn)
             data = with_evaluation_split(stored, split, spec.seed)
         onnx = network.file(work / "baseline.onnx")
-        upload = job.model.path if format_of(job.model.format, "model").has_weights else onnx
+        format = format_of(job.model.format, "model")
+        upload = job.model.path if format.has_weights and not format.packed else onnx
         return cls(job, spec, work, network, upload, onnx, data, split)
 
     @property

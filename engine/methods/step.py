@@ -17,6 +17,7 @@ from engine.contract.errors import EngineError
 from engine.contract.figures import FileMetrics
 from engine.contract.heads import Head
 from engine.contract.method import MethodParams
+from engine.methods.training_curves import training_curves
 from engine.networks.network import Network, Signature
 
 if TYPE_CHECKING:
@@ -299,7 +300,7 @@ class StepContext:
         """What the reports show of the step: its stages, as far as they were measured, and what the method chose."""
         stages = [row for row in self.reported.get("stages", ()) if len(row) > 1]
         table = [Table.of("Stages", "stage", stages)] if stages else []
-        shown = [*table, *self.shown]
+        shown = [*table, *training_curves(self.reported.get("training", ())), *self.shown]
         if len(shown) <= MOST_SHOWN:
             return tuple(shown)
         left = len(shown) - MOST_SHOWN + 1

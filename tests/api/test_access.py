@@ -21,8 +21,8 @@ from core.access.keys import Scope
 from core.settings import Settings
 from tests.api.conftest import Client, Server, problem
 
-FIXED = {"number": "1", "name": "static_quantization", "tab": "logs"}
-FILES = {"/docs/{filename}": "docs.js", "/static/{filename}": "pages.js"}
+FIXED = {"number": "1", "name": "static_quantization", "tab": "logs", "key": "key_1", "side": "before"}
+FILES = {"/docs/{filename}": "docs.js", "/static/{filename}": "pages.js", "/static/netron/{filename}": "view.js"}
 
 
 def _routes() -> Iterator[tuple[str, str, APIRoute]]:
@@ -80,6 +80,9 @@ OPEN_TO_ANY_KEY = {
     "/v1/usage",
     "/v1/version",
     "/logout",
+    "/keys",
+    "/methods",
+    "/methods/{name}",
 }
 
 

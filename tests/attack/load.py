@@ -12,11 +12,13 @@ from sqlalchemy import delete, insert, select, update
 
 from core import ids, jobs
 from core.database.tables import Job, JobEvent
+from tests.attack.connections import many, send
 from tests.attack.target import Target
 
 SECONDS = 6.0
 POLLERS, STREAMS, UPLOADS = 200, 20, 10
 POLL_SECONDS = 1.0
+FOLLOWERS = 900
 QUEUED, INSPECTIONS = 10_000, 1000
 
 
@@ -82,6 +84,36 @@ async def _poll_and_follow(target: Target, made: list[str], random: Random) -> l
     asked = [poll(made[number % len(made)]) for number in range(POLLERS)]
     await asyncio.gather(*asked, *(follow(made[number % len(made)]) for number in range(STREAMS)))
     return latencies
+
+
+def followers_of_busy_jobs(target: Target, _: Random) -> None:
+    """450 streams and as many polls that wait, of four projects; each of their jobs has news five times a second."""
+    made: dict[str, str] = {}
+    for key in (target.attacker, *(target.key(f"follower {number}") for number in range(3))):
+        model, dataset = target.inputs(key)
+        body = json.dumps(target.spec(model=model, dataset=dataset)).encode()
+        made[json.loads(target.call("POST", "/v1/jobs", body, key=key)[2])["id"]] = key
+    waiting = set(made)
+    with target.service.database.unit_of_work() as session:
+        while waiting and (claim := jobs.claim(session, "cpu", worker="w", device="cpu", lease_seconds=600)) is not None:
+            waiting.discard(claim.job_id)
+        fences = {job_id: session.get_one(Job, job_id).fence for job_id in made}
+    assert not waiting
+    with many(target, FOLLOWERS) as connections:
+        for number, connection in enumerate(connections):
+            job_id = list(made)[number % len(made)]
+            path, more = (f"/v1/jobs/{job_id}/events/stream", []) if number % 8 < 4 else (f"/v1/jobs/{job_id}", ["Prefer: wait=60"])
+            send(connection, target.head("GET", path, *more, key=made[job_id]))
+        deadline = time.monotonic() + SECONDS / 2
+        while time.monotonic() < deadline:
+            with target.service.database.unit_of_work() as session:
+                for job_id, fence in fences.items():
+                    news = jobs.Report(events=[jobs.NewEvent("warning", {"message": "m" * 500})])
+                    jobs.heartbeat(session, job_id, fence, lease_seconds=600, report=news)
+            time.sleep(0.2)
+        assert target.call("GET", "/v1/jobs", key=target.innocent)[0] == 200
+    for job_id, key in made.items():
+        target.call("POST", f"/v1/jobs/{job_id}/cancel", key=key)
 
 
 def ten_thousand_jobs_of_another_project(target: Target, random: Random) -> None:
@@ -156,4 +188,4 @@ def _claims_until_inspected(target: Target) -> int:
     return 50
 
 
-ATTACKS = (pollers_streams_and_uploads, ten_thousand_jobs_of_another_project)
+ATTACKS = (pollers_streams_and_uploads, followers_of_busy_jobs, ten_thousand_jobs_of_another_project)

@@ -169,6 +169,7 @@ class House:
             except OSError:
                 if not patient:
                     raise
+                self._must_live()
             else:
                 break
             time.sleep(0.1)
@@ -183,9 +184,14 @@ class House:
             try:
                 job: dict[str, Any] = self.client.json("GET", f"/v1/jobs/{job_id}")
             except OSError:
+                self._must_live()
                 time.sleep(0.05)
             else:
                 return job
+
+    def _must_live(self) -> None:
+        """Whoever asks again and again would otherwise do so for ever."""
+        assert self.process.poll() is None, f"the service ended by itself\n{self.log.read_text(errors='replace')[-6000:]}"
 
     def wait(self, job_id: str, condition: Callable[[dict[str, Any]], bool], seconds: float = 60) -> dict[str, Any]:
         """The job's body as soon as `condition` holds."""

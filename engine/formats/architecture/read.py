@@ -6,7 +6,7 @@ from pathlib import Path
 
 from engine.contract.metadata import ModelMetadata
 from engine.files.architecture import read_description
-from engine.formats.onnx.networks import ModuleNetwork
+from engine.formats.lifted import as_network
 from engine.networks.network import Network
 
 
@@ -21,4 +21,4 @@ def read(path: Path, metadata: ModelMetadata, work: Path) -> Network:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(description.seed)
         module, signature = build_architecture(description.architecture)
-    return ModuleNetwork(signature, module.eval())
+    return as_network(module, signature)

@@ -9,10 +9,11 @@ import torch
 from torch import nn
 
 from engine.architectures.build import build_architecture
+from engine.architectures.spec import read_architecture
 from engine.contract import limits
 from engine.contract.errors import EngineError
 from engine.contract.metadata import NamedArchitecture
-from engine.formats.onnx.networks import ModuleNetwork
+from engine.formats.lifted import as_network
 from engine.networks.network import Network
 
 _NAME = re.compile(limits.TENSOR_NAME)
@@ -26,8 +27,26 @@ def network_of(architecture: NamedArchitecture | None, read: Callable[[], Mappin
     """
     with torch.device("meta"):
         module, signature = build_architecture(architecture)
-    _assign(module, read())
-    return ModuleNetwork(signature, module.eval())
+    given = read()
+    if elsewhere := read_architecture(architecture)[0].elsewhere:
+        given = _with_tied(module, given)
+        _check(module, given)
+        # Buffers that no file holds are computed when the module is made, so that it is made once more, in memory.
+        module, signature = build_architecture(architecture)
+    _assign(module, given, keep=elsewhere)
+    return as_network(module, signature)
+
+
+def _with_tied(module: nn.Module, tensors: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
+    """With the tensors that a file leaves out because they are others by another name."""
+    names: dict[int, list[str]] = {}
+    for name, parameter in module.named_parameters(remove_duplicate=False):
+        names.setdefault(id(parameter), []).append(name)
+    found = dict(tensors)
+    for tied in names.values():
+        known = next((tensors[name] for name in tied if name in tensors), None)
+        found |= {name: known for name in tied if name not in tensors and known is not None}
+    return found
 
 
 def check_name(name: str) -> None:
@@ -39,7 +58,18 @@ def check_name(name: str) -> None:
         )
 
 
-def _assign(module: nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
+def _assign(module: nn.Module, tensors: Mapping[str, torch.Tensor], *, keep: bool) -> None:
+    """Give the module its tensors; with `keep` they are copied into those it has, which may be tied."""
+    tensors = _check(module, tensors)
+    given = {
+        name: tensors[name].to(kept.dtype) if name in tensors else torch.zeros(kept.shape, dtype=kept.dtype)
+        for name, kept in module.state_dict().items()
+    }
+    module.load_state_dict(given, assign=not keep)
+
+
+def _check(module: nn.Module, tensors: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
+    """The tensors by the module's names. Raises `model_invalid` and `non_finite_weights` where they are not those of the module."""
     if tensors and all(name.startswith("module.") for name in tensors):
         tensors = {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
     wanted = module.state_dict()
@@ -69,8 +99,4 @@ def _assign(module: nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
             raise EngineError("model_invalid", f"Tensor {name!r} is {tensor.dtype}; {wanted[name].dtype} is needed.")
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise EngineError("non_finite_weights", f"Tensor {name!r} holds NaN or infinity.", details={"tensor": name})
-    given = {
-        name: tensors[name].to(kept.dtype) if name in tensors else torch.zeros(kept.shape, dtype=kept.dtype)
-        for name, kept in wanted.items()
-    }
-    module.load_state_dict(given, assign=True)
+    return tensors

@@ -1,0 +1,1 @@
+"""Networks of the library timm, where it is installed."""

@@ -1,0 +1,1 @@
+"""Networks of the library torchvision, where it is installed."""

@@ -1,0 +1,1 @@
+"""Reads ONNX files whose weights lie beside them."""
