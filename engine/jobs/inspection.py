@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import onnx
 
+from engine.contract import limits
 from engine.contract.errors import EngineError
 from engine.contract.inspection import LayerInfo, ModelInspection, SignatureInfo, TensorInfo
 from engine.contract.metadata import ModelMetadata
@@ -47,7 +48,7 @@ def inspect_model(path: Path, format: str, metadata: ModelMetadata, work: Path) 
 
 def _of_graph(network: Network, path: Path, metadata: ModelMetadata) -> ModelInspection:
     model = unpacked(narrowed(read_model(path), metadata.input_specs))
-    runtime.open_session(path, threads=1)
+    _check_runs(path, len(model.graph.node))
     weights, macs = weight_tensors(model), node_macs(model)
     counts = counts_of(weights, macs)
     reason = _untrainable(network, model)
@@ -58,6 +59,18 @@ def _of_graph(network: Network, path: Path, metadata: ModelMetadata) -> ModelIns
     )
     found = _document(signature_of(model), counts, layers=layers, reason=reason)
     return found.model_copy(update={"opset": opset, "operators": dict(sorted(operators.items()))})
+
+
+def _check_runs(path: Path, nodes: int) -> None:
+    """Load the file as a job will. Of very many nodes the runtime's optimizations take a time that grows with their square: such a file is
+    loaded as it stands, and with them only where that fails. Raises `model_invalid`."""
+    if nodes > limits.MAX_TRAINABLE_NODES:
+        try:
+            runtime.open_session(path, threads=1, optimized=False)
+            return
+        except EngineError:
+            pass
+    runtime.open_session(path, threads=1)
 
 
 def module_layers(network: Network) -> list[LayerInfo]:
