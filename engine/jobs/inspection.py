@@ -19,6 +19,7 @@ from engine.formats.onnx import runtime
 from engine.formats.onnx.checks import inferred, skeleton_of
 from engine.formats.onnx.counting import counts_of, multiplications
 from engine.formats.onnx.file import is_quantized, narrowed, read_model, signature_of
+from engine.formats.onnx.flat import first_output
 from engine.formats.onnx.importer.names import module_path
 from engine.formats.onnx.macs import node_macs, total
 from engine.formats.onnx.packed import unpacked
@@ -119,16 +120,17 @@ def graph_layers(model: onnx.ModelProto, weights: Mapping[str, Weight], macs: Ma
         read_by[weight.readers[0]] = total([read_by.get(weight.readers[0], 0), weight.size])
     rows = []
     for index, node in enumerate(model.graph.node):
-        if not node.output or (node.output[0] not in read_by and node.output[0] not in macs):
+        made = first_output(node)
+        if not made or (made not in read_by and made not in macs):
             continue
         rows.append(
             LayerInfo(
                 name=node.name or module_path(node, list(node.input[1:])) or f"{node.op_type.lower()}_{index}",
                 type=node.op_type,
                 input_shape=shapes.get(node.input[0]) if node.input else None,
-                output_shape=shapes.get(node.output[0]),
-                params_count=read_by.get(node.output[0], 0),
-                macs_count=macs.get(node.output[0], 0),
+                output_shape=shapes.get(made),
+                params_count=read_by.get(made, 0),
+                macs_count=macs.get(made, 0),
                 prunable=False,
                 quantizable=node.op_type in _QUANTIZABLE,
             )
