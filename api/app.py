@@ -23,7 +23,7 @@ from api.pages import errors as pages_errors
 from api.pages import jobs as pages_of_jobs
 from api.pages import keys as pages_of_keys
 from api.pages import methods as pages_of_methods
-from api.routes import artifacts, datasets, docs, health, history, jobs, methods, models, reports, uploads, usage
+from api.routes import artifacts, datasets, docs, health, history, jobs, methods, models, reports, templates, uploads, usage, webhooks
 from core import logging
 from core.access import keys, projects, sessions
 from core.access.keys import Principal, Scope
@@ -56,7 +56,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.hot = HotJobs()
     app.state.limits = Limits(settings)
     problems.install(app)
-    for resource in (uploads, models, datasets, methods, jobs, history, artifacts, reports, usage, health, docs):
+    for resource in (uploads, models, datasets, methods, jobs, templates, history, artifacts, reports, webhooks, usage, health, docs):
         # Flat, as no router has a prefix or dependencies of its own: a request is then matched against one list.
         app.router.routes.extend(resource.router.routes)
     app.state.pages = rendering.Pages()

@@ -25,6 +25,7 @@ from api.routes.methods import describe
 from core import jobs
 from core.access.keys import Principal, Scope
 from core.database.db import Session
+from core.database.listing import Listing
 from core.errors import MalformedRequest, ServiceError
 from core.jobs import Submission, idempotency, planning
 from core.library import datasets, models
@@ -191,14 +192,14 @@ def _models(view: View, chosen: str) -> list[tuple[str, str]] | None:
     """The latest models to choose from; None where the key may not read them."""
     if not view.may(Scope.MODELS_READ):
         return None
-    found = [(item.id, item.name) for item in models.search(view.session, view.project_id, limit=MOST_CHOICES).data]
+    found = [(item.id, item.name) for item in models.search(view.session, view.project_id, Listing(limit=MOST_CHOICES)).data]
     return found if not chosen or chosen in dict(found) else [(chosen, chosen), *found]
 
 
 def _datasets(view: View, chosen: str) -> list[tuple[str, str]] | None:
     if not view.may(Scope.DATASETS_READ):
         return None
-    found = [(item.id, item.name) for item in datasets.search(view.session, view.project_id, limit=MOST_CHOICES).data]
+    found = [(item.id, item.name) for item in datasets.search(view.session, view.project_id, Listing(limit=MOST_CHOICES)).data]
     return found if not chosen or chosen in dict(found) else [(chosen, chosen), *found]
 
 

@@ -18,12 +18,12 @@ from core.access.keys import Scope
 from core.database.tables import Artifact, Job
 from core.errors import NotFound
 from core.library import models
-from engine.contract.display import Bar, Bars, Column, Curve
+from engine.contract.display import Bar, Bars, Column, Curve, Table
 from engine.contract.figures import Summary
 from engine.contract.file_format import ending_of
 from engine.contract.report import LayerChange, Report
 from engine.reporting.details import details
-from engine.reporting.settings import after_each_step, latencies, quality_against_size, trade_offs
+from engine.reporting.settings import after_each_step, classes, latencies, quality_against_size, trade_offs
 from engine.reporting.text import (
     SETTING_COLUMNS,
     before_after,
@@ -133,10 +133,11 @@ def _cards(found: Summary) -> list[Card]:
     return cards
 
 
-def _curves(report: Report) -> Iterator[Curve]:
+def _curves(report: Report) -> Iterator[Curve | Table]:
     yield from quality_against_size(report)
     yield from after_each_step(report)
     yield from latencies(report)
+    yield from classes(report)
 
 
 def settings(about: About, asked: Part) -> str:

@@ -59,6 +59,18 @@ class LayerChange(Record):
     """Null where it has gone."""
 
 
+class ClassChange(Record):
+    """How many examples of one class the original and the result get right."""
+
+    output: str
+    class_number: int
+    examples_count: int
+    right_before_count: int
+    right_after_count: int
+    mostly_taken_for: int | None = None
+    """The class that the result names most often for examples of this one that the original had right; null where it has lost none."""
+
+
 class Environment(Record):
     """What the figures were measured on."""
 
@@ -139,6 +151,8 @@ class Report(Summary):
     kept_step_index: int
     layers: tuple[LayerChange, ...]
     """Of the first setting."""
+    classes: tuple[ClassChange, ...] = ()
+    """Of the first setting, those that lost most first: at most a hundred of each output that tells classes apart."""
     environment: Environment
     warnings: tuple[ReportedWarning, ...]
     artifacts: tuple[ReportedFile, ...]

@@ -61,6 +61,7 @@ def build(
         steps=tuple(steps),
         kept_step_index=publication.step_index,
         layers=layer_table(inputs.onnx, publication.measured[0].runnable),
+        classes=publication.measured[0].score.classes,
         environment=environment.describe(threads=job.threads, seed=spec.seed, device=job.device),
         warnings=tuple(warnings),
         artifacts=tuple(artifacts),

@@ -9,7 +9,7 @@ from engine.contract.display import Bars, Curve, Note, Shown
 from engine.contract.report import LayerChange, Report
 from engine.reporting.details import cells, details
 from engine.reporting.drawing import bars_svg, curve_svg
-from engine.reporting.settings import after_each_step, latencies, quality_against_size, trade_offs
+from engine.reporting.settings import after_each_step, classes, latencies, quality_against_size, trade_offs
 from engine.reporting.text import (
     MOST_WARNINGS,
     SETTING_COLUMNS,
@@ -74,6 +74,7 @@ def to_html(report: Report, links: Mapping[str, str] | None = None) -> str:
         _section("Before and after", _table(("", "before", "after", "change"), [_marked(row) for row in before_after(report)])),
         Html(f'<p class="dim">{escape(evaluated_text(report))}</p>'),
         _side_by_side((*trade_offs(report), *quality_against_size(report), *after_each_step(report), *latencies(report))),
+        *(_section(table.title, _drawn(table)) for table in classes(report)),
         _rows("Settings", SETTING_COLUMNS, [_marked(row) for row in setting_rows(report)]),
         _warnings(report),
         _steps(report),

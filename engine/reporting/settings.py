@@ -2,12 +2,13 @@
 
 from collections.abc import Iterator
 
-from engine.contract.display import Column, Curve, Line
+from engine.contract.display import Column, Curve, Line, Table
 from engine.contract.figures import QUANTILES, Figures
 from engine.contract.metric import Key, first_of
 from engine.contract.report import Report
 
 _MOST_POINTS = 24
+_MOST_CLASSES = 20
 
 
 def first_metric(report: Report) -> str | None:
@@ -63,6 +64,44 @@ def after_each_step(report: Report) -> Iterator[Curve]:
     if len(points) > 2:
         lines = (Line(name="quality", points=points),)
         yield Curve(title="Quality after each step", x=Column(title="steps done"), y=Column.of(key), lines=lines)
+
+
+def classes(report: Report) -> Iterator[Table]:
+    """Which classes the result recognizes worse, or better, than the original: a table for each output that tells classes apart."""
+    names = _labels(report)
+    for output in dict.fromkeys(item.output for item in report.classes):
+        found = [item for item in report.classes if item.output == output and item.right_before_count != item.right_after_count]
+        # Those that lost most stand first, those that won most last.
+        kept = found if len(found) <= _MOST_CLASSES else [*found[: _MOST_CLASSES - 5], *found[-5:]]
+        if kept:
+            columns = ("class", "examples", "right before", "right after", "change", "lost ones mostly taken for")
+            units = ("", "count", "share", "share", "points", "")
+            rows = tuple(
+                (
+                    _named(item.class_number, names),
+                    item.examples_count,
+                    item.right_before_count / item.examples_count,
+                    item.right_after_count / item.examples_count,
+                    f"{100 * (item.right_after_count - item.right_before_count) / item.examples_count:+.2f} points",
+                    None if item.mostly_taken_for is None else _named(item.mostly_taken_for, names),
+                )
+                for item in kept
+            )
+            title = "Classes that changed" if len({item.output for item in report.classes}) == 1 else f"Classes that changed: {output}"
+            yield Table(title=title, columns=tuple(Column(title=t, unit=u) for t, u in zip(columns, units, strict=True)), rows=rows)
+
+
+def _labels(report: Report) -> list[str]:
+    """What the classes are called, where model or dataset say so."""
+    for file in (report.inputs.model, report.inputs.dataset):
+        stated = [] if file is None else file.metadata.get("labels")
+        if isinstance(stated, list) and stated:
+            return [str(name) for name in stated]
+    return []
+
+
+def _named(number: int, names: list[str]) -> str:
+    return names[number][:60] if number < len(names) else str(number)
 
 
 def latencies(report: Report) -> Iterator[Curve]:

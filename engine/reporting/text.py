@@ -263,3 +263,12 @@ def _shrunk_text(before: float | None, after: float | None) -> str:
 
 def _with_interval(text: str, interval: Interval | None) -> str:
     return text if interval is None or text == "–" else f"{text} ({100 * interval[0]:.2f}–{100 * interval[1]:.2f} %)"
+
+
+def summary_table(described: Report) -> str:
+    """The figures of a report as a table for a terminal."""
+    rows = [("", "before", "after", "change"), *before_after(described)]
+    widths = [max(len(row[i]) for row in rows) for i in range(4)]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    checks = [f"{'met   ' if item.met else 'MISSED'} {constraint_row(item)[0]}" for item in described.constraints]
+    return "\n".join(["", *lines, *checks, "", described.sentence])

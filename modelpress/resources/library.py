@@ -53,6 +53,8 @@ class Model(Input):
     """An uploaded neural network; what was found in it is null until it has been inspected."""
 
     object: Literal["model"]
+    labels: dict[str, str] = {}
+    """The client's own pairs, to find it by. (Names of classes stand in `metadata.labels`.)"""
     signature: Signature | None
     params_count: int | None
     nonzero_params_count: int | None
@@ -122,6 +124,8 @@ class Dataset(Input):
     """Uploaded examples; what was found in them is null until they have been inspected."""
 
     object: Literal["dataset"]
+    tags: dict[str, str] = {}
+    """The client's own pairs, to find it by: what requests call `labels`, a name that says here whether there are targets."""
     splits: dict[str, Split] | None
     columns: list[TensorInfo] | None
     classes: list[Any] | None

@@ -36,7 +36,7 @@ ROUTES = list(_routes())
 
 
 def _path(template: str, ids: dict[str, str]) -> str:
-    return template.format(**{f"{kind}_id": found for kind, found in ids.items()}, **FIXED, filename=FILES.get(template, ""))
+    return template.format(**{f"{kind}_id": found for kind, found in ids.items()}, **FIXED, filename=FILES.get(template, "model.onnx"))
 
 
 def test_the_walk_sees_the_whole_contract() -> None:
@@ -126,6 +126,9 @@ def test_another_projects_things_are_not_found(server: Server, client: Client, s
         "job": job["id"],
         "artifact": client.get(job["urls"]["artifacts"]).json()["data"][0]["id"],
         "upload": client.post("/v1/uploads").json()["id"],
+        "webhook": (webhook := client.post("/v1/webhooks", json={"url": "https://hooks.example/x"}).json())["id"],
+        "delivery": client.post(webhook["urls"]["test"]).json()["id"],
+        "template": client.post("/v1/templates", json={"name": "t", "spec": {"quantize": "int8"}}).json()["id"],
     }
     walked = 0
     for method, path, _ in ROUTES:

@@ -1,7 +1,6 @@
 """Bodies that come slowly, in crumbs, packed, or to routes that take none."""
 
 import gzip
-import json
 import time
 from random import Random
 
@@ -14,7 +13,7 @@ _FILE, _DOCUMENT = "Content-Type: application/octet-stream", "Content-Type: appl
 
 def slow_bodies_everywhere(target: Target, random: Random) -> None:
     """To every route that takes one."""
-    upload = json.loads(target.call("POST", "/v1/uploads")[2])["id"]
+    upload = target.made("/v1/uploads")["id"]
     routes = [
         ("POST", "/v1/models?format=onnx", _FILE),
         ("POST", "/v1/datasets?format=npz", _FILE),

@@ -80,8 +80,7 @@ def files_that_trickle(target: Target, random: Random) -> None:
 
 def readers_that_do_not_read(target: Target, random: Random) -> None:
     content = b"\x08\x08\x3a\x84\x80\x80\x08" + bytes([0x0A, 0xFF, 0xFF, 0xFF, 0x07]) + b"a" * (2**24 - 1)
-    upload = target.call("POST", "/v1/uploads")[2]
-    path = upload.decode().partition('"self":"')[2].partition('"')[0]
+    path = target.made("/v1/uploads")["urls"]["self"]
     target.call("PUT", f"{path}/parts/1", content, content_type="application/octet-stream")
     target.call("POST", f"{path}/complete")
     status, _, made = target.call("POST", "/v1/models?format=onnx", content + b"\x42\x02\x10\x11", content_type="application/octet-stream")
@@ -106,9 +105,7 @@ def pipelines(target: Target, random: Random) -> None:
 
 
 def streams_without_end(target: Target, random: Random) -> None:
-    import json
-
-    job_id = json.loads(target.call("POST", "/v1/jobs", json.dumps(target.spec()).encode())[2])["id"]
+    job_id = target.job()
     with many(target, 800) as connections:
         for connection in connections:
             path = random.choice([f"/v1/jobs/{job_id}/events/stream", f"/v1/jobs/{job_id}"])

@@ -104,7 +104,7 @@ def lists_of_long_specs(target: Target, random: Random) -> None:
 
 def a_job_that_never_stops_warning(target: Target, random: Random) -> None:
     """A child may say what it likes: the record of its job stays short."""
-    job_id = json.loads(target.call("POST", "/v1/jobs", json.dumps(target.spec()).encode())[2])["id"]
+    job_id = target.job()
     warnings = [{"code": "w", "message": "m" * 500, "step_index": None, "details": {"at": random.random()}} for _ in range(40_000)]
     report = Report(
         warnings=warnings, events=[NewEvent("warning", {"message": "m" * 20_000})] * 2000, metrics=[Point("loss", random.random())] * 5000

@@ -1,7 +1,6 @@
 """Requests without a body whose heads mean no good: odd methods, ranges, cursors, conditions, and what is no request at all."""
 
 import contextlib
-import json
 from random import Random
 
 from tests.attack.connections import send
@@ -45,7 +44,7 @@ def what_is_no_request(target: Target, random: Random) -> None:
 
 def odd_questions(target: Target, random: Random) -> None:
     """Every method, every public document, ranges, cursors and conditions of 30 kB."""
-    job_id = json.loads(target.call("POST", "/v1/jobs", json.dumps(target.spec()).encode())[2])["id"]
+    job_id = target.job()
     places = [
         f"/v1/models/{target.model}/content",
         f"/v1/jobs/{job_id}/logs",

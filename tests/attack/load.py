@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from random import Random
 from statistics import median
 
-from sqlalchemy import delete, insert, select, update
+from sqlalchemy import delete, insert, update
 
 from core import ids, jobs
 from core.database.tables import Job, JobEvent
@@ -24,7 +24,7 @@ QUEUED, INSPECTIONS = 10_000, 1000
 
 def pollers_streams_and_uploads(target: Target, random: Random) -> None:
     """200 poll each second, 20 follow a stream, 10 send files: an answer to a poll takes at most a second (p99)."""
-    made = [json.loads(target.call("POST", "/v1/jobs", json.dumps(target.spec()).encode())[2])["id"] for _ in range(20)]
+    made = [target.job() for _ in range(20)]
     stop = threading.Event()
     sending = [threading.Thread(target=_send_files, args=(target, stop)) for _ in range(UPLOADS)]
     for thread in sending:
@@ -46,7 +46,7 @@ def pollers_streams_and_uploads(target: Target, random: Random) -> None:
 def _send_files(target: Target, stop: threading.Event) -> None:
     content = bytes(4 * 2**20)
     while not stop.is_set():
-        upload = json.loads(target.call("POST", "/v1/uploads")[2])
+        upload = target.made("/v1/uploads")
         for number in (1, 2):
             path = f"{upload['urls']['self']}/parts/{number}"
             assert target.call("PUT", path, content, content_type="application/octet-stream")[0] == 200
@@ -92,7 +92,7 @@ def followers_of_busy_jobs(target: Target, _: Random) -> None:
     for key in (target.attacker, *(target.key(f"follower {number}") for number in range(3))):
         model, dataset = target.inputs(key)
         body = json.dumps(target.spec(model=model, dataset=dataset)).encode()
-        made[json.loads(target.call("POST", "/v1/jobs", body, key=key)[2])["id"]] = key
+        made[target.made("/v1/jobs", body, key=key)["id"]] = key
     waiting = set(made)
     with target.service.database.unit_of_work() as session:
         while waiting and (claim := jobs.claim(session, "cpu", worker="w", device="cpu", lease_seconds=600)) is not None:
@@ -119,13 +119,13 @@ def followers_of_busy_jobs(target: Target, _: Random) -> None:
 def ten_thousand_jobs_of_another_project(target: Target, random: Random) -> None:
     """They make nobody else's submission, list or inspection take more than twice as long."""
     inputs = target.inputs(target.innocent)
-    assert target.call("POST", "/v1/jobs", json.dumps(target.spec()).encode())[0] == 202
+    pattern_id = target.job()
     for _ in range(3):
         _innocent_seconds(target, inputs)
     before = [_innocent_seconds(target, inputs) for _ in range(15)]
     _drain_inspections(target)
     with target.service.database.unit_of_work() as session:
-        pattern = session.scalars(select(Job).where(Job.model_id == target.model, Job.shown).limit(1)).one()
+        pattern = session.get_one(Job, pattern_id)
         columns = {column.key: getattr(pattern, column.key) for column in Job.__table__.columns} | {
             "status": "queued",
             "finished_at": None,

@@ -35,6 +35,9 @@ SHORT = {
     "MODELPRESS_DRAIN_SECONDS": "2",
     "MODELPRESS_MIN_FREE_BYTES": "0",
     "MODELPRESS_STAGING_EXPIRY_SECONDS": "1",
+    "MODELPRESS_WEBHOOK_LEASE_SECONDS": "2",
+    "MODELPRESS_EGRESS_NETWORKS": '["127.0.0.0/8"]',
+    "MODELPRESS_EGRESS_PLAIN_HTTP": "true",
 }
 """Settings under which what takes seconds in production takes a fraction here."""
 
