@@ -11,7 +11,7 @@ DATA_DIR ?= data
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo serve test check format docs migration faults fuzz-graphs attack claims mutants bench-real-size
+.PHONY: help install demo serve test check format docs migration faults fuzz fuzz-graphs attack claims mutants bench-real-size
 
 help: ## Show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -58,6 +58,9 @@ faults: install ## Run the whole fault matrix with seeded random kills (minutes)
 
 fuzz-graphs: install ## Draw 500 small networks and compare all that the engine makes of them (minutes)
 	FUZZ_GRAPHS=$${FUZZ_GRAPHS:-500} $(BIN)/python -m pytest -q tests/engine/drawn
+
+fuzz: install ## Change files of every format and see that each is read or refused (a minute)
+	FUZZ_EXAMPLES=$${FUZZ_EXAMPLES:-400} $(BIN)/python -m pytest -q tests/engine/files/test_fuzz.py
 
 attack: install ## Attack a running service: slow, silent, endless and greedy clients (minutes)
 	$(BIN)/python -m tests.attack

@@ -18,10 +18,12 @@ from api.front.middleware import Front
 from api.http import problems
 from api.live.hot import HotJobs
 from api.live.watch import Watch
+from api.pages import compare, graph, job, library, new, rendering, signin, upload
 from api.pages import errors as pages_errors
-from api.pages import job, library, rendering, signin
 from api.pages import jobs as pages_of_jobs
-from api.routes import artifacts, datasets, docs, health, history, jobs, methods, models, reports, uploads, usage
+from api.pages import keys as pages_of_keys
+from api.pages import methods as pages_of_methods
+from api.routes import artifacts, datasets, docs, health, history, jobs, methods, models, reports, templates, uploads, usage, webhooks
 from core import logging
 from core.access import keys, projects, sessions
 from core.access.keys import Principal, Scope
@@ -54,11 +56,11 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.hot = HotJobs()
     app.state.limits = Limits(settings)
     problems.install(app)
-    for resource in (uploads, models, datasets, methods, jobs, history, artifacts, reports, usage, health, docs):
+    for resource in (uploads, models, datasets, methods, jobs, templates, history, artifacts, reports, webhooks, usage, health, docs):
         # Flat, as no router has a prefix or dependencies of its own: a request is then matched against one list.
         app.router.routes.extend(resource.router.routes)
     app.state.pages = rendering.Pages()
-    for page in (signin, pages_of_jobs, job, library):
+    for page in (signin, graph, pages_of_jobs, job, upload, library, new, pages_of_methods, compare, pages_of_keys):
         app.router.routes.extend(page.router.routes)
     pages_errors.install(app)
     openapi.install(app)

@@ -8,9 +8,10 @@ from pathlib import Path
 import yaml
 from rich.console import Console
 
-from cli.figures import before_and_after
 from cli.live import Live
 from cli.own_service import own_service
+from engine.reporting import document as report
+from engine.reporting.text import summary_table
 from modelpress import ApiError, Client, JobHandle
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
@@ -54,9 +55,7 @@ def run(out: Path) -> int:
 
 
 def _show(console: Console, job: JobHandle, base: str, out: Path, data_dir: Path) -> None:
-    assert job.summary is not None
-    console.print(before_and_after(job.summary))
-    console.print(f"Outcome: {job.outcome}; speed: {job.summary.verdict}")
+    print(summary_table(report.read((out / "report.json").read_bytes())))
     for warning in job.warnings:
         console.print(f"[yellow]{warning.code}[/]: {warning.message}")
     program = Path(sys.argv[0]).with_name("modelpress")

@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from cli.jobs import jobs
+from cli.remote import ApiKey, Server
+
 if TYPE_CHECKING:
     from core.settings import Settings
 
@@ -23,6 +26,7 @@ app = typer.Typer(
     "best artifact is kept all the same); 130 interrupted.",
 )
 keys = typer.Typer(no_args_is_help=True, help="API keys.")
+app.add_typer(jobs, name="jobs")
 app.add_typer(keys, name="keys")
 projects = typer.Typer(no_args_is_help=True, help="Projects and their quotas.")
 app.add_typer(projects, name="projects")
@@ -76,7 +80,7 @@ def demo(out: Annotated[Path, typer.Option(help="Where report and model are writ
 
 @app.command()
 def worker(
-    queue: Annotated[list[str], typer.Option(help="Queue to take jobs from: cpu, gpu or inspect. May be repeated.")],
+    queue: Annotated[list[str], typer.Option(help="Queue to take work from: cpu, gpu, inspect or webhooks. May be repeated.")],
 ) -> None:
     """Run one worker. A GPU worker takes the GPUs that CUDA_VISIBLE_DEVICES names, and jobs that need no more devices than these."""
     from core.database import migrate
@@ -84,7 +88,7 @@ def worker(
 
     with _explained():
         settings = Settings()
-    known = {settings.cpu_queue, settings.gpu_queue, settings.inspect_queue}
+    known = {settings.cpu_queue, settings.gpu_queue, settings.inspect_queue, settings.webhook_queue}
     if unknown := sorted(set(queue) - known):
         raise typer.BadParameter(f"there is no queue {unknown[0]!r}; queues: {', '.join(sorted(known))}")
     with _explained():
@@ -116,6 +120,38 @@ def run(context: typer.Context) -> None:
 def inspect(context: typer.Context) -> None:
     """Describe a model or dataset file as JSON, without a service (`modelpress inspect --help`)."""
     os.execv(sys.executable, [sys.executable, "-m", "engine", "inspect", *context.args])  # noqa: S606
+
+
+@app.command()
+def compress(
+    *,
+    model: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="The network's file.")],
+    out: Annotated[Path, typer.Option(help="Folder for the compressed network and the report; made where it is missing.")],
+    data: Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="Examples to tune and to measure with.")] = None,
+    spec: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, help="A whole spec, YAML or JSON; model and dataset are filled in.")
+    ] = None,
+    int8: Annotated[
+        bool, typer.Option("--int8", help="Store and compute in 8 bits; what happens where nothing else is asked for.")
+    ] = False,
+    prune: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Share of the channels to remove; with data, distillation follows.")
+    ] = None,
+    epochs: Annotated[int, typer.Option(min=1, help="Passes of that distillation.")] = 5,
+    max_drop: Annotated[float | None, typer.Option(min=0, help="Largest loss of the metric.")] = None,
+    metric: Annotated[str | None, typer.Option(help="The metric of --max-drop; top1 where the spec names none.")] = None,
+    model_metadata: Annotated[str | None, typer.Option(metavar="JSON|FILE")] = None,
+    data_metadata: Annotated[str | None, typer.Option(metavar="JSON|FILE")] = None,
+    name: Annotated[str | None, typer.Option(help="How lists show the job.")] = None,
+    server: Server = None,
+    api_key: ApiKey = None,
+) -> None:
+    """Compress one network: by a service (--server, MODELPRESS_URL), or here. Exit status 3 where a constraint was missed."""
+    from cli import compress as command
+
+    wanted = command.Wanted(model, data, out, spec, int8, prune, epochs, max_drop, metric, model_metadata, data_metadata, name)
+    wanted.check()
+    raise typer.Exit(command.by_service(wanted, server, api_key) if server else command.here(wanted))
 
 
 @keys.command("create")

@@ -105,7 +105,10 @@ def _programs(settings: Settings, listener: socket.socket, workers: int) -> Iter
     drain = settings.drain_seconds + 2.0
     # Inspections take seconds and share the first worker's warm parent, so that an idle service holds torch in memory once.
     for number in range(max(workers, 1)):
-        queues = [*([settings.inspect_queue] if number == 0 else []), *([settings.cpu_queue] if number < workers else [])]
+        queues = [
+            *([settings.inspect_queue, settings.webhook_queue] if number == 0 else []),
+            *([settings.cpu_queue] if number < workers else []),
+        ]
         yield Program(f"worker-{number}", worker_command(*queues), stop_seconds=drain)
     for own in grouped(gpus(), settings.gpus_per_worker):
         seen = own.environment(len(own.gpus))

@@ -1,6 +1,7 @@
 """Keeps processes running, and lets none of them outlive it: a small init for one service."""
 
 import os
+import select
 import signal
 import subprocess
 import time
@@ -10,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from core.logging import logger
-from engine.process.linux import PR_SET_CHILD_SUBREAPER, PR_SET_PDEATHSIG, prctl
+from engine.process.linux import PR_SET_CHILD_SUBREAPER, PR_SET_PDEATHSIG, prctl, read_signal, signal_file
 
 _TICK_SECONDS = 0.2
 _FIRST_PAUSE_SECONDS = 0.2
@@ -55,6 +56,8 @@ class Supervisor:
         # Orphans of a program that died become ours, and are killed, instead of living on under init.
         prctl(PR_SET_CHILD_SUBREAPER, 1)
         signal.pthread_sigmask(signal.SIG_BLOCK, _HANDLED)
+        # Not `signal.sigtimedwait`: where the process was stopped and goes on after the timeout, it returns a signal that nobody sent.
+        self._signals = signal_file(_HANDLED)
 
     def add(self, program: Program) -> None:
         """Start a program and keep it running from now on."""
@@ -65,10 +68,9 @@ class Supervisor:
         """Supervise until SIGTERM or SIGINT. `ready` is called about five times a second until it returns True."""
         waiting = True
         while True:
-            received = signal.sigtimedwait(_HANDLED, _TICK_SECONDS)
-            if received is not None and received.si_signo != signal.SIGCHLD:
-                name, sender = signal.Signals(received.si_signo).name, received.si_pid
-                _log.info("stopping", signal=name, sent_by=sender, sender=_command(sender))
+            received = self._wait(_TICK_SECONDS)
+            if received is not None and received[0] != signal.SIGCHLD:
+                _log.info("stopping", signal=received[0].name, sent_by=received[1], sender=_command(received[1]))
                 return
             self._reap()
             for program in self._programs:
@@ -86,13 +88,19 @@ class Supervisor:
                 self._signal(program, signal.SIGTERM)
             deadline = time.monotonic() + max((program.stop_seconds for program in group), default=0)
             while any(program.process is not None for program in group) and time.monotonic() < deadline:
-                signal.sigtimedwait({signal.SIGCHLD}, _TICK_SECONDS)
+                self._wait(_TICK_SECONDS)
                 self._reap()
             for program in group:
                 self._signal(program, signal.SIGKILL)
         deadline = time.monotonic() + 5
         while self._reap() and time.monotonic() < deadline:
-            signal.sigtimedwait({signal.SIGCHLD}, _TICK_SECONDS / 4)
+            self._wait(_TICK_SECONDS / 4)
+
+    def _wait(self, seconds: float) -> tuple[signal.Signals, int] | None:
+        """The next signal and its sender; None where none comes in time."""
+        if select.select([self._signals], [], [], seconds)[0]:
+            return read_signal(self._signals)
+        return None
 
     def _start(self, program: Program) -> None:
         supervisor = os.getpid()

@@ -10,9 +10,10 @@ import ipaddress
 import re
 import socket
 import ssl
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from http.client import HTTPConnection, HTTPException, HTTPResponse
 from typing import ClassVar
@@ -165,9 +166,10 @@ def request(
     left = redirects if method == "GET" else 0
     while True:
         parts = check_url(url, policy)
-        connection = _Checked(parts, policy, min(policy.connect_seconds, max(0.1, deadline - time.monotonic())))
+        connection = _Checked(parts, policy, deadline)
         with ExitStack() as stack:
             stack.enter_context(closing(connection))
+            stack.enter_context(_cut_off(connection, deadline))
             response = stack.enter_context(closing(_exchanged(connection, method, parts, sent, body)))
             given = {name.lower(): value for name, value in response.getheaders()}
             target = given.get("location")
@@ -226,18 +228,22 @@ def addresses_of(host: str, port: int, policy: Policy) -> Sequence[tuple[socket.
 class _Checked(HTTPConnection):
     """A connection to one of the addresses that were checked, with TLS for the name."""
 
-    def __init__(self, parts: SplitResult, policy: Policy, seconds: float) -> None:
+    def __init__(self, parts: SplitResult, policy: Policy, deadline: float) -> None:
         assert parts.hostname
+        self._deadline = deadline
         self._secure = parts.scheme == "https"
         self._policy = policy
-        super().__init__(parts.hostname, parts.port or (443 if self._secure else 80), timeout=seconds)
+        super().__init__(parts.hostname, parts.port or (443 if self._secure else 80), timeout=policy.connect_seconds)
 
     def connect(self) -> None:
         failure: OSError | None = None
         for family, address in addresses_of(self.host, self.port, self._policy):
+            left = self._deadline - time.monotonic()
+            if left <= 0:
+                raise TimeoutError("no address answered in time")
             plain = socket.socket(family, socket.SOCK_STREAM)
             try:
-                plain.settimeout(self.timeout)
+                plain.settimeout(min(self._policy.connect_seconds, left))
                 plain.connect((str(address), self.port))
                 self.sock = ssl.create_default_context().wrap_socket(plain, server_hostname=self.host) if self._secure else plain
                 return
@@ -245,6 +251,25 @@ class _Checked(HTTPConnection):
                 plain.close()
                 failure = error
         raise failure or OSError("no address")
+
+
+@contextmanager
+def _cut_off(connection: HTTPConnection, deadline: float) -> Iterator[None]:
+    """End whatever waits for the other side once the time is over: one that sends a byte now and then would hold this thread for ever."""
+
+    def cut() -> None:
+        # Below TLS, whose own shutdown is not for another thread.
+        with suppress(OSError):
+            if connection.sock is not None:
+                socket.socket.shutdown(connection.sock, socket.SHUT_RDWR)
+
+    timer = threading.Timer(max(0.0, deadline - time.monotonic()), cut)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def _exchanged(connection: _Checked, method: str, parts: SplitResult, headers: Mapping[str, str], body: bytes) -> HTTPResponse:

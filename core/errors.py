@@ -170,6 +170,22 @@ class MethodUnavailable(SpecInvalid):
     title = "Method unavailable"
 
 
+class WebhookDisabled(ServiceError):
+    """Nothing is sent to an address that was disabled."""
+
+    code = "webhook_disabled"
+    status = 409
+    title = "Webhook disabled"
+
+
+class LabelsInvalid(ServiceError):
+    """A thing would have more labels than it may."""
+
+    code = "labels_invalid"
+    status = 422
+    title = "Labels invalid"
+
+
 class ShapeMismatch(ServiceError):
     """The dataset's arrays do not fit the model's inputs."""
 

@@ -8,7 +8,7 @@ import threading
 import time
 from typing import Literal
 
-Prefix = Literal["prj", "key", "mdl", "ds", "job", "art", "upl", "wrk"]
+Prefix = Literal["prj", "key", "mdl", "ds", "job", "art", "upl", "wrk", "tpl", "whk", "dlv", "msg"]
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 _RANDOM_BITS = 80
 _lock = threading.Lock()

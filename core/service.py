@@ -10,6 +10,7 @@ from core.library.subnets import Subnets
 from core.library.uploads import Uploads
 from core.queue import Doorbell
 from core.settings import Settings
+from core.webhooks import outbox
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,8 @@ class Service:
 
         require_current(settings)
         doorbell = Doorbell(settings)
-        database = Database(settings, doorbell.ring)
+        queues = {outbox.BELL: settings.webhook_queue}
+        database = Database(settings, lambda bell: doorbell.ring(queues.get(bell, bell)))
         try:
             blobs = Blobs(settings, database)
             yield cls(settings, database, blobs, Uploads(settings, database, blobs), Subnets(blobs), doorbell)

@@ -71,9 +71,13 @@ class Settings(BaseSettings):
     idempotency_seconds: float = Field(86_400, gt=0)
     """How long an `Idempotency-Key` is remembered."""
 
+    webhook_lease_seconds: float = Field(60, ge=1)
+    """When an attempt to deliver a webhook that nobody ended counts as lost; longer than an attempt takes (15 s)."""
+
     cpu_queue: str = "cpu"
     gpu_queue: str = "gpu"
     inspect_queue: str = "inspect"
+    webhook_queue: str = "webhooks"
     gpus_per_worker: int = Field(1, ge=1, le=16)
     """How many GPUs `modelpress serve` gives to each worker: the most `devices` of a job there."""
     isolation_minimum: int = Field(0, ge=0, le=3)

@@ -28,7 +28,7 @@ from engine.files.magic import SNIFF_BYTES, sniff
 from engine.jobs.recorder import sha256_of
 from engine.jobs.run import run_job
 from engine.reporting import document as report
-from engine.reporting.text import before_after, constraint_row
+from engine.reporting.text import summary_table
 
 M = TypeVar("M", ModelMetadata, DatasetMetadata)
 EXIT_FAILED, EXIT_USAGE, EXIT_CONSTRAINTS = 1, 2, 3
@@ -284,15 +284,6 @@ class Console:
             print("\r" + " " * self._width + "\r", end="", file=self._stream)
             self._width = 0
         print(text, file=self._stream, flush=True)
-
-
-def summary_table(described: Report) -> str:
-    """The figures of a report as a table for a terminal."""
-    rows = [("", "before", "after", "change"), *before_after(described)]
-    widths = [max(len(row[i]) for row in rows) for i in range(4)]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    checks = [f"{'met   ' if item.met else 'MISSED'} {constraint_row(item)[0]}" for item in described.constraints]
-    return "\n".join(["", *lines, *checks, "", described.sentence])
 
 
 if __name__ == "__main__":

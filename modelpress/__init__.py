@@ -14,12 +14,14 @@ if TYPE_CHECKING:
         AsyncJobHandle,
         Client,
         ConnectionFailed,
+        InvalidSignature,
         JobFailed,
         JobHandle,
         ModelpressError,
         TransferError,
         UploadInterrupted,
         WaitTimeout,
+        verify_webhook,
     )
 
 __all__ = [
@@ -28,12 +30,14 @@ __all__ = [
     "AsyncJobHandle",
     "Client",
     "ConnectionFailed",
+    "InvalidSignature",
     "JobFailed",
     "JobHandle",
     "ModelpressError",
     "TransferError",
     "UploadInterrupted",
     "WaitTimeout",
+    "verify_webhook",
 ]
 
 

@@ -26,6 +26,7 @@ from core.settings import Settings
 from engine.process.launcher import Launcher, LaunchError
 from engine.process.sandbox.probe import Isolation, choose
 from worker import devices
+from worker.deliverer import Deliverer
 from worker.roll_call import RollCall
 from worker.runner import Runner
 from worker.workplace import Workplace
@@ -54,6 +55,8 @@ class Worker:
         launcher = Launcher()
         stack.callback(launcher.close)
         isolation = _choose_isolation(launcher, workplace, gpu=settings.gpu_queue in queues)
+        self._deliverer = Deliverer(service) if settings.webhook_queue in queues else None
+        queues = [queue for queue in queues if queue != settings.webhook_queue]
         own = {queue: devices.assigned_gpus() if queue == settings.gpu_queue else devices.cpu() for queue in queues}
         capacities = {queue: device.capacity for queue, device in own.items()}
         self._roll_call = RollCall(
@@ -82,12 +85,16 @@ class Worker:
         }
         for runner in self._all():
             runner.start()
+        if self._deliverer is not None:
+            self._deliverer.start()
 
     def _all(self) -> list[Runner]:
         return [runner for runners in self._runners.values() for runner in runners]
 
     def ring(self, queue: str) -> None:
         """Wake the runner of `queue`."""
+        if queue == settings.webhook_queue and self._deliverer is not None:
+            self._deliverer.ring()
         for runner in self._runners.get(queue, ()):
             runner.ring()
 
@@ -95,6 +102,8 @@ class Worker:
         """Stop claiming; running jobs end or are given back."""
         for runner in self._all():
             runner.drain()
+        if self._deliverer is not None:
+            self._deliverer.drain()
 
     def close(self) -> None:
         """Drain, wait, and leave nothing behind."""
@@ -102,6 +111,8 @@ class Worker:
         deadline = time.monotonic() + settings.drain_seconds + JOIN_MARGIN_SECONDS
         for runner in self._all():
             runner.join(max(0.0, deadline - time.monotonic()))
+        if self._deliverer is not None:
+            self._deliverer.join(max(0.0, deadline - time.monotonic()))
         self._roll_call.end()
         self._stack.close()
 

@@ -35,6 +35,7 @@ TAGS = [
     {"name": "jobs", "description": "Compressions: submit, follow, stop."},
     {"name": "artifacts", "description": "What jobs published."},
     {"name": "uploads", "description": "Files in numbered parts, resumable."},
+    {"name": "webhooks", "description": "News of jobs for other programs."},
     {"name": "service", "description": "Health, version, figures."},
 ]
 

@@ -1,14 +1,10 @@
 """Connections of strangers, bounded: how long a request's head may be and take, how slow a body, how much unread answers may hold.
 
-uvicorn parses and answers; what stands here watches it. A connection is *idle* while no request of it is being answered: before its
-first head is whole, and between requests. When a process has as many connections as it may have, the one that has been idle longest
-makes room for the next: whoever opens connections and sends nothing shuts nobody out.
+uvicorn parses and answers; what stands here watches it, one connection at a time; what they have in common is `api.front.room`.
 """
 
 import asyncio
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
 from typing import Any
@@ -16,100 +12,11 @@ from typing import Any
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from api.front.turns import Turns
+from api.front.room import CHUNKS_BYTES, HEAD_PIECE_BYTES, PIECE_BYTES, Bounds, Room, Whose
 from api.http import problems
 
-LOOK_SECONDS = 1.0
-STARTS = 2
-"""Requests that are begun in one round of the event loop. It accepts one connection a round: short rounds keep newcomers from waiting."""
-DISCARD_SECONDS = 0.005
-"""Of the bodies of refused requests one piece (256 kB) is read in so many seconds."""
-
-
-@dataclass(frozen=True)
-class Bounds:
-    """What one process grants its clients."""
-
-    connections: int = 1000
-    head_bytes: int = 64 * 1024
-    """Request line and header fields together; also what may stand between two pieces of a body."""
-    header_count: int = 100
-    head_seconds: float = 10.0
-    """From the first byte of a request, or from the opening of the connection, to the end of the head."""
-    body_bytes_per_second: int = 1024
-    """Least rate of a body, over `stall_seconds`; time in which the service itself does not take any does not count."""
-    stall_seconds: float = 30.0
-    """How long a client may take nothing of its answer."""
-    unread_bytes: int = 16 * 2**20
-    """Answers that wait for slow readers, of all connections together."""
-    discarded_bytes: int = 8 * 2**20
-    """What is read and dropped of a body after its request was refused, so that the client gets to read why."""
-    pipelined: int = 16
-    """Requests of one connection that wait for the answer to an earlier one."""
-
-
-Whose = Callable[[bytes, str], str]
-"""Names the client of a request: its `Authorization` header and its address."""
-
-
-class Room:
-    """The connections of one process."""
-
-    def __init__(self, bounds: Bounds, whose: Whose) -> None:
-        self.bounds = bounds
-        self.whose = whose
-        self.requests = Turns(STARTS)
-        self.discards = Turns(1, DISCARD_SECONDS)
-        self._all: set[Connection] = set()
-        self._idle: dict[Connection, None] = {}
-        self._unread: dict[Connection, None] = {}
-        self._timer: asyncio.TimerHandle | None = None
-
-    def enter(self, connection: "Connection") -> None:
-        """A new connection; another one is closed for it where there are too many, or it itself where all others are busy."""
-        self._all.add(connection)
-        self._idle[connection] = None
-        if len(self._all) > self.bounds.connections:
-            longest = next(iter(self._idle))
-            if longest is connection:
-                connection.refuse(503, "service_unavailable", "every connection is in use", {"Retry-After": "1"})
-            else:
-                longest.cut()
-        if self._timer is None:
-            self._timer = connection.loop.call_later(LOOK_SECONDS, self._look, connection.loop)
-
-    def leave(self, connection: "Connection") -> None:
-        """The connection is closed."""
-        self._all.discard(connection)
-        self._idle.pop(connection, None)
-        self._unread.pop(connection, None)
-
-    def busy(self, connection: "Connection") -> None:
-        """A request is being answered."""
-        self._idle.pop(connection, None)
-
-    def idle(self, connection: "Connection") -> None:
-        """The answer is complete."""
-        if connection in self._all:
-            self._idle[connection] = None
-
-    def unread(self, connection: "Connection") -> None:
-        """The client does not take its answer as fast as it is made. Where too much waits, the first of these clients is cut off."""
-        self._unread[connection] = None
-        while sum(each.transport.get_write_buffer_size() for each in self._unread) > self.bounds.unread_bytes:
-            slowest = next(iter(self._unread))
-            del self._unread[slowest]
-            slowest.cut()
-
-    def read(self, connection: "Connection") -> None:
-        """The client has caught up."""
-        self._unread.pop(connection, None)
-
-    def _look(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._timer = loop.call_later(LOOK_SECONDS, self._look, loop) if self._all else None
-        now = time.monotonic()
-        for connection in list(self._all):
-            connection.look(now)
+_DIGITS = 15
+"""More of them make a length that no body has."""
 
 
 class Connection(HttpToolsProtocol):
@@ -119,11 +26,17 @@ class Connection(HttpToolsProtocol):
         super().__init__(*arguments, **options)
         self._room = room
         self._bounds = room.bounds
-        self._since = time.monotonic()
+        self.since = time.monotonic()
         """When the client began what it is expected to do: open, send a head, send a body."""
         self._fed = 0
         """Bytes since the last head, piece of a body or end of a message."""
         self._progressed = False
+        self._headed = False
+        """Whether a head was completed by what came last."""
+        self._postponed, self._chunked = False, False
+        """Whether the body of the current request is long, so that it waits for its turn with the client; and whether it comes in chunks."""
+        self._pieces: list[bytes] = []
+        """Of the body, from what came last."""
         self._receiving = False
         """Whether a message has begun and not ended."""
         self._body_bytes = 0
@@ -146,11 +59,20 @@ class Connection(HttpToolsProtocol):
         self._room.leave(self)
         super().connection_lost(exc)
 
-    def data_received(self, data: bytes) -> None:
+    def piece(self) -> memoryview:
+        """Where what comes next is read to."""
+        size = HEAD_PIECE_BYTES if not (self._receiving and self._progressed) else CHUNKS_BYTES if self._chunked else PIECE_BYTES
+        return self._room.buffer[:size]
+
+    def data_received(self, data: bytes | memoryview) -> None:
         """Parse what came, and count what leads to nothing."""
-        self._progressed = False
+        self._progressed = self._headed = False
         self._fed += len(data)
-        super().data_received(data)
+        super().data_received(data)  # type: ignore[arg-type]  # the parser takes any buffer
+        self._take_body()
+        if self._headed and self._receiving and self._postponed:
+            # It comes when it is asked for: however many requests wait for their turn, they hold no more than a piece each.
+            self.flow.pause_reading()
         if self._progressed:
             self._fed = 0
         elif self._fed > self._bounds.head_bytes:
@@ -160,14 +82,18 @@ class Connection(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """A request begins."""
         super().on_message_begin()
-        self._receiving, self._since = True, time.monotonic()
+        self._receiving, self.since = True, time.monotonic()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """One header field, or one that came after a body in chunks."""
+        if len(self.headers) >= self._bounds.header_count:
+            self._raise(431, "request_header_fields_too_large", f"a request may have {self._bounds.header_count} header fields")
+        super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         """The head is whole."""
-        self._progressed = True
+        self._progressed = self._headed = True
         bounds = self._bounds
-        if len(self.headers) > bounds.header_count:
-            self._raise(431, "request_header_fields_too_large", f"a request may have {bounds.header_count} header fields")
         if (
             self._fed > bounds.head_bytes
             and sum(len(name) + len(value) for name, value in self.headers) + len(self.url) > bounds.head_bytes
@@ -175,13 +101,24 @@ class Connection(HttpToolsProtocol):
             self._raise(431, "request_header_fields_too_large", f"a request's head may have {bounds.head_bytes} bytes")
         if len(self.pipeline) >= bounds.pipelined:
             self._raise(429, "rate_limited", f"more than {bounds.pipelined} requests wait on this connection")
-        self._since, self._body_bytes, self._dropped = time.monotonic(), 0, 0
+        self.since, self._body_bytes, self._dropped = time.monotonic(), 0, 0
+        announced = next((value for name, value in self.headers if name == b"content-length"), b"")
+        self._chunked = not announced
+        self._postponed = self._chunked or len(announced) > _DIGITS or int(announced) > HEAD_PIECE_BYTES
         self._room.busy(self)
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
-        """A piece of a body; of a request that was refused already, only so much is dropped."""
+        """A piece of a body, as long as a chunk may be short."""
         self._progressed = True
+        self._pieces.append(body)
+
+    def _take_body(self) -> None:
+        """What came of a body; of a request that was refused already, only so much is dropped."""
+        if not self._pieces or self.parser is None:
+            return
+        body = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
+        self._pieces = []
         self._body_bytes += len(body)
         if self.cycle.response_complete:
             self._dropped += len(body)
@@ -195,6 +132,7 @@ class Connection(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """The request is whole."""
+        self._take_body()
         self._progressed, self._receiving = True, False
         super().on_message_complete()
         if self.cycle.response_complete:
@@ -209,7 +147,7 @@ class Connection(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         """Begin to answer a request when it is the client's turn."""
-        self._room.requests.begin(self.loop, partial(self._whose, cycle), partial(self._start, cycle, app))
+        self._room.requests.begin(self.loop, partial(self._whose, cycle), partial(self._start, cycle, app), self.give_up)
 
     def _whose(self, cycle: RequestResponseCycle) -> str:
         authorization = next((value for name, value in cycle.scope["headers"] if name == b"authorization"), b"")
@@ -219,9 +157,10 @@ class Connection(HttpToolsProtocol):
         if not self.transport.is_closing():
             self.flow.resume_reading()
 
-    def _start(self, cycle: RequestResponseCycle, app: Any) -> None:
+    def _start(self, cycle: RequestResponseCycle, app: Any) -> bool:
         if not cycle.disconnected:
             super()._start_asgi_task(cycle, app)
+        return not cycle.disconnected
 
     def pause_writing(self) -> None:
         """The client reads slowly."""
@@ -245,17 +184,17 @@ class Connection(HttpToolsProtocol):
             return
         if self._receiving and self.cycle is not None and self.cycle.scope is self.scope:
             self._look_at_body(now)
-        elif (self.cycle is None or (self._fed and self.cycle.response_complete)) and now - self._since > self._bounds.head_seconds:
+        elif (self.cycle is None or (self._fed and self.cycle.response_complete)) and now - self.since > self._bounds.head_seconds:
             # Between two requests, where nothing came, uvicorn's own timer runs.
             self.refuse(408, "request_timeout", f"the request's head did not arrive within {self._bounds.head_seconds:g} seconds")
 
     def _look_at_body(self, now: float) -> None:
-        waited = now - self._since
+        waited = now - self.since
         if self.flow.read_paused:
-            self._since, self._body_bytes = now, 0
+            self.since, self._body_bytes = now, 0
         elif waited > self._bounds.stall_seconds:
             if self._body_bytes >= waited * self._bounds.body_bytes_per_second:
-                self._since, self._body_bytes = now, 0
+                self.since, self._body_bytes = now, 0
             elif self.cycle.response_complete:
                 self.cut()
             else:
@@ -265,6 +204,10 @@ class Connection(HttpToolsProtocol):
         """Close at once."""
         self._room.leave(self)
         self.transport.abort()
+
+    def give_up(self) -> None:
+        """Refuse a request that has waited for its turn, so that somebody else has a place."""
+        self.refuse(503, "service_unavailable", "every connection is in use", {"Retry-After": "1"})
 
     def refuse(self, status: int, code: str, detail: str, headers: dict[str, str] | None = None) -> None:
         """Say why, where no answer has begun, and close."""
@@ -299,10 +242,31 @@ def _address(transport: asyncio.BaseTransport, name: str) -> Any:
     return (str(info[0]), int(info[1])) if isinstance(info, tuple) else None
 
 
+class Wire(asyncio.BufferedProtocol):
+    """A connection that says how much is read at once, which no protocol of uvicorn does."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self.connection_made = connection.connection_made  # type: ignore[method-assign, assignment]
+        self.connection_lost = connection.connection_lost  # type: ignore[method-assign]
+        self.eof_received = connection.eof_received  # type: ignore[method-assign]
+        self.pause_writing = connection.pause_writing  # type: ignore[method-assign]
+        self.resume_writing = connection.resume_writing  # type: ignore[method-assign]
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """Where to read to."""
+        return self._connection.piece()
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """So much was read."""
+        self._connection.data_received(self._connection.piece()[:nbytes])
+
+
 def _by_address(_: bytes, address: str) -> str:
     return address
 
 
 def protocol(bounds: Bounds, whose: Whose = _by_address) -> Any:
     """What uvicorn takes as `http`."""
-    return partial(Connection, Room(bounds, whose))
+    room = Room(bounds, whose)
+    return lambda *arguments, **options: Wire(Connection(room, *arguments, **options))

@@ -89,9 +89,6 @@ def parse(body: bytes, content_type: str | None, *, most_values: int = MAX_VALUE
     return document
 
 
-_STRING = re.compile(r'"(?:[^"\\]|\\.)*"')
-
-
 def _from_json(text: str, most_values: int) -> Any:
     keys = 0
 
@@ -102,7 +99,7 @@ def _from_json(text: str, most_values: int) -> Any:
             raise _too_many(most_values)
         return _unique(pairs)
 
-    if text.count(",") > most_values and _STRING.sub("", text).count(",") > most_values:
+    if text.count(",") > most_values and _commas(text) > most_values:
         # Told before anything is built of them.
         raise _too_many(most_values)
     try:
@@ -112,6 +109,12 @@ def _from_json(text: str, most_values: int) -> Any:
         raise MalformedRequest(f"the body is not JSON: {error.msg} {where}", hint=_json_advice(text, error.pos)) from None
     except ValueError as error:
         raise MalformedRequest(f"the body is not usable JSON: {error}") from None
+
+
+def _commas(text: str) -> int:
+    """Commas of a JSON text that do not stand in strings. In small pieces, since nobody else gets to run within one call."""
+    plain = text.replace("\\\\", "").replace('\\"', "") if "\\" in text else text
+    return sum(piece.count(",") for piece in plain.split('"')[::2])
 
 
 def _json_advice(text: str, position: int) -> str | None:

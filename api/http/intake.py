@@ -2,8 +2,8 @@
 
 import contextlib
 import io
-from collections.abc import AsyncIterator, Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import IO, Annotated, Any
 
 from fastapi import Query, Request
@@ -77,6 +77,11 @@ class Declared:
     name: str | None
     format: str | None
     metadata: ModelMetadata | DatasetMetadata
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+    def labelled(self, given: Mapping[str, str]) -> "Declared":
+        """The same, with further labels."""
+        return replace(self, labels={**self.labels, **given})
 
 
 @dataclass(frozen=True)
@@ -87,6 +92,7 @@ class Taken:
     format: str
     metadata: dict[str, Any]
     blob: Blob
+    labels: Mapping[str, str] = field(default_factory=dict)
 
 
 async def take(request: Request, service: Service, project_id: str, kind: Kind, declared: Declared) -> Taken:
@@ -145,7 +151,7 @@ def _keep(service: Service, staged: Staged, digests: Digests, kind: Kind, declar
         with staged.path.open("rb") as file:
             found, metadata = _look(file, declared, kind)
         service.blobs.keep(staged)
-    return Taken(declared.name or blob.sha256[:12], found, metadata, blob)
+    return Taken(declared.name or blob.sha256[:12], found, metadata, blob, declared.labels)
 
 
 @dataclass(frozen=True)
@@ -181,16 +187,17 @@ def _named(body: bytes, media_type: str, kind: Kind, declared: Declared) -> Draw
         with _refusing():
             data = Description.of(model.architecture).to_bytes()
         metadata = check_metadata(model.metadata, MODELS) if model.metadata else declared.metadata
-        return Drawn(Declared(model.name or declared.name, declared.format, metadata), data)
+        return Drawn(Declared(model.name or declared.name, declared.format, metadata, {**declared.labels, **model.labels}), data)
     if isinstance(document, dict) and "uri" in document:
         file = checked(NamedFile, document, InvalidBody)
         metadata = check_metadata(file.metadata, kind) if file.metadata else declared.metadata
         digests = Digests({"sha-256": bytes.fromhex(file.sha256)} if file.sha256 else {})
         name = file.name or declared.name or name_of(file.uri)
-        return Remote(Declared(name, file.format or declared.format, metadata), file.uri, digests)
+        return Remote(Declared(name, file.format or declared.format, metadata, {**declared.labels, **file.labels}), file.uri, digests)
     upload = checked(FinishedUpload, document, InvalidBody)
     metadata = check_metadata(upload.metadata, kind) if upload.metadata else declared.metadata
-    return Finished(Declared(upload.name or declared.name, upload.format or declared.format, metadata), upload.upload_id)
+    labels = {**declared.labels, **upload.labels}
+    return Finished(Declared(upload.name or declared.name, upload.format or declared.format, metadata, labels), upload.upload_id)
 
 
 async def _from_architecture(service: Service, drawn: Drawn) -> Taken:
@@ -215,7 +222,7 @@ def _from_upload(service: Service, project_id: str, kind: Kind, named: Finished)
     declared = named.declared
     with io.BufferedReader(BlobFile(service.blobs, blob)) as file:
         found, metadata = _look(file, declared, kind)
-    return Taken(declared.name or blob.sha256[:12], found, metadata, blob)
+    return Taken(declared.name or blob.sha256[:12], found, metadata, blob, declared.labels)
 
 
 def _sniff(head: bytes, declared: str | None, kind: Kind) -> str:

@@ -5,7 +5,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from api.http.remote import PATTERN
-from api.schemas.common import PRINTABLE
+from api.schemas.common import PRINTABLE, Labels
 
 
 class FinishedUpload(BaseModel):
@@ -18,6 +18,8 @@ class FinishedUpload(BaseModel):
     name: str | None = Field(None, max_length=200, pattern=PRINTABLE)
     format: str | None = None
     metadata: dict[str, Any] = {}
+    labels: Labels = {}
+    """Pairs to find it by."""
 
 
 class NamedFile(BaseModel):
@@ -33,6 +35,8 @@ class NamedFile(BaseModel):
     name: str | None = Field(None, max_length=200, pattern=PRINTABLE)
     format: str | None = None
     metadata: dict[str, Any] = {}
+    labels: Labels = {}
+    """Pairs to find it by."""
 
 
 class NamedModel(BaseModel):
@@ -44,3 +48,5 @@ class NamedModel(BaseModel):
     """Its name, or `{"name": …, "params": {…}, "seed": 0}`; see `GET /v1/architectures`. The initial weights are drawn with `seed`."""
     name: str | None = Field(None, max_length=200, pattern=PRINTABLE)
     metadata: dict[str, Any] = {}
+    labels: Labels = {}
+    """Pairs to find it by."""

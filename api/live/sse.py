@@ -73,7 +73,7 @@ class EventStream(Response):
         await _write(send, b"retry: 2000\n\n")
         progress, written_at = b"", time.monotonic()
         while not gone.done() and await self._may_go_on():
-            changed = topic.changed
+            changed = topic.next_change()
             frames = topic.newer(self._seen)
             if frames is None:
                 frames = await topic.replayed(self._seen, self._replay)

@@ -19,6 +19,8 @@ _KEPT_FRAMES = 256
 _KEPT_BYTES = 256 * 1024
 """Events of one job that are kept for those who follow it."""
 _IDS_IN_A_STATEMENT = 500
+_WOKEN_AT_ONCE = 32
+"""Of those who wait for a job, so many are woken in one round of the event loop: between the rounds it serves others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +43,7 @@ class News:
 
 @dataclass(eq=False)
 class Topic:
-    """What the clients of one job share: its mark, its latest events, and the future that the next change resolves.
+    """What the clients of one job share: its mark, its latest events, and the futures that the next change resolves.
 
     `mark` is None before the first poll and after the job is gone; `polled` distinguishes the two.
     """
@@ -53,9 +55,11 @@ class Topic:
     mark: Mark | None = None
     progress: bytes = b""
     frames: deque[Frame] = field(default_factory=lambda: deque(maxlen=_KEPT_FRAMES))
-    changed: asyncio.Future[None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
     replays: dict[int, asyncio.Task[list[Frame]]] = field(default_factory=dict)
     """What is being read for followers who have seen less than is in memory, by the number of the last event that they saw."""
+    _groups: list[asyncio.Future[None]] = field(default_factory=list)
+    """Of those who wait; each group is woken by itself."""
+    _last_group: int = 0
 
     @property
     def ended(self) -> bool:
@@ -88,8 +92,23 @@ class Topic:
         if news.cut:
             self.frames.clear()
         self._keep(news.frames)
-        self.changed.set_result(None)
-        self.changed = asyncio.get_running_loop().create_future()
+        self._wake(0)
+
+    def next_change(self) -> asyncio.Future[None]:
+        """Resolved soon after the next change. Ask for it before looking at what it is about: then no change is missed."""
+        wanted = 1 + self.watchers // _WOKEN_AT_ONCE
+        while len(self._groups) < wanted:
+            self._groups.append(asyncio.get_running_loop().create_future())
+        self._last_group = (self._last_group + 1) % wanted
+        return self._groups[self._last_group]
+
+    def _wake(self, group: int) -> None:
+        """This group and, a round of the event loop later each, those after it."""
+        if group < len(self._groups):
+            loop = asyncio.get_running_loop()
+            self._groups[group].set_result(None)
+            self._groups[group] = loop.create_future()
+            loop.call_soon(self._wake, group + 1)
 
     def _keep(self, frames: Iterable[Frame]) -> None:
         last = self.frames[-1].seq if self.frames else 0
@@ -148,11 +167,12 @@ class Watch:
         """Wait until `done` holds for the job's mark (None: the job is gone), at most `seconds`."""
         deadline = time.monotonic() + seconds
         with self.topic(project_id, job_id) as topic:
-            while not (topic.polled and done(topic.mark)):
+            while True:
+                changed = topic.next_change()
                 left = deadline - time.monotonic()
-                if left <= 0:
+                if left <= 0 or (topic.polled and done(topic.mark)):
                     return
-                await asyncio.wait([topic.changed], timeout=left)
+                await asyncio.wait([changed], timeout=left)
 
     def nudge(self) -> None:
         """Poll now: this process has just changed a job."""

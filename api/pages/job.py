@@ -14,6 +14,7 @@ from api.http.routing import ClosedRoute
 from api.pages import tabs
 from api.pages.change import change
 from api.pages.forms import Sent
+from api.pages.graph import folder
 from api.pages.jobs import row, title_of
 from api.pages.rendering import Content, View, render, show
 from api.schemas.common import After
@@ -27,13 +28,14 @@ from core.library import artifacts
 from engine.contract.report import Report
 
 router = APIRouter(route_class=ClosedRoute, include_in_schema=False)
-Tab = Literal["settings", "steps", "training", "layers", "artifacts", "logs", "spec", "events"]
+Tab = Literal["settings", "steps", "training", "layers", "graph", "artifacts", "logs", "spec", "events"]
 NAMES = {
     "summary": "Summary",
     "settings": "Settings",
     "steps": "Steps",
     "training": "Training",
     "layers": "Layers",
+    "graph": "Graph",
     "artifacts": "Artifacts",
     "logs": "Logs",
     "spec": "Spec",
@@ -125,6 +127,8 @@ def _page(view: View, *, job_id: str, tab: str, asked: Asked) -> Content:
 
 def _has(tab: str, view: View, report: Report | None) -> bool:
     """Whether there is anything to show on a tab."""
+    if tab == "graph":
+        return folder() is not None and view.may(Scope.ARTIFACTS_READ) and view.may(Scope.MODELS_READ)
     if tab == "artifacts":
         return view.may(Scope.ARTIFACTS_READ)
     if tab == "settings":

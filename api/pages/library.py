@@ -19,6 +19,7 @@ from api.pages.rendering import Content, View, show
 from api.schemas.common import After
 from core import jobs
 from core.access.keys import Scope
+from core.database.listing import Listing
 from core.database.tables import Model
 from core.library import datasets, models
 from engine.contract.inspection import ExamplePreview
@@ -46,7 +47,7 @@ async def models_page(request: Request, principal: ReadsModels, after: After = N
     """The models, newest first."""
 
     def make(view: View) -> Content:
-        found = models.search(view.session, view.project_id, limit=PAGE_ROWS, after=after)
+        found = models.search(view.session, view.project_id, Listing(limit=PAGE_ROWS, after=after))
         rows = [models.body(item) for item in found.data]
         return view.page(
             "models.html", "Models", "models", rows=rows, made=_times(found.data), older=found.next_cursor, first=after is None
@@ -94,7 +95,7 @@ async def datasets_page(request: Request, principal: ReadsDatasets, after: After
     """The datasets, newest first."""
 
     def make(view: View) -> Content:
-        found = datasets.search(view.session, view.project_id, limit=PAGE_ROWS, after=after)
+        found = datasets.search(view.session, view.project_id, Listing(limit=PAGE_ROWS, after=after))
         rows = [datasets.body(item) for item in found.data]
         times = _times(found.data)
         return view.page("datasets.html", "Datasets", "datasets", rows=rows, made=times, older=found.next_cursor, first=after is None)

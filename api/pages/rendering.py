@@ -27,7 +27,7 @@ from engine import __version__
 
 HERE = Path(__file__).parent
 POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; frame-src 'self'; "
     "form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
 )
 TOKEN = secrets.token_hex(32)
@@ -104,6 +104,7 @@ def framed(request: Request, content: Content) -> Response:
     scope = request.scope
     secret, cookies = form_secret(request)
     html = content.html
+    principal: Principal | None = scope["state"].get("principal")
     if not browser.is_part(scope):
         html = render(
             "frame.html",
@@ -111,7 +112,8 @@ def framed(request: Request, content: Content) -> Response:
             area=content.area,
             body=Markup(content.html),  # noqa: S704 - made by a template, which escapes
             logged_in=bool(scope["state"].get("browser")),
-            known="principal" in scope["state"],
+            known=principal is not None,
+            may_submit=principal is not None and bool(principal.scopes & {Scope.JOBS_WRITE, Scope.ADMIN}),
         )
     html = html.replace(TOKEN, browser.form_token(secret))
     answer = Response(html, content.status, {"Cache-Control": "no-store", **content.headers}, "text/html; charset=utf-8")

@@ -2,12 +2,14 @@
 
 import json
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
+from urllib.parse import urlencode
 
 from api.live.sse import sequence
-from api.pages.charts import Chart, chart, training
+from api.pages.charts import chart, training
+from api.pages.graph import FOLDER, VIEW, published
 from api.pages.jobs import Gain
 from api.pages.rendering import View, render
 from api.pages.words import MOST_DOCUMENT_CHARACTERS, first_metric, yaml_text
@@ -16,11 +18,12 @@ from core.access.keys import Scope
 from core.database.tables import Artifact, Job
 from core.errors import NotFound
 from core.library import models
-from engine.contract.display import Bar, Bars, Column, Curve, Line
+from engine.contract.display import Bar, Bars, Column, Curve, Table
 from engine.contract.figures import Summary
+from engine.contract.file_format import ending_of
 from engine.contract.report import LayerChange, Report
 from engine.reporting.details import details
-from engine.reporting.settings import trade_offs
+from engine.reporting.settings import after_each_step, classes, latencies, quality_against_size, trade_offs
 from engine.reporting.text import (
     SETTING_COLUMNS,
     before_after,
@@ -35,9 +38,11 @@ from engine.reporting.text import (
     step_metrics,
 )
 
-CARDS = (("file_bytes", "File"), ("gzip_bytes", "File after gzip"), ("params_count", "Parameters"), ("macs_count", "Operations an example"))
+CARDS = (("file_bytes", "File"), ("gzip_bytes", "File after gzip"), ("params_count", "Parameters"), ("macs_count", "Operations"))
 MOST_LAYERS = 200
 PAGE_EVENTS = 100
+MOST_DRAWN_BYTES = 200 * 2**20
+"""A larger network is not drawn: a browser would hold it in memory as a whole."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +94,7 @@ def summary(about: About, asked: Part) -> str:
         checks=[] if report is None else [(constraint_words(item), item) for item in report.constraints],
         rows=[] if report is None else before_after(report),
         evaluated="" if report is None else evaluated_text(report),
-        states=_states(report),
+        charts=[] if report is None else [chart(curve.title, curve) for curve in _curves(report)],
         warnings=job.warnings[:20],
         more_warnings=max(0, len(job.warnings) - 20),
         environment=[] if report is None else environment_rows(report),
@@ -128,22 +133,11 @@ def _cards(found: Summary) -> list[Card]:
     return cards
 
 
-def _states(report: Report | None) -> Chart | None:
-    """Quality against size: the original, and every network that was published."""
-    key = None if report is None else first_metric(report.result.metrics)
-    if report is None or key is None:
-        return None
-    points = [("original", report.baseline.file_bytes, report.baseline.metrics.get(key))]
-    for item in report.artifacts:
-        value = item.metrics.get(key)
-        if isinstance(value, int | float):
-            where = "result" if item.step_index is None else f"after step {item.step_index + 1}"
-            points.append((f"{where}: {item.filename}", item.size_bytes, float(value)))
-    lines = tuple(Line(name=name, points=((float(size), value),)) for name, size, value in points if value is not None)
-    if len(lines) < 2:
-        return None
-    curve = Curve(title="Quality against size", x=Column(title="file", unit="bytes"), y=Column.of(key), lines=lines)
-    return chart(curve.title, curve)
+def _curves(report: Report) -> Iterator[Curve | Table]:
+    yield from quality_against_size(report)
+    yield from after_each_step(report)
+    yield from latencies(report)
+    yield from classes(report)
 
 
 def settings(about: About, asked: Part) -> str:
@@ -206,6 +200,38 @@ def _macs(about: About) -> dict[str, float]:
     except NotFound:  # it was deleted
         return {}
     return {layer["name"]: layer["macs_count"] for layer in inspection.get("layers", ()) if layer.get("macs_count") is not None}
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A network that the viewer draws."""
+
+    title: str
+    source: str
+    """Address of the viewer's page; empty where the file is too large to be loaded without being asked for."""
+    size_bytes: int
+
+
+def graph(about: About, asked: Part) -> str:
+    """The networks before and after, side by side."""
+    job, view = about.job, about.view
+    about.view.principal.require(Scope.ARTIFACTS_READ)
+    drawn = []
+    try:
+        model = models.get(view.session, view.project_id, job.model_id or "")
+        name = model.name + ending_of(model.format)
+        drawn.append(_drawn("Before", f"/jobs/{job.id}/network/before", name, model.size_bytes))
+    except NotFound:  # it was deleted
+        pass
+    row = published(view.session, view.project_id, job.id)
+    if row is not None:
+        drawn.append(_drawn(f"After: {row.filename}", f"/jobs/{job.id}/network/after", row.filename, row.size_bytes))
+    return about.render("graph", drawn=drawn)
+
+
+def _drawn(title: str, path: str, name: str, size_bytes: int) -> Drawn:
+    source = f"{FOLDER}{VIEW}?{urlencode({'url': path, 'identifier': name[-100:]})}"
+    return Drawn(title, source if size_bytes <= MOST_DRAWN_BYTES else "", size_bytes)
 
 
 @dataclass(frozen=True)
@@ -284,6 +310,7 @@ BUILDERS: dict[str, Callable[[About, Part], str]] = {
     "steps": steps,
     "training": curves,
     "layers": layers,
+    "graph": graph,
     "artifacts": files,
     "logs": logs,
     "spec": spec,

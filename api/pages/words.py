@@ -7,10 +7,10 @@ from typing import Any
 import yaml
 
 from engine.contract.metric import Key, first_of
-from engine.reporting.text import bytes_text, change_text, key_text, number_text, ratio_text
+from engine.reporting.text import bytes_text, change_text, count_text, key_text, number_text, ratio_text
 
 OUTCOMES = {"constraints_met": "constraints met", "constraints_not_met": "constraints missed", "no_constraints": "no constraints"}
-MOST_CHARACTERS = 300
+MOST_CHARACTERS = 600
 MOST_DOCUMENT_CHARACTERS = 200_000
 _STEPS = ((60, 1, "s"), (3600, 60, "min"), (172_800, 3600, "h"))
 
@@ -40,16 +40,6 @@ def date(moment: datetime | None) -> str:
     return "–" if moment is None else f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
 
 
-def count(value: float | None) -> str:
-    """A large number in short: 1.25 M."""
-    if value is None:
-        return "–"
-    for limit, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e4, "k")):
-        if value >= limit:
-            return f"{value / limit * (1 if unit != 'k' else 10):.3g} {unit}"
-    return number_text(value, "count")
-
-
 def shape(sizes: Any) -> str:
     """The shape of an array; an open dimension is an n."""
     return " × ".join("n" if size is None else str(size) for size in sizes) or "scalar"
@@ -71,6 +61,14 @@ def short(text: Any) -> str:
     return written if len(written) <= MOST_CHARACTERS else written[:MOST_CHARACTERS] + "…"
 
 
+def inline(value: Any) -> str:
+    """A value of a document in one line."""
+    if isinstance(value, str):
+        return value
+    text = yaml.safe_dump(value, default_flow_style=True, sort_keys=False, allow_unicode=True, width=10**6)
+    return text.removesuffix("\n").removesuffix("\n...")
+
+
 def yaml_text(document: Any) -> str:
     """A document as people write it, cut where nobody would read on."""
     text = yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=120)
@@ -81,7 +79,7 @@ FILTERS: dict[str, Callable[..., Any]] = {
     "ago": ago,
     "bytes": bytes_text,
     "change": change_text,
-    "count": count,
+    "count": count_text,
     "date": date,
     "duration": duration,
     "number": number_text,
@@ -89,6 +87,7 @@ FILTERS: dict[str, Callable[..., Any]] = {
     "shape": shape,
     "short": short,
     "statusquery": "&status={}".format,
+    "inline": inline,
     "metric": key_text,
     "upfirst": upfirst,
     "yaml": yaml_text,

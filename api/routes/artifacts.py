@@ -2,20 +2,34 @@
 
 from dataclasses import astuple
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from urllib.parse import quote
 
-from fastapi import APIRouter, Depends, Query, Request
+from fastapi import APIRouter, Depends, Path, Query, Request
 from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from api.deps import ArtifactId, JobId, Reading, ReadsArtifacts, TheService, WritesModels
+from api.deps import ArtifactId, JobId, Reading, ReadsArtifacts, TheService, WritesJobs, WritesModels, Writing
 from api.http import content, documents, intake, problems
 from api.http.fields import fields_of
 from api.http.idempotency import IdempotencyKey, asked_under, replayed_headers
 from api.http.routing import ClosedRoute
-from api.schemas.common import PRINTABLE
+from api.schemas.common import (
+    ORDER,
+    PRINTABLE,
+    After,
+    Change,
+    LabelFilter,
+    Labels,
+    Limit,
+    Moment,
+    Name,
+    Sha256,
+    Word,
+    page_of,
+)
 from core import ids, jobs
+from core.database.listing import Listing
 from core.database.tables import Model as ModelRow
 from core.errors import MalformedRequest
 from core.jobs import idempotency
@@ -34,6 +48,8 @@ class Promotion(BaseModel):
 
     name: str | None = Field(None, max_length=200, pattern=PRINTABLE)
     metadata: dict[str, Any] | None = None
+    labels: Labels = {}
+    """Pairs to find the model by."""
     setting: str | None = Field(None, max_length=64, pattern=PRINTABLE)
     """Of an artifact with several settings, the one that the model is cut to, such as `width 0.5`; by default the whole file."""
 
@@ -43,6 +59,68 @@ def list_artifacts(session: Reading, principal: ReadsArtifacts, job_id: JobId) -
     """Everything that a job published, in order; empty until it has ended."""
     rows = jobs.artifacts(session, principal.project_id, job_id)
     return JSONResponse({"object": "list", "data": [jobs.artifact_body(row) for row in rows], "has_more": False, "next_cursor": None})
+
+
+def _asked(
+    *,
+    filename: Annotated[Word | None, Query(description="Exactly this file name.")] = None,
+    name: Name | None = None,
+    kind: Annotated[Word | None, Query(description="Such as `model` or `report`.")] = None,
+    format: Annotated[Word | None, Query(description="Only this format.")] = None,
+    sha256: Sha256 | None = None,
+    job_id: Annotated[str | None, Query(pattern=r"^job_[A-Za-z0-9]{1,40}$")] = None,
+    label: LabelFilter = [],  # noqa: B006 - FastAPI copies it
+    created_after: Moment | None = None,
+    created_before: Moment | None = None,
+    sort: Annotated[
+        Literal["created_at", "-created_at", "filename", "-filename", "size_bytes", "-size_bytes"], Query(description=ORDER)
+    ] = "-created_at",
+    limit: Limit = 20,
+    after: After = None,
+) -> Listing:
+    equal = {"filename": filename, "kind": kind, "format": format, "blob_sha256": sha256, "job_id": job_id}
+    return Listing(name, label, created_after, created_before, sort, limit, after, equal)
+
+
+@router.get("/v1/artifacts", operation_id="search_artifacts", response_model=Page[Artifact], responses=problems.responses(400, 422))
+def search_artifacts(request: Request, session: Reading, principal: ReadsArtifacts, asked: Annotated[Listing, Depends(_asked)]) -> Response:
+    """Artifacts of all jobs, newest first unless another order is asked for."""
+    return page_of(request, artifacts.search(session, principal.project_id, asked), jobs.artifact_body)
+
+
+@router.get(
+    "/v1/jobs/{job_id}/artifacts/{filename}",
+    operation_id="download_named_artifact",
+    response_class=Response,
+    openapi_extra=content.HEADERS,
+    responses=content.RESPONSES,
+)
+def download_named_artifact(
+    *,
+    request: Request,
+    session: Reading,
+    principal: ReadsArtifacts,
+    service: TheService,
+    job_id: JobId,
+    filename: Annotated[str, Path(min_length=1, max_length=200, pattern=PRINTABLE, examples=["model.onnx"])],
+) -> Response:
+    """A published file by its name, such as `model.onnx`."""
+    artifact = artifacts.named(session, principal.project_id, job_id, filename)
+    return content.download(request, service, artifacts.content(session, principal.project_id, artifact.id)[1], artifact.filename)
+
+
+@router.patch(
+    "/v1/artifacts/{artifact_id}",
+    operation_id="change_artifact",
+    response_model=Artifact,
+    responses=problems.responses(400, 404, 413, 415, 422),
+)
+def change_artifact(
+    session: Writing, principal: WritesJobs, artifact_id: ArtifactId, wanted: Annotated[Change, Depends(fields_of(Change))]
+) -> Response:
+    """Give an artifact a name, and labels; its bytes never change."""
+    name = wanted.name if "name" in wanted.model_fields_set else ...
+    return JSONResponse(jobs.artifact_body(artifacts.change(session, principal.project_id, artifact_id, wanted.labels, name)))
 
 
 @router.get("/v1/artifacts/{artifact_id}", operation_id="get_artifact", response_model=Artifact, responses=problems.responses(404))
@@ -127,7 +205,9 @@ def promote_artifact(
 
         def make(model_id: str) -> ModelRow:
             found = artifacts.get(session, project_id, artifact_id)
-            return models.promote(session, service.settings, found, name=wanted.name, metadata=metadata, cut=cut, model_id=model_id)
+            return models.promote(
+                session, service.settings, found, name=wanted.name, metadata=metadata, cut=cut, labels=wanted.labels, model_id=model_id
+            )
 
         model, replayed = idempotency.once(
             session, project_id, asked, ids.new("mdl"), find=partial(models.get, session, project_id), make=make

@@ -10,10 +10,11 @@ from starlette.concurrency import run_in_threadpool
 from api.deps import DatasetId, Reading, ReadsDatasets, TheService, WritesDatasets, Writing
 from api.http import content, intake, problems
 from api.http.errors import InvalidParameter
+from api.http.fields import fields_of
 from api.http.idempotency import IdempotencyKey, asked_under, replayed_headers
 from api.http.inspection import found
 from api.http.routing import ClosedRoute
-from api.schemas.common import After, Limit, page_of
+from api.schemas.common import Change, GivenLabels, OfLibrary, page_of
 from core import ids
 from core.database.tables import Dataset as DatasetRow
 from core.errors import FieldError
@@ -37,10 +38,12 @@ router = APIRouter(route_class=ClosedRoute, tags=["datasets"])
     responses=intake.REFUSALS,
 )
 async def create_dataset(
+    *,
     request: Request,
     principal: WritesDatasets,
     declared: Annotated[intake.Declared, Depends(intake.declared_as(intake.DATASETS))],
     service: TheService,
+    given: GivenLabels,
     idempotency_key: IdempotencyKey = None,
 ) -> Response:
     """Upload examples: the file itself as the body, or JSON that names a finished upload.
@@ -52,13 +55,13 @@ async def create_dataset(
     say how each is read, and `metadata.preprocessing` brings stored values (say uint8 NHW) to the model's input. Labels are optional:
     without them the service measures fidelity to the original.
     """
-    taken = await intake.take(request, service, principal.project_id, intake.DATASETS, declared)
+    taken = await intake.take(request, service, principal.project_id, intake.DATASETS, declared.labelled(given))
     body, replayed = await run_in_threadpool(_create, service, principal.project_id, taken, idempotency_key)
     return JSONResponse(body, 201, {"Location": body["urls"]["self"]} | replayed_headers(replayed))
 
 
 def _create(service: Service, project_id: str, taken: intake.Taken, key: str | None) -> tuple[dict[str, Any], bool]:
-    asked = asked_under(service, key, "create_dataset", taken.name, taken.format, taken.metadata, taken.blob.sha256)
+    asked = asked_under(service, key, "create_dataset", taken.name, taken.format, taken.metadata, taken.blob.sha256, taken.labels)
     with service.database.unit_of_work() as session:
 
         def make(dataset_id: str) -> DatasetRow:
@@ -70,6 +73,7 @@ def _create(service: Service, project_id: str, taken: intake.Taken, key: str | N
                 format=taken.format,
                 metadata=taken.metadata,
                 blob=taken.blob,
+                labels=taken.labels,
                 dataset_id=dataset_id,
             )
 
@@ -80,9 +84,9 @@ def _create(service: Service, project_id: str, taken: intake.Taken, key: str | N
 
 
 @router.get("/v1/datasets", operation_id="list_datasets", response_model=Page[Dataset], responses=problems.responses(400, 422))
-def list_datasets(request: Request, session: Reading, principal: ReadsDatasets, limit: Limit = 20, after: After = None) -> Response:
-    """The project's datasets, newest first."""
-    return page_of(request, datasets.search(session, principal.project_id, limit=limit, after=after), datasets.body)
+def list_datasets(request: Request, session: Reading, principal: ReadsDatasets, asked: OfLibrary) -> Response:
+    """The project's datasets, newest first unless another order is asked for."""
+    return page_of(request, datasets.search(session, principal.project_id, asked), datasets.body)
 
 
 @router.get("/v1/datasets/{dataset_id}", operation_id="get_dataset", response_model=Dataset, responses=problems.responses(404))
@@ -127,6 +131,19 @@ def preview_dataset(
     return JSONResponse(
         {"object": "preview", "dataset_id": dataset_id, "splits": {name: examples[:limit] for name, examples in splits.items()}}
     )
+
+
+@router.patch(
+    "/v1/datasets/{dataset_id}",
+    operation_id="change_dataset",
+    response_model=Dataset,
+    responses=problems.responses(400, 404, 413, 415, 422),
+)
+def change_dataset(
+    session: Writing, principal: WritesDatasets, dataset_id: DatasetId, wanted: Annotated[Change, Depends(fields_of(Change))]
+) -> Response:
+    """Give a dataset another name, and other labels."""
+    return JSONResponse(datasets.body(datasets.change(session, principal.project_id, dataset_id, name=wanted.name, labels=wanted.labels)))
 
 
 @router.delete("/v1/datasets/{dataset_id}", operation_id="delete_dataset", status_code=204, responses=problems.responses(404, 409))

@@ -1,12 +1,10 @@
 """Jobs: submit a spec, ask how it goes, stop it, run it again."""
 
-from datetime import UTC, datetime
 from functools import partial
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Header, Query, Request
 from fastapi.responses import JSONResponse, Response
-from pydantic import AfterValidator, AwareDatetime
 from starlette.concurrency import run_in_threadpool
 
 from api.deps import JobId, Live, Reading, ReadsJobs, TheLive, TheService, WritesJobs, check_key
@@ -17,11 +15,12 @@ from api.http.errors import InvalidBody
 from api.http.idempotency import IdempotencyKey, asked_under, replayed_headers
 from api.http.routing import ClosedRoute
 from api.live.hot import Rendered, render
-from api.schemas.common import After, Limit, Word, page_of
+from api.schemas.common import ORDER, After, LabelFilter, Limit, Moment, Name, page_of
 from core import jobs
 from core.access.keys import Principal
 from core.jobs import TERMINAL, Submission, planning
 from core.service import Service
+from engine.contract.figures import Outcome
 from modelpress.resources.common import Page
 from modelpress.resources.jobs import Job, ListedJob, Status, Verdict
 
@@ -41,16 +40,6 @@ Prefer = Annotated[
     str | None,
     Header(description="`wait=N`: answer when something happened, after N seconds (at most 60) at the latest.", examples=["wait=10"]),
 ]
-
-
-def _in_utc(moment: datetime) -> datetime:
-    try:
-        return moment.astimezone(UTC)
-    except OverflowError:
-        raise ValueError("the time is out of range") from None
-
-
-Moment = Annotated[AwareDatetime, AfterValidator(_in_utc)]
 
 
 async def _submission(request: Request, service: TheService) -> Submission:
@@ -98,7 +87,7 @@ async def create_job(
     With `Prefer: wait=N` the answer comes when the job has ended, or after N seconds as it then is.
     """
     created = await run_in_threadpool(_create, live.service, principal.project_id, submission, idempotency_key)
-    return await _accepted(request, live, principal, *created)
+    return await accepted(request, live, principal, *created)
 
 
 def _create(service: Service, project_id: str, submission: Submission, key: str | None) -> tuple[str, bool]:
@@ -127,17 +116,20 @@ def list_jobs(
     session: Reading,
     principal: ReadsJobs,
     status: Annotated[list[Status], Query(max_length=5, description="Any of these.")] = [],  # noqa: B006 - FastAPI copies it
-    label: Annotated[
-        list[Word], Query(max_length=16, description="`key:value`, `key=value` or `key`; all must hold.", examples=[["team:vision"]])
-    ] = [],  # noqa: B006 - FastAPI copies it
+    outcome: Annotated[Outcome | None, Query(description="Only jobs that came to this.")] = None,
+    name: Name | None = None,
+    label: LabelFilter = [],  # noqa: B006 - FastAPI copies it
     model_id: Annotated[str | None, Query(pattern=r"^mdl_[A-Za-z0-9]{1,40}$")] = None,
-    created_after: Annotated[Moment | None, Query(description="RFC 3339, with its offset from UTC.")] = None,
+    dataset_id: Annotated[str | None, Query(pattern=r"^ds_[A-Za-z0-9]{1,40}$")] = None,
+    created_after: Moment | None = None,
+    created_before: Moment | None = None,
     expand: Annotated[
         list[Literal["spec", "normalized_spec", "warnings", "error.details"]],
         Query(
             max_length=4, description="What the list otherwise leaves out or shortens; a page then holds fewer jobs where they are long."
         ),
     ] = [],  # noqa: B006 - FastAPI copies it
+    sort: Annotated[Literal["created_at", "-created_at"], Query(description=ORDER)] = "-created_at",
     limit: Limit = 20,
     after: After = None,
 ) -> Response:
@@ -146,10 +138,15 @@ def list_jobs(
         session,
         principal.project_id,
         status=status,
+        outcome=outcome,
+        name=name,
         label=label,
         model_id=model_id,
+        dataset_id=dataset_id,
         created_after=created_after,
+        created_before=created_before,
         expand=expand,
+        sort=sort,
         limit=limit,
         after=after,
     )
@@ -232,7 +229,7 @@ async def retry_job(
 ) -> Response:
     """Run the spec of an ended job again, as a new job (`retry_of`)."""
     created = await run_in_threadpool(_retry, live.service, principal.project_id, job_id, idempotency_key)
-    return await _accepted(request, live, principal, *created)
+    return await accepted(request, live, principal, *created)
 
 
 def _retry(service: Service, project_id: str, job_id: str, key: str | None) -> tuple[str, bool]:
@@ -255,7 +252,7 @@ def _delete(service: Service, project_id: str, job_id: str) -> None:
         jobs.delete(session, project_id, job_id)
 
 
-async def _accepted(request: Request, live: Live, principal: Principal, job_id: str, replayed: bool) -> Response:
+async def accepted(request: Request, live: Live, principal: Principal, job_id: str, replayed: bool) -> Response:
     """202 with the new job, after it has ended where the client prefers to wait for that."""
     wait = conditional.wait_seconds(request.headers)
     if wait:

@@ -9,10 +9,11 @@ from starlette.concurrency import run_in_threadpool
 
 from api.deps import ModelId, Reading, ReadsModels, TheService, WritesModels, Writing
 from api.http import content, intake, problems
+from api.http.fields import fields_of
 from api.http.idempotency import IdempotencyKey, asked_under, replayed_headers
 from api.http.inspection import found
 from api.http.routing import ClosedRoute
-from api.schemas.common import After, Limit, page_of
+from api.schemas.common import Change, GivenLabels, OfLibrary, page_of
 from core import ids
 from core.database.tables import Model as ModelRow
 from core.jobs import idempotency
@@ -34,10 +35,12 @@ router = APIRouter(route_class=ClosedRoute, tags=["models"])
     responses=intake.REFUSALS,
 )
 async def create_model(
+    *,
     request: Request,
     principal: WritesModels,
     declared: Annotated[intake.Declared, Depends(intake.declared_as(intake.MODELS))],
     service: TheService,
+    given: GivenLabels,
     idempotency_key: IdempotencyKey = None,
 ) -> Response:
     """Upload a neural network: the file itself as the body, or JSON that names a finished upload or a builtin architecture to be trained.
@@ -46,13 +49,13 @@ async def create_model(
     `invalid`). `Content-Digest` is verified when it is sent. Nothing is kept of an upload that fails. Pickled modules and TorchScript
     are programs, not data: they are refused with `unsafe_format`.
     """
-    taken = await intake.take(request, service, principal.project_id, intake.MODELS, declared)
+    taken = await intake.take(request, service, principal.project_id, intake.MODELS, declared.labelled(given))
     body, replayed = await run_in_threadpool(_create, service, principal.project_id, taken, idempotency_key)
     return JSONResponse(body, 201, {"Location": body["urls"]["self"]} | replayed_headers(replayed))
 
 
 def _create(service: Service, project_id: str, taken: intake.Taken, key: str | None) -> tuple[dict[str, Any], bool]:
-    asked = asked_under(service, key, "create_model", taken.name, taken.format, taken.metadata, taken.blob.sha256)
+    asked = asked_under(service, key, "create_model", taken.name, taken.format, taken.metadata, taken.blob.sha256, taken.labels)
     with service.database.unit_of_work() as session:
 
         def make(model_id: str) -> ModelRow:
@@ -64,6 +67,7 @@ def _create(service: Service, project_id: str, taken: intake.Taken, key: str | N
                 format=taken.format,
                 metadata=taken.metadata,
                 blob=taken.blob,
+                labels=taken.labels,
                 model_id=model_id,
             )
 
@@ -74,9 +78,9 @@ def _create(service: Service, project_id: str, taken: intake.Taken, key: str | N
 
 
 @router.get("/v1/models", operation_id="list_models", response_model=Page[Model], responses=problems.responses(400, 422))
-def list_models(request: Request, session: Reading, principal: ReadsModels, limit: Limit = 20, after: After = None) -> Response:
-    """The project's models, newest first."""
-    return page_of(request, models.search(session, principal.project_id, limit=limit, after=after), models.body)
+def list_models(request: Request, session: Reading, principal: ReadsModels, asked: OfLibrary) -> Response:
+    """The project's models, newest first unless another order is asked for."""
+    return page_of(request, models.search(session, principal.project_id, asked), models.body)
 
 
 @router.get("/v1/models/{model_id}", operation_id="get_model", response_model=Model, responses=problems.responses(404))
@@ -105,6 +109,16 @@ def list_layers(session: Reading, principal: ReadsModels, model_id: ModelId) -> 
     """Every layer in order: names for `ignore` and `include`, shapes, costs, and what may be done to it."""
     layers = found(models.get(session, principal.project_id, model_id), "layers")
     return JSONResponse({"object": "list", "data": layers, "has_more": False, "next_cursor": None})
+
+
+@router.patch(
+    "/v1/models/{model_id}", operation_id="change_model", response_model=Model, responses=problems.responses(400, 404, 413, 415, 422)
+)
+def change_model(
+    session: Writing, principal: WritesModels, model_id: ModelId, wanted: Annotated[Change, Depends(fields_of(Change))]
+) -> Response:
+    """Give a model another name, and other labels."""
+    return JSONResponse(models.body(models.change(session, principal.project_id, model_id, name=wanted.name, labels=wanted.labels)))
 
 
 @router.delete("/v1/models/{model_id}", operation_id="delete_model", status_code=204, responses=problems.responses(404, 409))

@@ -10,11 +10,14 @@ from api.http import problems
 from api.http.content import HEADERS, ContentResponse, InMemory, Stored
 from api.http.reports import document
 from api.http.routing import ClosedRoute
+from core import jobs
 from core.library import artifacts
 from engine.reporting.document import to_html, to_markdown
 
 router = APIRouter(route_class=ClosedRoute, tags=["jobs"])
-_PAGE_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; frame-ancestors 'none'; base-uri 'none'; sandbox"
+_PAGE_POLICY = (
+    "default-src 'none'; style-src 'unsafe-inline'; img-src data:; frame-ancestors 'none'; base-uri 'none'; sandbox allow-downloads"
+)
 
 
 def _responses(media_type: str, schema: dict[str, Any]) -> dict[int | str, dict[str, Any]]:
@@ -48,7 +51,9 @@ def get_report(request: Request, session: Reading, principal: ReadsJobs, service
 )
 def get_report_html(request: Request, session: Reading, principal: ReadsJobs, service: TheService, job_id: JobId) -> Response:
     """The report as one page that needs nothing else."""
-    page = to_html(document(service, artifacts.report(session, principal.project_id, job_id)))
+    found = document(service, artifacts.report(session, principal.project_id, job_id))
+    links = {row.filename: f"/v1/artifacts/{row.id}/content" for row in jobs.artifacts(session, principal.project_id, job_id)}
+    page = to_html(found, links)
     response = ContentResponse(request, InMemory(page.encode()), media_type="text/html; charset=utf-8")
     response.headers["Content-Security-Policy"] = _PAGE_POLICY
     return response

@@ -58,3 +58,8 @@ def _sqlite(element: db_now, compiler: SQLCompiler, **kwargs: Any) -> str:
 def now(session: Session) -> datetime:
     """What time it is for the database."""
     return session.execute(select(db_now())).scalar_one()
+
+
+def timestamp(value: datetime | None) -> str | None:
+    """RFC 3339 in UTC, with milliseconds."""
+    return None if value is None else value.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -1,10 +1,11 @@
 """The life of a job. Status changes here and nowhere else."""
 
-from core.jobs.body import EXPANDABLE, artifact_body, body, event_body, listed, metric_body, timestamp
+from core.database.clock import timestamp
+from core.jobs.body import EXPANDABLE, artifact_body, body, event_body, listed, metric_body
 from core.jobs.check import Checked, Submission, check
 from core.jobs.claim import SPEC_VERSION, UNBOUNDED, UNBOUNDED_MEMORY, Claim, Input, claim, confined
 from core.jobs.control import cancel, cancel_queued, delete
-from core.jobs.create import Created, create, create_inspection, retry
+from core.jobs.create import Created, create, create_inspection, rerun, retry
 from core.jobs.history import Mark, events, log, log_line, marks, metrics, series
 from core.jobs.queries import artifacts, get, search, version
 from core.jobs.records import Heartbeat, NewArtifact, NewEvent, Point, Report
@@ -61,6 +62,7 @@ __all__ = [
     "metric_body",
     "metrics",
     "release",
+    "rerun",
     "retry",
     "search",
     "series",

@@ -1,17 +1,11 @@
 """A job as its clients see it: one pure function for the API, the event stream and the command line."""
 
 from collections.abc import Collection
-from datetime import UTC, datetime
 from typing import Any
 
+from core.database.clock import timestamp
 from core.database.tables import Artifact, Job, JobEvent, JobMetric
 from core.jobs.states import TERMINAL
-
-
-def timestamp(value: datetime | None) -> str | None:
-    """RFC 3339 in UTC, with milliseconds."""
-    return None if value is None else value.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
 
 EXPANDABLE = ("spec", "normalized_spec", "warnings", "error.details")
 """What a list leaves out of its jobs, or shortens, unless it is asked for."""
@@ -133,6 +127,8 @@ def artifact_body(artifact: Artifact) -> dict[str, Any]:
         "kind": artifact.kind,
         "format": artifact.format,
         "filename": artifact.filename,
+        "name": artifact.name,
+        "labels": artifact.labels or {},
         "step_index": artifact.step_index,
         "size_bytes": artifact.size_bytes,
         "gzip_bytes": artifact.gzip_bytes,

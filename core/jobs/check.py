@@ -1,6 +1,6 @@
 """Is a spec meaningful for the models and datasets of a project?"""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,10 +10,10 @@ from sqlalchemy.orm import Session, undefer
 from core.database.tables import Dataset, Model
 from core.errors import DatasetInvalid, DatasetRequired, FieldError, MethodUnavailable, ModelInvalid, NotFound, SpecInvalid
 from core.jobs.fit import misfit
-from engine.contract.findings import Problem, suggestion
+from core.jobs.layers import layer_errors
+from engine.contract.findings import Problem
 from engine.contract.metadata import SELF_SUPERVISED
 from engine.contract.metric import catalogue
-from engine.contract.patterns import matches
 from engine.contract.spec import Spec, parse
 
 
@@ -67,7 +67,7 @@ def check(session: Session, project_id: str, submission: Submission) -> Checked:
         *_unavailable_errors(spec),
         *_label_errors(spec, model, dataset),
         *_training_errors(spec, model),
-        *_layer_errors(spec, model),
+        *layer_errors(spec, model),
     ]
     if errors:
         raise _refusal(errors)
@@ -141,28 +141,6 @@ def _label_errors(spec: Spec, model: Model, dataset: Dataset | None) -> list[Fie
         detail = f"{accuracy.metric} needs labels, and {dataset.id} has none"
         errors.append(FieldError("/constraints/accuracy/metric", "labels_required", detail, hint))
     return errors
-
-
-def _layer_errors(spec: Spec, model: Model) -> Iterator[FieldError]:
-    """Patterns of `include` that name no layer of the uploaded network; after a step of another family the layers may be others.
-
-    Regular expressions of strangers are left to the job.
-    """
-    layers = (model.inspection or {}).get("layers") or ()
-    families = {step.family() for step in spec.steps}
-    if not layers or len(families) > 1:
-        return
-    for index, step in enumerate(spec.steps):
-        included: Sequence[str] = getattr(step, "include", ())
-        for position, pattern in enumerate(included):
-            if not pattern.startswith("re:") and not any(matches(pattern, each["name"], (each["type"],)) for each in layers):
-                names = [each["name"] for each in layers[:1000]]
-                yield FieldError(
-                    f"/steps/{index}/include/{position}",
-                    "layer_not_found",
-                    f"{pattern[:80]!r} names no layer of {model.id}",
-                    f"{suggestion(pattern, names, kind='layers')}; GET /v1/models/{model.id}/layers lists them",
-                )
 
 
 def _training_errors(spec: Spec, model: Model) -> list[FieldError]:

@@ -17,6 +17,7 @@ from core.jobs.claim import SPEC_VERSION
 from core.jobs.queries import get
 from core.jobs.states import TERMINAL, Status
 from core.settings import Settings
+from core.webhooks import outbox
 from engine import __version__ as engine_version
 
 _INSPECTION_ATTEMPTS = 3
@@ -97,6 +98,20 @@ def retry(session: Session, settings: Settings, project_id: str, job_id: str, *,
     return create(session, settings, project_id, old.spec, idempotent=idempotent, retry_of=job_id)
 
 
+def rerun(
+    session: Session,
+    settings: Settings,
+    project_id: str,
+    job_id: str,
+    submission: Submission,
+    *,
+    idempotent: idempotency.Request | None = None,
+) -> Created:
+    """A new job of a spec that was made of another job's. Raises `not_found`, and what `create` raises."""
+    get(session, project_id, job_id)
+    return create(session, settings, project_id, submission, idempotent=idempotent, retry_of=job_id)
+
+
 def create_inspection(session: Session, settings: Settings, row: Model | Dataset) -> Job:
     """The hidden job that parses an upload in a sandbox and reports what is in it."""
     kind: Literal["inspect_model", "inspect_dataset"] = "inspect_model" if isinstance(row, Model) else "inspect_dataset"
@@ -158,6 +173,7 @@ def _job(job_id: str, project_id: str, kind: str, **columns: Any) -> Job:
 def _first_event(session: Session, job: Job) -> None:
     session.add(JobEvent(job_id=job.id, seq=1, type="created", fence=0, data={"retry_of": job.retry_of} if job.retry_of else {}))
     session.flush()
+    outbox.post(session, job, "created")
     db.ring(session, job.queue)
     failpoints.hit("create.before_commit")
     db.after_commit(session, lambda: failpoints.hit("create.after_commit"))

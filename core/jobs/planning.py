@@ -17,6 +17,7 @@ from core.errors import FieldError, NotFound, ServiceError
 from core.jobs import placement
 from core.jobs.check import Checked, Submission, check
 from core.jobs.fit import wrong_labels
+from core.jobs.layers import layer_warnings
 from core.settings import Settings
 from engine.contract.cost import Facts
 from engine.contract.method import MethodParams
@@ -63,6 +64,7 @@ def validate(session: Session, settings: Settings, project_id: str, submission: 
             *_warnings(spec, facts),
             *_out_of_reach(spec, checked, estimated),
             *placement.warnings(session, settings, spec),
+            *(_warning(*found) for found in (layer_warnings(spec, checked.model) if checked is not None else ())),
             *_known_of_dataset(checked),
             *_known_of_pair(session, checked),
         ],

@@ -3,13 +3,16 @@
 from collections.abc import Collection, Sequence
 from datetime import datetime
 
-from sqlalchemy import exists, select
+from sqlalchemy import select
 from sqlalchemy.orm import Session, defer
 
-from core.database.paging import Cut, Page, page
+from core.database.listing import Listed, Listing
+from core.database.paging import Page
 from core.database.tables import Artifact, Job, JobLabel
 from core.errors import MalformedRequest, NotFound
 from core.jobs.states import Status
+
+_LISTED = Listed(Job, JobLabel.job_id)
 
 
 def get(session: Session, project_id: str, job_id: str) -> Job:
@@ -26,10 +29,15 @@ def search(
     project_id: str,
     *,
     status: Sequence[str] = (),
+    outcome: str | None = None,
+    name: str | None = None,
     label: Sequence[str] = (),
     model_id: str | None = None,
+    dataset_id: str | None = None,
     created_after: datetime | None = None,
+    created_before: datetime | None = None,
     expand: Collection[str] = (),
+    sort: str = "-created_at",
     limit: int = 20,
     after: str | None = None,
 ) -> Page[Job]:
@@ -42,21 +50,12 @@ def search(
         raise MalformedRequest(f"no such status: {unknown[0]!r}", hint=f"statuses: {', '.join(Status)}")
     if status:
         statement = statement.where(Job.status.in_(status))
-    for item in label:
-        separator = ":" if ":" in item else "="
-        key, stated, value = item.partition(separator)
-        of_job = JobLabel.job_id == Job.id
-        chosen = (JobLabel.key == key) & (JobLabel.value == value) if stated else JobLabel.key == item
-        # A key may itself have an equals sign in it.
-        statement = statement.where(exists().where(of_job & (chosen if separator == ":" else chosen | (JobLabel.key == item))))
-    if model_id is not None:
-        statement = statement.where(Job.model_id == model_id)
-    if created_after is not None:
-        statement = statement.where(Job.created_at > created_after)
+    equal = {"outcome": outcome, "model_id": model_id, "dataset_id": dataset_id}
+    asked = Listing(name, label, created_after, created_before, sort, limit, after, equal)
     specs = {"spec": Job.spec, "normalized_spec": Job.normalized_spec}
     statement = statement.options(*(defer(column, raiseload=True) for name, column in specs.items() if name not in expand))
     long = [Job.steps, Job.warnings, Job.summary, Job.error, *(column for name, column in specs.items() if name in expand)]
-    return page(session, statement, Job.id, Cut(limit, after, long))
+    return _LISTED.page(session, statement, asked, long)
 
 
 def version(session: Session, project_id: str, job_id: str) -> tuple[int, str]:

@@ -7,6 +7,7 @@ from sqlalchemy import ColumnElement, update
 from sqlalchemy.orm import Session
 
 from core.database.tables import Job, JobEvent
+from core.webhooks import outbox
 
 
 class Status(StrEnum):
@@ -56,4 +57,5 @@ def transition(
     job = session.scalars(statement, parameters, execution_options={"populate_existing": True, "synchronize_session": False}).one_or_none()
     if job is not None:
         session.add(JobEvent(job_id=job.id, seq=job.event_seq, type=event, fence=job.fence, data=data or {}))
+        outbox.post(session, job, event)
     return job

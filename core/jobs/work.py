@@ -272,6 +272,7 @@ def _add_artifacts(session: Session, job: Job, artifacts: Sequence[NewArtifact])
                 gzip_bytes=new.gzip_bytes,
                 metrics=storable(new.metrics),
                 settings=storable(new.settings),
+                labels={},
             )
         )
     session.flush()

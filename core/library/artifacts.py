@@ -1,12 +1,19 @@
 """Published files. They are made by `core.jobs.finish`, together with the job's success."""
 
+from collections.abc import Mapping
+from types import EllipsisType
+
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from core.blobs.digest import Blob
-from core.database.tables import Artifact, Job
+from core.database.listing import ALL, Listed, Listing
+from core.database.paging import Page
+from core.database.tables import Artifact, ArtifactLabel, Job
 from core.errors import NotFound
-from core.library import inputs
+from core.library import inputs, labels
+
+_LISTED = Listed(Artifact, ArtifactLabel.owner_id, {"filename": Artifact.filename, "size_bytes": Artifact.size_bytes})
 
 
 def get(session: Session, project_id: str, artifact_id: str) -> Artifact:
@@ -14,6 +21,33 @@ def get(session: Session, project_id: str, artifact_id: str) -> Artifact:
     row = session.scalars(select(Artifact).where(Artifact.id == artifact_id, Artifact.project_id == project_id)).one_or_none()
     if row is None:
         raise NotFound(f"there is no artifact {artifact_id!r} in this project")
+    return row
+
+
+def search(session: Session, project_id: str, asked: Listing = ALL) -> Page[Artifact]:
+    """Artifacts of all jobs of the project, newest first unless another order is asked for."""
+    statement = select(Artifact).where(Artifact.project_id == project_id)
+    return _LISTED.page(session, statement, asked, [Artifact.metrics, Artifact.settings, Artifact.labels])
+
+
+def named(session: Session, project_id: str, job_id: str, filename: str) -> Artifact:
+    """The artifact of a job with this file name. Raises `not_found`."""
+    statement = select(Artifact).where(Artifact.job_id == job_id, Artifact.project_id == project_id, Artifact.filename == filename)
+    row = session.scalars(statement.order_by(Artifact.position)).first()
+    if row is None:
+        raise NotFound(f"there is no artifact {filename!r} of {job_id!r} in this project", hint="GET /v1/jobs/{id}/artifacts lists them")
+    return row
+
+
+def change(
+    session: Session, project_id: str, artifact_id: str, given: Mapping[str, str | None], name: str | EllipsisType | None = ...
+) -> Artifact:
+    """Give an artifact a name (None takes it away), and other labels. Raises `not_found` and `labels_invalid`."""
+    row = get(session, project_id, artifact_id)
+    session.refresh(row, attribute_names=["name", "labels"], with_for_update=True)
+    if not isinstance(name, EllipsisType):
+        row.name = name
+    labels.put(session, row, given)
     return row
 
 

@@ -1,11 +1,14 @@
 """Uploaded examples."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from sqlalchemy.orm import Session
 
 from core import ids
 from core.blobs.digest import Blob
+from core.database.listing import ALL, Listing
 from core.database.paging import Page
 from core.database.tables import Dataset
 from core.library import inputs
@@ -21,11 +24,12 @@ def create(
     format: str,
     metadata: dict[str, Any],
     blob: Blob,
+    labels: Mapping[str, str] = MappingProxyType({}),
     dataset_id: str | None = None,
 ) -> Dataset:
     """A dataset of bytes that are in the blob store, and the job that inspects it. Raises `quota_exceeded`."""
     dataset = Dataset(id=dataset_id or ids.new("ds"), project_id=project_id, name=name, format=format, declared=metadata)
-    return inputs.add(session, settings, dataset, blob)
+    return inputs.add(session, settings, dataset, blob, labels)
 
 
 def get(session: Session, project_id: str, dataset_id: str) -> Dataset:
@@ -33,9 +37,14 @@ def get(session: Session, project_id: str, dataset_id: str) -> Dataset:
     return inputs.find(session, Dataset, project_id, dataset_id)
 
 
-def search(session: Session, project_id: str, *, limit: int = 20, after: str | None = None) -> Page[Dataset]:
-    """Datasets of the project, newest first."""
-    return inputs.search(session, Dataset, project_id, limit=limit, after=after)
+def search(session: Session, project_id: str, asked: Listing = ALL) -> Page[Dataset]:
+    """Datasets of the project, newest first unless another order is asked for."""
+    return inputs.search(session, Dataset, project_id, asked)
+
+
+def change(session: Session, project_id: str, dataset_id: str, *, name: str | None, labels: Mapping[str, str | None]) -> Dataset:
+    """Give a dataset another name, and other labels; a label of None is taken away. Raises `not_found` and `labels_invalid`."""
+    return inputs.change(session, get(session, project_id, dataset_id), name=name, given=labels)
 
 
 def content(session: Session, project_id: str, dataset_id: str) -> tuple[Dataset, Blob]:

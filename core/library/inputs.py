@@ -1,6 +1,7 @@
 """What models and datasets have in common: an uploaded file, its declaration, its inspection, its end."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 from sqlalchemy import or_, select
@@ -8,30 +9,39 @@ from sqlalchemy.orm import Session, undefer, with_expression
 
 from core.access import quotas
 from core.blobs.digest import Blob
-from core.database.clock import now
+from core.database.clock import now, timestamp
 from core.database.dialect import json_without
-from core.database.paging import Cut, Page, page
-from core.database.tables import Artifact, Dataset, Job, JobTeacher, Model
+from core.database.listing import Listed, Listing
+from core.database.paging import Page
+from core.database.tables import Artifact, Dataset, DatasetLabel, Job, JobTeacher, Model, ModelLabel
 from core.errors import NotFound, ResourceInUse
-from core.jobs.body import timestamp
 from core.jobs.control import stop
 from core.jobs.create import create_inspection
 from core.jobs.states import TERMINAL
+from core.library import labels
 from core.settings import Settings
 
 Row = TypeVar("Row", Model, Dataset)
+_LISTED: dict[type[Any], Listed] = {
+    table: Listed(table, owner, {"name": table.name, "size_bytes": table.size_bytes})
+    for table, owner in ((Model, ModelLabel.owner_id), (Dataset, DatasetLabel.owner_id))
+}
 
 
-def add(session: Session, settings: Settings, row: Row, blob: Blob) -> Row:
-    """Store a new row for bytes that are in the blob store, and create the job that inspects it. Raises `quota_exceeded`."""
+def add(session: Session, settings: Settings, row: Row, blob: Blob, given: Mapping[str, str] = MappingProxyType({})) -> Row:
+    """Store a new row for bytes that are in the blob store, with labels, and create the job that inspects it.
+
+    Raises `quota_exceeded` and `labels_invalid`.
+    """
     quotas.take_bytes(session, row.project_id, blob.size_bytes)
     if isinstance(row, Model):
         quotas.take_model(session, row.project_id)
     row.blob_sha256 = row.sha256 = blob.sha256
     row.size_bytes, row.status, row.inspection = blob.size_bytes, "inspecting", None
     row.findings = None
+    row.labels = {}
     session.add(row)
-    session.flush()
+    labels.put(session, row, given)
     create_inspection(session, settings, row)
     return row
 
@@ -46,13 +56,22 @@ def find(session: Session, table: type[Row], project_id: str, row_id: str) -> Ro
     return row
 
 
-def search(session: Session, table: type[Row], project_id: str, *, limit: int, after: str | None) -> Page[Row]:
-    """Rows of the project with their findings, newest first."""
+def search(session: Session, table: type[Row], project_id: str, asked: Listing) -> Page[Row]:
+    """Rows of the project with their findings, newest first unless another order is asked for."""
     found = _findings(table)
     statement = (
         select(table).where(table.project_id == project_id, table.deleted_at.is_(None)).options(with_expression(table.findings, found))
     )
-    return page(session, statement, table.id, Cut(limit, after, [table.declared, table.error, found]))
+    return _LISTED[table].page(session, statement, asked, [table.declared, table.labels, table.error, found])
+
+
+def change(session: Session, row: Row, *, name: str | None = None, given: Mapping[str, str | None] = MappingProxyType({})) -> Row:
+    """Another name and other labels; a label of None is taken away. Raises `labels_invalid`."""
+    session.refresh(row, attribute_names=["name", "labels"], with_for_update=True)
+    if name is not None:
+        row.name = name
+    labels.put(session, row, given)
+    return row
 
 
 def names(session: Session, table: type[Row], project_id: str, ids: Iterable[str | None]) -> dict[str, str]:
@@ -100,6 +119,7 @@ def body(row: Model | Dataset, kind: str, path: str) -> dict[str, Any]:
         "name": row.name,
         "format": row.format,
         "metadata": row.declared,
+        "labels" if kind == "model" else "tags": row.labels,
         "size_bytes": row.size_bytes,
         "sha256": row.sha256,
         "status": row.status,

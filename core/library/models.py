@@ -1,11 +1,14 @@
 """Uploaded neural networks."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from sqlalchemy.orm import Session
 
 from core import ids
 from core.blobs.digest import Blob
+from core.database.listing import ALL, Listing
 from core.database.paging import Page
 from core.database.tables import Artifact, Job, Model
 from core.library import inputs
@@ -21,11 +24,12 @@ def create(
     format: str,
     metadata: dict[str, Any],
     blob: Blob,
+    labels: Mapping[str, str] = MappingProxyType({}),
     model_id: str | None = None,
 ) -> Model:
     """A model of bytes that are in the blob store, and the job that inspects it. Raises `quota_exceeded`."""
     model = Model(id=model_id or ids.new("mdl"), project_id=project_id, name=name, format=format, declared=metadata)
-    return inputs.add(session, settings, model, blob)
+    return inputs.add(session, settings, model, blob, labels)
 
 
 def promote(
@@ -36,6 +40,7 @@ def promote(
     name: str | None = None,
     metadata: dict[str, Any] | None = None,
     cut: tuple[str, Blob] | None = None,
+    labels: Mapping[str, str] = MappingProxyType({}),
     model_id: str | None = None,
 ) -> Model:
     """Make a model of an artifact; it remembers the job and the model that it came from.
@@ -54,7 +59,7 @@ def promote(
         source_job_id=job.id,
         source_model_id=source.id,
     )
-    return inputs.add(session, settings, model, inputs.content(session, artifact) if cut is None else cut[1])
+    return inputs.add(session, settings, model, inputs.content(session, artifact) if cut is None else cut[1], labels)
 
 
 def get(session: Session, project_id: str, model_id: str) -> Model:
@@ -62,9 +67,14 @@ def get(session: Session, project_id: str, model_id: str) -> Model:
     return inputs.find(session, Model, project_id, model_id)
 
 
-def search(session: Session, project_id: str, *, limit: int = 20, after: str | None = None) -> Page[Model]:
-    """Models of the project, newest first."""
-    return inputs.search(session, Model, project_id, limit=limit, after=after)
+def search(session: Session, project_id: str, asked: Listing = ALL) -> Page[Model]:
+    """Models of the project, newest first unless another order is asked for."""
+    return inputs.search(session, Model, project_id, asked)
+
+
+def change(session: Session, project_id: str, model_id: str, *, name: str | None, labels: Mapping[str, str | None]) -> Model:
+    """Give a model another name, and other labels; a label of None is taken away. Raises `not_found` and `labels_invalid`."""
+    return inputs.change(session, get(session, project_id, model_id), name=name, given=labels)
 
 
 def content(session: Session, project_id: str, model_id: str) -> tuple[Model, Blob]:

@@ -17,11 +17,10 @@ from core import ids
 from core.access import quotas
 from core.blobs import Blob, Blobs, Staged
 from core.blobs.ingest import BUFFER_BYTES
-from core.database.clock import db_now
+from core.database.clock import db_now, timestamp
 from core.database.db import Database
 from core.database.tables import Upload, UploadPart
 from core.errors import ChecksumMismatch, MalformedRequest, NotFound, UploadClosed, UploadIncomplete, UploadTooLarge
-from core.jobs.body import timestamp
 from core.settings import Settings
 
 MOST_PARTS = 10_000

@@ -28,6 +28,7 @@ from core.library.uploads import Uploads
 from core.logging import logger
 from core.queue import Doorbell
 from core.settings import Settings
+from core.webhooks import deliveries
 
 LEASE = "reconciler"
 _TIDY_SECONDS = 60
@@ -46,6 +47,7 @@ class Pass:
     expired_leases: int = 0
     expired_sessions: int = 0
     expired_uploads: int = 0
+    expired_deliveries: int = 0
     removed_staged: int = 0
     removed_blobs: int = 0
 
@@ -159,6 +161,7 @@ class Reconciler:
         with self._database.unit_of_work() as session:
             done.expired_keys = idempotency.expire(session)
             done.expired_leases = leases.expire(session)
+            done.expired_deliveries = deliveries.expire(session)
             done.expired_sessions = sessions.expire(session)
         done.expired_uploads = Uploads(self._settings, self._database, self._blobs).expire()
         done.removed_staged = self._blobs.sweep_staging()

@@ -15,6 +15,8 @@ SpeedWord = Literal["faster", "same", "slower"]
 Milliseconds = Annotated[float, Field(ge=0)]
 FileMetrics = dict[str, JsonValue]
 """What was measured on one published file, by name."""
+QUANTILES = (0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99)
+"""Shares of the timed runs that `Latency.quantiles` tells the times of."""
 MOST_SETTINGS = 64
 """Settings of one network: each of them is written, scored and timed."""
 
@@ -54,6 +56,8 @@ class Latency(Record):
     """Of easy inputs."""
     p90: Milliseconds | None = None
     """Of hard inputs."""
+    quantiles: tuple[Milliseconds, ...] | None = None
+    """How the times are distributed, at the shares 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95 and 0.99; left out in results of before there were any."""
 
     @property
     def typical(self) -> float:

@@ -39,6 +39,15 @@ class LayerInfo(_Found):
     macs_count: int | None
     prunable: bool
     quantizable: bool
+    unprunable_reason: str | None = None
+    unquantizable_reason: str | None = None
+    channels_prunable: bool | None = None
+    """Whether channels of its output can be removed; None where that is not known, or it has none."""
+    channels_reason: str | None = None
+    removable_units_count: int | None = None
+    """The most channels, heads or units that can be removed, each with what hangs on it: one always stays."""
+    tied_layers: tuple[str, ...] | None = None
+    """Layers that lose the same channels with it."""
 
 
 class PairInspection(_Found):

@@ -1,5 +1,6 @@
 """The report of a compression, `report.json`: written by the job, read by whoever draws it."""
 
+from datetime import datetime
 from typing import Any, Literal
 
 from pydantic import JsonValue, ValidationError
@@ -56,6 +57,18 @@ class LayerChange(Record):
     before: LayerSide
     after: LayerSide | None
     """Null where it has gone."""
+
+
+class ClassChange(Record):
+    """How many examples of one class the original and the result get right."""
+
+    output: str
+    class_number: int
+    examples_count: int
+    right_before_count: int
+    right_after_count: int
+    mostly_taken_for: int | None = None
+    """The class that the result names most often for examples of this one that the original had right; null where it has lost none."""
 
 
 class Environment(Record):
@@ -138,6 +151,8 @@ class Report(Summary):
     kept_step_index: int
     layers: tuple[LayerChange, ...]
     """Of the first setting."""
+    classes: tuple[ClassChange, ...] = ()
+    """Of the first setting, those that lost most first: at most a hundred of each output that tells classes apart."""
     environment: Environment
     warnings: tuple[ReportedWarning, ...]
     artifacts: tuple[ReportedFile, ...]
@@ -146,6 +161,8 @@ class Report(Summary):
     spec_hash: str
     references: tuple[Reference, ...]
     duration_seconds: float
+    finished_at: datetime | None = None
+    """When the report was written, in UTC; null in reports of before it was."""
     sentence: str = ""
     """What came out, in one sentence."""
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,8 @@ from engine.contract.method import MethodParams
 from engine.contract.report import StepReport
 from engine.contract.spec import Spec
 from engine.jobs import warnings
+from engine.jobs.baseline import Baseline
+from engine.jobs.comparison import check_import
 from engine.jobs.each_setting import apply_step
 from engine.jobs.inputs import JobInputs, read
 from engine.jobs.judging import FileJudge
@@ -42,8 +44,8 @@ from engine.process.memory import collector_paused, keep_freed_memory
 if TYPE_CHECKING:
     from engine.training.parallel.replicas import Replicas
 
-_LOADED, _SCORED, _WALKED, _EXPORTED, _VERIFIED = 0.02, 0.06, 0.92, 0.94, 0.97
-"""Shares of the job's progress at which loading, the baseline, the steps, the export and its verification are done."""
+_SCORED, _WALKED, _EXPORTED, _VERIFIED = 0.06, 0.92, 0.94, 0.97
+"""Shares of the job's progress at which the baseline, the steps, the export and its verification are done."""
 
 
 @dataclass(frozen=True)
@@ -100,23 +102,13 @@ class _Compression:
             self._sizes = Sizes(aside)
             self._recorder.phase("loading", 0.0)
             self._inputs = JobInputs.load(self._job, self._spec, self._work, self._recorder.emit)
-            self._recorder.phase("baseline", _LOADED)
-            scored = examiner.score(self._inputs.to_score(self._inputs.onnx))
-            self._sizes.begin(self._inputs.upload)
+            self._baseline = Baseline(self._inputs, examiner, self._recorder, self._sizes)
             with collector_paused():
                 context = self._context()
-            counts = self._inputs.baseline.count() if self._inputs.has_known_sizes else None
-            self._score = scored()
-            self._inputs.check(self._score)
-            self._inputs = replace(self._inputs, heads=self._score.heads)
-            context = replace(context, heads=self._score.heads, unused_targets=self._score.unused_targets)
-            context.judge = FileJudge(self._inputs, examiner, self._score)
-            self._counts = counts or self._inputs.baseline.count(self._score.shapes)
-            if self._inputs.baseline.input_dependent:
-                counted = examiner.count(self._inputs.to_count(self._inputs.onnx))()
-                self._counts = replace(self._counts, macs_count=counted.macs_count)
-            warnings.about_examples(self._recorder, self._inputs, self._score)
-            states = self._walk(context, examiner)
+            target = self._spec.constraints
+            judge = FileJudge(self._baseline, None if target is None else target.accuracy, examiner)
+            self._baseline.check_metrics()
+            states = self._walk(replace(context, known=self._baseline.known, judge=judge), examiner)
             best = self._best(states, examiner)
         self._keep(best, states)
         self._finish(best)
@@ -142,22 +134,29 @@ class _Compression:
         return states
 
     def _step(self, context: StepContext, index: int, step: MethodParams, network: Network, examiner: Examiner) -> State:
-        begin, method = time.monotonic(), step.wire_name()
+        begin, method, waited = time.monotonic(), step.wire_name(), self._baseline.waited
         self._recorder.emit(events.StepStarted(method=method, step_index=index))
         network = apply_step(step, network, context)
+        self._inputs = self._baseline.inputs
         first = network.at(network.settings[0])
         to_score = partial(self._inputs.to_score, network=first, as_timed=first.batch_dependent)
 
         def scored(path: Path) -> Score:
             waiting = examiner.score(to_score(path))
             self._sizes.begin(path)
+            self._baseline.count_beside()
+            first.count(self._baseline.score.shapes)  # beside the scoring; kept
             return waiting()
 
         score = first.measure(on_file=scored, on_module=lambda module: None)
         if first.batch_dependent:
             context.report("scored_at_batch_size", self._spec.evaluation.latency.batch_sizes[0])
         metrics = self._measured_in_memory(context, first) if score is None else score.metrics
-        counts = asdict(first.count(self._score.shapes))
+        if self._spec.constraints is None or self._spec.constraints.accuracy is None:
+            warnings.about_step(
+                self._recorder, step, index, self._steps[-1].metrics if self._steps else self._baseline.score.metrics, metrics
+            )
+        counts = asdict(first.count(self._baseline.score.shapes))
         metrics = {**metrics, **{name: value for name, value in counts.items() if value is not None}}
         for file in context.files:
             target = self._out / context.published_name(file.path)
@@ -169,7 +168,7 @@ class _Compression:
                 id=step.id,
                 method=method,
                 title=step.title,
-                duration_seconds=time.monotonic() - begin,
+                duration_seconds=time.monotonic() - begin - (self._baseline.waited - waited),
                 metrics=metrics,
                 report=context.reported,
                 shown=context.displayed(),
@@ -188,7 +187,10 @@ class _Compression:
         """Metrics of the network's module; nothing without examples."""
         from engine.methods.context import Context
 
-        if self._inputs.data is None or not isinstance(context, Context):
+        if not isinstance(context, Context):
+            return {}
+        if self._inputs.data is None:
+            context.check_import()
             return {}
         self._inputs.added(network)
         return context.with_network(network).evaluate(network.module, self._inputs.split)
@@ -236,12 +238,19 @@ class _Compression:
         with suppress(EngineError):  # The step that needs the module says what is wrong with it.
             self._inputs.baseline.module  # noqa: B018 - built on first use
         return Context(
-            **common, device=device, load_teacher=self._teacher, checkpoints=checkpoints, outputs_of_file=self._outputs_of_baseline
+            **common,
+            device=device,
+            load_teacher=self._teacher,
+            checkpoints=checkpoints,
+            outputs_of_file=self._outputs_of_baseline,
+            check_import=cache(lambda: check_import(self._inputs)),
         )
 
     def _outputs_of_baseline(self, split: str) -> Sequence[NDArray[Any]] | None:
-        """What the examiner kept of them."""
-        return stored_outputs(self._inputs.outputs) if split == self._inputs.split else None
+        """What the examiner kept of them, which the first process alone knows."""
+        if self._follows:
+            return None
+        return stored_outputs(self._baseline.inputs.outputs) if split == self._inputs.split else None
 
     def _teacher(self, name: str) -> Network:
         if name not in self._job.teachers:
@@ -259,7 +268,7 @@ class _Compression:
         ):
             return final
         for state in reversed(states[:-1]):
-            if constraints.accuracy_kept(target.accuracy, self._score.metrics, state.metrics, self._inputs.split):
+            if constraints.accuracy_kept(target.accuracy, self._baseline.score.metrics, state.metrics, self._inputs.split):
                 return max(
                     final,
                     self._candidate(state, examiner),
@@ -280,7 +289,12 @@ class _Compression:
             enter=lambda name: self._recorder.phase(name, next(fractions)),
         )
         baselines = [
-            figures_of(self._score, self._sizes.of(self._inputs.upload), self._counts, tuple(timing.baseline for timing in item.timings))
+            figures_of(
+                self._baseline.score,
+                self._sizes.of(self._inputs.upload),
+                self._baseline.counts,
+                tuple(timing.baseline for timing in item.timings),
+            )
             for item in publication.measured
         ]
         return Candidate(publication, judged(publication.measured, baselines, self._spec.constraints, self._inputs.split))
@@ -314,7 +328,7 @@ class _Compression:
             result,
             steps=self._steps,
             publication=best.publication,
-            examples_count=self._score.examples_count,
+            examples_count=self._baseline.score.examples_count,
             warnings=self._recorder.warnings,
             artifacts=self._recorder.artifacts,
             duration_seconds=self._recorder.seconds,

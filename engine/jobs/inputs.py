@@ -75,6 +75,11 @@ class JobInputs:
         return all(spec.shape and None not in spec.shape[1:] for spec in self.baseline.signature.inputs)
 
     @property
+    def names_metrics(self) -> bool:
+        """Whether the spec asks for metrics by name, which this network and dataset may not have."""
+        return bool(_asked(self.spec))
+
+    @property
     def facts(self) -> Facts:
         """What methods state their costs by."""
         splits = {} if self.data is None else self.data.splits

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import onnx
 
+from engine.contract import limits
 from engine.contract.errors import EngineError
 from engine.contract.inspection import LayerInfo, ModelInspection, SignatureInfo, TensorInfo
 from engine.contract.metadata import ModelMetadata
@@ -18,11 +19,13 @@ from engine.formats.onnx import runtime
 from engine.formats.onnx.checks import inferred, skeleton_of
 from engine.formats.onnx.counting import counts_of, multiplications
 from engine.formats.onnx.file import is_quantized, narrowed, read_model, signature_of
+from engine.formats.onnx.flat import first_output
 from engine.formats.onnx.importer.names import module_path
 from engine.formats.onnx.macs import node_macs, total
 from engine.formats.onnx.one_file import settings_of
 from engine.formats.onnx.packed import unpacked
 from engine.formats.onnx.weights import Weight, weight_tensors
+from engine.jobs.layer_reasons import of_graph, with_reasons
 from engine.networks.network import Counts, Network, Signature
 
 if TYPE_CHECKING:
@@ -41,23 +44,37 @@ def inspect_model(path: Path, format: str, metadata: ModelMetadata, work: Path) 
     network = load_network(path, format, metadata, work)
     return network.measure(
         on_file=lambda file: _of_graph(network, file, metadata),
-        on_module=lambda module: _document(network.signature, network.count(), layers=module_layers(network), reason=None),
+        on_module=lambda module: _document(
+            network.signature, network.count(), layers=with_reasons(network, module_layers(network)), reason=None
+        ),
     )
 
 
 def _of_graph(network: Network, path: Path, metadata: ModelMetadata) -> ModelInspection:
     model = unpacked(narrowed(read_model(path), metadata.input_specs))
-    runtime.open_session(path, threads=1)
+    _check_runs(path, len(model.graph.node))
     weights, macs = weight_tensors(model), node_macs(model)
     counts = counts_of(weights, macs)
     reason = _untrainable(network, model)
-    layers = module_layers(network) if reason is None else graph_layers(model, weights, macs)
+    layers = with_reasons(network, module_layers(network)) if reason is None else of_graph(graph_layers(model, weights, macs), reason)
     opset = max((item.version for item in model.opset_import if item.domain in ("", "ai.onnx")), default=None)
     operators = Counter(
         f"{node.domain}::{node.op_type}" if node.domain not in ("", "ai.onnx") else node.op_type for node in model.graph.node
     )
     found = _document(signature_of(model), counts, layers=layers, reason=reason)
     return found.model_copy(update={"opset": opset, "operators": dict(sorted(operators.items())), "settings": settings_of(path)})
+
+
+def _check_runs(path: Path, nodes: int) -> None:
+    """Load the file as a job will. Of very many nodes the runtime's optimizations take a time that grows with their square: such a file is
+    loaded as it stands, and with them only where that fails. Raises `model_invalid`."""
+    if nodes > limits.MAX_TRAINABLE_NODES:
+        try:
+            runtime.open_session(path, threads=1, optimized=False)
+            return
+        except EngineError:
+            pass
+    runtime.open_session(path, threads=1)
 
 
 def module_layers(network: Network) -> list[LayerInfo]:
@@ -107,16 +124,17 @@ def graph_layers(model: onnx.ModelProto, weights: Mapping[str, Weight], macs: Ma
         read_by[weight.readers[0]] = total([read_by.get(weight.readers[0], 0), weight.size])
     rows = []
     for index, node in enumerate(model.graph.node):
-        if not node.output or (node.output[0] not in read_by and node.output[0] not in macs):
+        made = first_output(node)
+        if not made or (made not in read_by and made not in macs):
             continue
         rows.append(
             LayerInfo(
                 name=node.name or module_path(node, list(node.input[1:])) or f"{node.op_type.lower()}_{index}",
                 type=node.op_type,
                 input_shape=shapes.get(node.input[0]) if node.input else None,
-                output_shape=shapes.get(node.output[0]),
-                params_count=read_by.get(node.output[0], 0),
-                macs_count=macs.get(node.output[0], 0),
+                output_shape=shapes.get(made),
+                params_count=read_by.get(made, 0),
+                macs_count=macs.get(made, 0),
                 prunable=False,
                 quantizable=node.op_type in _QUANTIZABLE,
             )

@@ -5,9 +5,9 @@ from pathlib import Path
 
 from engine.contract import constraints
 from engine.contract.metric import Key, catalogue
-from engine.jobs.inputs import JobInputs
+from engine.contract.spec import AccuracyConstraint
+from engine.jobs.baseline import Baseline
 from engine.measuring.examiner.client import Examiner
-from engine.measuring.examiner.messages import Score
 from engine.networks.network import Network
 
 Metrics = Mapping[str, float | None]
@@ -16,15 +16,20 @@ Metrics = Mapping[str, float | None]
 class FileJudge:
     """Asks the job's examiner; see `engine.methods.step.Judge`."""
 
-    def __init__(self, inputs: JobInputs, examiner: Examiner, baseline: Score) -> None:
-        self._inputs, self._examiner, self._baseline = inputs, examiner, baseline
-        target = inputs.spec.constraints
-        self._target = None if target is None else target.accuracy
+    def __init__(self, baseline: Baseline, target: AccuracyConstraint | None, examiner: Examiner) -> None:
+        """A judge that waits for the baseline's score where it is first asked.
+
+        Args:
+            baseline: The uploaded network.
+            target: The spec's accuracy target.
+            examiner: Measures the files.
+        """
+        self._baseline, self._target, self._examiner = baseline, target, examiner
 
     @property
     def baseline(self) -> Metrics:
         """Metrics of the uploaded model."""
-        return self._baseline.metrics
+        return self._baseline.score.metrics
 
     @property
     def has_target(self) -> bool:
@@ -33,11 +38,13 @@ class FileJudge:
 
     def score(self, network: Network) -> Metrics:
         """Metrics of a network's ONNX file on the evaluated examples."""
-        return self._examiner.score(self._inputs.to_score(self._file(network), network, as_timed=network.batch_dependent))().metrics
+        return self._examiner.score(
+            self._baseline.inputs.to_score(self._file(network), network, as_timed=network.batch_dependent)
+        )().metrics
 
     def meets_target(self, metrics: Metrics) -> bool:
         """Whether metrics satisfy the accuracy target."""
-        return self._target is not None and constraints.accuracy_kept(self._target, self._baseline.metrics, metrics, self._inputs.split)
+        return self._target is not None and constraints.accuracy_kept(self._target, self.baseline, metrics, self._baseline.inputs.split)
 
     def quality(self, metrics: Metrics) -> tuple[float, ...]:
         """The target's metric first, then every other in the order in which they are shown."""
@@ -50,8 +57,8 @@ class FileJudge:
 
     def speedup(self, network: Network) -> float:
         """How many times faster a network's file is than the uploaded model, at the first batch size."""
-        request = self._inputs.to_time(self._file(network), network, varied=network.input_dependent)
+        request = self._baseline.inputs.to_time(self._file(network), network, varied=network.input_dependent)
         return self._examiner.time(request.model_copy(update={"batch_sizes": request.batch_sizes[:1]}))()[0].speed.speedup
 
     def _file(self, network: Network) -> Path:
-        return network.file(self._inputs.work / "judged.onnx")
+        return network.file(self._baseline.inputs.work / "judged.onnx")

@@ -18,19 +18,18 @@ from engine.contract.errors import EngineError
 from engine.contract.figures import MOST_SETTINGS, Figures, Latency, OtherCpu, Setting, Timing
 from engine.contract.file_format import ending_of
 from engine.formats.loading import write_network
-from engine.formats.onnx import runtime
 from engine.formats.onnx.counting import count_onnx
 from engine.formats.onnx.notes import remove_notes
 from engine.formats.onnx.one_file import as_raw
 from engine.formats.onnx.runtime import Feed
+from engine.jobs.comparison import module_outputs, some_inputs
 from engine.jobs.inputs import JobInputs
 from engine.jobs.other_cpu import on_other_cpu
 from engine.measuring.examiner.client import Examiner
 from engine.measuring.examiner.messages import CompareRequest, Difference, DigestRequest, Score, TensorDigest
-from engine.measuring.examples import CompletedExamples, Examples, RandomExamples, SplitExamples
 from engine.measuring.measurement import FileSizes
 from engine.measuring.sizes import Sizes
-from engine.networks.network import Counts, Network, Signature
+from engine.networks.network import Counts, Network
 from modelpress.runtime.manifest import ArtifactError
 from modelpress.runtime.subnets import open_settings
 
@@ -39,9 +38,6 @@ if TYPE_CHECKING:
 
 RUNNABLE = "onnx"
 """The format in which every result is measured, whether it is published or not."""
-COMPARED_EXAMPLES, LARGE_COMPARED_EXAMPLES = 16, 4
-LARGE_FILE_BYTES = 2**24
-"""A file from this size on is compared on fewer examples: each of its outputs depends on nearly all of it anyway."""
 ABSOLUTE_TOLERANCE, RELATIVE_TOLERANCE = 1e-4, 1e-3
 """An exported float network may differ from the one in memory by 1e-4 plus a thousandth of its largest output: other kernels
 add up in another order, which costs some 1e-6; a wrong operator costs far more."""
@@ -170,7 +166,7 @@ def publish(
         own_network = networks[setting.name]
         timings = examiner.time(inputs.to_time(path, own_network, varied=own_network.input_dependent))()
         # The exporter folds normalizations into the layers before them: what is counted is what is in the file.
-        counts = count_onnx(path, own.shapes) if RUNNABLE in formats else own_network.count(own.shapes)
+        counts = _counted(path, own_network, own) if RUNNABLE in formats else own_network.count(own.shapes)
         if own_network.input_dependent:
             counts = replace(counts, macs_count=examiner.count(inputs.to_count(path, own_network))().macs_count)
         if RUNNABLE in formats and (setting == settings[0] or not network.one_file):
@@ -180,6 +176,11 @@ def publish(
         measured.append(MeasuredFile(setting, path, own, timings, counts, stored, other))
     files.sort(key=lambda file: formats.index(file.format))
     return Publication(step_index, tuple(files), tuple(measured))
+
+
+def _counted(path: Path, network: Network, score: Score) -> Counts:
+    """How large a published file is; a graph, of which it is a copy, has been counted already."""
+    return network.measure(on_file=lambda _: network.count(score.shapes), on_module=lambda _: count_onnx(path, score.shapes))
 
 
 def _cut(network: Network, paths: Mapping[str, Path], directory: Path) -> dict[str, Path]:
@@ -238,10 +239,10 @@ def _settled(file: Path) -> onnx.ModelProto:
 
 def _compare(file: Path, network: Network, inputs: JobInputs, examiner: Examiner, module: nn.Module) -> None:
     """The exported file against the module in memory, on the same inputs."""
-    feed = _some_inputs(inputs, file, network)
+    feed = some_inputs(inputs, file, network)
     given, expected = inputs.work / "compared_inputs.npz", inputs.work / "compared_outputs.npz"
     np.savez(given, *feed.values())
-    np.savez(expected, *_module_outputs(module, network.signature, feed))
+    np.savez(expected, *module_outputs(module, network.signature, feed))
     request = CompareRequest(file=file, names=tuple(feed), inputs=given, expected=expected, threads=inputs.job.threads)
     found = examiner.compare(request)()
     difference, scale = found.max_abs_difference, found.max_abs_value
@@ -275,27 +276,6 @@ def _mismatch(  # noqa: PLR0917 - what the comparison had
         category="internal",
         details={**found.model_dump(), **({} if where is None else {"first_divergence": where.details()})},
     )
-
-
-def _some_inputs(inputs: JobInputs, file: Path, network: Network) -> Feed:
-    session = runtime.open_session(file, threads=inputs.job.threads, optimized=False)
-    count = COMPARED_EXAMPLES if file.stat().st_size < LARGE_FILE_BYTES else LARGE_COMPARED_EXAMPLES
-    examples: Examples
-    if inputs.data is None:
-        examples = RandomExamples(session, seed=inputs.spec.seed, signature=inputs.baseline.signature, added=inputs.added(network))
-    else:
-        examples = SplitExamples(inputs.split, inputs.data.splits[inputs.split], session)
-    completed = CompletedExamples(examples, inputs.added(network), [session])
-    return next(iter(completed.batches(min(count, examples.count)))).feed
-
-
-def _module_outputs(module: nn.Module, signature: Signature, feed: Feed) -> list[NDArray[Any]]:
-    import torch
-
-    with torch.no_grad():
-        given = [torch.from_numpy(np.require(feed[tensor.name], requirements=("C", "W"))) for tensor in signature.inputs]
-        outputs = module(*given)
-    return [output.numpy() for output in ([outputs] if isinstance(outputs, torch.Tensor) else outputs)]
 
 
 def _compare_tensors(network: Network, format: str, file: Path, examiner: Examiner) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 
 from engine.contract.figures import Result
 from engine.contract.job import DatasetFile, ModelFile
@@ -60,6 +61,7 @@ def build(
         steps=tuple(steps),
         kept_step_index=publication.step_index,
         layers=layer_table(inputs.onnx, publication.measured[0].runnable),
+        classes=publication.measured[0].score.classes,
         environment=environment.describe(threads=job.threads, seed=spec.seed, device=job.device),
         warnings=tuple(warnings),
         artifacts=tuple(artifacts),
@@ -72,6 +74,7 @@ def build(
         spec_hash=spec.spec_hash(),
         references=tuple(reference for step in spec.steps for reference in step.references),
         duration_seconds=duration_seconds,
+        finished_at=datetime.now(UTC).replace(microsecond=0),
     )
     return report.model_copy(update={"sentence": sentence(report)})
 

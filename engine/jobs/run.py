@@ -36,6 +36,8 @@ def run_job(directory: Path, emit: Emit, replicas: Replicas | None = None) -> in
     def tracking(event: events.Event) -> None:
         if isinstance(event, events.StepStarted | events.StepFinished):
             current[0] = event.step_index if isinstance(event, events.StepStarted) else None
+        elif isinstance(event, events.Phase) and event.step_index is None:
+            current[0] = None  # what the job itself does, even if a step waits for it
         emit(event)
 
     try:

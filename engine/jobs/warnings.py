@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from engine.contract.figures import Result
+from engine.contract.method import MethodParams
 from engine.formats.onnx.one_file import settings_of
 from engine.jobs.inputs import JobInputs
 from engine.jobs.other_cpu import differing
 from engine.jobs.recorder import Recorder
 from engine.measuring.examiner.messages import Score
+from engine.methods.quantization.tries import far_from
 
 SMALL_SPLIT = 1000
 """With fewer examples, a change of accuracy of about a point is within the noise."""
@@ -39,6 +43,41 @@ def about_examples(recorder: Recorder, inputs: JobInputs, score: Score) -> None:
         )
 
 
+def about_step(
+    recorder: Recorder, step: MethodParams, index: int, before: Mapping[str, float | None], after: Mapping[str, float | None]
+) -> None:
+    """Rounding without training that changed more than a point, which no accuracy target has an eye on.
+
+    Args:
+        recorder: Takes the warning.
+        step: What was done.
+        index: Which step it was.
+        before: Metrics of the network that the step was given.
+        after: Metrics of the one that it returned.
+    """
+    if step.family() != "quantization" or step.needs.trainable:
+        return
+    far = far_from(before, after)
+    if not far:
+        return
+    figures = "; ".join(f"{key} {'unknown' if value is None else f'{value:.4g}'}" + _from(before.get(key)) for key, value in far.items())
+    remedy = (
+        "No kind of int8 that was tried comes closer; quantization_aware_training or weight_only_quantization may."
+        if step.wire_name() == "int8_quantization"
+        else "`quantize: int8` (the method int8_quantization) tries several kinds and keeps one that stays within a point, if there is one."
+    )
+    recorder.warn(
+        "quantized_too_far",
+        f"{step.title} changed what the network answers by more than a point: {figures}. {remedy}",
+        step_index=index,
+        metrics=dict(far),
+    )
+
+
+def _from(value: float | None) -> str:
+    return "" if value is None else f" instead of {value:.4g}"
+
+
 def about_result(recorder: Recorder, inputs: JobInputs, step_index: int, result: Result) -> None:
     """Zeros that do not make faster, a slower network, and outputs that are unlike the original's, in the state after a step."""
     effects = [step.effect for step in inputs.spec.steps[: step_index + 1]]
@@ -57,6 +96,12 @@ def about_result(recorder: Recorder, inputs: JobInputs, step_index: int, result:
             "latency_regressed",
             f"The result is slower than the original: {after.typical:.3g} ms instead of {before.typical:.3g} ms"
             f" (batch {after.batch_size}, {after.threads} thread(s), {after.runtime}).",
+        )
+    stored, uploaded = first.figures.file_bytes, result.baseline.file_bytes
+    if any(e.file_size == "smaller" for e in effects) and stored > uploaded:
+        recorder.warn(
+            "file_larger",
+            f"The file is larger than the uploaded one: {stored} bytes instead of {uploaded}. What the format says about each layer takes more than its weights save.",
         )
     sqnr = first.figures.metrics.get(f"{inputs.split}.sqnr_db")
     if sqnr is not None and sqnr < 0 and not inputs.untrained:

@@ -18,7 +18,7 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from engine.contract.figures import Latency, Speed, SpeedWord, Timing
+from engine.contract.figures import QUANTILES, Latency, Speed, SpeedWord, Timing
 from engine.contract.json import JsonObject
 from engine.formats.onnx import runtime
 from engine.formats.onnx.runtime import Feed
@@ -87,6 +87,7 @@ def _measure(times: NDArray[np.float64], batch_size: int, threads: int, *, varie
             threads=threads,
             runtime=runtime_name(),
             runs_count=len(column) * (RUNS_PER_INPUT if varied else 1),
+            quantiles=tuple(float(f"{value * 1e3:.4g}") for value in np.quantile(column, QUANTILES)),
             **_over_inputs(column * 1e3) if varied else {},
         )
         for column in times

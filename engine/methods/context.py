@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -57,8 +57,11 @@ class Context(StepContext):
     """The processes of this job. What decides by a measurement asks `replicas.once`, so that all of them go the same way."""
     outputs_of_file: Callable[[str], Sequence[Any] | None] = lambda split: None
     """What the baseline's file said about all examples of a split, as far as that was kept."""
+    check_import: Callable[[], None] = lambda: None
+    """Raises `import_mismatch` where the module that was built from the baseline's file computes something else."""
     _heads: list[Head] = field(default_factory=list)
     """Of the job; found when they are first asked for."""
+    _unused_targets: dict[str, str] = field(default_factory=dict)
     _baseline_outputs: dict[str, Sequence[Any]] = field(default_factory=dict)
     _evaluated: dict[tuple[str, bytes], dict[str, float]] = field(default_factory=dict)
     """Figures by split and state of the network: the end of one step is the beginning of the next."""
@@ -89,12 +92,18 @@ class Context(StepContext):
         if not self._heads:
             found = self.replicas.once(self._known)
             self._heads.extend(Head.model_validate(head) for head in found["heads"])
-            self.unused_targets.update(found["unused"])
+            self._unused_targets.update(found["unused"])
         return tuple(self._heads)
+
+    def unused_targets(self) -> Mapping[str, str]:
+        """Targets of the dataset that no output is compared with, and why, the same in every process of the job."""
+        self.reading()
+        return self._unused_targets
 
     def _known(self) -> JsonObject:
         """As JSON."""
-        found = Found(self.heads, self.unused_targets) if self.heads else self._found()
+        known = self.known()
+        found = Found(known.heads, known.unused_targets) if known.heads else self._found()
         return {"heads": [head.model_dump() for head in found.heads], "unused": dict(found.unused)}
 
     def _found(self) -> Found:
@@ -262,18 +271,21 @@ class Context(StepContext):
     def evaluate(self, network: Network | nn.Module, split: str) -> dict[str, float]:
         """Metrics by `<split>.<metric>`: those of the outputs' tasks where there are targets, fidelity to the baseline in any case."""
         module = network if isinstance(network, nn.Module) else network.module
-        self.reading()  # asked of all processes, and not inside of what the first one does alone
+        if self.replicas is not ALONE:
+            self.reading()  # asked of all processes, and not inside of what the first one does alone
         figures: dict[str, float] = self.replicas.once(lambda: self._evaluate(module, split))
         return figures
 
     def _evaluate(self, module: nn.Module, split: str) -> dict[str, float]:
         state = (split, fingerprint(module))
         if state not in self._evaluated:
+            same = state[1] == fingerprint(self.baseline.module)
+            # First of all: meanwhile the job may still be measuring the baseline, whose outputs are then waited for.
+            own = None if same else self._predict(module, split, self.input_names)
             if split not in self._baseline_outputs:
                 self._baseline_outputs[split] = self._outputs_of_baseline(split)
             expected = self._baseline_outputs[split]
-            same = state[1] == fingerprint(self.baseline.module)
-            outputs = expected if same else self._predict(module, split, self.input_names)
+            outputs = expected if own is None else own
             scores = Scores(self.reading())
             examples = self.split(split)
             for start in range(0, examples.count, _SCORED_TOGETHER):
@@ -295,16 +307,20 @@ class Context(StepContext):
             few = predict(module.to(self.device), examples, names, self.device, indices=indices)
             if all(same_outputs(kept[: len(own)], own) for kept, own in zip(stored, few.outputs, strict=True)):
                 return stored
+        self.check_import()
         return self._predict(module, split, names)
 
     def _predict(self, module: nn.Module, split: str, names: Sequence[str]) -> Sequence[Any]:
         return predict(module.to(self.device), self.split(split), names, self.device).outputs
 
+    def measured(self, module: nn.Module) -> dict[str, float]:
+        """Figures of a module on the evaluation split; nothing where there is none."""
+        there = self.data is not None and self.evaluation_split in self.data.splits
+        return self.evaluate(module, self.evaluation_split) if there else {}
+
     def stage(self, name: str, module: nn.Module) -> dict[str, float]:
         """Measure a stage of the step (`before`, `pruned`, `tuned` …) on the evaluation split, if there is one, and report it."""
-        figures: dict[str, float] = {}
-        if self.data is not None and self.evaluation_split in self.data.splits:
-            figures = self.evaluate(module, self.evaluation_split)
+        figures = self.measured(module)
         self.reported.setdefault("stages", []).append({"stage": name, **figures})
         self.metrics |= figures
         return figures

@@ -17,6 +17,7 @@ from engine.contract.errors import EngineError
 from engine.contract.figures import FileMetrics
 from engine.contract.heads import Head
 from engine.contract.method import MethodParams
+from engine.methods.training_curves import training_curves
 from engine.networks.network import Network, Signature
 
 if TYPE_CHECKING:
@@ -75,6 +76,18 @@ class Judge(Protocol):
 
 
 @dataclass(frozen=True)
+class Known:
+    """How the outputs of the uploaded model are read."""
+
+    heads: tuple[Head, ...] = ()
+    unused_targets: Mapping[str, str] = field(default_factory=dict)
+    """Targets of the dataset that no output is compared with, and why."""
+
+
+UNKNOWN = Known()
+
+
+@dataclass(frozen=True)
 class StepFile:
     """A file that a step publishes besides the network: a mask, a ticket, a sparse form of the weights."""
 
@@ -105,10 +118,8 @@ class StepContext:
     threads: int = 1
     evaluation_split: str = "test"
     """The split on which stages are measured."""
-    heads: tuple[Head, ...] = ()
-    """How the outputs are read, where that was found out already; methods ask `reading`."""
-    unused_targets: dict[str, str] = field(default_factory=dict)
-    """Targets of the dataset that no output is compared with, and why."""
+    known: Callable[[], Known] = lambda: UNKNOWN
+    """How the outputs are read, as far as the job finds that out, for which it may have to wait; methods ask `reading`."""
     judge: Judge | None = None
     """Absent where a method runs outside of a job."""
     step_index: int | None = None
@@ -174,7 +185,11 @@ class StepContext:
 
     def reading(self) -> tuple[Head, ...]:
         """How the network's outputs are read, in their order."""
-        return self.heads
+        return self.known().heads
+
+    def unused_targets(self) -> Mapping[str, str]:
+        """Targets of the dataset that no output is compared with, and why."""
+        return self.known().unused_targets
 
     def trained_heads(self, examples: Examples) -> tuple[Head, ...]:
         """The heads for which `examples` have targets."""
@@ -187,7 +202,7 @@ class StepContext:
             return examples
         if not examples.targets:
             raise EngineError("dataset_invalid", f"This step needs targets, but the {name!r} split has none.", hint=f"Upload y_{name}.")
-        reasons = "; ".join(self.unused_targets.get(target, "no output is compared with it") for target in examples.targets)
+        reasons = "; ".join(self.unused_targets().get(target, "no output is compared with it") for target in examples.targets)
         raise EngineError(
             "shape_mismatch",
             f"This step needs targets that fit an output of the network, but {reasons}.",
@@ -285,7 +300,7 @@ class StepContext:
         """What the reports show of the step: its stages, as far as they were measured, and what the method chose."""
         stages = [row for row in self.reported.get("stages", ()) if len(row) > 1]
         table = [Table.of("Stages", "stage", stages)] if stages else []
-        shown = [*table, *self.shown]
+        shown = [*table, *training_curves(self.reported.get("training", ())), *self.shown]
         if len(shown) <= MOST_SHOWN:
             return tuple(shown)
         left = len(shown) - MOST_SHOWN + 1

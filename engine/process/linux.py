@@ -8,7 +8,8 @@ import platform
 import signal
 import socket
 import struct
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -29,6 +30,7 @@ _CAPABILITY_VERSION_3 = 0x20080522
 CLONE_NEWNS, CLONE_NEWIPC, CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWNET = 0x00020000, 0x08000000, 0x10000000, 0x20000000, 0x40000000
 _CLONE = {"x86_64": 56, "aarch64": 220}
 _PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
+_SIGNAL_SET_BYTES, _SIGNAL_INFO_BYTES = 128, 128
 _SIOCGIFFLAGS, _SIOCSIFFLAGS, _IFF_UP = 0x8913, 0x8914, 1
 
 MACHINE = platform.machine()
@@ -69,6 +71,22 @@ def die_with_parent(parent: int, signal_number: int) -> None:
 def _parent_outside() -> int:
     """The parent of the first process of a process namespace, by the numbers of the namespace whose /proc is still mounted."""
     return int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[1])
+
+
+def signal_file(signals: Iterable[signal.Signals]) -> int:
+    """A descriptor that can be read while one of the signals, which must be blocked, is pending: see signalfd(2). Raises OSError."""
+    mask = sum(1 << (number - 1) for number in signals)
+    result: int = _libc.signalfd(-1, ctypes.create_string_buffer(mask.to_bytes(_SIGNAL_SET_BYTES, sys.byteorder)), os.O_CLOEXEC)
+    if result < 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
+    return result
+
+
+def read_signal(descriptor: int) -> tuple[signal.Signals, int]:
+    """The next pending signal, which it takes, and the process that sent it."""
+    what = os.read(descriptor, _SIGNAL_INFO_BYTES)
+    return signal.Signals(struct.unpack_from("=I", what)[0]), struct.unpack_from("=I", what, 12)[0]
 
 
 def mount(source: str | None, target: str, kind: str | None, flags: int, options: str = "") -> None:

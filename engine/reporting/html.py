@@ -1,7 +1,7 @@
 """A report as one HTML page: own styles and SVG, no script, nothing from elsewhere."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from engine.contract.display import Bars, Curve, Note, Shown
 from engine.contract.report import LayerChange, Report
 from engine.reporting.details import cells, details
 from engine.reporting.drawing import bars_svg, curve_svg
-from engine.reporting.settings import trade_offs
+from engine.reporting.settings import after_each_step, classes, latencies, quality_against_size, trade_offs
 from engine.reporting.text import (
     MOST_WARNINGS,
     SETTING_COLUMNS,
@@ -19,27 +19,38 @@ from engine.reporting.text import (
     environment_rows,
     evaluated_text,
     layer_text,
+    moment_text,
+    number_text,
     ratio_text,
     reproduce_command,
     setting_rows,
     step_metrics,
 )
 
-MAX_LAYERS = 200
+MOST_BYTES = 380_000
+"""The page of any job; what does not fit stands in the JSON document, and the page says so."""
+ROOM_BYTES = 40_000
+"""Of one table, unless it is given another bound."""
+MAX_LAYERS, LAYERS_ROOM_BYTES = 200, 110_000
 """Layers in the table of the page; the JSON document has all of them."""
 MAX_CELL_CHARACTERS = 200
 """Longer texts are cut, so that a stranger's names cannot blow the page up."""
+_SPEC_CHARACTERS = 10_000
+_MEASURED_CHARACTERS = 1000
+_BAR_WIDTH, _LEAST_BAR = 160, 2.0
 _STYLE = (
     Path(__file__).with_name("charts.css").read_text(encoding="utf-8")
     + """
 *{box-sizing:border-box}body{font:15px/1.55 system-ui,sans-serif;color:var(--ink);background:var(--page);max-width:70rem;margin:2rem auto;padding:0 1rem}
-h1{font-size:1.5rem;margin:0}h2{font-size:1.1rem;margin:2rem 0 .5rem}.lead{font-size:1.15rem}.dim{color:var(--dim)}a{color:var(--accent)}
+h1{font-size:1.5rem;margin:0}h2{font-size:1.1rem;margin:2rem 0 .5rem}.lead{font-size:1.15rem;margin:.5rem 0}.dim{color:var(--dim)}a{color:var(--accent)}
 table{border-collapse:collapse;width:100%}th,td{text-align:left;padding:.35rem .6rem;border-bottom:1px solid var(--line);vertical-align:top}
 th{font-weight:600;color:var(--dim)}td{font-variant-numeric:tabular-nums}.time,th{white-space:nowrap}.scroll{overflow-x:auto}
 .good{color:var(--good);font-weight:600}.bad{color:var(--bad);font-weight:600}
 .cards{display:flex;flex-wrap:wrap;gap:.75rem;margin:1rem 0}.card{background:var(--card);border-radius:.5rem;padding:.75rem 1rem;min-width:9rem}
 .card b{display:block;font-size:1.4rem}pre{background:var(--card);padding:.75rem 1rem;border-radius:.5rem;overflow-x:auto;font-size:13px}
-td,li{overflow-wrap:break-word}td:first-child{min-width:7rem}code{overflow-wrap:anywhere}@media print{body{max-width:none;margin:0}}
+td,li,h1,h2{overflow-wrap:break-word}.hash,code{font-family:ui-monospace,monospace;font-size:13px}code,summary{overflow-wrap:anywhere}.hash{white-space:nowrap}
+.even{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,29rem),1fr));gap:0 2rem}.even>div{min-width:0}
+@media print{body{max-width:none;margin:0}}
 """
 )
 
@@ -48,27 +59,54 @@ class Html(str):
     """Markup that is safe already; everything else is escaped."""
 
 
-def to_html(report: Report) -> str:
-    """The report as a page of its own (below 200 kB for one step that shows little). Names that strangers chose are escaped everywhere."""
+def to_html(report: Report, links: Mapping[str, str] | None = None) -> str:
+    """The report as a page of its own, below 400 kB for any job. Names that strangers chose are escaped everywhere.
+
+    `links` are addresses of published files by name, where the page is shown by a service that has them.
+    """
     title = report.name or "Compression report"
-    sections = [
-        Html(f"<h1>{escape(title)}</h1>"),
-        Html(f'<p class="lead">{escape(report.sentence)}</p>'),
+    before = [
+        Html(f"<h1>{_cell(title)}</h1>"),
+        Html(f'<p class="dim">Job <code>{_cell(report.job_id)}</code>{_dated(report)}</p>'),
+        Html(f'<p class="lead">{escape(report.sentence[:2000])}</p>'),
         _cards(report),
+        _rows("Constraints", ("", "limit", "measured", ""), [_marked(constraint_row(item)) for item in report.constraints]),
         _section("Before and after", _table(("", "before", "after", "change"), [_marked(row) for row in before_after(report)])),
         Html(f'<p class="dim">{escape(evaluated_text(report))}</p>'),
+        _side_by_side((*trade_offs(report), *quality_against_size(report), *after_each_step(report), *latencies(report))),
+        *(_section(table.title, _drawn(table)) for table in classes(report)),
         _rows("Settings", SETTING_COLUMNS, [_marked(row) for row in setting_rows(report)]),
-        *(_section(curve.title, _drawn(curve)) for curve in trade_offs(report)),
-        _rows("Constraints", ("", "limit", "measured", ""), [_marked(constraint_row(item)) for item in report.constraints]),
         _warnings(report),
         _steps(report),
-        *(_section(title, _drawn(item)) for title, item in details(report.steps)),
+    ]
+    after = [
         _layers(report.layers),
         _section("Environment", _table(("", ""), environment_rows(report))),
-        _reproduce(report),
+        _reproduce(report, links or {}),
     ]
-    head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1"><title>{escape(title)}</title>'
-    return f'<!doctype html>\n<html lang="en"><head>{head}<style>{_STYLE}</style></head><body>{"".join(sections)}</body></html>\n'
+    room = MOST_BYTES - sum(len(part.encode()) for part in (*before, *after))
+    between = _fitting((_section(title, _drawn(item)) for title, item in details(report.steps)), room)
+    head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1"><title>{_cell(title)}</title>'
+    body = "".join((*before, *between, *after))
+    return f'<!doctype html>\n<html lang="en"><head>{head}<style>{_STYLE}</style></head><body>{body}</body></html>\n'
+
+
+def _fitting(sections: Iterable[Html], room: int) -> Iterator[Html]:
+    """Those sections for which there is room, and a word about the others."""
+    left = 0
+    for section in sections:
+        size = len(section.encode())
+        if size > room:
+            left += 1
+        else:
+            room -= size
+            yield section
+    if left:
+        yield Html(f'<p class="dim">{left} more tables and diagrams are in report.json.</p>')
+
+
+def _dated(report: Report) -> str:
+    return "" if report.finished_at is None else f", {moment_text(report.finished_at)}"
 
 
 def _marked(row: Sequence[str]) -> tuple[str, ...]:
@@ -92,6 +130,11 @@ def _cards(report: Report) -> Html:
     return Html('<div class="cards">' + "".join(f'<div class="card"><b>{escape(v)}</b>{escape(k)}</div>' for k, v in facts) + "</div>")
 
 
+def _side_by_side(curves: Iterable[Curve]) -> Html:
+    drawn = "".join(f"<div>{_section(curve.title, _drawn(curve))}</div>" for curve in curves)
+    return Html(f'<div class="even">{drawn}</div>' if drawn else "")
+
+
 def _drawn(item: Shown) -> Html:
     """What a step shows; a diagram has its numbers below it."""
     if isinstance(item, Note):
@@ -100,21 +143,30 @@ def _drawn(item: Shown) -> Html:
     if not isinstance(item, Curve | Bars):
         return table
     drawing = curve_svg(item) if isinstance(item, Curve) else bars_svg(item)
-    return Html(f"{drawing}<details><summary>Numbers</summary>{table}</details>")
+    return Html(f'<div class="chart">{drawing}</div><details><summary>Numbers</summary>{table}</details>')
 
 
 def _warnings(report: Report) -> Html:
     if not report.warnings:
         return Html("")
-    items = "".join(f"<li><code>{escape(item.code)}</code> {escape(item.message)}</li>" for item in report.warnings[:MOST_WARNINGS])
-    if len(report.warnings) > MOST_WARNINGS:
-        items += f"<li>{len(report.warnings) - MOST_WARNINGS} further warnings are in report.json</li>"
+    items, left = _within((_warning(item.code, item.message) for item in report.warnings[:MOST_WARNINGS]), ROOM_BYTES)
+    if left := left + max(0, len(report.warnings) - MOST_WARNINGS):
+        items += f"<li>{left} further warnings are in report.json</li>"
     return _section("Warnings", Html(f"<ul>{items}</ul>"))
+
+
+def _warning(code: str, message: str) -> str:
+    return f"<li><code>{_cell(code)}</code> {escape(message[:600])}</li>"
 
 
 def _steps(report: Report) -> Html:
     rows = [
-        (str(step.index + 1), step.title, step_metrics(step.metrics), Html(f'<span class="time">{step.duration_seconds:.1f} s</span>'))
+        (
+            str(step.index + 1),
+            step.title,
+            Html(escape(step_metrics(step.metrics)[:_MEASURED_CHARACTERS])),
+            Html(f'<span class="time">{number_text(step.duration_seconds, "seconds")}</span>'),
+        )
         for step in report.steps
     ]
     return _section("Steps", _table(("", "method", "measured after it", "time"), rows))
@@ -125,35 +177,50 @@ def _layers(layers: Sequence[LayerChange]) -> Html:
         return Html("")
     largest = max((layer.before.bytes for layer in layers), default=1) or 1
     rows = [
-        (layer.name, layer.type, layer_text(layer.before), layer_text(layer.after), _bars(layer, largest)) for layer in layers[:MAX_LAYERS]
+        (layer.name, layer.type, layer_text(layer.before), layer_text(layer.after), _remaining(layer), _bars(layer, largest))
+        for layer in layers[:MAX_LAYERS]
     ]
-    left = len(layers) - len(rows)
-    note = Html(f'<p class="dim">{left} more layers are in report.json.</p>') if left else Html("")
-    return Html(_section("Layers", _table(("layer", "type", "before", "after", "bytes"), rows)) + note)
+    header = ("layer", "type", "before", "after", "of its bytes", "bytes")
+    return _section("Layers", _table(header, rows, LAYERS_ROOM_BYTES, more=len(layers) - len(rows), what="layers"))
+
+
+def _remaining(layer: LayerChange) -> str:
+    """Which share of its bytes is left of a layer, however small it is beside the others."""
+    after = 0 if layer.after is None else layer.after.bytes
+    return number_text(after / layer.before.bytes if layer.before.bytes else None, "share")
 
 
 def _bars(layer: LayerChange, largest: int) -> Html:
     sides = (("before", layer.before.bytes), ("after", 0 if layer.after is None else layer.after.bytes))
     bars = "".join(
-        f'<rect y="{2 + 9 * place}" width="{max(160 * size / largest, 0.5):.1f}" height="7" rx="1" class="{side}"/>'
+        f'<rect y="{2 + 9 * place}" width="{max(_BAR_WIDTH * size / largest, _LEAST_BAR) if size else 0:.1f}" height="7" rx="1" class="{side}"/>'
         for place, (side, size) in enumerate(sides)
     )
-    return Html(f'<svg class="sides" width="162" height="20" role="img" aria-label="bytes before and after">{bars}</svg>')
+    return Html(f'<svg class="sides" width="{_BAR_WIDTH + 2}" height="20" role="img" aria-label="bytes before and after">{bars}</svg>')
 
 
-def _reproduce(report: Report) -> Html:
+def _reproduce(report: Report, links: Mapping[str, str]) -> Html:
     inputs = [item for item in (report.inputs.model, report.inputs.dataset) if item is not None]
-    files = [(item.name, item.format, bytes_text(item.size_bytes), item.sha256) for item in inputs]
-    files += [(item.filename, item.format, bytes_text(item.size_bytes), item.sha256) for item in report.artifacts]
+    files: list[tuple[str, ...]] = [(item.name, item.format, bytes_text(item.size_bytes), _hash(item.sha256)) for item in inputs]
+    files += [(_linked(item.filename, links), item.format, bytes_text(item.size_bytes), _hash(item.sha256)) for item in report.artifacts]
     spec = json.dumps(report.spec, indent=1)
+    cut = spec if len(spec) <= _SPEC_CHARACTERS else spec[:_SPEC_CHARACTERS] + "\n… the rest is in report.json"
     return _section(
-        "Reproduce",
+        "Files, and how to reproduce them",
         Html(
-            f"<pre>{escape(reproduce_command(report))}</pre>"
-            + _table(("file", "format", "size", "sha256"), files)
-            + f"<details><summary>The whole spec ({escape(report.spec_hash)})</summary><pre>{escape(spec)}</pre></details>"
+            _table(("file", "format", "size", "sha256"), files)
+            + f"<pre>{escape(reproduce_command(report)[:4000])}</pre>"
+            + f"<details><summary>The whole spec ({_cell(report.spec_hash)})</summary><pre>{escape(cut)}</pre></details>"
         ),
     )
+
+
+def _hash(text: str) -> Html:
+    return Html(f'<span class="hash">{_cell(text)}</span>')
+
+
+def _linked(name: str, links: Mapping[str, str]) -> str:
+    return Html(f'<a href="{escape(links[name])}" download>{_cell(name)}</a>') if name in links else name
 
 
 def _rows(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> Html:
@@ -165,10 +232,25 @@ def _section(title: str, body: Html) -> Html:
     return Html(f"<h2>{_cell(title)}</h2>{body}")
 
 
-def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> Html:
+def _table(header: Sequence[str], rows: Iterable[Sequence[str]], room: int = ROOM_BYTES, *, more: int = 0, what: str = "rows") -> Html:
+    """A table; rows for which there is no room are counted, with the `more` that were left out before."""
     head = "".join(f"<th>{_cell(cell)}</th>" for cell in header)
-    body = "".join("<tr>" + "".join(f"<td>{_cell(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-    return Html(f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>')
+    body, left = _within(("<tr>" + "".join(f"<td>{_cell(cell)}</td>" for cell in row) + "</tr>" for row in rows), room)
+    note = f'<p class="dim">{left + more} more {what} are in report.json.</p>' if left + more else ""
+    return Html(f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>{note}')
+
+
+def _within(parts: Iterable[str], room: int) -> tuple[str, int]:
+    """As many parts as there is room for, in order, and how many were left out."""
+    kept: list[str] = []
+    left = 0
+    for part in parts:
+        room -= len(part.encode())
+        if room < 0:
+            left += 1
+        else:
+            kept.append(part)
+    return "".join(kept), left
 
 
 def _cell(text: str) -> str:

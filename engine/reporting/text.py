@@ -1,7 +1,9 @@
 """Numbers of a report in words that people read."""
 
+import math
 import shlex
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 from engine.contract.display import Cell, Column
@@ -42,7 +44,7 @@ def number_text(value: Cell, unit: str = "") -> str:
         case "ms":
             return f"{value:.3g} ms"
         case "seconds":
-            return f"{value:.1f} s"
+            return seconds_text(value)
         case "ratio":
             return ratio_text(value)
         case "nats" | "":
@@ -56,9 +58,50 @@ def place_text(value: float, unit: str) -> str:
     return f"{100 * value:.3g} %" if unit == "share" else f"{value:.3g}" if unit in ("", "nats", "count") else number_text(value, unit)
 
 
+def tick_text(value: float, unit: str, step: float) -> str:
+    """A round value at an axis, with as many digits as tell it from its neighbours, which are `step` away."""
+    digits = max(0, -math.floor(math.log10(step) + 1e-9))
+    match unit:
+        case "share":
+            return f"{100 * value:.{max(0, digits - 2)}f} %"
+        case "bytes":
+            return bytes_text(value)
+        case "count":
+            return count_text(value)
+        case "ratio":
+            return f"{value:.{digits}f}×"
+        case _:
+            text = f"{value:.3g}" if digits > 6 or step >= 1e4 else f"{value:.{digits}f}"
+            return f"{text} {unit}" if unit not in ("", "nats") else text
+
+
+def count_text(value: float | None) -> str:
+    """A large number in short: 1.25 M."""
+    if value is None:
+        return "–"
+    for size, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= max(size, 1e4):
+            return f"{value / size:.3g} {unit}"
+    return number_text(value, "count")
+
+
 def key_text(key: str, value: float | None) -> str:
     """A figure by its key, such as `test.top1` or `params_count`."""
     return number_text(value, Column.of(key).unit)
+
+
+def seconds_text(value: float) -> str:
+    """A length of time in the units that people use for it."""
+    if value < 120:
+        return f"{value:.1f} s"
+    if value < 7200:
+        return f"{value / 60:.1f} min"
+    return f"{value / 3600:.1f} h" if value < 172_800 else f"{value / 86_400:.1f} days"
+
+
+def moment_text(moment: datetime) -> str:
+    """A moment to the minute, in UTC."""
+    return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
 
 
 def bytes_text(value: float) -> str:
@@ -190,7 +233,7 @@ def environment_rows(report: Report) -> list[Row]:
 
 def step_metrics(metrics: dict[str, float | None]) -> str:
     """What was measured after a step."""
-    return ", ".join(f"{key} {key_text(key, value)}" for key, value in metrics.items())
+    return ", ".join(f"{Column.of(key).title} {key_text(key, value)}" for key, value in metrics.items())
 
 
 def reproduce_command(report: Report) -> str:
@@ -220,3 +263,12 @@ def _shrunk_text(before: float | None, after: float | None) -> str:
 
 def _with_interval(text: str, interval: Interval | None) -> str:
     return text if interval is None or text == "–" else f"{text} ({100 * interval[0]:.2f}–{100 * interval[1]:.2f} %)"
+
+
+def summary_table(described: Report) -> str:
+    """The figures of a report as a table for a terminal."""
+    rows = [("", "before", "after", "change"), *before_after(described)]
+    widths = [max(len(row[i]) for row in rows) for i in range(4)]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    checks = [f"{'met   ' if item.met else 'MISSED'} {constraint_row(item)[0]}" for item in described.constraints]
+    return "\n".join(["", *lines, *checks, "", described.sentence])

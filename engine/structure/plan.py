@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -140,9 +141,9 @@ class Costs:
         return total
 
     def macs_count(self, ranked: Sequence[Ranked] = (), plan: Plan = ()) -> int:  # type: ignore[assignment]
-        """Multiply-accumulate operations of all convolutions and linear layers for one example."""
+        """Multiply-accumulate operations of all convolutions, linear and recurrent layers for one example."""
         gone = _slices_gone(ranked, plan)
-        return sum(_left(layer, gone.get(layer, {}), parameters=False) * positions for layer, positions in self._positions.items())
+        return sum(positions * _operations(layer, gone) for layer, positions in self._positions.items())
 
 
 _OUT, _IN = 0, 1
@@ -161,6 +162,14 @@ def _left(layer: nn.Module, gone: Mapping[int, int], *, parameters: bool) -> int
     if isinstance(layer, nn.Embedding):
         return layer.num_embeddings * (layer.embedding_dim - out_gone)
     return sum(p.numel() - out_gone for p in layer.parameters(recurse=False))
+
+
+def _operations(layer: nn.Module, gone: Mapping[object, Mapping[int, int]]) -> int:
+    """Those of a layer at one position; of a recurrent layer in one step."""
+    if not isinstance(layer, nn.RNNBase):
+        return _left(layer, gone.get(layer, {}), parameters=False)
+    weights = [value for name, value in layer.named_parameters(recurse=False) if name.startswith("weight")]
+    return sum(math.prod(size - gone.get(value, {}).get(place, 0) for place, size in enumerate(value.shape)) for value in weights)
 
 
 def _slices_gone(ranked: Sequence[Ranked], plan: Plan) -> dict[object, dict[int, int]]:
@@ -197,8 +206,10 @@ def _applications(module: nn.Module, inputs: Inputs) -> dict[nn.Module, int]:
     found: dict[nn.Module, int] = {}
     batch = len(inputs[0])
 
-    def count(layer: nn.Module, received: tuple[Tensor, ...], output: Tensor) -> None:
-        if isinstance(layer, nn.Linear):
+    def count(layer: nn.Module, received: tuple[Tensor, ...], output: Any) -> None:
+        if isinstance(layer, nn.RNNBase):
+            positions = output[0].numel() // output[0].shape[-1]
+        elif isinstance(layer, nn.Linear):
             positions = output.numel() // layer.out_features
         elif isinstance(layer, CONVOLUTIONS) and layer.transposed:
             positions = received[0].numel() // layer.in_channels
@@ -206,7 +217,7 @@ def _applications(module: nn.Module, inputs: Inputs) -> dict[nn.Module, int]:
             positions = output.numel() // output.shape[1]
         found[layer] = found.get(layer, 0) + positions // batch
 
-    hooks = [layer.register_forward_hook(count) for layer in module.modules() if isinstance(layer, PRUNABLE)]
+    hooks = [layer.register_forward_hook(count) for layer in module.modules() if isinstance(layer, (*PRUNABLE, nn.RNNBase))]
     try:
         module.forward(*inputs)
     finally:

@@ -169,7 +169,7 @@ def predict(
     first = Batch.of(examples, np.arange(min(examples.count, 1)), names, device)
     with channels_last(module, first.inputs):
         for batch in batches(examples, names, size, device, indices):
-            parts.append([output.cpu().numpy() for output in as_list(module(*batch.inputs))])
+            parts.append([output.detach().cpu().numpy() for output in as_list(module(*batch.inputs))])
             for name, array in batch.stored.items():
                 targets.setdefault(name, []).append(array)
             for name in keep:

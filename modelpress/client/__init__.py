@@ -16,6 +16,8 @@ from modelpress.client.asynchronous.jobs import AsyncJobHandle
 from modelpress.client.errors import ApiError, ConnectionFailed, JobFailed, ModelpressError, TransferError, UploadInterrupted, WaitTimeout
 from modelpress.client.synchronous.client import Client
 from modelpress.client.synchronous.jobs import JobHandle
+from modelpress.resources.signatures import InvalidSignature
+from modelpress.resources.signatures import verify as verify_webhook
 
 __all__ = [
     "ApiError",
@@ -23,10 +25,12 @@ __all__ = [
     "AsyncJobHandle",
     "Client",
     "ConnectionFailed",
+    "InvalidSignature",
     "JobFailed",
     "JobHandle",
     "ModelpressError",
     "TransferError",
     "UploadInterrupted",
     "WaitTimeout",
+    "verify_webhook",
 ]

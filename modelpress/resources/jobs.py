@@ -139,6 +139,10 @@ class Artifact(Resource):
     kind: str
     format: str
     filename: str
+    name: str | None = None
+    """What a client calls it."""
+    labels: dict[str, str] = {}
+    """The client's own pairs, to find it by."""
     step_index: int | None
     size_bytes: int
     gzip_bytes: int | None
@@ -201,3 +205,15 @@ class Verdict(Resource):
     warnings: list[Warned]
     estimate: Estimate
     errors: list[dict[str, Any]]
+
+
+class Template(Resource):
+    """A spec, or a part of one, that jobs are made of."""
+
+    object: Literal["template"]
+    id: str
+    name: str
+    description: str | None
+    spec: dict[str, Any]
+    created_at: datetime
+    urls: dict[str, str]

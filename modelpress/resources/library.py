@@ -53,6 +53,8 @@ class Model(Input):
     """An uploaded neural network; what was found in it is null until it has been inspected."""
 
     object: Literal["model"]
+    labels: dict[str, str] = {}
+    """The client's own pairs, to find it by. (Names of classes stand in `metadata.labels`.)"""
     signature: Signature | None
     params_count: int | None
     nonzero_params_count: int | None
@@ -79,6 +81,16 @@ class Layer(Resource):
     macs_count: int | None
     prunable: bool
     quantizable: bool
+    unprunable_reason: str | None = None
+    unquantizable_reason: str | None = None
+    channels_prunable: bool | None = None
+    """Whether channels of its output can be removed; null where that is not known, or it has none."""
+    channels_reason: str | None = None
+    """Why not."""
+    removable_units_count: int | None = None
+    """The most channels, heads or units that can be removed, each with what hangs on it: one always stays."""
+    tied_layers: list[str] | None = None
+    """Layers that lose the same channels with it."""
 
 
 class Split(Resource):
@@ -112,6 +124,8 @@ class Dataset(Input):
     """Uploaded examples; what was found in them is null until they have been inspected."""
 
     object: Literal["dataset"]
+    tags: dict[str, str] = {}
+    """The client's own pairs, to find it by: what requests call `labels`, a name that says here whether there are targets."""
     splits: dict[str, Split] | None
     columns: list[TensorInfo] | None
     classes: list[Any] | None

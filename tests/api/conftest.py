@@ -21,7 +21,7 @@ import uvicorn
 from onnx import TensorProto, helper, numpy_helper
 
 from api.app import create_app
-from api.front.connections import Bounds
+from api.front.room import Bounds
 from api.server import config
 from core import jobs
 from core.access import keys, projects

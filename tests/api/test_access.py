@@ -21,8 +21,8 @@ from core.access.keys import Scope
 from core.settings import Settings
 from tests.api.conftest import Client, Server, problem
 
-FIXED = {"number": "1", "name": "static_quantization", "tab": "logs"}
-FILES = {"/docs/{filename}": "docs.js", "/static/{filename}": "pages.js"}
+FIXED = {"number": "1", "name": "static_quantization", "tab": "logs", "key": "key_1", "side": "before"}
+FILES = {"/docs/{filename}": "docs.js", "/static/{filename}": "pages.js", "/static/netron/{filename}": "view.js"}
 
 
 def _routes() -> Iterator[tuple[str, str, APIRoute]]:
@@ -36,7 +36,7 @@ ROUTES = list(_routes())
 
 
 def _path(template: str, ids: dict[str, str]) -> str:
-    return template.format(**{f"{kind}_id": found for kind, found in ids.items()}, **FIXED, filename=FILES.get(template, ""))
+    return template.format(**{f"{kind}_id": found for kind, found in ids.items()}, **FIXED, filename=FILES.get(template, "model.onnx"))
 
 
 def test_the_walk_sees_the_whole_contract() -> None:
@@ -80,6 +80,9 @@ OPEN_TO_ANY_KEY = {
     "/v1/usage",
     "/v1/version",
     "/logout",
+    "/keys",
+    "/methods",
+    "/methods/{name}",
 }
 
 
@@ -123,6 +126,9 @@ def test_another_projects_things_are_not_found(server: Server, client: Client, s
         "job": job["id"],
         "artifact": client.get(job["urls"]["artifacts"]).json()["data"][0]["id"],
         "upload": client.post("/v1/uploads").json()["id"],
+        "webhook": (webhook := client.post("/v1/webhooks", json={"url": "https://hooks.example/x"}).json())["id"],
+        "delivery": client.post(webhook["urls"]["test"]).json()["id"],
+        "template": client.post("/v1/templates", json={"name": "t", "spec": {"quantize": "int8"}}).json()["id"],
     }
     walked = 0
     for method, path, _ in ROUTES:

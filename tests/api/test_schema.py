@@ -43,9 +43,17 @@ def found(server: Server, token: str, onnx_bytes: bytes, npz_bytes: bytes) -> di
         server.finish(
             job["id"], artifacts=[NewArtifact("report", "json", "report.json", blob), NewArtifact("model", "onnx", "m.onnx", blob)]
         )
-        artifact = client.get(job["urls"]["artifacts"]).json()["data"][1]
-        upload = client.post("/v1/uploads").json()
-    ids = {"model": model["id"], "dataset": dataset["id"], "job": job["id"], "artifact": artifact["id"], "upload": upload["id"]}
+        made = {
+            "model": model,
+            "dataset": dataset,
+            "job": job,
+            "artifact": client.get(job["urls"]["artifacts"]).json()["data"][1],
+            "upload": client.post("/v1/uploads").json(),
+            "webhook": (webhook := client.post("/v1/webhooks", json={"url": "https://hooks.example/x"}).json()),
+            "delivery": client.post(webhook["urls"]["test"]).json(),
+            "template": client.post("/v1/templates", json={"name": "t", "spec": {"quantize": "int8"}}).json(),
+        }
+    ids = {kind: thing["id"] for kind, thing in made.items()}
     assert ids.keys() == EXAMPLES.keys()
     return ids
 

@@ -34,12 +34,42 @@ def many_values(target: Target, random: Random) -> None:
     target.repeat(lambda _: target.call("POST", "/v1/jobs", random.choice(bodies)), seconds=SECONDS, threads=8)
 
 
+def documents_of_odd_shapes(target: Target, random: Random) -> None:
+    """Deep, long or wrong in one place, to every route that takes one."""
+    names = json.dumps([f"class {number}" for number in range(60_000)])
+    bodies = [
+        b"1" * 10**6,
+        b"[" * 31 + b'"' + b"\\u0041" * 150_000 + b'"' + b"]" * 31,
+        b'{"a":' * 32 + b"1" + b"}" * 32,
+        b'{"' + b"k" * 900_000 + b'":1}',
+        b'{"a":1e' + b"9" * 900_000 + b"}",
+        b'{"steps":[' + b'{"method":"magnitude_pruning"},' * 9000 + b"{}]}",
+        b'{"labels":{' + b",".join(b'"k%d":"v"' % number for number in range(9000)) + b"}}",
+        b" " * 10**6 + b"{}",
+        b'{"a":"\\ud800"}',
+        b"\xff" * 10**5,
+        b"[" + b" ," * 400_000,
+        f'{{"upload_id":"upl_1","metadata":{{"class_names":{names}}}}}'.encode(),
+        f'{{"architecture":{{"name":"mlp","arguments":{{"x":[{"1," * 9000}1]}}}}}}'.encode(),
+    ]
+    paths = ["/v1/jobs", "/v1/jobs/validate", "/v1/models", "/v1/datasets", "/v1/uploads"]
+    target.repeat(lambda _: target.call("POST", random.choice(paths), random.choice(bodies)), seconds=SECONDS, threads=8)
+
+
 def slow_yaml(target: Target, random: Random) -> None:
     bodies = [
         b"a: [" + b"1," * 19_000 + b"]",
         "\n".join(f"key{number}: v" for number in range(9_900)).encode(),
         b'a: "' + b"\\x41" * 60_000 + b'"',
         b"- " * 60_000,
+        b"a: &a [x,x,x,x,x,x,x,x,x]\n" + b"".join(b"a%d: &a%d [%s]\n" % (n, n, b"*a%d," % (n - 1) * 9) for n in range(1, 16)),
+        b"a: &a {x: 1}\n" + b"".join(b"k%d: {<<: *a}\n" % number for number in range(3000)),
+        b"".join(b"k%d: !!python/object:os.system x\n" % number for number in range(3000)),
+        b"a: |\n" + b" x\n" * 40_000,
+        b"#\n" * 60_000 + b"a: 1",
+        b"{" * 5000,
+        b"&a " * 30_000 + b"b",
+        b'"' + b"a\n\n" * 30_000 + b'"',
     ]
     ask = lambda _: target.call("POST", "/v1/jobs", random.choice(bodies), content_type="application/yaml")  # noqa: E731
     target.repeat(ask, seconds=SECONDS, threads=8)
@@ -74,7 +104,7 @@ def lists_of_long_specs(target: Target, random: Random) -> None:
 
 def a_job_that_never_stops_warning(target: Target, random: Random) -> None:
     """A child may say what it likes: the record of its job stays short."""
-    job_id = json.loads(target.call("POST", "/v1/jobs", json.dumps(target.spec()).encode())[2])["id"]
+    job_id = target.job()
     warnings = [{"code": "w", "message": "m" * 500, "step_index": None, "details": {"at": random.random()}} for _ in range(40_000)]
     report = Report(
         warnings=warnings, events=[NewEvent("warning", {"message": "m" * 20_000})] * 2000, metrics=[Point("loss", random.random())] * 5000
@@ -98,6 +128,7 @@ ATTACKS = (
     a_key_that_stands_twice,
     many_unknown_fields,
     many_values,
+    documents_of_odd_shapes,
     slow_yaml,
     many_unknown_parameters,
     lists_of_long_specs,

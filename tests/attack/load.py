@@ -8,21 +8,23 @@ from datetime import UTC, datetime
 from random import Random
 from statistics import median
 
-from sqlalchemy import delete, insert, select, update
+from sqlalchemy import delete, insert, update
 
 from core import ids, jobs
 from core.database.tables import Job, JobEvent
+from tests.attack.connections import many, send
 from tests.attack.target import Target
 
 SECONDS = 6.0
 POLLERS, STREAMS, UPLOADS = 200, 20, 10
 POLL_SECONDS = 1.0
+FOLLOWERS = 900
 QUEUED, INSPECTIONS = 10_000, 1000
 
 
 def pollers_streams_and_uploads(target: Target, random: Random) -> None:
     """200 poll each second, 20 follow a stream, 10 send files: an answer to a poll takes at most a second (p99)."""
-    made = [json.loads(target.call("POST", "/v1/jobs", json.dumps(target.spec()).encode())[2])["id"] for _ in range(20)]
+    made = [target.job() for _ in range(20)]
     stop = threading.Event()
     sending = [threading.Thread(target=_send_files, args=(target, stop)) for _ in range(UPLOADS)]
     for thread in sending:
@@ -44,7 +46,7 @@ def pollers_streams_and_uploads(target: Target, random: Random) -> None:
 def _send_files(target: Target, stop: threading.Event) -> None:
     content = bytes(4 * 2**20)
     while not stop.is_set():
-        upload = json.loads(target.call("POST", "/v1/uploads")[2])
+        upload = target.made("/v1/uploads")
         for number in (1, 2):
             path = f"{upload['urls']['self']}/parts/{number}"
             assert target.call("PUT", path, content, content_type="application/octet-stream")[0] == 200
@@ -84,16 +86,46 @@ async def _poll_and_follow(target: Target, made: list[str], random: Random) -> l
     return latencies
 
 
+def followers_of_busy_jobs(target: Target, _: Random) -> None:
+    """450 streams and as many polls that wait, of four projects; each of their jobs has news five times a second."""
+    made: dict[str, str] = {}
+    for key in (target.attacker, *(target.key(f"follower {number}") for number in range(3))):
+        model, dataset = target.inputs(key)
+        body = json.dumps(target.spec(model=model, dataset=dataset)).encode()
+        made[target.made("/v1/jobs", body, key=key)["id"]] = key
+    waiting = set(made)
+    with target.service.database.unit_of_work() as session:
+        while waiting and (claim := jobs.claim(session, "cpu", worker="w", device="cpu", lease_seconds=600)) is not None:
+            waiting.discard(claim.job_id)
+        fences = {job_id: session.get_one(Job, job_id).fence for job_id in made}
+    assert not waiting
+    with many(target, FOLLOWERS) as connections:
+        for number, connection in enumerate(connections):
+            job_id = list(made)[number % len(made)]
+            path, more = (f"/v1/jobs/{job_id}/events/stream", []) if number % 8 < 4 else (f"/v1/jobs/{job_id}", ["Prefer: wait=60"])
+            send(connection, target.head("GET", path, *more, key=made[job_id]))
+        deadline = time.monotonic() + SECONDS / 2
+        while time.monotonic() < deadline:
+            with target.service.database.unit_of_work() as session:
+                for job_id, fence in fences.items():
+                    news = jobs.Report(events=[jobs.NewEvent("warning", {"message": "m" * 500})])
+                    jobs.heartbeat(session, job_id, fence, lease_seconds=600, report=news)
+            time.sleep(0.2)
+        assert target.call("GET", "/v1/jobs", key=target.innocent)[0] == 200
+    for job_id, key in made.items():
+        target.call("POST", f"/v1/jobs/{job_id}/cancel", key=key)
+
+
 def ten_thousand_jobs_of_another_project(target: Target, random: Random) -> None:
     """They make nobody else's submission, list or inspection take more than twice as long."""
     inputs = target.inputs(target.innocent)
-    assert target.call("POST", "/v1/jobs", json.dumps(target.spec()).encode())[0] == 202
+    pattern_id = target.job()
     for _ in range(3):
         _innocent_seconds(target, inputs)
     before = [_innocent_seconds(target, inputs) for _ in range(15)]
     _drain_inspections(target)
     with target.service.database.unit_of_work() as session:
-        pattern = session.scalars(select(Job).where(Job.model_id == target.model, Job.shown).limit(1)).one()
+        pattern = session.get_one(Job, pattern_id)
         columns = {column.key: getattr(pattern, column.key) for column in Job.__table__.columns} | {
             "status": "queued",
             "finished_at": None,
@@ -156,4 +188,4 @@ def _claims_until_inspected(target: Target) -> int:
     return 50
 
 
-ATTACKS = (pollers_streams_and_uploads, ten_thousand_jobs_of_another_project)
+ATTACKS = (pollers_streams_and_uploads, followers_of_busy_jobs, ten_thousand_jobs_of_another_project)

@@ -69,7 +69,7 @@ def an_archive_of_tiny_members(target: Target, random: Random) -> None:
 
 
 def _again(target: Target, content: bytes, kind: str) -> None:
-    upload = json.loads(target.call("POST", "/v1/uploads")[2])
+    upload = target.made("/v1/uploads")
     target.call("PUT", f"{upload['urls']['self']}/parts/1", content, content_type="application/octet-stream")
     assert target.call("POST", upload["urls"]["complete"])[0] == 200
     body = json.dumps({"upload_id": upload["id"]}).encode()
@@ -78,7 +78,7 @@ def _again(target: Target, content: bytes, kind: str) -> None:
 
 def many_parts(target: Target, random: Random) -> None:
     """Each of them a transaction."""
-    upload = json.loads(target.call("POST", "/v1/uploads")[2])
+    upload = target.made("/v1/uploads")
     numbers = iter(range(1, 10_001))
 
     def put(_: int) -> None:

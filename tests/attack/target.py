@@ -78,9 +78,11 @@ class Target:
         """A model and a dataset of the key's project."""
         found = []
         for kind, format, content in (("models", "onnx", network()), ("datasets", "npz", examples())):
-            status, _, body = self.call("POST", f"/v1/{kind}?format={format}", content, key=key, content_type="application/octet-stream")
-            assert status == 201, body
-            found.append(json.loads(body)["id"])
+            path = f"/v1/{kind}?format={format}"
+            while (answer := self.call("POST", path, content, key=key, content_type="application/octet-stream"))[0] == 429:
+                time.sleep(0.1)
+            assert answer[0] == 201, answer[2]
+            found.append(json.loads(answer[2])["id"])
         return found[0], found[1]
 
     def spec(self, **more: Any) -> dict[str, Any]:
@@ -108,6 +110,18 @@ class Target:
             connection.close()
         self.answers.note(answer.status, answer.headers, path)
         return answer.status, answer.headers, content
+
+    def made(self, path: str, body: bytes | None = None, *, key: str | None = None) -> dict[str, Any]:
+        """What a POST made; asked again while the attack before it has used up what the key may ask for."""
+        while (answer := self.call("POST", path, body, key=key))[0] == http.HTTPStatus.TOO_MANY_REQUESTS:
+            time.sleep(0.1)
+        assert answer[0] in (200, 201, 202), answer[2]
+        found: dict[str, Any] = json.loads(answer[2])
+        return found
+
+    def job(self, **more: Any) -> str:
+        """The id of a new job of the attacker."""
+        return str(self.made("/v1/jobs", json.dumps(self.spec(**more)).encode())["id"])
 
     def open(self) -> socket.socket:
         """A raw connection."""

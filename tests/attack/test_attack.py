@@ -7,7 +7,7 @@ from random import Random
 
 import pytest
 
-from tests.attack import connections, documents, rights
+from tests.attack import bodies, connections, documents, rights
 from tests.attack.target import Target
 from tests.attack.verdict import Attack, attacked, tried
 
@@ -16,11 +16,13 @@ QUICK = (
     documents.a_key_that_stands_twice,
     documents.many_unknown_fields,
     documents.many_values,
+    bodies.chunks_of_a_byte,
     connections.heads_without_end,
     connections.half_open_connections,
     connections.documents_that_trickle,
     connections.readers_that_do_not_read,
     connections.streams_without_end,
+    connections.requests_that_are_broken_off,
     rights.bodies_before_rights,
     rights.one_key_floods,
     rights.a_model_of_tiny_fields,

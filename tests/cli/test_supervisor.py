@@ -72,6 +72,20 @@ def test_what_dies_is_started_again_and_its_orphans_are_killed(start: object, tm
     assert all(alive(pid) for pid in second)
 
 
+def test_a_supervisor_that_was_stopped_and_goes_on_goes_on(start: object, tmp_path: Path) -> None:
+    supervisor = start()  # type: ignore[operator]
+    program, _ = pids(tmp_path / "a")
+    for _ in range(4):
+        supervisor.send_signal(signal.SIGSTOP)
+        time.sleep(0.3)  # past the time for which it waits for a signal
+        supervisor.send_signal(signal.SIGCONT)
+        time.sleep(0.1)
+    assert supervisor.poll() is None
+    assert alive(program)
+    supervisor.terminate()
+    assert supervisor.wait(10) == 0
+
+
 def test_a_killed_supervisor_takes_its_programs_along(start: object, tmp_path: Path) -> None:
     supervisor = start()  # type: ignore[operator]
     program, _ = pids(tmp_path / "a")

@@ -1,8 +1,10 @@
 """The service connects to public addresses alone, whatever a name means a moment later, and takes no endless answer."""
 
+import contextlib
 import ipaddress
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -117,6 +119,13 @@ class Server:
             def do_GET(self) -> None:
                 outer.asked.append((self.path, self.headers.get("X-Secret")))
                 kind, _, rest = self.path[1:].partition("/")
+                if kind == "drip":  # a head that never ends, and never stops
+                    with contextlib.suppress(OSError):
+                        self.wfile.write(b"HTTP/1.1 200 OK\r\nX: ")
+                        while not outer.stop.wait(0.05):
+                            self.wfile.write(b"x")
+                    self.close_connection = True
+                    return
                 if kind == "to":
                     self.send_response(302)
                     self.send_header("Location", rest)
@@ -175,6 +184,31 @@ def test_an_answer_is_read_within_its_limits(server: Server) -> None:
         get(f"{server.url}/endless", seconds=0.4)
     with pytest.raises(EgressFailed, match="does not answer"):
         get("http://127.0.0.1:1/")
+
+
+def test_a_server_that_drips_holds_nobody(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither with a head that never ends, nor with many addresses that do not answer."""
+    started = time.monotonic()
+    with pytest.raises(EgressFailed):
+        get(f"{server.url}/drip", seconds=0.4)
+    assert time.monotonic() - started < 1.5
+    with socket.socket() as silent:  # its queue is full: further connections wait
+        silent.bind(("127.0.0.1", 0))
+        silent.listen(0)
+        fillers = [socket.socket() for _ in range(3)]
+        for filler in fillers:
+            filler.setblocking(False)
+            filler.connect_ex(silent.getsockname())
+        found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", silent.getsockname()[1]))] * 50
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
+        started = time.monotonic()
+        with pytest.raises(EgressFailed):
+            get(
+                f"http://many.example:{silent.getsockname()[1]}/", Policy(LOCAL.networks, plain_http=True, connect_seconds=0.2), seconds=0.5
+            )
+        assert time.monotonic() - started < 1.5
+        for filler in fillers:
+            filler.close()
 
 
 def test_redirects_are_followed_as_far_as_allowed_and_checked_each_time(server: Server) -> None:

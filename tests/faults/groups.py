@@ -19,6 +19,7 @@ from tests.faults.parts import parts_house
 from tests.faults.random_kills import FAILPOINTS, deadly_failpoint, random_kills
 from tests.faults.rows_parts import PARTS, NotHere
 from tests.faults.rows_stops import STOPS
+from tests.faults.webhooks import webhook_kills
 
 H = TypeVar("H", bound=House)
 Outcome = tuple[int, list[str], str | None]
@@ -74,7 +75,14 @@ def _full_disk(plan: Plan) -> Iterator[tuple[str, Run]]:
     yield "full_disk", lambda: full_disk(plan.folder / "full_disk")
 
 
-GROUPS = {group.__name__: group for group in (_at_random, _elsewhere, _rows, _failpoints, _rows_parts, _stops, _full_disk)}
+def _webhooks(plan: Plan) -> Iterator[tuple[str, Run]]:
+    house = _Shared(_embedded, plan.folder / "webhooks")
+    rng = random.Random(plan.seed)
+    yield "webhook_kills", lambda: (*webhook_kills(house.open(), rng, jobs=max(1, plan.kills // 2), kills=plan.kills), None)
+    yield CLOSE, house.close
+
+
+GROUPS = {group.__name__: group for group in (_at_random, _webhooks, _elsewhere, _rows, _failpoints, _rows_parts, _stops, _full_disk)}
 """Rows that share a service, or none; the longest first."""
 
 

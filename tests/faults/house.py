@@ -35,6 +35,9 @@ SHORT = {
     "MODELPRESS_DRAIN_SECONDS": "2",
     "MODELPRESS_MIN_FREE_BYTES": "0",
     "MODELPRESS_STAGING_EXPIRY_SECONDS": "1",
+    "MODELPRESS_WEBHOOK_LEASE_SECONDS": "2",
+    "MODELPRESS_EGRESS_NETWORKS": '["127.0.0.0/8"]',
+    "MODELPRESS_EGRESS_PLAIN_HTTP": "true",
 }
 """Settings under which what takes seconds in production takes a fraction here."""
 
@@ -169,6 +172,7 @@ class House:
             except OSError:
                 if not patient:
                     raise
+                self._must_live()
             else:
                 break
             time.sleep(0.1)
@@ -183,9 +187,14 @@ class House:
             try:
                 job: dict[str, Any] = self.client.json("GET", f"/v1/jobs/{job_id}")
             except OSError:
+                self._must_live()
                 time.sleep(0.05)
             else:
                 return job
+
+    def _must_live(self) -> None:
+        """Whoever asks again and again would otherwise do so for ever."""
+        assert self.process.poll() is None, f"the service ended by itself\n{self.log.read_text(errors='replace')[-6000:]}"
 
     def wait(self, job_id: str, condition: Callable[[dict[str, Any]], bool], seconds: float = 60) -> dict[str, Any]:
         """The job's body as soon as `condition` holds."""

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,7 +18,19 @@ from sqlalchemy.orm import Session, undefer
 
 from core.blobs.digest import Blob
 from core.database.clock import now
-from core.database.tables import Artifact, Dataset, IdempotencyKey, Job, JobEvent, LedgerEntry, Model, StoredBlob, Upload
+from core.database.tables import (
+    Artifact,
+    Dataset,
+    IdempotencyKey,
+    Job,
+    JobEvent,
+    LedgerEntry,
+    Model,
+    StoredBlob,
+    Upload,
+    Webhook,
+    WebhookDelivery,
+)
 from core.errors import ServiceError
 from core.jobs import EDGES, TERMINAL, Status
 from core.service import Service
@@ -79,6 +91,7 @@ def violations(
         found += _charges(session, jobs)
         found += _keys(session, seen)
         found += _projects(session, jobs)
+        found += _messages(session, jobs, histories)
         found += _left_over(session, service, jobs)
     found += [f"I8 process {pid} is still there" for pid in sorted(orphans or ()) if alive(pid)]
     found += [f"I8 {path} was left behind" for folder in folders if folder.exists() for path in folder.iterdir()]
@@ -209,6 +222,29 @@ def _keys(session: Session, seen: Seen) -> Iterator[str]:
     for key, ids in stored.items():
         if not ids <= known:
             yield f"I6 the key {key!r} is bound to {sorted(ids - known)}, which is nothing"
+
+
+def _messages(session: Session, jobs: list[Job], histories: Mapping[str, list[JobEvent]]) -> Iterator[str]:
+    """I7: one message for each address and each event that it wants, and none of what never happened."""
+    told = defaultdict(list)
+    for row in session.execute(select(WebhookDelivery.webhook_id, WebhookDelivery.message_id, WebhookDelivery.job_id)):
+        if row.job_id is not None:
+            told[row.webhook_id].append(row.message_id)
+    for webhook in session.scalars(select(Webhook).where(Webhook.disabled_at.is_(None))):
+        wanted = {
+            f"msg_{job.id.removeprefix('job_')}{event.seq:08d}"
+            for job in jobs
+            if job.shown and job.project_id == webhook.project_id
+            for event in histories[job.id]
+            if event.created_at > webhook.created_at and f"job.{event.type}" in webhook.events
+        }
+        if missing := wanted - set(told[webhook.id]):
+            yield f"I7 {webhook.id} was never told {sorted(missing)[:3]}"
+        known = {f"msg_{job.id.removeprefix('job_')}{event.seq:08d}" for job in jobs for event in histories[job.id]}
+        if invented := set(told[webhook.id]) - known:
+            yield f"I7 {webhook.id} was told {sorted(invented)[:3]}, which never happened"
+        if len(told[webhook.id]) != len(set(told[webhook.id])):
+            yield f"I7 {webhook.id} has a message twice"
 
 
 def _projects(session: Session, jobs: list[Job]) -> Iterator[str]:

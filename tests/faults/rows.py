@@ -21,6 +21,7 @@ from core.blobs.ingest import key_of
 from core.service import Service
 from tests.clock import quickest
 from tests.faults.house import LEASE_SECONDS, House, examples
+from tests.faults.webhooks import webhooks_come_through_kills
 from tests.plain import ApiError
 from tests.processes import descendants, gone
 
@@ -355,6 +356,7 @@ QUICK: tuple[Row, ...] = (
     crash,
     hang,
     cancel,
+    webhooks_come_through_kills,
     resume,
     kill_supervisor,
 )

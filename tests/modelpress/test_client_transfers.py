@@ -286,7 +286,7 @@ def test_a_name_that_leads_out_of_the_folder_is_refused(tmp_path: Path, name: st
 
 def test_the_two_clients_are_alike() -> None:
     """Every part has the same methods with the same parameters, and the written one is fresh."""
-    for part in (None, "models", "datasets", "uploads", "jobs", "artifacts"):
+    for part in (None, "models", "datasets", "uploads", "jobs", "templates", "artifacts", "webhooks"):
         both = [client if part is None else getattr(client, part) for client in (Client("http://h"), AsyncClient("http://h"))]
         methods = [
             {

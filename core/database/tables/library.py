@@ -17,6 +17,8 @@ class Model(Base):
     project_id: Mapped[str] = mapped_column(Id, ForeignKey("projects.id"))
     name: Mapped[str] = mapped_column(String(200))
     format: Mapped[str] = mapped_column(String(32))
+    labels: Mapped[JsonObject] = mapped_column(server_default=text("'{}'"))
+    """The client's own pairs, as `ModelLabel` has them as rows."""
     declared: Mapped[JsonObject]
     """The metadata that the client declared: architecture, input_specs, task, labels …"""
     blob_sha256: Mapped[str | None] = blob()
@@ -44,6 +46,8 @@ class Dataset(Base):
     project_id: Mapped[str] = mapped_column(Id, ForeignKey("projects.id"))
     name: Mapped[str] = mapped_column(String(200))
     format: Mapped[str] = mapped_column(String(32))
+    labels: Mapped[JsonObject] = mapped_column(server_default=text("'{}'"))
+    """The client's own pairs, as `DatasetLabel` has them as rows."""
     declared: Mapped[JsonObject]
     """The metadata that the client declared: preprocessing …"""
     blob_sha256: Mapped[str | None] = blob()
@@ -57,6 +61,50 @@ class Dataset(Base):
     error: Mapped[JsonObject | None]
     created_at: Mapped[datetime] = created()
     deleted_at: Mapped[datetime | None]
+
+
+class _Label:
+    """One label, as a row to search for; `owner_id` is what has it."""
+
+    key: Mapped[str] = mapped_column(String(63), primary_key=True)
+    value: Mapped[str] = mapped_column(String(255))
+
+
+class ModelLabel(_Label, Base):
+    """A label of a model."""
+
+    __tablename__ = "model_labels"
+    __table_args__ = (Index(None, "key", "value", "owner_id"),)
+    owner_id: Mapped[str] = mapped_column(Id, ForeignKey("models.id", ondelete="CASCADE"), primary_key=True)
+
+
+class DatasetLabel(_Label, Base):
+    """A label of a dataset."""
+
+    __tablename__ = "dataset_labels"
+    __table_args__ = (Index(None, "key", "value", "owner_id"),)
+    owner_id: Mapped[str] = mapped_column(Id, ForeignKey("datasets.id", ondelete="CASCADE"), primary_key=True)
+
+
+class ArtifactLabel(_Label, Base):
+    """A label of an artifact."""
+
+    __tablename__ = "artifact_labels"
+    __table_args__ = (Index(None, "key", "value", "owner_id"),)
+    owner_id: Mapped[str] = mapped_column(Id, ForeignKey("artifacts.id", ondelete="CASCADE"), primary_key=True)
+
+
+class Template(Base):
+    """A spec, or a part of one, that jobs are made of."""
+
+    __tablename__ = "templates"
+    __table_args__ = (Index(None, "project_id", "id"),)
+    id: Mapped[str] = mapped_column(Id, primary_key=True)
+    project_id: Mapped[str] = mapped_column(Id, ForeignKey("projects.id"))
+    name: Mapped[str] = mapped_column(String(200))
+    description: Mapped[str | None] = mapped_column(String(2000))
+    spec: Mapped[JsonObject]
+    created_at: Mapped[datetime] = created()
 
 
 class Upload(Base):
@@ -109,6 +157,10 @@ class Artifact(Base):
     size_bytes: Mapped[int]
     gzip_bytes: Mapped[int | None]
     metrics: Mapped[JsonObject]
+    name: Mapped[str | None] = mapped_column(String(200))
+    """What a client calls it."""
+    labels: Mapped[JsonObject] = mapped_column(server_default=text("'{}'"))
+    """The client's own pairs, as `ArtifactLabel` has them as rows."""
     settings: Mapped[JsonList] = mapped_column(server_default=text("'[]'"))
     """What was measured on it, one entry a setting."""
     created_at: Mapped[datetime] = created()

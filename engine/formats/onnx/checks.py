@@ -276,9 +276,21 @@ def own_constants(graph: onnx.GraphProto) -> dict[str, onnx.TensorProto]:
     """The same for one graph, without what its subgraphs hold."""
     found = {item.name: item for item in graph.initializer}
     for node in graph.node:
-        if node.op_type == "Constant":
-            found.update((node.output[0], item.t) for item in node.attribute if item.HasField("t"))
+        if node.op_type == "Constant" and (tensor := constant_tensor(node)) is not None:
+            found[node.output[0]] = tensor
     return found
+
+
+def constant_tensor(node: onnx.NodeProto) -> onnx.TensorProto | None:
+    """What a Constant node holds, numbers and lists of numbers too; None for texts and sparse tensors."""
+    for item in node.attribute:
+        if item.HasField("t"):
+            tensor: onnx.TensorProto = item.t
+            return tensor
+        if item.name.startswith(("value_int", "value_float")):
+            kind = np.int64 if item.name.startswith("value_int") else np.float32
+            return onnx.numpy_helper.from_array(np.array(onnx.helper.get_attribute_value(item), kind), node.output[0])
+    return None
 
 
 def all_nodes(model: onnx.ModelProto) -> Nodes:

@@ -9,7 +9,7 @@ from typing import Any
 
 import onnx
 
-from engine.formats.onnx.checks import constant_tensors
+from engine.formats.onnx.checks import constant_tensor, constant_tensors
 from engine.formats.onnx.importer.patterns import Patterns
 
 NodeAttributes = dict[str, Any]
@@ -28,7 +28,7 @@ class FlatNode:
     outputs: tuple[str, ...]
     proto: onnx.NodeProto
     outer: str
-    """First output of the main graph's node that holds this one (of the node itself in the main graph)."""
+    """First named output of the main graph's node that holds this one (of the node itself in the main graph)."""
 
     @property
     def carries(self) -> bool:
@@ -74,12 +74,12 @@ class FlatGraph:
         names = {**around, **{item.name: prefix + item.name for item in (*graph.input, *graph.initializer)}}
         self.constants.update((prefix + item.name, item) for item in graph.initializer)
         for position, node in enumerate(graph.node if nodes is None else nodes):
-            top = outer if outer is not None else next(iter(node.output), "")
+            top = outer if outer is not None else first_output(node)
             inputs = tuple(names.get(name, prefix + name) if name else "" for name in node.input)
             outputs = tuple(prefix + name if name else "" for name in node.output)
             names.update((name, prefix + name) for name in node.output if name)
-            if node.op_type == "Constant":
-                self.constants.update((outputs[0], item.t) for item in node.attribute if item.HasField("t") and outputs)
+            if node.op_type == "Constant" and outputs and (tensor := constant_tensor(node)) is not None:
+                self.constants[outputs[0]] = tensor
             flat = FlatNode(node.op_type, node.domain, inputs, outputs, node, top)
             for number, inner in enumerate(subgraphs(node)):
                 inside = f"{prefix}{position}.{number}/"
@@ -92,6 +92,11 @@ class FlatGraph:
                 self.nodes += [_carry(flat, source, target) for source, target in zip(results, outputs, strict=False) if target]
             self.nodes.append(flat)
         return names
+
+
+def first_output(node: onnx.NodeProto) -> str:
+    """The first output of a node that is not left out: of a recurrent layer whose last state alone is read, that state."""
+    return next(filter(None, node.output), "")
 
 
 def subgraphs(node: onnx.NodeProto) -> list[onnx.GraphProto]:

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import math
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 
-import numpy as np
 import onnx
 
-from engine.contract.errors import EngineError
-from engine.formats.onnx import runtime
 from engine.formats.onnx.checks import constant_tensors, inferred, own_constants, skeleton_of
 from engine.formats.onnx.file import graph_inputs
-from engine.formats.onnx.flat import FlatGraph, subgraphs
+from engine.formats.onnx.flat import FlatGraph, first_output, subgraphs
+from engine.formats.onnx.probing import Shapes, run_shapes
 from engine.formats.onnx.weights import int_attribute
 
 _OPEN_SIZE = 64
@@ -75,11 +71,9 @@ _FREE = frozenset(
 _SELECTING = frozenset(["Compress", "NonMaxSuppression", "NonZero", "Unique"])
 """Operators that hand on as many elements as the data have of a kind."""
 
-Shapes = dict[str, list[int] | None]
-
 
 def node_macs(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]] | None = None) -> dict[str, int | None]:
-    """MACs of one example by the first output of each node of the main graph that has any, or None where they cannot be counted.
+    """MACs of one example by the first named output of each node of the main graph that has any, or None where they cannot be counted.
 
     Where the file fixes a batch, its share is counted. A node that holds subgraphs has those of what it runs: none are known where
     the data decide how often, or which of two branches that differ. What follows from constants alone is computed once, and counts
@@ -90,16 +84,17 @@ def node_macs(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]] | None
     measured = _measured_by_the_data(model)
     named = [name for node in counted for name in (*node.input, *node.output) if name and name not in measured]
     if any(known.get(name) is None for name in named):
-        known |= _run_shapes(model, named, known, shapes)
+        known |= run_shapes(model, named, known)
     constants = constant_tensors(model)
     stored = FlatGraph.of(model).stored()
     macs: dict[str, int | None] = {}
     for node in skeleton.graph.node:
-        if not node.output or node.output[0] in stored:
+        made = first_output(node)
+        if not made or made in stored:
             continue
         count = _node_total(node, known, constants)
         if count is None or count:
-            macs[node.output[0]] = None if count is None else max(1, count // batch)
+            macs[made] = None if count is None else max(1, count // batch)
     return macs
 
 
@@ -203,39 +198,21 @@ def _inferred(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]] | None
     return whole, known, batch
 
 
-def _run_shapes(model: onnx.ModelProto, names: Sequence[str], known: Shapes, shapes: Mapping[str, Sequence[int]] | None) -> Shapes:
-    """Shapes of the named values, found by running the graph once on zeros: some arithmetic on shapes is beyond inference.
-
-    Empty where the graph does not run on the sizes that were imagined for its open dimensions: those products stay uncounted.
-    """
-    wanted = [name for name in dict.fromkeys(names) if known.get(name) is None]
-    probe = onnx.ModelProto()
-    probe.CopyFrom(model)
-    del probe.graph.output[:]
-    probe.graph.output.extend(onnx.ValueInfoProto(name=name) for name in wanted)
-    feed = {}
-    for item in graph_inputs(model.graph):
-        dtype = onnx.helper.tensor_dtype_to_np_dtype(item.type.tensor_type.elem_type)
-        feed[item.name] = np.zeros(known.get(item.name) or [], dtype)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "probe.onnx"
-        onnx.save_model(probe, str(path))
-        try:
-            results = runtime.run(runtime.open_session(path, threads=1), feed)
-        except EngineError as error:
-            if error.code != "model_invalid":
-                raise
-            return {}
-    return {name: list(array.shape) for name, array in zip(wanted, results, strict=True)}
-
-
 def single_macs(node: onnx.NodeProto, inputs: Sequence[list[int] | None], outputs: Sequence[list[int] | None]) -> int | None:
     """MACs of one operator that `multiplies`, by the shapes that it runs on; None where too few of them are known."""
     kind = node.op_type
     out = outputs[0] if outputs else None
     given = [*inputs, *[None] * 8]
     source, second = given[:2]
-    if out is None or source is None:
+    if source is None:
+        return None
+    if kind in ("DynamicQuantizeLSTM", "GRU", "LSTM", "RNN"):
+        if not second or not given[2] or len(source) != 3:
+            return None
+        # The runtime's quantized form keeps its matrices transposed.
+        rows, hidden = (second[2], given[2][1]) if kind == "DynamicQuantizeLSTM" else (second[1], given[2][2])
+        return source[0] * source[1] * second[0] * rows * (source[2] + hidden)
+    if out is None:
         return None
     if kind in ("Conv", "DeformConv", "FusedConv", "ConvInteger", "QLinearConv"):
         weight = given[3 if kind == "QLinearConv" else 1]
@@ -250,12 +227,6 @@ def single_macs(node: onnx.NodeProto, inputs: Sequence[list[int] | None], output
         return math.prod(out) * (source[-2] if int_attribute(node, "transA", 0) and len(source) > 1 else source[-1])
     if kind == "MatMulNBits":
         return math.prod(out) * int_attribute(node, "K")
-    if kind in ("DynamicQuantizeLSTM", "GRU", "LSTM", "RNN"):
-        if not second or not given[2] or len(source) != 3:
-            return None
-        # The runtime's quantized form keeps its matrices transposed.
-        rows, hidden = (second[2], given[2][1]) if kind == "DynamicQuantizeLSTM" else (second[1], given[2][2])
-        return source[0] * source[1] * second[0] * rows * (source[2] + hidden)
     if kind == "Einsum":
         return _einsum_macs(node, inputs)
     return _attention_macs(node, given, out)

@@ -173,6 +173,7 @@ class GraphNetwork:
         self.signature, self.settings, self.weights_type, self._path = signature, settings, weights_type, path
         self.batch_dependent = batch_dependent
         self._build_module, self._module = build_module, module
+        self._counts: dict[object, Counts] = {}
 
     @property
     def module(self) -> nn.Module:
@@ -246,8 +247,11 @@ class GraphNetwork:
             shutil.copyfile(self._path, path)
 
     def count(self, shapes: Shapes | None = None) -> Counts:
-        """Counted on the file."""
-        return count_onnx(self._path, shapes)
+        """Counted on the file, once for each set of shapes: a step and the publication of its result ask for the same."""
+        key = None if shapes is None else tuple((name, tuple(shape)) for name, shape in sorted(shapes.items()))
+        if key not in self._counts:
+            self._counts[key] = count_onnx(self._path, shapes)
+        return self._counts[key]
 
     def tensors(self) -> Iterator[tuple[str, NDArray[Any]]]:
         """The constants of the graph: weights in any number of bits, scales and zero points."""

@@ -9,6 +9,7 @@ from engine.contract.errors import JobError
 from engine.contract.figures import Record, Timing
 from engine.contract.heads import Head
 from engine.contract.metadata import DatasetMetadata, ModelMetadata
+from engine.contract.report import ClassChange
 from engine.networks.network import Signature
 
 
@@ -49,6 +50,8 @@ class Score(Record):
     """Of the baseline: outputs that do no better than answers that do not look at the input, each with its figures in a sentence."""
     shapes: dict[str, tuple[int, ...]]
     """Shape of one example of each input."""
+    classes: tuple[ClassChange, ...] = ()
+    """How many examples of each class the baseline and the file get right; empty for the baseline itself."""
 
 
 class ScoreRequest(Record):

@@ -26,6 +26,7 @@ from engine.formats.onnx import runtime
 from engine.formats.onnx.executed import executed_macs
 from engine.formats.onnx.runtime import Feed
 from engine.heads.chance import Chance
+from engine.heads.classes import ClassChanges
 from engine.heads.find import Found, find_heads, outputs_of
 from engine.heads.scoring import Scores
 from engine.measuring.examiner.messages import (
@@ -83,7 +84,7 @@ def score(request: ScoreRequest, own: ort.InferenceSession, examples: Examples, 
         baseline = runtime.open_session(request.baseline, threads=request.threads)
         reference = lambda batch, place, _: _outputs(baseline, batch)  # noqa: E731
     found = None if request.heads is None else Found(request.heads)
-    scores, chance = Scores(()), Chance(())
+    scores, chance, classes = Scores(()), Chance(()), ClassChanges(())
     start = 0
     shapes: dict[str, tuple[int, ...]] = {}
     pending: list[_Answered] = []
@@ -102,9 +103,11 @@ def score(request: ScoreRequest, own: ort.InferenceSession, examples: Examples, 
             found = find_heads(outputs_of(names, *_together(pending)), columns, request.declared)
         if not scores.heads:
             scores, chance = Scores(found.heads, request.metrics, usual=request.usual), Chance(found.heads if is_baseline else ())
+            classes = ClassChanges(() if is_baseline else found.heads)
         for item in pending:
             scores.add(item.outputs, item.targets, item.given, item.expected)
             chance.add(item.outputs, item.targets, item.given)
+            classes.add(item.outputs, item.targets, item.given, item.expected)
         pending.clear()
     store.close()
     assert found is not None
@@ -116,6 +119,7 @@ def score(request: ScoreRequest, own: ort.InferenceSession, examples: Examples, 
         notes=found.notes,
         near_chance=chance.sentences(),
         shapes=shapes,
+        classes=classes.changes(),
     )
 
 

@@ -41,15 +41,18 @@ def graph_inputs(module: nn.Module, context: Context) -> Inputs:
 
 
 def choose_groups(
-    groups: Sequence[ChannelGroup], graph: ChannelGraph, inputs: Inputs, choice: LayerChoice, context: Context
+    groups: Sequence[ChannelGroup], graph: ChannelGraph, inputs: Inputs, choice: LayerChoice, context: Context, *, recurrent: bool = False
 ) -> list[ChannelGroup]:
     """Those of the graph's `groups` that the user's patterns leave and that can really be cut; a warning names the others.
+
+    Hidden units of recurrent layers are among them where `recurrent`.
 
     Raises `pruning_impossible` where there are none.
     """
     module = graph.module
-    included = select(module, include=choice.include)
-    allowed = select(module, ignore=choice.ignore)
+    types = (*PRUNABLE, nn.RNNBase) if recurrent else PRUNABLE
+    included = select(module, include=choice.include, types=types)
+    allowed = select(module, ignore=choice.ignore, types=types)
     context.unmatched(allowed.unmatched_ignores)
     wanted = [
         group
@@ -83,7 +86,7 @@ def ratios_of(groups: Sequence[ChannelGroup], wanted: Mapping[str, float], modul
 
     Raises `layer_not_found` for a pattern that names no layer. Patterns whose layers cannot be pruned are told.
     """
-    layers = {name: layer for name, layer in module.named_modules() if isinstance(layer, PRUNABLE)}
+    layers = {name: layer for name, layer in module.named_modules() if isinstance(layer, (*PRUNABLE, nn.RNNBase))}
     named = {pattern: {name for name, layer in layers.items() if matches(pattern, name, layer)} for pattern in wanted}
     for pattern in wanted:
         if not named[pattern]:
@@ -140,9 +143,11 @@ def _counts(module: nn.Module, inputs: Inputs) -> dict[str, int]:
 
 
 def _widths(module: nn.Module) -> dict[str, int]:
-    """Output channels of every convolution and linear layer."""
-    return {
-        name: int(layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels)
-        for name, layer in module.named_modules()
-        if isinstance(layer, PRUNABLE)
-    }
+    """Output channels of every convolution and linear layer, and hidden units of recurrent ones."""
+    return {name: _width(layer) for name, layer in module.named_modules() if isinstance(layer, (*PRUNABLE, nn.RNNBase))}
+
+
+def _width(layer: nn.Module) -> int:
+    if isinstance(layer, nn.RNNBase):
+        return layer.hidden_size
+    return int(layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels)  # type: ignore[arg-type]

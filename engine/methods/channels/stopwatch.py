@@ -37,6 +37,7 @@ class Stopwatch:
 
     def __init__(self, module: nn.Module, inputs: Inputs, context: Context) -> None:
         self._context = context
+        context.reading()  # until then the job may be measuring the uploaded network beside
         self._examples = _OneExample({name: value.cpu().numpy() for name, value in zip(context.input_names, inputs, strict=True)})
         self._original = self._session(module)
 

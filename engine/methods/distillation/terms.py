@@ -117,7 +117,11 @@ class Term:
 
 
 def terms_of(heads: Sequence[Head], teachers: Sequence[Teacher], params: Distillation) -> list[Term]:
-    """One term a head. Raises `output_unknown` where the parameters name an output that is not there."""
+    """One term a head, but for outputs of whole numbers (an ArgMax), which no gradient moves.
+
+    Raises:
+        EngineError: `output_unknown` where the parameters name an output that is not there, `not_trainable` where no output can be matched.
+    """
     for name in params.outputs:
         if name not in {head.name for head in heads}:
             known = ", ".join(head.name for head in heads)
@@ -126,6 +130,8 @@ def terms_of(heads: Sequence[Head], teachers: Sequence[Teacher], params: Distill
     shares = tuple(weight / total for weight in params.teacher_weights) or (1 / len(teachers),) * len(teachers)
     found = []
     for place, head in enumerate(heads):
+        if not all(teacher.seen[index].is_floating_point() for teacher in teachers for index in head.indices):
+            continue
         match = params.outputs.get(head.name, OutputMatch())
         if match.loss != "auto" and head.decides:
             raise EngineError(
@@ -135,6 +141,12 @@ def terms_of(heads: Sequence[Head], teachers: Sequence[Teacher], params: Distill
             )
         spread = 1.0 if head.decides else _spread([teacher.seen[head.index] for teacher in teachers])
         found.append(Term(head, tuple(teacher.heads[place] for teacher in teachers), shares, params, match, spread))
+    if not found:
+        raise EngineError(
+            "not_trainable",
+            "Every output of the network is a whole number (such as that of an ArgMax), which no gradient moves towards a teacher's.",
+            hint="Export the network with its scores as outputs.",
+        )
     return found
 
 

@@ -55,13 +55,18 @@ def apply(network: Network, params: StructuredPruning, context: Context) -> Netw
     normalized = params.finetune is not None and _normalization(module, params, context)
     cutter = _Cutter(module, inputs, params, context)
     original = copy.deepcopy(module) if params.baselines else None
-    context.stage("before", module)
+    if params.regularization is not None:
+        context.stage("before", module)
     with context.part(0, 1 / (1 + len(params.baselines))):
         cutter.regularize()
         for number in context.rounds(params.iterations):
             suffix = f" {number}/{params.iterations}" if params.iterations > 1 else ""
             context.phase("pruning")
             cutter.cut(number / params.iterations, last=number == params.iterations)
+            if number == 1 and params.regularization is None:
+                # The job may still be measuring the uploaded network, whose figures these mostly are: what need not wait comes first.
+                context.measured(module)
+                context.stage("before", masks.fold(network.module).to(context.device))
             context.stage(f"pruned{suffix}", module)
             if params.finetune is not None:
                 context.phase("training")
@@ -106,7 +111,7 @@ class _Cutter:
         groups = self._graph.groups
         if params.importance == "bn_scale":
             groups = [group for group in groups if any(isinstance(part.layer, _BatchNorm) for part in group.parts)]
-        groups = choose_groups(groups, self._graph, inputs, params, context)
+        groups = choose_groups(groups, self._graph, inputs, params, context, recurrent=params.importance != "thinet")
         self._channels = {group.name: group.channels_count for group in groups}
         self._channels_count = sum(group.channels_count for group in groups)
         self._shares: dict[str, float] = {}

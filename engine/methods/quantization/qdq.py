@@ -3,7 +3,7 @@
 No operator is taken out or changed: without those kernels the file computes what the float file does, up to rounding.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Hashable, Mapping
 from typing import Any
 
 import numpy as np
@@ -32,6 +32,7 @@ class QdqWriter:
         portable: bool = False,
         refined: Mapping[str, tuple[NDArray[np.float32], NDArray[np.int8]]] | None = None,
         shifts: Mapping[str, NDArray[np.float64]] | None = None,
+        kept: dict[Hashable, NDArray[Any]] | None = None,
     ) -> None:
         """Take a graph.
 
@@ -44,10 +45,12 @@ class QdqWriter:
             portable: Whether weights are kept so small that no kernel saturates.
             refined: Scales and integers of weights that are not rounded to the nearest, by name.
             shifts: What rounding a weight adds to the mean of each channel; taken out of the bias.
+            kept: Scales and integers of weights that other writers of the same graph and settings computed; takes this one's.
         """
         self._model, self._plan, self._scalings = model, plan, scalings
         self._by_channel, self._levels, self._portable = by_channel, levels, portable
         self._refined, self._shifts = refined or {}, shifts or {}
+        self._kept = {} if kept is None else kept
         self._index = Index(model)
         self._fresh = FreshNames(model)
         self._nodes: list[onnx.NodeProto] = []
@@ -137,7 +140,7 @@ class QdqWriter:
         values = numpy_helper.to_array(self._index.constants[name])
         values = values if factor == 1 else values * np.float32(factor)
         axis = self._axes[name]
-        scales = self.weight_scales(name, values, axis)
+        scales = self._once(("scales", name, factor, axis), lambda: self.weight_scales(name, values, axis))
         key: tuple[Any, ...] = (name, factor)
         bias = self._bias(node, values)
         if factor == 1 and name in self._shifts:
@@ -164,13 +167,23 @@ class QdqWriter:
             name = key[0]
             known = self._refined.get(name)
             same = known is not None and key == (name, 1.0) and np.array_equal(known[0], scales)
-            integers = known[1] if same and known is not None else rounded_weight(values, scales, axis, self._levels)
+            if same and known is not None:
+                integers = known[1]
+            else:
+                made_by = ("integers", *key, axis, scales.tobytes())
+                integers = self._once(made_by, lambda: rounded_weight(values, scales, axis, self._levels))
             self._stored[key] = (
                 self.constant(f"{name}_quantized", integers),
                 self.constant(f"{name}_scale", scales),
                 self.constant(f"{name}_zero_point", np.zeros(scales.shape, np.int8)),
             )
         return self._stored[key]
+
+    def _once(self, key: Hashable, make: Callable[[], NDArray[Any]]) -> NDArray[Any]:
+        """What some writer made before."""
+        if key not in self._kept:
+            self._kept[key] = make()
+        return self._kept[key]
 
     def _bias(self, node: onnx.NodeProto, weight: NDArray[Any]) -> NDArray[Any] | None:
         """The constant bias of a convolution or Gemm that multiplies rounded numbers, one number a channel, `beta` included."""

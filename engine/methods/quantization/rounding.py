@@ -13,6 +13,8 @@ SMALLEST_SCALE = np.float32(1e-36)
 """Smaller scales would make products of two of them vanish in float32; what needs one is zero for every purpose."""
 PAIR = 127.99
 """Rounded to integers, two numbers that add up to this add up to 128 at most."""
+_BLOCK = 1 << 16
+"""Weights that are looked at together: as many as stay in a processor's cache."""
 BIAS_LEVELS = 2.0**30
 """Largest bias in units of its scale: half of an int32 is left for the products that are added to it."""
 
@@ -82,10 +84,14 @@ def portable_scales(weight: NDArray[Any], axis: int | None) -> NDArray[np.float3
     """
     peaks = np.abs(weight).max(None if axis is None else tuple(dim for dim in range(weight.ndim) if dim != axis), initial=0)
     scales = np.asarray(peaks, np.float64) / 127
-    for rows in _orders(weight, axis):
-        for sign in (1, -1):
-            sums = _pair(sign * rows) if axis is None else _neighbours(sign * rows)
-            scales = np.maximum(scales, (sums[0] if axis is None else sums) / PAIR)
+    if axis is None:
+        rows = weight.reshape(1, -1)
+        scales = np.maximum(scales, max(_pair(rows)[0], _pair(-rows)[0]) / PAIR)
+    else:
+        channels = np.moveaxis(weight, axis, 0)
+        step = max(1, _BLOCK * len(channels) // max(1, weight.size))
+        sums = [_largest_sums(channels[start : start + step]) for start in range(0, len(channels), step)]
+        scales = np.maximum(scales, np.concatenate([*sums, np.zeros(0)]) / PAIR)
     stored = scales.astype(np.float32)
     return np.asarray(np.where(stored > SMALLEST_SCALE, stored, np.float32(1)), np.float32)
 
@@ -126,12 +132,17 @@ def _from_order(rows: NDArray[Any], shape: tuple[int, ...], axis: int, place: in
     return np.ascontiguousarray(np.moveaxis(rows.reshape(moved), 0, axis))
 
 
-def _neighbours(rows: NDArray[Any]) -> NDArray[np.float64]:
-    """The largest sum of two positive neighbours (the first and the second, the third and the fourth …) of each row."""
-    positive = np.maximum(rows, 0).astype(np.float64)
-    if positive.shape[1] % 2:
-        positive = np.concatenate([positive, np.zeros((len(positive), 1))], axis=1)
-    return np.asarray((positive[:, 0::2] + positive[:, 1::2]).max(1, initial=0))
+def _largest_sums(channels: NDArray[Any]) -> NDArray[np.float64]:
+    """The largest magnitude of the sum of two neighbours of one sign (the first and the second, the third and the fourth …) of each channel."""
+    orders = [channels] if channels.ndim == 2 else [channels, np.moveaxis(channels, 1, -1)]
+    found = np.zeros(len(channels))
+    for order in orders:
+        rows = order.reshape(len(order), -1).astype(np.float64)
+        if rows.shape[1] % 2:
+            rows = np.concatenate([rows, np.zeros((len(rows), 1))], axis=1)
+        for side in (np.maximum(rows, 0), np.minimum(rows, 0)):
+            found = np.maximum(found, np.abs(side[:, 0::2] + side[:, 1::2]).max(1, initial=0))
+    return found
 
 
 def _pair(rows: NDArray[Any]) -> NDArray[np.float64]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Hashable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -167,6 +167,8 @@ class Quantizer:
         """Scales and integers of weights that were not rounded to the nearest."""
         self.shifts: dict[str, NDArray[np.float64]] = {}
         """What rounding a weight adds to the mean of each channel."""
+        self._kept: dict[Hashable, NDArray[Any]] = {}
+        """Scales and integers of weights, which every graph that is written has in common."""
         self._params, self._ranges = params, ranges
 
     def plan(self, excluded: Collection[str]) -> Plan:
@@ -226,6 +228,7 @@ class Quantizer:
             "portable": self._params.reduces_range,
             "refined": self.refined,
             "shifts": self.shifts,
+            "kept": self._kept,
         }
 
     def scalings(self, chosen: Plan) -> dict[str, Scaling]:

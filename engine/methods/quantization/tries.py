@@ -56,20 +56,33 @@ class Try:
 
 def is_near(baseline: Mapping[str, float | None], metrics: Mapping[str, float | None]) -> bool:
     """Whether every output is within a point of the original's by its targets, or without any is like the original's."""
-    found = {Key.parse(key): (baseline.get(key), value) for key, value in metrics.items()}
-    outputs: set[str | None] = {key.output for key in found if key.output is not None}
-    return all(_is_near({key.name: pair for key, pair in found.items() if key.output == output}) for output in outputs or {None})
+    return not far_from(baseline, metrics)
 
 
-def _is_near(values: Mapping[str, tuple[float | None, float | None]]) -> bool:
-    measured = [(metric, *values[name]) for name, metric in catalogue().items() if name in values]
-    for metric, before, after in measured:
+def far_from(before: Mapping[str, float | None], after: Mapping[str, float | None]) -> dict[str, float | None]:
+    """The figures of `after` by which an output lost more than a point to `before`, or without targets is not like the original's any more.
+
+    Likeness counts only where `before`, which may be a network that was changed already, is like the original itself.
+    """
+    keys = {Key.parse(key): key for key in after}
+    outputs: set[str | None] = {key.output for key in keys if key.output is not None}
+    own = [{key.name: text for key, text in keys.items() if key.output == output} for output in outputs or {None}]
+    return {key: after[key] for key in (_far(names, before, after) for names in own) if key is not None}
+
+
+def _far(names: Mapping[str, str], before: Mapping[str, float | None], after: Mapping[str, float | None]) -> str | None:
+    """The figure of one output that decides, where it is too far off; `names` are the figures by metric."""
+    measured = [(metric, names[name]) for name, metric in catalogue().items() if name in names]
+    for metric, key in measured:
         if metric.needs == "targets" and metric.goal == "max":
-            return before is not None and after is not None and metric.loss(before, after) <= POINT + 1e-9
-    for metric, _, after in measured:
+            old, new = before.get(key), after[key]
+            return None if old is not None and new is not None and metric.loss(old, new) <= POINT + 1e-9 else key
+    for metric, key in measured:
         if metric.alike is not None:
-            return after is not None and after >= metric.alike - 1e-9
-    return True
+            old, new = before.get(key), after[key]
+            was_alike = old is None or old >= metric.alike - 1e-9
+            return None if not was_alike or (new is not None and new >= metric.alike - 1e-9) else key
+    return None
 
 
 def attempt(kind: str, make: Callable[[StepContext], Network], context: StepContext) -> Try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 from torch import nn
@@ -74,6 +74,15 @@ def _train(supernet: Supernet, params: AutoSlim, context: Context) -> None:
     switchable.eval()
 
 
+class Cut(TypedDict):
+    """One layer that was made narrower, and what the network then cost."""
+
+    layer: str
+    units: int
+    cost: float
+    risk: float
+
+
 class _Search:
     """Takes channels away from one layer after the other."""
 
@@ -100,7 +109,7 @@ class _Search:
         full, least = supernet.counts(1.0), supernet.counts(params.smallest)
         steps = {name: max(1, round(params.step * count)) for name, count in full.items()}
         counts, left = dict(full), 1.0
-        path: list[dict[str, Any]] = []
+        path: list[Cut] = []
         while left > self._share:
             tries = [name for name in counts if counts[name] > least[name]]
             if not tries:
@@ -132,7 +141,7 @@ class _Search:
             recalibrate(module, self._measured, self._context.input_names, self._context.device)
         return self._context.score(module, self._scored)[self._risk.name]
 
-    def _report(self, full: Counts, counts: Counts, path: list[dict[str, Any]]) -> None:
+    def _report(self, full: Counts, counts: Counts, path: list[Cut]) -> None:
         context = self._context
         context.report("path", path)
         context.report("units", {name: {"before": full[name], "after": count} for name, count in counts.items()})

@@ -238,7 +238,7 @@ class Follower(TorchFunctionMode):
         name = getattr(func, "__name__", "")
         if name == "__get__":
             name = getattr(getattr(func, "__self__", None), "__name__", "")
-        name = name.strip("_")
+        name = name.partition(".")[0].strip("_")  # operators of exported programs have their overload behind a point
         if not any(before.values()) and name not in self._making:
             return result
         self._inside += 1

@@ -233,6 +233,16 @@ def taken(follower: Follower, call: Call) -> None:
     note(follower, call, ((call.result.shape, tuple(simplified(numbers) for numbers in found)),))
 
 
+def sliced(follower: Follower, call: Call) -> None:
+    """A slice as exported programs write it: dimension, start, end and step. Channels of which it takes a part stay."""
+    dimension = int(call.argument(1, "dim", 0)) % call.first.dim()
+    if call.result.shape != call.first.shape:
+        for numbers in follower.families(call.first):
+            if dimension in varying(numbers):
+                follower.ties.fix(numbers, FIXED_SIZE)
+    moved(follower, call)
+
+
 def _by_constants(follower: Follower) -> bool:
     """Whether the places that a traced network looks up are written down in it."""
     return follower.node is not None and all(item.op == "get_attr" for item in follower.node.all_input_nodes[1:])
@@ -288,5 +298,6 @@ RULES: dict[str, Rule] = {
     "getitem": taken,
     "pad": padded,
     "roll": rolled,
+    "slice": sliced,
     "unfold": unfolded,
 }

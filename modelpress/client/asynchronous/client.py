@@ -8,9 +8,10 @@ from typing import Any, Self
 
 import httpx
 
-from modelpress.client.asynchronous.jobs import AsyncJobs
+from modelpress.client.asynchronous.jobs import AsyncJobs, AsyncTemplates
 from modelpress.client.asynchronous.library import AsyncArtifacts, AsyncDatasets, AsyncModels, AsyncUploads
 from modelpress.client.asynchronous.transport import AsyncTransport
+from modelpress.client.asynchronous.webhooks import AsyncWebhooks
 from modelpress.client.wire import DEFAULT_URL, Call, Json
 
 
@@ -19,8 +20,9 @@ class AsyncClient:
 
     Attributes:
         models, datasets, uploads: What is compressed, and with what.
-        jobs: Compressions.
+        jobs, templates: Compressions, and what they are made of.
         artifacts: What they published.
+        webhooks: Addresses that news of them go to.
     """
 
     def __init__(
@@ -54,7 +56,9 @@ class AsyncClient:
         self.models = AsyncModels(self._transport, self.uploads)
         self.datasets = AsyncDatasets(self._transport, self.uploads)
         self.jobs = AsyncJobs(self._transport)
+        self.templates = AsyncTemplates(self._transport, self.jobs)
         self.artifacts = AsyncArtifacts(self._transport)
+        self.webhooks = AsyncWebhooks(self._transport)
 
     async def methods(self) -> list[dict[str, Any]]:
         """What this installation can do, with the schema of every method's parameters."""

@@ -1,6 +1,6 @@
 """Jobs: submit, follow, fetch what they came to."""
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from modelpress.client.asynchronous.transport import AsyncTransport
 from modelpress.client.errors import ApiError, JobFailed, WaitTimeout
 from modelpress.client.wire import Call, Deadline, HttpEvent, Spec, inside, keyed, spec_call
 from modelpress.resources.common import Page
-from modelpress.resources.jobs import TERMINAL, Artifact, Event, Job, ListedJob, Series, SeriesList, Status, Verdict
+from modelpress.resources.jobs import TERMINAL, Artifact, Event, Job, ListedJob, Series, SeriesList, Status, Template, Verdict
 
 OnEvent = Callable[[HttpEvent], object]
 _POLL_SECONDS = 30
@@ -58,6 +58,10 @@ class AsyncJobHandle(Job):
     async def retry(self) -> "AsyncJobHandle":
         """The same spec as a new job."""
         return await self._jobs.retry(self.id)
+
+    async def rerun(self, patch: Spec) -> "AsyncJobHandle":
+        """Its spec with changes as a new job."""
+        return await self._jobs.rerun(self.id, patch)
 
     def events(self, *, follow: bool = True) -> AsyncIterator[HttpEvent]:
         """Its history, and what happens further."""
@@ -115,7 +119,8 @@ class AsyncJobs:
         created_after: datetime | None = None,
         **filters: Any,
     ) -> AsyncIterator[ListedJob]:
-        """Jobs of the project, newest first. `label` holds `key=value` or `key`; all must hold."""
+        """Jobs of the project, newest first. `label` holds `key=value` or `key`; all must hold. Further filters are those of the list:
+        `name outcome dataset_id created_before sort expand`."""
         moment = None if created_after is None else created_after.astimezone().isoformat()
         asked = {"status": tuple(status), "label": tuple(label), "model_id": model_id, "created_after": moment, "limit": 100, **filters}
         return self._transport.every(ListedJob, Call("GET", "/v1/jobs", asked))
@@ -143,6 +148,10 @@ class AsyncJobs:
     async def retry(self, job_id: str, *, idempotency_key: str | None = None) -> AsyncJobHandle:
         """Run the spec of an ended job again, as a new job."""
         return await self._handle(Call("POST", f"/v1/jobs/{job_id}/retry", headers=keyed(idempotency_key)))
+
+    async def rerun(self, job_id: str, patch: Spec, *, idempotency_key: str | None = None) -> AsyncJobHandle:
+        """Run the spec of a job with changes, as a new job. The patch is a JSON Merge Patch: None takes a field away, lists are replaced."""
+        return await self._handle(spec_call(f"/v1/jobs/{job_id}/rerun", patch, headers=keyed(idempotency_key)))
 
     async def delete(self, job_id: str) -> None:
         """Remove an ended job with what it published."""
@@ -202,5 +211,38 @@ class AsyncJobs:
                         raise
         return saved
 
+    async def submitted(self, call: Call) -> AsyncJobHandle:
+        """The job in the answer of any request that makes one."""
+        return await self._handle(call)
+
     async def _handle(self, call: Call) -> AsyncJobHandle:
         return AsyncJobHandle.read((await self._transport.send(call)).content, self)
+
+
+class AsyncTemplates:
+    """Specs, or parts of one, that jobs are made of."""
+
+    def __init__(self, transport: AsyncTransport, jobs: AsyncJobs) -> None:
+        self._transport = transport
+        self._jobs = jobs
+
+    async def create(self, name: str, spec: Mapping[str, Any], *, description: str | None = None) -> Template:
+        """Keep a spec; `model` and `dataset` may be left to the jobs."""
+        body = {"name": name, "spec": dict(spec), "description": description}
+        return await self._transport.fetch(Template, Call.of("POST", "/v1/templates", body, repeatable=False))
+
+    async def get(self, template_id: str) -> Template:
+        """One template."""
+        return await self._transport.fetch(Template, Call("GET", f"/v1/templates/{template_id}"))
+
+    def list(self, *, name: str | None = None) -> AsyncIterator[Template]:
+        """Those of the project, newest first."""
+        return self._transport.every(Template, Call("GET", "/v1/templates", {"name": name, "limit": 100}))
+
+    async def submit(self, template_id: str, patch: Spec, *, idempotency_key: str | None = None) -> AsyncJobHandle:
+        """Make a job of a template, with the model, the dataset and whatever else the patch gives."""
+        return await self._jobs.submitted(spec_call(f"/v1/templates/{template_id}/jobs", patch, headers=keyed(idempotency_key)))
+
+    async def delete(self, template_id: str) -> None:
+        """Forget a template; jobs that were made of it stay."""
+        await self._transport.remove(f"/v1/templates/{template_id}")

@@ -8,9 +8,10 @@ from typing import Any, Self
 
 import httpx
 
-from modelpress.client.synchronous.jobs import Jobs
+from modelpress.client.synchronous.jobs import Jobs, Templates
 from modelpress.client.synchronous.library import Artifacts, Datasets, Models, Uploads
 from modelpress.client.synchronous.transport import Transport
+from modelpress.client.synchronous.webhooks import Webhooks
 from modelpress.client.wire import DEFAULT_URL, Call, Json
 
 
@@ -19,8 +20,9 @@ class Client:
 
     Attributes:
         models, datasets, uploads: What is compressed, and with what.
-        jobs: Compressions.
+        jobs, templates: Compressions, and what they are made of.
         artifacts: What they published.
+        webhooks: Addresses that news of them go to.
     """
 
     def __init__(
@@ -54,7 +56,9 @@ class Client:
         self.models = Models(self._transport, self.uploads)
         self.datasets = Datasets(self._transport, self.uploads)
         self.jobs = Jobs(self._transport)
+        self.templates = Templates(self._transport, self.jobs)
         self.artifacts = Artifacts(self._transport)
+        self.webhooks = Webhooks(self._transport)
 
     def methods(self) -> list[dict[str, Any]]:
         """What this installation can do, with the schema of every method's parameters."""

@@ -1,6 +1,6 @@
 """Written by `make docs` from the module of this name in `modelpress.client.asynchronous`; do not edit."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from modelpress.client.errors import ApiError, JobFailed, WaitTimeout
 from modelpress.client.synchronous.transport import Transport
 from modelpress.client.wire import Call, Deadline, HttpEvent, Spec, inside, keyed, spec_call
 from modelpress.resources.common import Page
-from modelpress.resources.jobs import TERMINAL, Artifact, Event, Job, ListedJob, Series, SeriesList, Status, Verdict
+from modelpress.resources.jobs import TERMINAL, Artifact, Event, Job, ListedJob, Series, SeriesList, Status, Template, Verdict
 
 OnEvent = Callable[[HttpEvent], object]
 _POLL_SECONDS = 30
@@ -58,6 +58,10 @@ class JobHandle(Job):
     def retry(self) -> "JobHandle":
         """The same spec as a new job."""
         return self._jobs.retry(self.id)
+
+    def rerun(self, patch: Spec) -> "JobHandle":
+        """Its spec with changes as a new job."""
+        return self._jobs.rerun(self.id, patch)
 
     def events(self, *, follow: bool = True) -> Iterator[HttpEvent]:
         """Its history, and what happens further."""
@@ -115,7 +119,8 @@ class Jobs:
         created_after: datetime | None = None,
         **filters: Any,
     ) -> Iterator[ListedJob]:
-        """Jobs of the project, newest first. `label` holds `key=value` or `key`; all must hold."""
+        """Jobs of the project, newest first. `label` holds `key=value` or `key`; all must hold. Further filters are those of the list:
+        `name outcome dataset_id created_before sort expand`."""
         moment = None if created_after is None else created_after.astimezone().isoformat()
         asked = {"status": tuple(status), "label": tuple(label), "model_id": model_id, "created_after": moment, "limit": 100, **filters}
         return self._transport.every(ListedJob, Call("GET", "/v1/jobs", asked))
@@ -143,6 +148,10 @@ class Jobs:
     def retry(self, job_id: str, *, idempotency_key: str | None = None) -> JobHandle:
         """Run the spec of an ended job again, as a new job."""
         return self._handle(Call("POST", f"/v1/jobs/{job_id}/retry", headers=keyed(idempotency_key)))
+
+    def rerun(self, job_id: str, patch: Spec, *, idempotency_key: str | None = None) -> JobHandle:
+        """Run the spec of a job with changes, as a new job. The patch is a JSON Merge Patch: None takes a field away, lists are replaced."""
+        return self._handle(spec_call(f"/v1/jobs/{job_id}/rerun", patch, headers=keyed(idempotency_key)))
 
     def delete(self, job_id: str) -> None:
         """Remove an ended job with what it published."""
@@ -202,5 +211,38 @@ class Jobs:
                         raise
         return saved
 
+    def submitted(self, call: Call) -> JobHandle:
+        """The job in the answer of any request that makes one."""
+        return self._handle(call)
+
     def _handle(self, call: Call) -> JobHandle:
         return JobHandle.read((self._transport.send(call)).content, self)
+
+
+class Templates:
+    """Specs, or parts of one, that jobs are made of."""
+
+    def __init__(self, transport: Transport, jobs: Jobs) -> None:
+        self._transport = transport
+        self._jobs = jobs
+
+    def create(self, name: str, spec: Mapping[str, Any], *, description: str | None = None) -> Template:
+        """Keep a spec; `model` and `dataset` may be left to the jobs."""
+        body = {"name": name, "spec": dict(spec), "description": description}
+        return self._transport.fetch(Template, Call.of("POST", "/v1/templates", body, repeatable=False))
+
+    def get(self, template_id: str) -> Template:
+        """One template."""
+        return self._transport.fetch(Template, Call("GET", f"/v1/templates/{template_id}"))
+
+    def list(self, *, name: str | None = None) -> Iterator[Template]:
+        """Those of the project, newest first."""
+        return self._transport.every(Template, Call("GET", "/v1/templates", {"name": name, "limit": 100}))
+
+    def submit(self, template_id: str, patch: Spec, *, idempotency_key: str | None = None) -> JobHandle:
+        """Make a job of a template, with the model, the dataset and whatever else the patch gives."""
+        return self._jobs.submitted(spec_call(f"/v1/templates/{template_id}/jobs", patch, headers=keyed(idempotency_key)))
+
+    def delete(self, template_id: str) -> None:
+        """Forget a template; jobs that were made of it stay."""
+        self._transport.remove(f"/v1/templates/{template_id}")

@@ -88,6 +88,7 @@ class _Files(Generic[Kind]):
         name: str | None = None,
         format: str | None = None,
         metadata: Mapping[str, Any] | None = None,
+        labels: Mapping[str, str] | None = None,
         upload_id: str | None = None,
         idempotency_key: str | None = None,
     ) -> Kind:
@@ -98,6 +99,7 @@ class _Files(Generic[Kind]):
             name: How lists show it; by default the file's name without its ending.
             format: Told from the bytes where it is missing.
             metadata: What the service should know about it, such as `{"preprocessing": {"scale": 0.00392}}`.
+            labels: Pairs to find it by.
             upload_id: Of an upload that raised UploadInterrupted.
             idempotency_key: Under one key a file is taken once, however often the call is made.
 
@@ -116,10 +118,12 @@ class _Files(Generic[Kind]):
                 **digest_header(hashlib.sha256(content).digest()),
                 **keyed(idempotency_key),
             }
-            call = Call("POST", self._path, {**described, "metadata": stated}, headers, content)
+            pairs = tuple(f"{key}={value}" for key, value in (labels or {}).items())
+            call = Call("POST", self._path, {**described, "metadata": stated, "label": pairs}, headers, content)
         else:
             finished = self._uploads.send(file, upload_id=upload_id)
-            body = {key: value for key, value in described.items() if value} | {"upload_id": finished.id, "metadata": dict(metadata or {})}
+            about = {"upload_id": finished.id, "metadata": dict(metadata or {}), "labels": dict(labels or {})}
+            body = {**{key: value for key, value in described.items() if value}, **about}
             call = Call.of("POST", self._path, body, headers=keyed(idempotency_key))
         return self._transport.fetch(self._kind, call)
 
@@ -137,9 +141,15 @@ class _Files(Generic[Kind]):
             seconds = min(2 * seconds, 5.0)
         return found
 
-    def list(self) -> Iterator[Kind]:
-        """All of the project, newest first."""
-        return self._transport.every(self._kind, Call("GET", self._path, {"limit": 100}))
+    def list(self, *, label: Sequence[str] = (), **filters: Any) -> Iterator[Kind]:
+        """Those of the project, newest first. Filters are those of the list: `name sha256 format created_after created_before sort`;
+        `label` holds `key=value` or `key`, all must hold."""
+        return self._transport.every(self._kind, Call("GET", self._path, {"label": tuple(label), "limit": 100, **filters}))
+
+    def change(self, item_id: str, *, name: str | None = None, labels: Mapping[str, str | None] | None = None) -> Kind:
+        """Give it another name, and other labels; a label of None is taken away."""
+        body = {"labels": dict(labels or {})} | ({"name": name} if name else {})
+        return self._transport.fetch(self._kind, Call.of("PATCH", f"{self._path}/{item_id}", body))
 
     def download(self, item_id: str, target: File) -> Path:
         """Save the uploaded file, byte for byte."""
@@ -162,11 +172,12 @@ class Models(_Files[Model]):
         *,
         name: str | None = None,
         metadata: Mapping[str, Any] | None = None,
+        labels: Mapping[str, str] | None = None,
         idempotency_key: str | None = None,
     ) -> Model:
         """An untrained network of a builtin architecture, such as `"lenet_300_100"` or `{"name": …, "params": {…}, "seed": 0}`."""
         stated = architecture if isinstance(architecture, str) else dict(architecture)
-        body = {"architecture": stated, "metadata": dict(metadata or {})} | ({"name": name} if name else {})
+        body = {"architecture": stated, "metadata": dict(metadata or {}), "labels": dict(labels or {})} | ({"name": name} if name else {})
         return self._transport.fetch(Model, Call.of("POST", self._path, body, headers=keyed(idempotency_key)))
 
     def layers(self, model_id: str) -> Sequence[Layer]:
@@ -191,6 +202,16 @@ class Artifacts:
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
 
+    def list(self, *, label: Sequence[str] = (), **filters: Any) -> Iterator[Artifact]:
+        """Artifacts of all jobs, newest first. Filters are those of the list: `filename name kind format sha256 job_id created_after
+        created_before sort`; `label` holds `key=value` or `key`, all must hold."""
+        return self._transport.every(Artifact, Call("GET", "/v1/artifacts", {"label": tuple(label), "limit": 100, **filters}))
+
+    def change(self, artifact_id: str, *, name: str | None = None, labels: Mapping[str, str | None] | None = None) -> Artifact:
+        """Give it a name, and labels; a label of None is taken away. Its bytes never change."""
+        body = {"labels": dict(labels or {})} | ({"name": name} if name else {})
+        return self._transport.fetch(Artifact, Call.of("PATCH", f"/v1/artifacts/{artifact_id}", body))
+
     def get(self, artifact_id: str) -> Artifact:
         """One artifact: size, hash, and what was measured on this very file."""
         return self._transport.fetch(Artifact, Call("GET", f"/v1/artifacts/{artifact_id}"))
@@ -209,11 +230,12 @@ class Artifacts:
         *,
         name: str | None = None,
         metadata: Mapping[str, Any] | None = None,
+        labels: Mapping[str, str] | None = None,
         setting: str | None = None,
         idempotency_key: str | None = None,
     ) -> Model:
         """Make a model of an artifact, to compress it further."""
-        body = {"name": name, "metadata": None if metadata is None else dict(metadata), "setting": setting}
+        body = {"name": name, "labels": dict(labels or {}), "metadata": None if metadata is None else dict(metadata), "setting": setting}
         stated = {key: value for key, value in body.items() if value is not None}
         call = Call.of("POST", f"/v1/artifacts/{artifact_id}/promote", stated, headers=keyed(idempotency_key))
         return self._transport.fetch(Model, call)

@@ -11,8 +11,8 @@ import httpx
 import numpy as np
 import pytest
 
-from api.front import connections
-from api.front.connections import Bounds
+from api.front import room
+from api.front.room import Bounds
 from tests.api.conftest import Server, npz
 
 BOUNDS = Bounds(connections=20, head_bytes=8192, header_count=20, head_seconds=0.5, stall_seconds=0.5, unread_bytes=2**20)
@@ -21,7 +21,7 @@ BOUNDS = Bounds(connections=20, head_bytes=8192, header_count=20, head_seconds=0
 @pytest.fixture
 def strict(start: Callable[..., Server], monkeypatch: pytest.MonkeyPatch) -> Server:
     """A server that has little patience and few places."""
-    monkeypatch.setattr(connections, "LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(room, "LOOK_SECONDS", 0.05)
     return start(BOUNDS, auth="off", max_upload_bytes=2**30)
 
 

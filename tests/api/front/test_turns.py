@@ -49,6 +49,24 @@ def test_a_round_is_short_and_clients_are_served_in_turn() -> None:
     assert begun == [*"aaa", *"abc", *"abc", *"bcb", *"cbc"]
 
 
+def test_what_is_given_up_is_the_last_of_the_client_with_most() -> None:
+    begun: list[str] = []
+    given_up: list[str] = []
+
+    async def run() -> None:
+        loop, turns = asyncio.get_running_loop(), Turns(1)
+        for name in ("a1", "a2", "b1", "b2", "b3"):
+            turns.begin(loop, lambda name=name: name[0], partial(begun.append, name), partial(given_up.append, name))  # type: ignore[misc]
+        assert [turns.give_up_one() for _ in range(2)] == [True, True]
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert not turns.give_up_one()
+
+    asyncio.run(run())
+    assert given_up[0] == "b3"
+    assert sorted(begun + given_up) == ["a1", "a2", "b1", "b2", "b3"]
+
+
 def test_rounds_may_be_apart() -> None:
     begun: list[float] = []
 

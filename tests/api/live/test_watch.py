@@ -60,3 +60,28 @@ def test_an_event_that_both_read_is_sent_once() -> None:
         assert _seqs(topic.newer(0)) == [1, 2, 3, 4, 5, 6, 7]
 
     asyncio.run(run())
+
+
+def test_many_who_wait_are_woken_a_few_at_a_time_and_none_is_forgotten() -> None:
+    async def run() -> list[int]:
+        topic, woken = Topic("prj_1", "job_1", watchers=200), []
+
+        async def follow(number: int) -> None:
+            while not topic.polled:
+                await topic.next_change()
+            woken.append(number)
+
+        following = [asyncio.create_task(follow(number)) for number in range(200)]
+        await asyncio.sleep(0)
+        topic.publish(Mark(1, 1, "running"), News((), b""))
+        counts = []
+        while len(woken) < 200:
+            before = len(woken)
+            await asyncio.sleep(0)
+            counts.append(len(woken) - before)
+        await asyncio.gather(*following)
+        return counts
+
+    counts = asyncio.run(run())
+    assert sum(counts) == 200
+    assert max(counts) <= 64

@@ -199,6 +199,18 @@ def test_the_report_can_be_read_back(pipeline: Ran, files: Path) -> None:
     assert "small_test_split" in {warning["code"] for warning in report["warnings"]}
 
 
+def test_the_report_says_which_classes_were_lost_and_how_times_are_distributed(pipeline: Ran) -> None:
+    report = pipeline.report
+    count = report["evaluation"]["examples_count"]
+    assert sum(item["examples_count"] for item in report["classes"]) == count
+    for side, name in (("baseline", "right_before_count"), ("result", "right_after_count")):
+        assert sum(item[name] for item in report["classes"]) == pytest.approx(count * report[side]["metrics"]["test.top1"])
+        times = report[side]["latency_ms"]["quantiles"]
+        assert times == sorted(times)
+        assert times[4] == pytest.approx(report[side]["latency_ms"]["p50"], rel=1e-3)
+    assert report["finished_at"].endswith("Z")
+
+
 def test_the_same_seed_gives_the_same_bytes(pipeline: Ran, ran: Callable[..., Ran]) -> None:
     again = ran(PIPELINE)
     assert (again.directory / "out" / "model.onnx").read_bytes() == (pipeline.directory / "out" / "model.onnx").read_bytes()

@@ -12,7 +12,7 @@ from engine.contract.heads import Head
 from engine.contract.metadata import DatasetMetadata
 from engine.data.loading import load_dataset
 from engine.measuring.examples import with_evaluation_split
-from engine.methods.step import StepContext
+from engine.methods.step import Known, StepContext
 from tests.engine.conftest import signature
 from tests.engine.small import dataset_file
 
@@ -23,7 +23,9 @@ def context(folder: Path, splits: list[str], evaluated: str) -> StepContext:
     path = dataset_file(folder / "data.npz", splits=splits)
     data = with_evaluation_split(load_dataset(path, "npz", DatasetMetadata(), signature(), folder), evaluated, 0)
     network: Any = SimpleNamespace(signature=signature())
-    return StepContext(seed=0, work=folder, emit=lambda _: None, baseline=network, data=data, evaluation_split=evaluated, heads=(HEAD,))
+    return StepContext(
+        seed=0, work=folder, emit=lambda _: None, baseline=network, data=data, evaluation_split=evaluated, known=lambda: Known((HEAD,))
+    )
 
 
 def rows(split: Any) -> set[bytes]:
@@ -63,7 +65,7 @@ def test_one_training_example_leaves_none_to_calibrate_on(tmp_path: Path) -> Non
     )
     data = load_dataset(tmp_path / "one.npz", "npz", DatasetMetadata(), signature(), tmp_path)
     network: Any = SimpleNamespace(signature=signature())
-    step = StepContext(seed=0, work=tmp_path, emit=lambda _: None, baseline=network, data=data, heads=(HEAD,))
+    step = StepContext(seed=0, work=tmp_path, emit=lambda _: None, baseline=network, data=data, known=lambda: Known((HEAD,)))
     with pytest.raises(EngineError) as caught:
         step.held_out_from_evaluation()
     assert caught.value.code == "no_validation_examples"

@@ -21,6 +21,7 @@ from engine.heads.find import find_heads, outputs_of
 from engine.methods.context import Context
 from engine.methods.distillation.distillation import apply as distil
 from engine.methods.distillation.spec import Distillation
+from engine.methods.step import Known
 from engine.networks.network import Signature, TensorSpec
 from engine.outputs import losses
 from engine.outputs.evidence import Column
@@ -160,7 +161,7 @@ def context(kind: str, module: nn.Module, tmp_path: Path, *, targets: bool = Tru
         emit=lambda event: None,
         baseline=ModuleNetwork(signature, module),
         data=Splits(splits),
-        heads=found.heads,
+        known=lambda: Known(found.heads),
     ).for_step(0, (0.0, 1.0))
 
 

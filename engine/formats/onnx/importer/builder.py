@@ -151,11 +151,11 @@ class Builder:
         return self.call("expand", row, [self.batch, *[-1] * (rank - 1)]) if spread else row
 
     def before(self, value: Value) -> tuple[fx.Node, Flow] | None:
-        """The node that made a value, and that node's own first input, where both flow."""
+        """The node that made a value, and that node's own first input, where both flow; None where that is a tuple."""
         if not isinstance(value, Flow) or not value.node.args:
             return None
         source = self._flows.get(value.node.args[0])  # type: ignore[arg-type]
-        return None if source is None else (value.node, source)
+        return None if source is None or not isinstance(source.probes[0], torch.Tensor) else (value.node, source)
 
     def layer_of(self, value: Value | None) -> nn.Module | None:
         """The layer whose output the value is, if it is called once only."""

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import operator
 from typing import Any
 
 import torch
-from torch import nn
+from torch import fx, nn
 
 from engine.formats.onnx.importer.builder import Builder
 from engine.formats.onnx.importer.reader import Op
-from engine.formats.onnx.importer.values import Constant, Value
+from engine.formats.onnx.importer.values import Constant, Flow, Value
 
 _LAYERS: dict[str, type[Any]] = {"GRU": nn.GRU, "LSTM": nn.LSTM, "RNN": nn.RNN}
 _ORDER = {"GRU": (1, 0, 2), "LSTM": (0, 2, 3, 1), "RNN": (0,)}
 """Where torch's gates stand in ONNX: LSTM i o f c → i f g o; GRU z r h → r z n."""
+_MOVING = frozenset(["contiguous", "expand", "permute", "reshape", "squeeze", "transpose", "unsqueeze"])
 _ACTIVATIONS = {"GRU": ["Sigmoid", "Tanh"], "LSTM": ["Sigmoid", "Tanh", "Tanh"], "RNN": ["Tanh"]}
 
 
@@ -86,19 +88,35 @@ def _initial_state(op: Op, build: Builder) -> Any:
     """The initial state as the layer takes it; None where it is zero."""
     count = 2 if op.type == "LSTM" else 1
     given = [op.get(5 + index) for index in range(count)]
-    if all(item is None or (isinstance(item, Constant) and not bool(item.tensor.any())) for item in given):
+    if all(item is None or _is_zero(item, build) for item in given):
         return None
     if any(item is None for item in given):
         op.fail("only one of two initial states is given")
     # A state spread over the batch has no strides of its own, which torch.export refuses as what a GRU's loop carries.
-    states = [build.call("contiguous", _over_batch(build, item)) for item in given if item is not None]
+    states = [build.call("contiguous", _over_batch(op, build, item)) for item in given if item is not None]
     return tuple(states) if count == 2 else states[0]
 
 
-def _over_batch(build: Builder, state: Value) -> Value:
+def _is_zero(value: Value, build: Builder) -> bool:
+    """Whether a state is zero in all places, as exporters make one for the running batch."""
+    if isinstance(value, Constant):
+        return not bool(value.tensor.any())
+    node: Any = value.node if isinstance(value, Flow) else None
+    while isinstance(node, fx.Node) and node.op == "call_method" and node.target in _MOVING:
+        node = node.args[0]
+    if not isinstance(node, fx.Node):
+        return False
+    if node.op == "get_attr":
+        return not bool(operator.attrgetter(str(node.target))(build.root).any())
+    return node.op == "call_function" and node.target is torch.full and bool(node.args[1] == 0)
+
+
+def _over_batch(op: Op, build: Builder, state: Value) -> Value:
     """A constant state of the exported batch, spread over the running one."""
     if build.batch is None or not isinstance(state, Constant):
         return state
+    if not bool((state.tensor == state.tensor[:, :1]).all()):
+        op.fail("its initial state differs between the examples of the batch that the file fixes")
     return build.call("expand", Constant(state.tensor[:, :1].contiguous(), state.source), [-1, build.batch, -1])
 
 

@@ -215,7 +215,7 @@ def agrees(file: Path, module: nn.Module, inputs: Sequence[Tensor], *, half: boo
             outputs = module.forward(*inputs)  # Not a call: a traced network that is called prints what it fails with.
     except (EngineError, RuntimeError, ValueError, IndexError):
         return False  # Whatever the two refuse, the general exporter takes the network.
-    wanted = [item.numpy() for item in ([outputs] if isinstance(outputs, Tensor) else outputs)]
+    wanted = [item.detach().numpy() for item in ([outputs] if isinstance(outputs, Tensor) else outputs)]
     return len(wanted) == len(got) and all(_same(a, b, half=half) for a, b in zip(wanted, got, strict=True))
 
 

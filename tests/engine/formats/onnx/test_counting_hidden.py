@@ -171,3 +171,35 @@ def test_packed_weights_of_an_unknown_form_have_no_count() -> None:
     packed = {"packed": np.arange(32, dtype=np.uint8), "absmax": normal(4)}
     proto = model([bnb4], {"x": [1, 16]}, ["y"], packed, domain="com.microsoft")
     assert (count_graph(proto).params_count, count_graph(proto).macs_count) == (None, None)
+
+
+def test_numbers_that_a_constant_node_lists_are_weights() -> None:
+    listed = [node("Constant", [], ["b"], value_floats=[0.5, 0.0, -1.0])]
+    proto = model(
+        [*listed, node("MatMul", ["x", "w"], ["p"]), node("Add", ["p", "b"], ["y"])], {"x": [BATCH, 4]}, ["y"], {"w": normal(4, 3)}
+    )
+    counts = count_graph(proto)
+    assert (counts.params_count, counts.nonzero_params_count) == (15, 14)
+
+
+def test_peepholes_are_weights_quantized_or_not(tmp_path: Path) -> None:
+    weights = {"w": normal(1, 20, 3), "r": normal(1, 20, 5), "b": normal(1, 40), "p": normal(1, 15)}
+    layer = node("LSTM", ["xt", "w", "r", "b", "", "", "", "p"], ["y", "h"], hidden_size=5)
+    proto = model([node("Transpose", ["x"], ["xt"], perm=[1, 0, 2]), layer], {"x": [BATCH, 4, 3]}, ["h"], weights)
+    onnx.save(proto, tmp_path / "m.onnx")
+    ort_quantization.quantize_dynamic(tmp_path / "m.onnx", tmp_path / "q.onnx")
+    assert any(item.op_type == "DynamicQuantizeLSTM" for item in onnx.load(tmp_path / "q.onnx").graph.node)
+    whole = 60 + 100 + 40 + 15
+    assert count_onnx(tmp_path / "m.onnx").params_count == count_onnx(tmp_path / "q.onnx").params_count == whole
+
+
+def test_recurrent_layers_whose_last_states_alone_are_read_all_count() -> None:
+    """Their first output is left out, so that nothing but the second tells them apart."""
+    weights = {name: normal(1, 20, size) for name, size in (("w", 3), ("r", 5), ("v", 3), ("s", 5))}
+    layers = [node("LSTM", ["xt", *pair], ["", state], hidden_size=5) for pair, state in (("wr", "h"), ("vs", "g"))]
+    proto = model(
+        [node("Transpose", ["x"], ["xt"], perm=[1, 0, 2]), *layers, node("Add", ["h", "g"], ["y"])], {"x": [BATCH, 4, 3]}, ["y"], weights
+    )
+    counts = count_graph(proto)
+    assert (counts.params_count, counts.macs_count) == (2 * 20 * (3 + 5), 2 * 4 * 20 * (3 + 5))
+    assert all(weight.readers in (("h",), ("g",)) for weight in weight_tensors(proto).values())

@@ -73,6 +73,17 @@ def test_gemm(attributes: dict, weight: np.ndarray, bias: np.ndarray | None) -> 
     assert [type(layer).__name__ for layer in module.children()] == ["Linear"]
 
 
+@pytest.mark.parametrize("kind", ["TopK", "Split"])
+def test_linear_layer_behind_a_part_of_several_outputs(kind: str) -> None:
+    """Flattened: the layer looks back for features that were moved, and finds an operator of two outputs."""
+    attributes = {"axis": 1} if kind == "TopK" else {"axis": 1, "num_outputs": 2}
+    inputs = ["x", "k"] if kind == "TopK" else ["x"]
+    nodes = [node(kind, inputs, ["a", "b"], **attributes), node("Flatten", ["a"], ["f"]), node("Gemm", ["f", "w"], ["y"])]
+    constants = {"w": normal(8, 3), **({"k": ints(2)} if kind == "TopK" else {})}
+    proto = model(nodes, {"x": [BATCH, 4, 4]}, ["y"], constants, opset=18)
+    assert_same(proto, {"x": normal(2, 4, 4)}, {"x": normal(5, 4, 4)})
+
+
 def test_gemm_of_flowing_matrices() -> None:
     proto = model([node("Gemm", ["x", "z"], ["y"], transA=1, alpha=0.5)], {"x": [BATCH, 4], "z": [BATCH, 3]}, ["y"])
     assert_same(proto, {"x": normal(5, 4), "z": normal(5, 3)})

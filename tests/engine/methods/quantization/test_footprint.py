@@ -62,3 +62,14 @@ def test_the_growth_of_a_run_is_seen(wide: Path) -> None:
 def test_large_examples_are_compared_one_alone() -> None:
     assert len(agreement.examples(iter([{}] * 10), 1 << 20)) == agreement.COMPARED_EXAMPLES
     assert len(agreement.examples(iter([{}] * 10), 1 << 28)) == 1
+
+
+def test_the_orders_are_not_tried_where_little_is_alive_at_one_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A chain of forty values of 8 MiB, two of which are alive at one time; read once more at the end, all of them are."""
+    monkeypatch.setattr(footprint, "_growth", lambda *_, by_priority, **__: 50 if by_priority else 100)
+    names = [f"h{place}" for place in range(41)]
+    nodes = [helper.make_node("Identity", [before], [after]) for before, after in zip(["x", *names[:-1]], names, strict=True)]
+    for also, by_priority in (([], False), ([helper.make_node("Sum", names, ["z"])], True)):
+        path = save(tmp_path / "net.onnx", [*nodes, *also], {}, {"x": ["n", 1 << 21]}, {("z" if also else names[-1]): ["n", 1 << 21]})
+        found = footprint.choose(path, {"x": np.zeros((1, 1 << 21), np.float32)}, None, threads=1)
+        assert (found.batch_size, found.by_priority) == (1, by_priority)

@@ -164,3 +164,34 @@ def test_the_smallest_that_meets_the_target_or_the_fastest_that_is_near_or_the_n
 )
 def test_near_is_a_point_of_accuracy_or_a_cosine(baseline: dict[str, float], metrics: dict[str, float], near: bool) -> None:
     assert is_near(baseline, metrics) is near
+
+
+def test_dynamic_is_published_where_every_static_kind_is_too_far(tmp_path: Path) -> None:
+    """Examples a thousand times larger than others, through layers without biases: no fixed range holds both, in any layer."""
+    rng = np.random.default_rng(0)
+    names = ("w1", "w2", "w3", "w4")
+    shapes = ((16, 32), (32, 32), (32, 32), (32, 5))
+    weights = {name: (rng.standard_normal(shape) / np.sqrt(shape[0])).astype(np.float32) for name, shape in zip(names, shapes, strict=True)}
+    nodes = [helper.make_node("MatMul", ["x", "w1"], ["a1"], "m1"), helper.make_node("Relu", ["a1"], ["r1"], "r1")]
+    for layer in (2, 3):
+        nodes += [
+            helper.make_node("MatMul", [f"r{layer - 1}", f"w{layer}"], [f"a{layer}"], f"m{layer}"),
+            helper.make_node("Relu", [f"a{layer}"], [f"r{layer}"], f"r{layer}"),
+        ]
+    nodes.append(helper.make_node("MatMul", ["r3", "w4"], ["y"], "m4"))
+    path = save(tmp_path / "model.onnx", nodes, weights, {"x": ["batch", 16]}, {"y": ["batch", 5]})
+    session = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
+    arrays = {}
+    for split in ("train", "test"):
+        x = (rng.standard_normal((1000, 16)) * 10 ** rng.uniform(-1.5, 1.5, (1000, 1))).astype(np.float32)
+        scores = session.run(None, {"x": x})[0]
+        first, second = np.sort(scores, axis=1)[:, :-3:-1].T
+        clear = np.argsort((second - first) / np.abs(scores).max(1))[:200]
+        arrays |= {f"x_{split}": x[clear], f"y_{split}": scores[clear].argmax(1)}
+    np.savez(tmp_path / "data.npz", **arrays)  # type: ignore[arg-type]
+    report, tries = run(tmp_path, tmp_path / "job")
+    assert not any(item.get("near_enough") for kind, item in tries.items() if kind != "dynamic")
+    assert tries["dynamic"]["kept"]
+    assert report["result"]["metrics"]["test.top1"] == tries["dynamic"]["metrics"]["test.top1"] >= 0.98
+    assert any(node.op_type == "MatMulInteger" for node in onnx.load(tmp_path / "job" / "out" / "model.onnx").graph.node)
+    assert "quantized_too_far" not in {warning["code"] for warning in report["warnings"]}

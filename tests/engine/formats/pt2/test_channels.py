@@ -1,0 +1,42 @@
+"""An exported program can lose the channels that the network it was exported from can lose."""
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from engine.architectures.build import build_architecture
+from engine.contract.metadata import ModelMetadata
+from engine.formats.loading import load_network
+from engine.networks.example_inputs import example_inputs
+from engine.structure.graph import ChannelGraph
+from engine.structure.proof import removable
+
+NETWORKS: list[dict[str, Any]] = [
+    {"name": "resnet8"},
+    {"name": "mobilenet_v2"},
+    {"name": "vit_small_images", "params": {"depth": 1, "width": 16, "heads": 2}},
+    {"name": "byte_transformer", "params": {"depth": 1, "width": 16, "heads": 2, "length": 8}},
+]
+
+
+@pytest.mark.parametrize("description", NETWORKS, ids=lambda each: each["name"])
+def test_the_same_channels_can_go(description: dict[str, Any], tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    module, signature = build_architecture(description)
+    module.eval()
+    examples = example_inputs(signature, 2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program = torch.export.export(module, examples, dynamic_shapes=({0: torch.export.Dim("batch")},))
+        torch.export.save(program, tmp_path / "net.pt2")
+    network = load_network(tmp_path / "net.pt2", "pt2", ModelMetadata(), tmp_path)
+    found = []
+    for each in (module, network.module):
+        graph = ChannelGraph(each, examples)
+        names = removable(each, examples, [group.name for group in graph.groups], graph)
+        assert len(names) == len(graph.groups) > 1
+        found.append(sorted((group.layers, group.channels_count, len(group.units)) for group in graph.groups))
+    assert found[0] == found[1]
