@@ -50,14 +50,21 @@ async def read_form(request: Request) -> Form:
 
 async def _body(request: Request) -> bytes:
     held = getattr(request.state, "held", None)
+    announced = request.headers.get("content-length", "")
     body = b""
+    if announced.isdecimal() and int(announced) > MOST_BYTES:
+        raise _too_large()
     async for chunk in request.stream():
         if len(body) + len(chunk) > MOST_BYTES:
-            raise RequestTooLarge(f"a form may have at most {MOST_BYTES} bytes")
+            raise _too_large()
         if held is not None:
             held.add_document(len(chunk))
         body += chunk
     return body
+
+
+def _too_large() -> RequestTooLarge:
+    return RequestTooLarge(f"a form may have at most {MOST_BYTES} bytes")
 
 
 Sent = Annotated[Form, Depends(read_form)]

@@ -105,13 +105,17 @@ class Supernet:
                 self.graph.remove(group, group.units[~left].reshape(-1).tolist())
 
     def cut_to(self, counts: Mapping[str, int]) -> None:
-        """Make these widths the largest that there are; counts are of the units that the network had at first."""
+        """Make these widths the largest that there are; counts are of the units that the network had at first.
+
+        A group of which one unit is left is none any more: it is the same at every width.
+        """
         kept = self.units(counts)
         self.cut(counts)
         self.graph = ChannelGraph(self.module, self.inputs)
         present = {group.name: group for group in self.graph.groups}
-        self._order = {name: torch.searchsorted(kept[name], order[: counts[name]]) for name, order in self._order.items()}
-        self.groups = [present[group.name] for group in self.groups]
+        self.groups = [present[group.name] for group in self.groups if group.name in present]
+        left = [group.name for group in self.groups]
+        self._order = {name: torch.searchsorted(kept[name], self._order[name][: counts[name]]) for name in left}
 
 
 def calibrate(network: Switchable, numbers: range, context: Context) -> None:

@@ -72,3 +72,14 @@ def test_it_takes_the_supernet_of_a_slimmable_step_in_the_order_that_was_trained
     assert made.settings == UNNAMED
     kept = made.module[0].out_channels
     assert torch.equal(made.module[0].weight, trained.module.widest[0].weight[:kept]), "the first ones, whatever their size"
+
+
+def test_layers_of_which_one_channel_is_left_are_cut_all_the_same(world):
+    module = nn.Sequential(
+        nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(),
+        nn.Flatten(), nn.Linear(512, CLASSES),
+    )  # fmt: skip
+    here = world(module)
+    made = apply(here.network, params(budget={"params_ratio": 0.01}), here.context).module
+    assert [made[0].out_channels, made[3].out_channels] == [1, 2]
+    assert [event.code for event in here.of("warning")] == ["budget_missed"]
