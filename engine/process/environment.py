@@ -19,10 +19,11 @@ def scrubbed(environment: Mapping[str, str]) -> dict[str, str]:
 def of_parent(environment: Mapping[str, str]) -> dict[str, str]:
     """Environment of the parent of job children, readable by them in /proc.
 
-    No library may start a thread when it is imported (NumPy's pool, ONNX Runtime's telemetry): it would neither survive a fork nor
-    be confined with its process.
+    No library may start a thread when it is imported (NumPy's pool, ONNX Runtime's telemetry, the allocator of pyarrow): it would
+    neither survive a fork nor be confined with its process.
     """
     one_thread = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "ORT_DISABLE_TELEMETRY": "1"}
+    one_thread["JE_ARROW_MALLOC_CONF"] = "background_thread:false"
     python = {"PYTHONDONTWRITEBYTECODE": "1", "PYTHONUNBUFFERED": "1", "PYTHONSAFEPATH": "1"}
     root = Path(engine.__file__).parent.parent
     if root.name not in ("site-packages", "dist-packages"):  # a source checkout: not on the path by itself

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from engine.contract.events import Done, parse_event
+from engine.process.environment import of_parent
 from engine.process.launcher import Launcher, LaunchError
 from engine.process.request import NAMESPACES, Request
 from engine.process.sandbox.isolation import LAYERS
@@ -27,6 +28,13 @@ def company(launcher: Launcher, directory: Path) -> list[int]:
     child.close()
     assert all(alive(pid) for pid in pids)
     return pids
+
+
+def test_what_is_preloaded_starts_no_thread() -> None:
+    """One would not survive the fork: every job would then import all of it by itself, which takes seconds."""
+    script = "from engine.process import warm; from engine.process.linux import thread_count; warm.preload(); print(thread_count())"
+    done = subprocess.run([sys.executable, "-c", script], env=of_parent(os.environ), capture_output=True, text=True, check=True)
+    assert (done.stdout.split(), done.stderr) == (["1"], "")
 
 
 def test_a_warm_child_trains_infers_and_starts_an_interpreter_inside_the_sandbox(tmp_path: Path) -> None:
