@@ -56,9 +56,9 @@ class Call:
         headers = {"Content-Type": "application/json", **options.pop("headers", {})}
         return cls(method, path, content=json.dumps(document).encode(), headers=headers, **options)
 
-    def query(self) -> dict[str, Any]:
-        """The parameters that were given."""
-        return {name: value for name, value in self.params.items() if value is not None and value != ()}
+    def query(self) -> dict[str, Any] | None:
+        """The parameters that were given; None where none were, as httpx takes an empty query for one that replaces the path's own."""
+        return {name: value for name, value in self.params.items() if value is not None and value != ()} or None
 
 
 def keyed(key: str | None) -> dict[str, str]:
