@@ -121,13 +121,13 @@ class Connection(HttpToolsProtocol):
         self._pieces = []
         self._body_bytes += len(body)
         if self.cycle.response_complete:
-            self._dropped += len(body)
             if self._dropped > self._bounds.discarded_bytes:
                 self.transport.close()
             elif not self.flow.read_paused:
                 # What others have sent comes first: whoever reads many such bodies would get to it late.
                 self.flow.pause_reading()
                 self._room.discards.begin(self.loop, partial(self._whose, self.cycle), self._read_on)
+            self._dropped += len(body)
         super().on_body(body)
 
     def on_message_complete(self) -> None:
