@@ -19,7 +19,7 @@ from api.http.headers import documented
 from api.http.named import FinishedUpload, NamedFile, NamedModel
 from api.http.remote import fetched, name_of
 from api.http.validation import checked
-from api.schemas.common import PRINTABLE
+from api.http.words import PRINTABLE
 from core.access import quotas
 from core.blobs import Blob, Staged
 from core.library import uploads

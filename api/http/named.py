@@ -5,7 +5,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from api.http.remote import PATTERN
-from api.schemas.common import PRINTABLE, Labels
+from api.http.words import PRINTABLE, Labels
 
 
 class FinishedUpload(BaseModel):

@@ -10,9 +10,10 @@ from fastapi.responses import Response
 
 from api.deps import ReadsJobs
 from api.http.routing import ClosedRoute
+from api.http.words import Word
 from api.pages.rendering import Content, View, show
 from api.pages.words import OUTCOMES, first_metric
-from api.schemas.common import After, Word
+from api.schemas.common import After
 from core import jobs
 from core.database.paging import Page
 from core.database.tables import Job, Model

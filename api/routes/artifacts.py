@@ -14,20 +14,8 @@ from api.http import content, documents, intake, problems
 from api.http.fields import fields_of
 from api.http.idempotency import IdempotencyKey, asked_under, replayed_headers
 from api.http.routing import ClosedRoute
-from api.schemas.common import (
-    ORDER,
-    PRINTABLE,
-    After,
-    Change,
-    LabelFilter,
-    Labels,
-    Limit,
-    Moment,
-    Name,
-    Sha256,
-    Word,
-    page_of,
-)
+from api.http.words import PRINTABLE, Labels, Word
+from api.schemas.common import ORDER, After, Change, LabelFilter, Limit, Moment, Name, Sha256, page_of
 from core import ids, jobs
 from core.database.listing import Listing
 from core.database.tables import Model as ModelRow

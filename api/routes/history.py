@@ -10,10 +10,11 @@ from api.deps import JobId, Reading, ReadsJobs, TheLive, check_key
 from api.http import problems
 from api.http.content import HEADERS, ContentResponse, InMemory
 from api.http.routing import ClosedRoute
+from api.http.words import Word
 from api.live.sse import Asked, EventStream, sequence
 from api.live.watch import Frame, News
 from api.routes.jobs import fetch
-from api.schemas.common import After, Limit, Word
+from api.schemas.common import After, Limit
 from core import jobs
 from core.database.db import Session
 from core.database.serialization import to_json

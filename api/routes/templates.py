@@ -16,8 +16,9 @@ from api.http.errors import InvalidBody, RequestTooLarge
 from api.http.fields import fields_of
 from api.http.idempotency import IdempotencyKey, asked_under
 from api.http.routing import ClosedRoute
+from api.http.words import PRINTABLE
 from api.routes.jobs import Prefer, accepted
-from api.schemas.common import PRINTABLE, After, Limit, Name, page_of
+from api.schemas.common import After, Limit, Name, page_of
 from core import jobs
 from core.database.db import Session
 from core.database.serialization import to_json

@@ -15,7 +15,7 @@ from api.http.conditional import Digests
 from api.http.fields import fields_of
 from api.http.headers import documented
 from api.http.routing import ClosedRoute
-from api.schemas.common import PRINTABLE
+from api.http.words import PRINTABLE
 from core.blobs import Staged
 from core.database.tables import UploadPart
 from core.library import uploads

@@ -10,8 +10,9 @@ from api.deps import DeliveryId, Reading, ReadsWebhooks, TheService, WebhookId, 
 from api.http import problems
 from api.http.fields import fields_of
 from api.http.routing import ClosedRoute
+from api.http.words import PRINTABLE
 from api.routes.jobs import NoFields
-from api.schemas.common import PRINTABLE, After, Limit, page_of
+from api.schemas.common import After, Limit, page_of
 from core.webhooks import deliveries, endpoints
 from modelpress.resources.common import Page
 from modelpress.resources.webhooks import Delivery, DeliveryWithAttempts, EventType, Webhook, WebhookWithSecret

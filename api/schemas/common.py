@@ -9,24 +9,15 @@ from fastapi.responses import JSONResponse, Response
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 
 from api.http.errors import InvalidParameter
+from api.http.words import PRINTABLE, LabelChanges, Word
 from core.database import paging
 from core.database.listing import Listing
 from core.errors import FieldError
 
 Row = TypeVar("Row")
 
-PRINTABLE = r"^[^\x00-\x1f\x7f]+$"
-"""A pattern for words that clients choose: databases and terminals take no control characters."""
-Word = Annotated[str, Field(max_length=400, pattern=PRINTABLE)]
 Limit = Annotated[int, Query(ge=1, le=100, description="Entries on one page.")]
 After = Annotated[str | None, Query(max_length=200, description="`next_cursor` of the page before.")]
-
-
-Text = Annotated[str, Field(max_length=255, pattern=r"^[^\x00-\x1f\x7f]*$")]
-Labels = Annotated[dict[Annotated[str, Field(max_length=63, pattern=PRINTABLE)], Text], Field(max_length=16)]
-"""Pairs to find a thing by."""
-LabelChanges = Annotated[dict[Annotated[str, Field(max_length=63, pattern=PRINTABLE)], Text | None], Field(max_length=32)]
-"""Labels to give or to change; null takes one away."""
 
 
 def _in_utc(moment: datetime) -> datetime:
