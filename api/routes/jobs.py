@@ -1,5 +1,6 @@
 """Jobs: submit a spec, ask how it goes, stop it, run it again."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Annotated, Any, Literal
 
@@ -86,14 +87,16 @@ async def create_job(
 
     With `Prefer: wait=N` the answer comes when the job has ended, or after N seconds as it then is.
     """
-    created = await run_in_threadpool(_create, live.service, principal.project_id, submission, idempotency_key)
+    make = partial(jobs.create, project_id=principal.project_id, submission=submission)
+    created = await run_in_threadpool(made, live.service, idempotency_key, ("create", submission.document), make)
     return await accepted(request, live, principal, *created)
 
 
-def _create(service: Service, project_id: str, submission: Submission, key: str | None) -> tuple[str, bool]:
-    asked = asked_under(service, key, "create", submission.document)
+def made(service: Service, key: str | None, asked: tuple[Any, ...], make: Callable[..., jobs.Created]) -> tuple[str, bool]:
+    """The id of the job that `make` makes, or made when the same was `asked` under the key before, and whether it did."""
+    idempotent = asked_under(service, key, *asked)
     with service.database.unit_of_work() as session:
-        created = jobs.create(session, service.settings, project_id, submission, idempotent=asked)
+        created = make(session, settings=service.settings, idempotent=idempotent)
     return created.job.id, created.replayed
 
 
@@ -228,15 +231,9 @@ async def retry_job(
     prefer: Prefer = None,
 ) -> Response:
     """Run the spec of an ended job again, as a new job (`retry_of`)."""
-    created = await run_in_threadpool(_retry, live.service, principal.project_id, job_id, idempotency_key)
+    make = partial(jobs.retry, project_id=principal.project_id, job_id=job_id)
+    created = await run_in_threadpool(made, live.service, idempotency_key, ("retry", job_id), make)
     return await accepted(request, live, principal, *created)
-
-
-def _retry(service: Service, project_id: str, job_id: str, key: str | None) -> tuple[str, bool]:
-    asked = asked_under(service, key, "retry", job_id)
-    with service.database.unit_of_work() as session:
-        created = jobs.retry(session, service.settings, project_id, job_id, idempotent=asked)
-    return created.job.id, created.replayed
 
 
 @router.delete("/v1/jobs/{job_id}", operation_id="delete_job", status_code=204, responses=problems.responses(404, 409))

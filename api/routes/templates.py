@@ -14,10 +14,10 @@ from api.http import documents, problems
 from api.http.beside import beside
 from api.http.errors import InvalidBody, RequestTooLarge
 from api.http.fields import fields_of
-from api.http.idempotency import IdempotencyKey, asked_under
+from api.http.idempotency import IdempotencyKey
 from api.http.routing import ClosedRoute
 from api.http.words import PRINTABLE
-from api.routes.jobs import Prefer, accepted
+from api.routes.jobs import Prefer, accepted, made
 from api.schemas.common import After, Limit, Name, page_of
 from core import jobs
 from core.database.db import Session
@@ -104,9 +104,9 @@ async def rerun_job(
     """Run a job's spec once more with changes, as a new job (`retry_of`); the other one may still be under way."""
     project_id = principal.project_id
     submission = await _submission(live.service, lambda session: dict(jobs.get(session, project_id, job_id).spec), patch)
-    asked = partial(asked_under, live.service, idempotency_key, "rerun", job_id, submission.document)
-    make = partial(jobs.rerun, settings=live.service.settings, project_id=project_id, job_id=job_id, submission=submission)
-    return await accepted(request, live, principal, *await run_in_threadpool(_make, live.service, asked, make))
+    make = partial(jobs.rerun, project_id=project_id, job_id=job_id, submission=submission)
+    created = await run_in_threadpool(made, live.service, idempotency_key, ("rerun", job_id, submission.document), make)
+    return await accepted(request, live, principal, *created)
 
 
 @router.post(
@@ -172,13 +172,6 @@ async def create_job_of_template(
     """Submit a template's spec, with the model, the dataset and whatever else the patch gives."""
     project_id = principal.project_id
     submission = await _submission(live.service, lambda session: dict(templates.get(session, project_id, template_id).spec), patch)
-    asked = partial(asked_under, live.service, idempotency_key, "template", template_id, submission.document)
-    make = partial(jobs.create, settings=live.service.settings, project_id=project_id, submission=submission)
-    return await accepted(request, live, principal, *await run_in_threadpool(_make, live.service, asked, make))
-
-
-def _make(service: Service, asked: Callable[[], Any], make: Callable[..., jobs.Created]) -> tuple[str, bool]:
-    idempotent = asked()
-    with service.database.unit_of_work() as session:
-        created = make(session, idempotent=idempotent)
-    return created.job.id, created.replayed
+    make = partial(jobs.create, project_id=project_id, submission=submission)
+    created = await run_in_threadpool(made, live.service, idempotency_key, ("template", template_id, submission.document), make)
+    return await accepted(request, live, principal, *created)
