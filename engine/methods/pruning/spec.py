@@ -57,7 +57,8 @@ class StructuredPruning(MethodParams, LayerChoice):
     """Remove whole channels, so that the network really becomes smaller and faster.
 
     Channels that residual connections, concatenations or depthwise convolutions tie together are removed together (DepGraph).
-    The output layer keeps its width and no layer is ever emptied.
+    The output layer keeps its width and no layer is ever emptied. Hidden units of an LSTM, GRU or RNN are removed where `include` or
+    the mapping of `pruning_ratio` names the layer.
     """
 
     title: ClassVar[str] = "Structured pruning"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 
 from torch import nn
@@ -111,7 +111,9 @@ class _Cutter:
         groups = self._graph.groups
         if params.importance == "bn_scale":
             groups = [group for group in groups if any(isinstance(part.layer, _BatchNorm) for part in group.parts)]
-        groups = choose_groups(groups, self._graph, inputs, params, context, recurrent=params.importance != "thinet")
+        # Hidden units are cut where layers are named: a share of all convolutions and linear layers says nothing of states.
+        named = bool(params.include) or isinstance(params.pruning_ratio, Mapping)
+        groups = choose_groups(groups, self._graph, inputs, params, context, recurrent=named and params.importance != "thinet")
         self._channels = {group.name: group.channels_count for group in groups}
         self._channels_count = sum(group.channels_count for group in groups)
         self._shares: dict[str, float] = {}

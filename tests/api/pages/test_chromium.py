@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import re
 import struct
 import subprocess
 import sys
@@ -300,4 +301,4 @@ def test_files_are_uploaded_from_a_page(chromium: Chromium, world: World, onnx_b
     page.goto("/models")
     page.get_by_label("File", exact=True).set_input_files(tmp_path / "mine.txt")
     page.get_by_role("button", name="Upload").click()
-    page.wait_for_function("document.querySelector('.upload-said').textContent.length > 10")
+    page.locator(".upload-said", has_text=re.compile(r".{11}")).wait_for()

@@ -76,7 +76,7 @@ def test_every_setting_is_measured_and_judged(report: dict[str, Any]) -> None:
     assert latency["p10"] <= latency["p50"] <= latency["p90"]
     assert "mean" not in first["figures"]["latency_ms"]
     assert {item["verdict"]["outcome"] for item in report["settings"]} == {"constraints_not_met"}
-    assert [item["type"] for item in report["steps"][0]["shown"]] == ["table", "table", "curve", "bars"]
+    assert [item["type"] for item in report["steps"][0]["shown"]] == ["curve", "curve", "table", "table", "curve", "bars"]
 
 
 def test_files_stop_with_nothing_but_numpy_and_onnxruntime(folder: Path, report: dict[str, Any], tmp_path: Path) -> None:
