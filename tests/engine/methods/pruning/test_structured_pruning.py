@@ -11,6 +11,7 @@ from engine.contract.errors import EngineError
 from engine.formats.onnx.networks import ModuleNetwork
 from engine.methods.pruning.spec import StructuredPruning
 from engine.methods.pruning.structured_pruning import apply
+from tests.clock import quickest
 
 
 def widths(module):
@@ -183,14 +184,18 @@ def test_fewer_channels_are_really_faster(world):
     setting = world(module)
     result = apply(setting.network, StructuredPruning(pruning_ratio=0.5), setting.context).module
     x = torch.randn(64, 1, 8, 8)
-    times: dict[int, list[float]] = {0: [], 1: []}
-    with torch.no_grad():
-        for _ in range(15):
-            for index, candidate in enumerate((module, result)):
-                started = time.perf_counter()
-                candidate(x)
-                times[index].append(time.perf_counter() - started)
-    assert min(times[1]) < 0.8 * min(times[0])
+
+    def ratio() -> float:
+        times: dict[int, list[float]] = {0: [], 1: []}
+        with torch.no_grad():
+            for _ in range(15):
+                for index, candidate in enumerate((module, result)):
+                    started = time.perf_counter()
+                    candidate(x)
+                    times[index].append(time.perf_counter() - started)
+        return min(times[1]) / min(times[0])
+
+    assert quickest(ratio, 0.8) < 0.8
 
 
 def test_a_latency_budget_is_the_first_candidate_that_is_fast_enough(world, network_of, monkeypatch):
