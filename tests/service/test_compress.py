@@ -163,6 +163,7 @@ def test_interrupting_cancels_the_job(service_url: str, folder: Path) -> None:
             env={**os.environ, "PYTHONPATH": str(ROOT)},
             stderr=subprocess.PIPE,
             text=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 - a suite in the background ignores it
         ) as process,
     ):
         deadline = time.monotonic() + 60

@@ -82,8 +82,8 @@ def test_swagger_examples_execute(watched: Watched, service_url: str) -> None:
 
 def test_report_draws_without_script(watched: Watched, service_url: str) -> None:
     client = Client(service_url)
-    model = client.json("GET", "/v1/models")["data"][0]["id"]
-    dataset = client.json("GET", "/v1/datasets")["data"][0]["id"]
+    model = client.json("GET", "/v1/models?sort=created_at")["data"][0]["id"]
+    dataset = client.json("GET", "/v1/datasets?sort=created_at")["data"][0]["id"]
     spec = {"name": "<script>alert(1)</script>", "model": model, "dataset": dataset, "quantize": "int8"}
     submitted = client.json("POST", "/v1/jobs", spec)
     job = client.end(submitted["id"])

@@ -28,7 +28,7 @@ def artifact(client: Client, job: dict[str, Any], kind: str, format: str) -> dic
 
 def test_a_ticket_of_an_architecture_is_trained_again_by_another_job(service_url: str, tmp_path: Path) -> None:
     client = Client(service_url)
-    dataset = client.json("GET", "/v1/datasets")["data"][0]["id"]
+    dataset = client.json("GET", "/v1/datasets?sort=created_at")["data"][0]["id"]
     model = client.json("POST", "/v1/models", {"name": "lenet", "architecture": {"name": "lenet_300_100", "seed": 1}})
     common = {"dataset": dataset, "evaluation": {"latency": {"repeats": 5}}}
     ticket = {"method": "lottery_ticket", "rounds": 2, "rate": 0.5, "controls": [], "training": TRAINING}

@@ -39,6 +39,7 @@ def test_it_ends_at_the_first_step_within_the_budget(world, figure, count):
 
 def test_the_layer_that_is_missed_least_goes_first(world):
     """A layer whose channels all say the same loses channels before one that the answers hang on."""
+    torch.manual_seed(0)
     module = cnn()
     with torch.no_grad():
         module[3].weight[:] = module[3].weight[:1]
