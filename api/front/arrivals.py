@@ -53,7 +53,7 @@ class Arrivals:
                 self._loop.call_later(PAUSE_SECONDS, self._go_on)
                 return
             connection.setblocking(False)
-            if _is_open(connection):
+            if is_open(connection):
                 self._open(connection)
             else:
                 connection.close()
@@ -69,8 +69,8 @@ class Arrivals:
             opening.exception()  # the client is gone: nobody asks
 
 
-def _is_open(connection: socket.socket) -> bool:
-    """Whether the client has not ended the connection; true where the system does not tell."""
+def is_open(connection: socket.socket) -> bool:
+    """Whether the client has not ended its side of the connection; true where the system does not tell."""
     try:
         return connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == _ESTABLISHED
     except (AttributeError, OSError):
