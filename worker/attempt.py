@@ -211,8 +211,8 @@ class Attempt:
             environment=self._device.environment(count),
             gpu=bool(self._device.gpus),
             sockets=self._isolation.sockets,
-            group=groups.own and str(groups.own.entrance),
-            next_group=groups.following and str(groups.following.entrance),
+            group=None if groups.own is None else str(groups.own.entrance),
+            next_group=None if groups.following is None else str(groups.following.entrance),
         )
         self._stop.check()
         self._directory = directory

@@ -126,7 +126,7 @@ def test_a_process_that_waits_in_another_group_is_not_taken(tmp_path: Path) -> N
 def _sign_in(launcher: Launcher, directory: Path, groups: JobGroups, layers: tuple[str, ...]) -> None:
     """Run a child in its group."""
     directory.mkdir(mode=0o700)
-    own, following = (group and str(group.entrance) for group in (groups.own, groups.following))
+    own, following = (None if group is None else str(group.entrance) for group in (groups.own, groups.following))
     ended = run_to_end(launcher, Request(directory, entry=f"{CHILDREN}:sign_in", layers=layers, group=own, next_group=following))
     assert ended.exit.returncode == 0, ended.log
     assert (directory / "signatures").read_text() == "x"
