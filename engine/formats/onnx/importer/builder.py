@@ -52,6 +52,7 @@ class Builder:
         """The initializer that a tensor of no layer is, and whether it is its transpose, by the tensor's path."""
         self._shared: dict[tuple[str, bool], nn.Parameter] = {}
         """Parameters by their initializer and whether they are its transpose."""
+        self._biases: dict[tuple[str, torch.Tensor], nn.Parameter] = {}
         self._attributes: dict[Any, fx.Node] = {}
         self._layers: dict[Any, str] = {}
         self._calls: dict[str, int] = {}
@@ -184,6 +185,18 @@ class Builder:
             return None
         node = self._attribute(Constant(weight.tensor.t(), weight.source, not weight.transposed))
         return self._flow(node, (torch.empty(weight.tensor.t().shape, dtype=weight.tensor.dtype, device="meta"),) * self.probes)
+
+    def bias(self, constant: Constant, weight: torch.Tensor) -> nn.Parameter:
+        """The bias of a layer: shared with the layers that share its weight, too, and with no others.
+
+        Layers that were made as copies of one another start with equal biases, which exporters store once, whatever their weights.
+        """
+        if constant.source is None or constant.is_uniform:
+            return self.parameter(constant)
+        key = (constant.source, weight)
+        if key not in self._biases:
+            self._biases[key] = self._from(constant, nn.Parameter(constant.tensor.detach().clone().contiguous()))
+        return self._biases[key]
 
     def tied(self, weight: Constant) -> nn.Parameter:
         """The parameter of a linear layer: an embedding's, where the matrix is that table.
