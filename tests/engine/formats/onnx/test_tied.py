@@ -16,7 +16,6 @@ from tests.engine.formats.onnx.exporting import export
 from tests.engine.formats.onnx.graphs import BATCH, assert_same, model, node, normal, run_reference
 from tests.engine.formats.onnx.networks import CASES
 
-
 TIED = {
     "decoder": [
         node("MatMul", ["x", "w"], ["h0"]),
