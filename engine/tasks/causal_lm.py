@@ -36,7 +36,7 @@ class CausalLM(Task):
             return f"{output.described} gives no scores of tokens for every position of an integer input"
         axes = (2, 1) if declared.class_axis is None else (declared.class_axis,)
         if column is not None:
-            axis, ignored = dense_axis(output, column, axes), column.classes_up_to(max(output.sample.shape[1:]))
+            axis, ignored = dense_axis(output, column, axes), column.classes_up_to(max(output.sample.shape[1:]), declared.ignored)
             if axis is None or isinstance(ignored, str):
                 return (
                     ignored

@@ -99,6 +99,44 @@ def test_places_with_a_customary_number_do_not_count(number: int, output: str) -
     assert (head.task, head.ignored) == (output, number)
 
 
+@pytest.mark.parametrize("number", [255, -100, -1])
+@pytest.mark.parametrize("shape", [(1, 8, 8), (8, 8, 1)])
+def test_a_map_of_yes_or_no_may_have_places_that_do_not_count(number: int, shape: tuple[int, ...]) -> None:
+    target = numbers(2, 8, 8)
+    target[3] = number
+    (head,) = found({"out": values(*shape)}, {"y": target}).heads
+    assert (head.task, head.threshold, head.ignored, head.labels_axis) == ("segmentation", 0.0, number, None)
+
+
+def test_labels_that_are_not_known_are_left_out_where_that_is_clear() -> None:
+    target = numbers(2, 4)
+    target[3, 1] = -1
+    (head,) = found({"out": values(4)}, {"y": target}).heads
+    assert head.task == "regression"  # -1, 0 and 1 may be values
+    (head,) = found({"out": values(4)}, {"y": target}, task="multi_label").heads
+    assert (head.task, head.ignored, head.labels_axis) == ("multi_label", -1, 1)
+
+
+@pytest.mark.parametrize("number", [-1, 99, 7])
+def test_a_declared_number_does_not_count_whatever_it_is(number: int) -> None:
+    for task, shape, places in (("classification", (4,), ()), ("token_classification", (6, 4), (6,)), ("segmentation", (4, 8, 8), (8, 8))):
+        target = numbers(4, *places)
+        target[3] = number
+        (head,) = found({"out": values(*shape)}, {"y": target}, outputs=[{"name": "out", "task": task, "ignored": number}]).heads
+        assert (head.task, head.ignored, head.target) == (task, number, "y")
+        target[4] = 5
+        with pytest.raises(EngineError, match="the label|negative"):
+            found({"out": values(*shape)}, {"y": target}, outputs=[{"name": "out", "task": task, "ignored": number}])
+
+
+def test_numbers_of_named_classes_are_no_values() -> None:
+    column = Column.of("y", [numbers(3)], names_classes=True)
+    outputs = outputs_of(["out"], [values(1)], IMAGES)
+    result = find_heads(outputs, {"y": column}, ModelMetadata())
+    assert result.heads[0].task == "fidelity"
+    assert find_heads(outputs, {"y": Column.of("y", [numbers(3)])}, ModelMetadata()).heads[0].task == "regression"
+
+
 WITHOUT_TARGETS = {
     "a vector, the only output": ({"out": values(7)}, IMAGES, [1]),
     "probabilities": ({"out": softmax(values(7), 1)}, IMAGES, [1]),
