@@ -171,7 +171,8 @@ def corner(height: int, width: int, form: Form) -> tuple[int, int]:
 
 def stored_mode(image: Image.Image) -> str:
     """How a PNG file stores its pixels, such as `RGB;16B` or `L;4`; of other files nothing."""
-    return str(image.tile[0][3]) if image.format == "PNG" and image.tile else ""
+    tiles = getattr(image, "tile", None)
+    return str(tiles[0][3]) if image.format == "PNG" and tiles else ""
 
 
 def opened(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Image.Image:

@@ -229,9 +229,7 @@ def same_places(output: Output, column: Column) -> bool:
     return [size for size in output.sample.shape[1:] if size > 1] == [size for size in column.shape if size > 1]
 
 
-def yes_or_no_head(
-    output: Output, task: str, column: Column | None, *, ignored: int | None = None, labels_axis: int | None = None
-) -> Head:
+def yes_or_no_head(output: Output, task: str, column: Column | None, *, ignored: int | None = None, labels_axis: int | None = None) -> Head:
     """A head of decisions that are independent of each other, by the sign of logits or the half of probabilities."""
     scale: Scale = "probabilities" if output.shares else "logits"
     seen = "between 0 and 1: probabilities" if output.shares else "not all between 0 and 1: logits"

@@ -258,7 +258,9 @@ def test_large_jpeg_files_become_what_the_whole_picture_would(interpolation: str
     whole = np.asarray(Image.open(io.BytesIO(data)).resize(size, filters[interpolation])).astype(int)
     top, left = round((size[1] - 8) / 2), round((size[0] - 6) / 2)
     expected = whole[top : top + 8, left : left + 6].transpose(2, 0, 1)
-    stored = load(tmp_path, archive({"train/cat/1.jpg": data}), images={**images, "interpolation": interpolation}).split("train").inputs["x"][0]
+    stored = (
+        load(tmp_path, archive({"train/cat/1.jpg": data}), images={**images, "interpolation": interpolation}).split("train").inputs["x"][0]
+    )
     difference = np.abs(stored.astype(int) - expected)
     assert difference.max() <= (0 if interpolation == "nearest" else 3)
     assert difference.mean() <= 0.5

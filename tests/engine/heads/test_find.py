@@ -125,7 +125,7 @@ def test_a_declared_number_does_not_count_whatever_it_is(number: int) -> None:
         (head,) = found({"out": values(*shape)}, {"y": target}, outputs=[{"name": "out", "task": task, "ignored": number}]).heads
         assert (head.task, head.ignored, head.target) == (task, number, "y")
         target[4] = 5
-        with pytest.raises(EngineError, match="the label|negative"):
+        with pytest.raises(EngineError, match=r"the label|negative"):
             found({"out": values(*shape)}, {"y": target}, outputs=[{"name": "out", "task": task, "ignored": number}])
 
 

@@ -103,9 +103,7 @@ def test_one_output_is_right_on_its_side_of_the_threshold(shape):
     logit, share = (head.model_copy(update={"task": "binary", "labels_axis": None}) for head in (LOGITS, SHARES))
     assert measured("top1", logit, logits, labels) == ((SCORES[:, 0] > 0) == labels).mean()
     assert measured("top1", share, sigmoid(logits), labels) == ((SCORES[:, 0] > 0) == labels).mean()
-    assert measured("f1_macro", logit, logits, labels) == pytest.approx(
-        np.mean([f1((SCORES[:, 0] > 0) == c, labels == c) for c in (0, 1)])
-    )
+    assert measured("f1_macro", logit, logits, labels) == pytest.approx(np.mean([f1((SCORES[:, 0] > 0) == c, labels == c) for c in (0, 1)]))
 
 
 @pytest.mark.parametrize("axis", [1, 2, 3])
