@@ -10,7 +10,7 @@ from engine.contract.heads import Head
 from engine.contract.metadata import ModelMetadata
 from engine.heads.find import find_heads, outputs_of
 from engine.outputs.evidence import Column
-from engine.tasks import Task, catalogue
+from engine.tasks import Task, catalogue, task_of
 
 RNG = np.random.default_rng(0)
 N = 40
@@ -232,6 +232,17 @@ def test_a_language_model_is_compared_with_its_own_tokens() -> None:
     (head,) = found({"out": values(6, 12)}, inputs=IDS, task="causal_lm").heads
     assert (head.task, head.class_axis, head.from_input, head.has_targets) == ("causal_lm", 2, "ids", True)
     assert found({"out": values(6, 12)}, inputs=IDS).heads[0].has_targets is False
+
+
+def test_a_language_model_is_not_asked_for_padding() -> None:
+    mask = np.arange(6) < RNG.integers(1, 7, (N, 1))
+    (head,) = found({"out": values(6, 12)}, inputs={**IDS, "attention_mask": mask.astype(np.int64)}, task="causal_lm").heads
+    wanted = task_of(head).prepare(head, {}, {**IDS, "attention_mask": mask.astype(np.int64)})
+    assert wanted is not None
+    shown = np.zeros_like(mask)
+    shown[:, :-1] = mask[:, 1:]
+    np.testing.assert_array_equal(wanted != -100, shown)
+    np.testing.assert_array_equal(wanted[shown], IDS["ids"][:, 1:][mask[:, 1:]])
 
 
 def test_a_task_may_stand_at_the_end_of_a_longer_name_and_unknown_ones_are_said() -> None:
