@@ -69,9 +69,9 @@ class Front:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                said = {name for name, _ in message["headers"]}
-                unsaid = (header for header in _SECURITY_HEADERS if header[0] not in said)
-                message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode()), *beside, *unsaid]
+                present = {name for name, _ in message["headers"]}
+                missing = (header for header in _SECURITY_HEADERS if header[0] not in present)
+                message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode()), *beside, *missing]
             elif head:
                 message = {**message, "body": b""}
             await send(message)

@@ -11,7 +11,7 @@ from api.live.sse import sequence
 from api.pages import so_far
 from api.pages.charts import chart, training
 from api.pages.graph import FOLDER, VIEW, published
-from api.pages.jobs import Gain
+from api.pages.jobs import Gain, summary_of
 from api.pages.rendering import View, render
 from api.pages.words import MOST_DOCUMENT_CHARACTERS, first_metric, yaml_text
 from core import jobs
@@ -87,7 +87,7 @@ class Card:
 def summary(about: About, asked: Part) -> str:
     """Before and after, targets, warnings."""
     job, report = about.job, about.report
-    found = Summary.model_validate(job.summary) if job.summary else None
+    found = summary_of(job)
     return about.render(
         "summary",
         so_far=so_far.tables(about.view, job),
