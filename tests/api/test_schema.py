@@ -16,7 +16,7 @@ from tests.api.conftest import DATASET_INSPECTION, MODEL_INSPECTION, Server
 from tests.api.test_artifacts import REPORT
 
 THOROUGH = "CONTRACT_EXAMPLES" in os.environ
-EXAMPLES_EACH = int(os.environ.get("CONTRACT_EXAMPLES", "3"))
+EXAMPLES_EACH = int(os.environ.get("CONTRACT_EXAMPLES", "2"))
 SEEDS = (1, 2, 3)
 CHECKS = [CHECKS_BY_NAME.get_one(name) for name in CHECKS_BY_NAME.get_all_names()]
 """Every check that there is."""

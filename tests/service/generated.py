@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from generated_client import Client  # type: ignore[import-not-found]
+from generated_client import Client
 from generated_client.api.artifacts import download_artifact, list_artifacts
 from generated_client.api.datasets import create_dataset
 from generated_client.api.jobs import create_job, get_job, get_report, validate_spec
