@@ -4,7 +4,6 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -34,7 +33,7 @@ def python_of(name: str) -> str:
 
 
 @pytest.fixture
-def desk(checkout: Path, service_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def desk(checkout: Path, service_url: str, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with the files that the documents name, and the address of the service."""
     (checkout / "net.onnx").symlink_to(EXAMPLES / "digits.onnx")
     (checkout / "data.npz").symlink_to(EXAMPLES / "digits.npz")
