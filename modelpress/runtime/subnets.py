@@ -152,12 +152,13 @@ class SettingsFile:
 def _entries(listed: list[dict[str, Any]], graphs: memoryview) -> Iterator[Entry]:
     position = 0
     for item in listed:
-        size = item.get("graph_bytes")
-        model = None if size is None else graphs[position : position + size]
-        if model is not None and (size < 0 or len(model) != size):
-            raise ValueError("a graph is cut off")
+        model = None
+        if "graph_bytes" in item:
+            start, position = position, position + item["graph_bytes"]
+            model = graphs[start:position]
+            if not start <= position <= len(graphs):
+                raise ValueError("a graph is cut off")
         yield Entry(item["name"], item["values"], model, item.get("tensors", []))
-        position += size or 0
 
 
 def _written(name: str, shape: Sequence[int], type_: int, content: Bytes) -> list[Bytes]:

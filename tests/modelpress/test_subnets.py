@@ -105,7 +105,9 @@ def test_what_is_not_there_and_what_is_damaged_is_told(tmp_path: Path):
         load(tmp_path / "model.onnx", width=0.3)
     with pytest.raises(ArtifactError, match="ends in the middle"):
         SettingsFile(made.SerializeToString()[:-5])
-    text, _, graphs = zlib.decompress(base64.b64decode(next(p.value for p in made.metadata_props if p.key == SETTINGS_KEY))).partition(b"\0")
+    text, _, graphs = zlib.decompress(base64.b64decode(next(p.value for p in made.metadata_props if p.key == SETTINGS_KEY))).partition(
+        b"\0"
+    )
     document = json.loads(text)
     half = document["settings"][1]
     for change, match in (

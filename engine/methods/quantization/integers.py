@@ -25,7 +25,13 @@ class IntegerWriter:
     """Writes one graph and the branches of its If and Loop nodes."""
 
     def __init__(
-        self, model: onnx.ModelProto, excluded: Collection[str], *, by_channel: bool, portable: bool = False, convolutions: Convolutions = "stored"
+        self,
+        model: onnx.ModelProto,
+        excluded: Collection[str],
+        *,
+        by_channel: bool,
+        portable: bool = False,
+        convolutions: Convolutions = "stored",
     ) -> None:
         """Take a graph.
 

@@ -109,12 +109,14 @@ def test_convolutions_before_a_recurrence_are_stored_in_16_bits(bench: Callable[
     rng = np.random.default_rng(0)
     weights = {f"{n}.weight": rng.standard_normal((6, 6, 3)).astype(np.float32) for n in ("c0", "c1")}
     weights["c1.weight"][0] *= 1e5
-    weights |= {"w": rng.standard_normal((1, 32, 6)).astype(np.float32) * 0.3, "r": rng.standard_normal((1, 32, 8)).astype(np.float32) * 0.3}
-    pads = {"kernel_shape": [3], "pads": [1, 1]}
+    weights |= {
+        "w": rng.standard_normal((1, 32, 6)).astype(np.float32) * 0.3,
+        "r": rng.standard_normal((1, 32, 8)).astype(np.float32) * 0.3,
+    }
     nodes = [
-        helper.make_node("Conv", ["x", "c0.weight"], ["a"], "c0", **pads),
+        helper.make_node("Conv", ["x", "c0.weight"], ["a"], "c0", kernel_shape=[3], pads=[1, 1]),
         helper.make_node("Tanh", ["a"], ["b"], "tanh"),
-        helper.make_node("Conv", ["b", "c1.weight"], ["z"], "c1", **pads),
+        helper.make_node("Conv", ["b", "c1.weight"], ["z"], "c1", kernel_shape=[3], pads=[1, 1]),
         helper.make_node("Transpose", ["b"], ["d"], "turn", perm=[2, 0, 1]),
         helper.make_node("LSTM", ["d", "w", "r"], ["y"], "lstm", hidden_size=8),
     ]
