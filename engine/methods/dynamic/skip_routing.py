@@ -132,13 +132,16 @@ def _no_blocks(found: Found, params: SkipRouting) -> EngineError:
     )
 
 
-def _inputs(module: nn.Module, context: Context) -> tuple[Inputs, ...]:
+def _inputs(module: nn.Module, context: Context) -> tuple[Inputs, Inputs, Inputs]:
     """Two, three and many training examples, or made-up ones."""
     examples = context.split("train")
-    if examples.count:
-        few = [np.arange(size) % examples.count for size in (2, 3, min(_MANY, examples.count))]
-        return tuple(Batch.of(examples, places, context.input_names, context.device).inputs for places in few)
-    return tuple(running_inputs(module, context.signature, size, context.device) for size in (2, 3, 4))
+
+    def of(size: int) -> Inputs:
+        if not examples.count:
+            return running_inputs(module, context.signature, size, context.device)
+        return Batch.of(examples, np.arange(size) % examples.count, context.input_names, context.device).inputs
+
+    return of(2), of(3), of(min(_MANY, examples.count) or 4)
 
 
 def _spans(params: SkipRouting, count: int) -> list[tuple[float, float]]:
