@@ -314,7 +314,7 @@ def test_reinforcement_learns_which_inputs_need_a_block(opened: bool, learned: b
     torch.manual_seed(0)
     graph = traced(Flagged().eval())
     x = torch.cat([torch.randint(0, 2, (64, 1)).float(), torch.randn(64, 1) * 0.1], 1)
-    params = SkipRouting(gate_bias=8.0, exploration=0.1 if opened else 0.0, reinforcement={"iterations": 1})
+    params = SkipRouting(gate_bias=20.0, reinforcement={"iterations": 1})
     network = with_gates(graph, find_blocks(graph, ((x[:2],), (x[:3],))).blocks[1:], params)
     if opened:
         network.reopen((x,), params.starting_logit)
