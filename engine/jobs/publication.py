@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import filecmp
 import hashlib
 import re
 from collections.abc import Callable, Mapping
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from engine.contract.errors import EngineError
 from engine.contract.figures import MOST_SETTINGS, Figures, Latency, OtherCpu, Setting, Timing
 from engine.contract.file_format import ending_of
+from engine.contract.report import LayerChange
 from engine.formats.loading import write_network
 from engine.formats.onnx.counting import count_onnx
 from engine.formats.onnx.notes import remove_notes
@@ -27,6 +29,7 @@ from engine.jobs.inputs import JobInputs
 from engine.jobs.other_cpu import on_other_cpu
 from engine.measuring.examiner.client import Examiner
 from engine.measuring.examiner.messages import CompareRequest, Difference, DigestRequest, Score, TensorDigest
+from engine.measuring.layer_table import layer_table
 from engine.measuring.measurement import FileSizes
 from engine.measuring.sizes import Sizes
 from engine.networks.network import Counts, Network
@@ -87,6 +90,8 @@ class Publication:
     files: tuple[PublishedFile, ...]
     measured: tuple[MeasuredFile, ...]
     """One entry for each setting of the network."""
+    layers: tuple[LayerChange, ...]
+    """What became of each layer, in the first setting."""
 
 
 def figures_of(score: Score, sizes: FileSizes, counts: Counts, latencies: tuple[Latency, ...]) -> Figures:
@@ -156,6 +161,7 @@ def publish(
         networks[name].measure(on_file=partial(_check_copy, path), on_module=partial(_compare, path, networks[name], inputs, examiner))
     for name, paths in others.items():
         _compare_tensors(plain, name, paths[0], examiner)
+    layers = layer_table(inputs.onnx, runnable[settings[0].name])
     found = ({} if score is None else {settings[0].name: score}) | {name: waiting() for name, waiting in scores.items()}
     files = [PublishedFile(path, name, sizes.of(path)) for name, paths in others.items() for path in paths]
     own_sizes = {name: sizes.of(path) for name, path in runnable.items() if RUNNABLE in formats}
@@ -175,7 +181,7 @@ def publish(
         other = on_other_cpu(inputs.to_score(path, own_network, as_timed=network.batch_dependent), own, examiner, inputs.work)
         measured.append(MeasuredFile(setting, path, own, timings, counts, stored, other))
     files.sort(key=lambda file: formats.index(file.format))
-    return Publication(step_index, tuple(files), tuple(measured))
+    return Publication(step_index, tuple(files), tuple(measured), layers)
 
 
 def _counted(path: Path, network: Network, score: Score) -> Counts:
@@ -221,7 +227,7 @@ def _checked(settings: tuple[Setting, ...]) -> tuple[Setting, ...]:
 
 def _check_copy(file: Path, source: Path) -> None:
     """The published file against the network's own, which may hold notes besides."""
-    if _settled(file) != _settled(source):
+    if not filecmp.cmp(file, source, shallow=False) and _settled(file) != _settled(source):
         raise EngineError("export_mismatch", "The published file is not the network's own graph.", category="internal")
 
 
