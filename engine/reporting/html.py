@@ -135,8 +135,8 @@ def _cards(report: Report) -> Html:
 
 
 def _side_by_side(curves: Iterable[Curve]) -> Html:
-    drawn = "".join(f"<div>{section_of(curve.title, drawn(curve))}</div>" for curve in curves)
-    return Html(f'<div class="even">{drawn}</div>' if drawn else "")
+    parts = "".join(f"<div>{section_of(curve.title, drawn(curve))}</div>" for curve in curves)
+    return Html(f'<div class="even">{parts}</div>' if parts else "")
 
 
 def drawn(item: Shown) -> Html:
