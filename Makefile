@@ -42,15 +42,17 @@ check: install ## Lint, types, import rules, dependencies, migrations, fresh doc
 	$(BIN)/python -m core.database.migrate check
 	$(BIN)/python docs/generate_openapi.py --check
 	$(BIN)/python docs/generate.py --check
+	$(BIN)/python docs/generate_errors.py --check
 	$(BIN)/python docs/generate_client.py --check
 
 format: install ## Format the code
 	$(BIN)/ruff check --fix --quiet . || true
 	$(BIN)/ruff format .
 
-docs: install ## Write docs/methods.md, docs/openapi.json and the synchronous client anew
+docs: install ## Write docs/methods.md, docs/errors.md, docs/openapi.json and the synchronous client anew
 	$(BIN)/python docs/generate_client.py
 	$(BIN)/python docs/generate.py
+	$(BIN)/python docs/generate_errors.py
 	$(BIN)/python docs/generate_openapi.py
 
 faults: install ## Run the whole fault matrix with seeded random kills (minutes)

@@ -12,10 +12,12 @@ from starlette.concurrency import run_in_threadpool
 from api.documentation import openapi
 from api.front.allocation import keep_buffers
 from api.front.authentication import Authenticator, Gate
+from api.front.cors import Cors
 from api.front.limits import Limits
 from api.front.metrics import Metrics
 from api.front.middleware import Front
 from api.http import problems
+from api.http.coding import Coding
 from api.live.hot import HotJobs
 from api.live.watch import Watch
 from api.pages import compare, graph, job, library, new, rendering, signin, upload
@@ -23,6 +25,7 @@ from api.pages import errors as pages_errors
 from api.pages import jobs as pages_of_jobs
 from api.pages import keys as pages_of_keys
 from api.pages import methods as pages_of_methods
+from api.pages import problems as pages_of_problems
 from api.routes import artifacts, datasets, docs, health, history, jobs, methods, models, reports, templates, uploads, usage, webhooks
 from core import logging
 from core.access import keys, projects, sessions
@@ -60,12 +63,13 @@ def create_app(settings: Settings) -> FastAPI:
         # Flat, as no router has a prefix or dependencies of its own: a request is then matched against one list.
         app.router.routes.extend(resource.router.routes)
     app.state.pages = rendering.Pages()
-    for page in (signin, graph, pages_of_jobs, job, upload, library, new, pages_of_methods, compare, pages_of_keys):
+    for page in (signin, graph, pages_of_jobs, job, upload, library, new, pages_of_methods, compare, pages_of_keys, pages_of_problems):
         app.router.routes.extend(page.router.routes)
     pages_errors.install(app)
     openapi.install(app)
+    app.add_middleware(Coding)
     app.add_middleware(Gate, hot=app.state.hot, limits=app.state.limits)
-    app.add_middleware(Front, only_local=settings.auth == "off", metrics=app.state.metrics)
+    app.add_middleware(Front, only_local=settings.auth == "off", cors=Cors(settings.cors_origins), metrics=app.state.metrics)
     return app
 
 

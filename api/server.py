@@ -4,14 +4,18 @@ Behind a proxy that ends TLS, or alone: the bounds of `api.front.connections` ho
 """
 
 import argparse
+import asyncio
 import resource
 import socket
 import sys
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import uvicorn
 
 from api.front.allocation import collect_rarely
+from api.front.arrivals import Arrivals
 from api.front.connections import protocol
 from api.front.room import Bounds, Whose
 from core import logging
@@ -19,12 +23,11 @@ from core.operations.startup import CannotStart, explained, listen
 from core.service import Service
 from core.settings import Settings
 
-KEPT_DESCRIPTORS = 384
-"""Descriptors that are never given to connections: database, files, broker, standard streams."""
+KEPT_DESCRIPTORS = 512
+"""Descriptors that are never given to connections: database, files, broker, standard streams, what was accepted a moment ago."""
 GRACE_SECONDS = 2
-ACCEPTS = 16
-"""Connections that are accepted in one round of the event loop, which accepts one for each socket that it listens at: all of these are the
-same. A burst of new connections keeps the next one waiting for as many rounds as it has sixteens."""
+WAITING_AT_MOST = 4096
+"""Connections that the kernel keeps until they are accepted, if it may: where it has no room, a newcomer tries again after a second."""
 SWITCH_SECONDS = 0.001
 """How long a thread that computes keeps the event loop waiting; Python's default is five times as long."""
 
@@ -47,15 +50,24 @@ def _whose(app: Any) -> Whose:
 
 
 class Server(uvicorn.Server):
-    """uvicorn, with fewer searches for garbage."""
+    """uvicorn, which accepts connections by `api.front.arrivals` and searches for garbage rarely."""
+
+    _arrivals: tuple[Arrivals, ...] = ()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start to listen."""
-        await super().startup(sockets)
+        await super().startup([])
+        make: Callable[..., asyncio.BaseProtocol] = self.config.http_protocol_class
+        made = partial(make, config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
+        for listener in sockets or []:
+            listener.listen(WAITING_AT_MOST)
+        self._arrivals = tuple(Arrivals(listener, made) for listener in sockets or [])
         collect_rarely()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stop, and write what was logged: uvicorn ends the process by the signal that it got."""
+        for arrivals in self._arrivals:
+            arrivals.close()
         await super().shutdown(sockets)
         logging.flush()
 
@@ -95,7 +107,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     options = {"log_level": "error", "proxy_headers": asked.proxy_headers}
     server = Server(config(create_app(settings), settings, **options))
-    server.run([listener, *(listener.dup() for _ in range(ACCEPTS - 1))])
+    server.run([listener])
     return 0 if server.started else 1
 
 

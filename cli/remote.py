@@ -64,6 +64,6 @@ def tell_actions(folder: Path, outcome: str | None, job_id: str | None) -> None:
         with Path(summary).open("a", encoding="utf-8") as file:
             file.write(report.read_text(encoding="utf-8") + "\n")
     if outputs := os.environ.get("GITHUB_OUTPUT"):
-        said = {"outcome": outcome or "", "job": job_id or "", "folder": str(folder)}
+        values = {"outcome": outcome or "", "job": job_id or "", "folder": str(folder)}
         with Path(outputs).open("a", encoding="utf-8") as file:
-            file.writelines(f"{name}={value}\n" for name, value in said.items())
+            file.writelines(f"{name}={value}\n" for name, value in values.items())

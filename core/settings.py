@@ -1,5 +1,6 @@
 """What an operator can set: environment variables `MODELPRESS_<NAME>`, or a `.env` file."""
 
+import re
 from functools import cached_property
 from ipaddress import ip_network
 from pathlib import Path
@@ -30,6 +31,9 @@ class Settings(BaseSettings):
 
     auth: Literal["required", "off"] = "required"
     """Whether every request needs an API key; off is allowed on a loopback bind only."""
+    cors_origins: tuple[str, ...] = ()
+    """Origins (`https://lab.example`) whose pages may call the API with a key of their own; `*`: any, which needs `auth=required`. Never with
+    the cookies of a browser."""
     session_seconds: float = Field(43_200, gt=0)
     """How long a browser stays logged in with a key on the pages; never longer than the key is valid."""
     max_upload_bytes: int = Field(64 * GIB, ge=1)
@@ -118,6 +122,22 @@ class Settings(BaseSettings):
         for text in networks:
             ip_network(text)
         return networks
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _origins(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
+        for text in origins:
+            if text != "*" and not re.fullmatch(r"https?://[a-z0-9.\-]+(:[0-9]{1,5})?|https?://\[[0-9a-f:]+\](:[0-9]{1,5})?", text):
+                raise ValueError(f"{text!r} is no origin: write scheme, host and port, such as https://lab.example, or *")
+        return origins
+
+    @model_validator(mode="after")
+    def _keys_before_everybody(self) -> "Settings":
+        if self.auth == "off" and "*" in self.cors_origins:
+            raise ValueError(
+                "MODELPRESS_CORS_ORIGINS=* needs keys: without them any page that is open in a browser could change anything here"
+            )
+        return self
 
     @model_validator(mode="after")
     def _lease_outlives_a_heartbeat(self) -> "Settings":

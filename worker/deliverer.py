@@ -81,8 +81,8 @@ class Deliverer(threading.Thread):
             failpoints.hit("deliver.after_send")
             with self._service.database.unit_of_work() as session:
                 status = deliveries.settle(session, attempt, answer)
-            told = {"delivery_id": attempt.delivery_id, "webhook_id": attempt.webhook_id, "number": attempt.number, "status": status}
-            _log.info("webhook attempt", status_code=answer.status_code, error=answer.error, **told)
+            named = {"delivery_id": attempt.delivery_id, "webhook_id": attempt.webhook_id, "number": attempt.number, "status": status}
+            _log.info("webhook attempt", status_code=answer.status_code, error=answer.error, **named)
         finally:
             with self._lock:
                 self._busy[attempt.webhook_id] -= 1

@@ -19,6 +19,7 @@ from api.front.authentication import PUBLIC
 from api.http.fields import body_of
 from api.http.problems import MEDIA_TYPE
 from api.http.routing import scopes_of
+from engine.contract.report import Report
 from engine.contract.spec import json_schema
 from modelpress.resources.common import Problem
 
@@ -79,6 +80,7 @@ def build(app: FastAPI) -> dict[str, Any]:
         schemas.pop(name, None)
     schemas |= _schemas_of("Problem", Problem.model_json_schema(ref_template="#/components/schemas/{model}"))
     schemas |= _spec_schemas()
+    schemas |= _report_schemas(schemas)
     components["securitySchemes"] = {"ApiKey": {"type": "http", "scheme": "bearer", "bearerFormat": "mp_<id>_<secret>"}}
     for route in app.routes:
         if isinstance(route, APIRoute) and route.include_in_schema:
@@ -118,6 +120,24 @@ def _schemas_of(name: str, schema: dict[str, Any]) -> dict[str, Any]:
     """A schema and its definitions, as components."""
     definitions = schema.pop("$defs", {})
     return {name: schema, **definitions}
+
+
+def _report_schemas(known: dict[str, Any]) -> dict[str, Any]:
+    """The schema of `report.json`; parts of it that are called like another thing get a prefix."""
+    schema = Report.model_json_schema(mode="serialization")
+    parts = schema.pop("$defs")
+    named = {name: name if known.get(name, part) == part else f"Report{name}" for name, part in _referring(parts, {}).items()}
+    found = _referring({"Report": schema, **parts}, named)
+    return {named.get(name, name): part for name, part in found.items()}
+
+
+def _referring(parts: dict[str, Any], named: dict[str, str]) -> dict[str, Any]:
+    """Schemas that refer to each other as components, under the names that they get there."""
+    text = json.dumps(parts)
+    for name in parts:
+        text = text.replace(f'"#/$defs/{name}"', f'"#/components/schemas/{named.get(name, name)}"')
+    found: dict[str, Any] = json.loads(text)
+    return found
 
 
 def _spec_schemas() -> dict[str, Any]:

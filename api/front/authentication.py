@@ -17,14 +17,15 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from api.front import browser
 from api.front.limits import Limits
 from api.http import conditional, problems
+from api.http.coding import chosen
 from api.live.hot import HotJobs, Rendered
 from core.access.keys import Principal
 from core.access.keys import Scope as KeyScope
 from core.errors import ServiceError, Unauthenticated
 
 LIVEZ = "/livez"
-PUBLIC = frozenset({"/livez", "/readyz", "/openapi.json", "/docs", browser.LOGIN})
-PUBLIC_FOLDERS = ("/docs/", browser.STATIC)
+PUBLIC = frozenset({"/livez", "/readyz", "/openapi.json", "/docs", "/problems", browser.LOGIN})
+PUBLIC_FOLDERS = ("/docs/", "/problems/", browser.STATIC)
 _JOBS = "/v1/jobs/"
 _NEEDS_ROUTE = frozenset({b"prefer", b"if-match"})
 """Headers that the memory's short answer does not heed."""
@@ -166,7 +167,7 @@ class Gate:
             entry = self.hot.get(principal.project_id, path[len(_JOBS) :])
             if entry is not None and principal.scopes & {KeyScope.JOBS_READ, KeyScope.ADMIN}:
                 scope["route"] = _HOT_ROUTE
-                await answer(entry, headers.get(b"if-none-match"), send)
+                await answer(entry, headers, send)
                 return
         self.limits.arrive(principal.key_id or address)
         async with self.limits.under_way(principal.project_id) as held:
@@ -193,9 +194,11 @@ def _refused(scope: Scope, error: ServiceError) -> Response:
     return problems.of_service_error(scope["state"]["request_id"], error)
 
 
-async def answer(entry: Rendered, if_none_match: bytes | None, send: Send) -> None:
-    """One rendered job: the body, or the word that the client has it."""
-    unchanged = if_none_match is not None and conditional.matches(if_none_match.decode("latin-1"), entry.etag)
-    headers = [item for item in entry.raw_headers if not unchanged or not item[0].startswith(b"content-")]
+async def answer(entry: Rendered, asked: dict[bytes, bytes], send: Send) -> None:
+    """One rendered job, in a coding that the client takes: the body, or the word that the client has it."""
+    accepted, known = asked.get(b"accept-encoding"), asked.get(b"if-none-match")
+    sent = entry.sent(None if accepted is None else chosen(accepted))
+    unchanged = known is not None and conditional.matches(known.decode("latin-1"), entry.etag)
+    headers = [item for item in sent.raw_headers if not unchanged or not item[0].startswith(b"content-")]
     await send({"type": "http.response.start", "status": 304 if unchanged else 200, "headers": headers})
-    await send({"type": "http.response.body", "body": b"" if unchanged else entry.body})
+    await send({"type": "http.response.body", "body": b"" if unchanged else sent.body})

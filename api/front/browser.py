@@ -3,7 +3,6 @@
 A cookie counts on the pages, and on the files and reports that they link to. Nothing that changes anything under `/v1` heeds it.
 """
 
-import hashlib
 import hmac
 import re
 import secrets
@@ -87,8 +86,15 @@ def new_secret() -> str:
 
 
 def form_token(secret: str) -> str:
-    """What a form carries to show that the page came from here; told from the cookie, which no other origin can read."""
-    return hashlib.sha256(b"form:" + secret.encode()).hexdigest()
+    """What a form carries to show that the page came from here; told from the cookie, which no other origin can read.
+
+    Another one each time, so that the length of a packed page says nothing about it (the BREACH attack).
+    """
+    return _form_token(secret, secrets.token_hex(16))
+
+
+def _form_token(secret: str, salt: str) -> str:
+    return salt + hmac.new(secret.encode(), f"form:{salt}".encode("utf-8", "replace"), "sha256").hexdigest()
 
 
 def check_form(scope: Scope, secret: str, token: str) -> None:
@@ -100,7 +106,7 @@ def check_form(scope: Scope, secret: str, token: str) -> None:
         raise CrossOriginRefused("a page of another origin may not change anything here")
     if headers.get(b"sec-fetch-site", b"same-origin") not in (b"same-origin", b"none"):
         raise CrossOriginRefused("a page of another site may not change anything here")
-    if not secret or not hmac.compare_digest(form_token(secret).encode(), token.encode("utf-8", "replace")):
+    if not secret or not hmac.compare_digest(_form_token(secret, token[:32]).encode("utf-8", "replace"), token.encode("utf-8", "replace")):
         raise CrossOriginRefused("the form is not from a page that this browser was shown", hint="reload the page and send the form again")
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from api.front.arrivals import is_open
 from api.front.room import CHUNKS_BYTES, HEAD_PIECE_BYTES, PIECE_BYTES, Bounds, Room, Whose
 from api.http import problems
 
@@ -158,9 +159,11 @@ class Connection(HttpToolsProtocol):
             self.flow.resume_reading()
 
     def _start(self, cycle: RequestResponseCycle, app: Any) -> bool:
-        if not cycle.disconnected:
+        # Where the client has ended its side, that is read in the next round, and the answer would go nowhere.
+        wanted = not cycle.disconnected and is_open(self.transport.get_extra_info("socket"))
+        if wanted:
             super()._start_asgi_task(cycle, app)
-        return not cycle.disconnected
+        return wanted
 
     def pause_writing(self) -> None:
         """The client reads slowly."""

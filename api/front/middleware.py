@@ -11,6 +11,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from structlog.contextvars import bind_contextvars
 
+from api.front.cors import Cors
 from api.front.metrics import Metrics
 from api.http import problems
 from core.logging import logger
@@ -39,9 +40,10 @@ class Front:
     reach the service through a name that it points at 127.0.0.1 (DNS rebinding), nor by a cross-site form.
     """
 
-    def __init__(self, app: ASGIApp, only_local: bool, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, only_local: bool, cors: Cors, metrics: Metrics) -> None:
         self.app = app
         self.only_local = only_local
+        self.cors = cors
         self.metrics = metrics
         self._refused = 0
         self._refusals_logged_at = -REFUSALS_SECONDS
@@ -61,14 +63,15 @@ class Front:
             scope = {**scope, "method": "GET"}
         scope.setdefault("state", {}).update(request_id=request_id, head=head)
         status = 0
+        beside = self.cors.headers(scope, headers.get(b"origin"))
 
         async def send_with_headers(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                said = {name for name, _ in message["headers"]}
-                unsaid = (header for header in _SECURITY_HEADERS if header[0] not in said)
-                message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode()), *unsaid]
+                present = {name for name, _ in message["headers"]}
+                missing = (header for header in _SECURITY_HEADERS if header[0] not in present)
+                message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode()), *beside, *missing]
             elif head:
                 message = {**message, "body": b""}
             await send(message)
@@ -76,8 +79,11 @@ class Front:
         # A server answers each request in a task of its own, so that nothing has to be unbound.
         bind_contextvars(request_id=request_id)
         try:
-            refusal = _refusal(scope, headers) if self.only_local else None
-            if refusal is None:
+            refusal = _refusal(scope, headers, self.cors) if self.only_local else None
+            if refusal is None and (preflight := self.cors.preflight(scope, headers)) is not None:
+                await send_with_headers({"type": "http.response.start", "status": 204, "headers": preflight})
+                await send_with_headers({"type": "http.response.body", "body": b""})
+            elif refusal is None:
                 await self.app(scope, receive, send_with_headers)
             else:
                 await problems.render(request_id, *refusal)(scope, receive, send_with_headers)
@@ -105,7 +111,7 @@ class Front:
             self._refused, self._refusals_logged_at = 0, now
 
 
-def _refusal(scope: Scope, headers: dict[bytes, bytes]) -> tuple[int, str, str] | None:
+def _refusal(scope: Scope, headers: dict[bytes, bytes], cors: Cors) -> tuple[int, str, str] | None:
     """Status, code and sentence for a request that came the wrong way."""
     if scope.get("client") is not None and not _is_local(_bracketed(scope["client"][0])):
         return 403, "not_local", "without API keys only this machine is served: set MODELPRESS_AUTH=required and make a key"
@@ -113,7 +119,8 @@ def _refusal(scope: Scope, headers: dict[bytes, bytes]) -> tuple[int, str, str] 
     if not _is_local(host):
         return 421, "host_not_allowed", f"this service does not answer for the host {host[:200]!r}; it is bound to loopback"
     origin = headers.get(b"origin")
-    if scope["method"] not in _SAFE_METHODS and origin is not None and urlsplit(origin.decode("latin-1")).netloc != host:
+    foreign = origin is not None and urlsplit(origin.decode("latin-1")).netloc != host and not cors.allows(origin)
+    if scope["method"] not in _SAFE_METHODS and foreign:
         return 403, "cross_origin_refused", "a page of another origin may not change anything here"
     return None
 

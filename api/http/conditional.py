@@ -14,15 +14,24 @@ from core.errors import DigestMismatch, MalformedRequest
 
 _TAGS = re.compile(r'(?:W/)?"([\x21\x23-\x7e\x80-\xff]*)"')
 _DIGEST = re.compile(r"\s*([a-z*][a-z0-9_.*-]*)=:([A-Za-z0-9+/=]*):\s*(?:;[^,]*)?")
+_MEMBER = r"(sha-256=:[A-Za-z0-9+/]{43}=:|sha-512=:[A-Za-z0-9+/]{86}==:|(?!sha-256=|sha-512=)[a-z*][a-z0-9_.*-]*=:[A-Za-z0-9+/=]*:)[ \t]*(;[^,]*)?"
+DIGEST_PATTERN = rf"^[ \t]*{_MEMBER}([ \t]*,[ \t]*{_MEMBER})*$"
+"""What `Content-Digest` may be, for the documentation: what `Digests.sent` reads."""
 _DIGEST_BYTES = {"sha-256": 32, "sha-512": 64}
+_CODED = re.compile(r"-(?:br|gzip)$")
 MAX_WAIT_SECONDS = 60.0
 
 
+def tagged(etag: str, coding: str) -> str:
+    """The tag of the same state in a content coding: other bytes have another strong tag (RFC 9110, section 8.8.3.3)."""
+    return f'{etag[:-1]}-{coding}"'
+
+
 def matches(header: str | None, etag: str) -> bool:
-    """Whether an `If-None-Match` or `If-Match` list names this strong tag."""
+    """Whether an `If-None-Match` or `If-Match` list names this strong tag, in whichever coding its bytes were sent."""
     if header is None:
         return False
-    return header.strip() == "*" or etag.strip('"') in _TAGS.findall(header)
+    return header.strip() == "*" or _CODED.sub("", etag.strip('"')) in (_CODED.sub("", tag) for tag in _TAGS.findall(header))
 
 
 def not_modified(headers: Headers, etag: str) -> bool:

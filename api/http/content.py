@@ -2,8 +2,11 @@
 
 import hashlib
 import io
+import re
 import secrets
-from collections.abc import Iterator
+import unicodedata
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import Any, Protocol
 from urllib.parse import quote
 
@@ -13,6 +16,8 @@ from starlette.concurrency import run_in_threadpool
 from starlette.types import Receive, Scope, Send
 
 from api.http import conditional, headers, problems, ranges
+from api.http.coding import MIN_BYTES, chosen, packed
+from api.http.conditional import tagged
 from api.http.errors import RangeNotSatisfiable
 from api.http.gone import until_gone
 from core.blobs import Blob, Blobs
@@ -24,6 +29,7 @@ from core.service import Service
 _log = logger(__name__)
 
 
+VARIES = {"Vary": "accept-encoding"}
 _PIECE_BYTES = 128 * 1024
 
 
@@ -105,17 +111,25 @@ class BlobFile(io.RawIOBase):
 class ContentResponse(Response):
     """The whole file (200), pieces of it (206), or the word that the client has it already (304); HEAD sends no bytes.
 
-    The ETag is the file's SHA-256; with a `filename` browsers save it. Raises `range_not_satisfiable` and `etag_mismatch`.
+    The ETag is the file's SHA-256 unless another is given; with a `filename` browsers save it. `named` are further headers.
+    Raises `range_not_satisfiable` and `etag_mismatch`.
     """
 
     def __init__(
-        self, request: Request, source: Source, *, filename: str | None = None, media_type: str = "application/octet-stream"
+        self,
+        request: Request,
+        source: Source,
+        *,
+        filename: str | None = None,
+        media_type: str = "application/octet-stream",
+        etag: str | None = None,
+        named: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         self.source = source
         self.background = None
         self.status_code = 200
-        etag = f'"{source.sha256}"'
-        named = {"ETag": etag, "Cache-Control": "private, no-cache"}
+        etag = etag or f'"{source.sha256}"'
+        named = {"ETag": etag, "Cache-Control": "private, no-cache", **named}
         self.pieces: list[tuple[bytes, int, int]] = []
         """What to send: bytes that go before, first byte of the file, byte after the last."""
         if conditional.not_modified(request.headers, etag):
@@ -127,7 +141,7 @@ class ContentResponse(Response):
                 "Content-Type": media_type,
             }
             if filename is not None:
-                named["Content-Disposition"] = f"attachment; filename*=utf-8''{quote(filename, safe='')}"
+                named["Content-Disposition"] = disposition(filename)
             self._choose(request, etag, named)
         self.init_headers(named)
 
@@ -190,6 +204,28 @@ class ContentResponse(Response):
             if whole := head + next(chunks, b""):
                 yield whole
             yield from chunks
+
+
+def disposition(filename: str) -> str:
+    """`Content-Disposition` with the name twice: as plain ASCII for those who read nothing else, and as it is (RFC 6266, section 5)."""
+    plain = unicodedata.normalize("NFKD", filename).encode("ascii", "ignore").decode()
+    plain = re.sub(r"[^ !#-.0-\[\]-~]", "_", plain).strip() or "file"
+    return f"attachment; filename=\"{plain}\"; filename*=utf-8''{quote(filename, safe='')}"
+
+
+def document(request: Request, content: bytes, media_type: str) -> ContentResponse:
+    """A text of any length: packed where the client takes that and asks for no range. Each coding has an ETag and a digest of its own."""
+    coding = None if "range" in request.headers else coding_of(request)
+    if coding is None or len(content) < MIN_BYTES:
+        return ContentResponse(request, InMemory(content), media_type=media_type, named=VARIES)
+    etag = tagged(f'"{hashlib.sha256(content).hexdigest()}"', coding)
+    named = VARIES | {"Content-Encoding": coding}
+    return ContentResponse(request, InMemory(packed(content, coding)), media_type=media_type, etag=etag, named=named)
+
+
+def coding_of(request: Request) -> str | None:
+    """The content coding that suits the client."""
+    return chosen(request.headers.get("accept-encoding", "").encode("latin-1"))
 
 
 def download(request: Request, service: Service, blob: Blob, filename: str) -> Response:

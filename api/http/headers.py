@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from api.http.conditional import DIGEST_PATTERN
+
 _DESCRIPTIONS = {
     "Content-Digest": "`sha-256=:<base64>:` (RFC 9530); the upload is refused where its bytes are not these.",
     "If-Match": "An ETag; any other state is answered with 412.",
@@ -11,11 +13,22 @@ _DESCRIPTIONS = {
 }
 
 
+_PATTERNS: dict[str, str] = {
+    "Content-Digest": DIGEST_PATTERN,
+}
+
+
 def documented(*names: str) -> dict[str, Any]:
     """The `openapi_extra` of a route that reads these headers."""
     return {
         "parameters": [
-            {"name": name, "in": "header", "required": False, "description": _DESCRIPTIONS[name], "schema": {"type": "string"}}
+            {
+                "name": name,
+                "in": "header",
+                "required": False,
+                "description": _DESCRIPTIONS[name],
+                "schema": {"type": "string"} | ({"pattern": _PATTERNS[name]} if name in _PATTERNS else {}),
+            }
             for name in names
         ]
     }

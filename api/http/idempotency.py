@@ -14,6 +14,7 @@ IdempotencyKey = Annotated[
         description="1 to 255 printable ASCII characters. The same key with the same request gives the same resource for a day (with "
         "`Idempotency-Replayed: true`), with another request an error.",
         max_length=1000,
+        json_schema_extra={"pattern": idempotency.PATTERN},
     ),
 ]
 

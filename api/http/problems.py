@@ -11,6 +11,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
+from api.documentation.problems import path_of
 from core.errors import MOST_ERRORS, FieldError, ServiceError, bounded
 from engine.contract.findings import pointer, sentence
 from modelpress.resources.common import Problem, ProblemDetail
@@ -47,7 +48,7 @@ def render(
 ) -> Response:
     """One problem as a response."""
     problem = Problem(
-        type=f"/problems/{code.replace('_', '-')}",
+        type=path_of(code),
         title=title or code.replace("_", " ").capitalize(),
         status=status,
         detail=detail,
@@ -97,9 +98,10 @@ async def _http_exception(request: Request, error: Exception) -> Response:
 
 
 def _verbs(request: Request) -> list[str]:
-    """Every verb that the path answers: several routes may share it (RFC 9110, section 10.2.1)."""
+    """Every verb that the path answers: several routes may share it (RFC 9110, section 10.2.1), and whatever answers GET answers HEAD."""
     path = request.scope["path"]
-    return sorted({verb for route in request.app.routes if route.path_regex.match(path) for verb in route.methods or ()})
+    found = {verb for route in request.app.routes if route.path_regex.match(path) for verb in route.methods or ()}
+    return sorted(found | ({"HEAD"} if "GET" in found else set()))
 
 
 async def _validation_error(request: Request, error: Exception) -> Response:

@@ -7,11 +7,13 @@ import asyncio
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from starlette.concurrency import run_in_threadpool
 
+from api.http.coding import MIN_BYTES, packed, recoded
+from api.http.conditional import tagged
 from core.database.serialization import to_json
 from core.database.tables import Job
 from core.jobs import TERMINAL, Mark, body
@@ -22,6 +24,15 @@ _MAX_ENTRIES = 4096
 _MAX_BYTES = 16 * 2**20
 _MAX_ENTRY_BYTES = 256 * 1024
 """A job whose JSON is longer is read from the database each time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """An answer as it goes out."""
+
+    etag: str
+    raw_headers: list[tuple[bytes, bytes]]
+    body: bytes
 
 
 @dataclass(slots=True)
@@ -39,6 +50,18 @@ class Rendered:
     used_at: float
     raw_headers: list[tuple[bytes, bytes]]
     """Of an answer with the body, as ASGI takes them."""
+    _coded: dict[str, Sent] = field(default_factory=dict)
+
+    def sent(self, coding: str | None) -> Sent:
+        """The answer in a coding; packed once for all who ask for it."""
+        if coding is None or len(self.body) < MIN_BYTES:
+            return Sent(self.etag, self.raw_headers, self.body)
+        found = self._coded.get(coding)
+        if found is None:
+            content = packed(self.body, coding)
+            found = Sent(tagged(self.etag, coding), recoded(self.raw_headers, coding, len(content)), content)
+            self._coded[coding] = found
+        return found
 
 
 class HotJobs:
@@ -126,6 +149,6 @@ def render(job: Job) -> Rendered:
     now = time.monotonic()
     content = to_json(body(job)).encode()
     headers = {"etag": etag, "cache-control": "private, no-cache"} | ({"retry-after": wait} if wait else {})
-    described = headers | {"content-type": "application/json", "content-length": str(len(content))}
+    described = headers | {"content-type": "application/json", "content-length": str(len(content)), "vary": "accept-encoding"}
     raw = [(name.encode(), value.encode()) for name, value in described.items()]
     return Rendered(job.project_id, job.id, job.version, job.status in TERMINAL, etag, content, wait, now, now, raw)

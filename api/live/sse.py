@@ -16,6 +16,8 @@ from core.errors import MalformedRequest, ServiceError, Unauthenticated
 HEARTBEAT_SECONDS = 15.0
 KEY_SECONDS = 5.0
 """How often a stream asks whether its key is still valid."""
+CURSOR = r"^((evt_[0-9a-z]{26})?[0-9]{1,15})?$"
+"""What `sequence` reads."""
 _CURSOR = re.compile(r"(?:evt_[0-9a-z]{26})?([0-9]{1,15})")
 
 
@@ -43,7 +45,8 @@ class EventStream(Response):
 
     `check_key` raises `unauthenticated` once the key was revoked or has expired: the stream ends then, without an `end`.
 
-    Between events the latest `progress` is sent, without an id; an idle connection gets a comment every 15 seconds.
+    Between events the latest `progress` is sent, without an id; an idle connection gets a comment every 15 seconds. Only events end with an
+    empty line: what some readers take for an event without a name and data never comes.
     """
 
     media_type = "text/event-stream"
@@ -70,7 +73,7 @@ class EventStream(Response):
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _follow(self, topic: Topic, gone: asyncio.Future[None], send: Send) -> None:
-        await _write(send, b"retry: 2000\n\n")
+        await _write(send, b"retry: 2000\n")
         progress, written_at = b"", time.monotonic()
         while not gone.done() and await self._may_go_on():
             changed = topic.next_change()
@@ -93,7 +96,7 @@ class EventStream(Response):
                 written_at = time.monotonic()
             elif not gone.done() and time.monotonic() - written_at >= HEARTBEAT_SECONDS:
                 written_at = time.monotonic()
-                await _write(send, b": still here\n\n")
+                await _write(send, b": still here\n")
 
     async def _may_go_on(self) -> bool:
         if time.monotonic() - self._checked_at < KEY_SECONDS:

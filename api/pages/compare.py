@@ -11,7 +11,7 @@ from fastapi.responses import Response
 from api.deps import ReadsJobs
 from api.http.routing import ClosedRoute
 from api.pages.charts import Chart, chart
-from api.pages.jobs import title_of
+from api.pages.jobs import summary_of, title_of
 from api.pages.rendering import Content, View, show
 from api.pages.words import first_metric, inline
 from core import jobs
@@ -67,7 +67,7 @@ def _side(view: View, job_id: str) -> Side:
     if not job_id.isascii() or len(job_id) > 80:
         raise NotFound("there is no such job in this project")
     job = jobs.get(view.session, view.project_id, job_id)
-    return Side(job, title_of(job), Summary.model_validate(job.summary) if job.summary else None)
+    return Side(job, title_of(job), summary_of(job))
 
 
 def _figures(sides: Sequence[Side]) -> Iterator[tuple[str, list[Cell]]]:

@@ -19,17 +19,17 @@ def install(app: FastAPI) -> None:
 
 
 def _on_pages(handler: Handler) -> Handler:
-    async def answer(request: Request, error: Exception) -> Response:
-        said = await handler(request, error)
-        if said.media_type != "application/problem+json" or not (browser.wants_page(request.scope) or _is_part_of_page(request)):
-            return said
-        problem = json.loads(bytes(said.body))
+    async def handle(request: Request, error: Exception) -> Response:
+        document = await handler(request, error)
+        if document.media_type != "application/problem+json" or not (browser.wants_page(request.scope) or _is_part_of_page(request)):
+            return document
+        problem = json.loads(bytes(document.body))
         fields = {key: problem.get(key) for key in ("title", "detail", "hint", "code", "request_id")}
-        page = framed(request, Content(problem["title"], render("error.html", **fields), status=said.status_code))
-        page.headers.update({name: value for name, value in said.headers.items() if name in ("retry-after", "allow")})
+        page = framed(request, Content(problem["title"], render("error.html", **fields), status=document.status_code))
+        page.headers.update({name: value for name, value in document.headers.items() if name in ("retry-after", "allow")})
         return page
 
-    return answer
+    return handle
 
 
 def _is_part_of_page(request: Request) -> bool:

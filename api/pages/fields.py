@@ -154,7 +154,7 @@ def marked(fields: Sequence[Field], errors: Mapping[str, str]) -> tuple[Field, .
             fields=marked(field.fields, errors),
             error=""
             if field.kind == "group"
-            else next((told for at, told in errors.items() if at == field.pointer or at.startswith(field.pointer + "/")), ""),
+            else next((message for at, message in errors.items() if at == field.pointer or at.startswith(field.pointer + "/")), ""),
         )
         for field in fields
     )

@@ -1,5 +1,6 @@
 """The start page: the project's jobs, how far they are, and what came of them."""
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -7,6 +8,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
+from pydantic import ValidationError
 
 from api.deps import ReadsJobs
 from api.http.routing import ClosedRoute
@@ -80,6 +82,13 @@ def title_of(job: Job) -> str:
     return job.name or steps_text([step["method"] for step in job.steps]) or job.id
 
 
+def summary_of(job: Job) -> Summary | None:
+    """A job's figures; None where it has none, or where another version wrote them and this one cannot read them."""
+    with contextlib.suppress(ValidationError):
+        return Summary.model_validate(job.summary) if job.summary else None
+    return None
+
+
 def steps_text(methods: Sequence[str]) -> str:
     """Steps in a few words."""
     known = catalogue()
@@ -97,7 +106,7 @@ def row(job: Job, names: dict[str, str]) -> Row:
         fraction=progress.get("fraction", 0.0),
         message=progress.get("message", ""),
         outcome=OUTCOMES.get(job.outcome or "", ""),
-        gain=Gain.of(Summary.model_validate(job.summary)) if job.summary else None,
+        gain=Gain.of(summary) if (summary := summary_of(job)) else None,
     )
 
 

@@ -260,7 +260,7 @@ def _draft(form: Form) -> Draft:
         steps.append(_step(index, method, found))
     rest = fields.given(_rest(), form)
     values, wrong = fields.read(rest)
-    pointers = {"/" + path.replace(".", "/"): told for path, told in (errors | wrong).items()}
+    pointers = {"/" + path.replace(".", "/"): message for path, message in (errors | wrong).items()}
     return Draft("form", "", head, tuple(steps), rest, document | values, pointers, submission)
 
 

@@ -10,7 +10,7 @@ from urllib.parse import urlencode
 from api.live.sse import sequence
 from api.pages.charts import chart, training
 from api.pages.graph import FOLDER, VIEW, published
-from api.pages.jobs import Gain
+from api.pages.jobs import Gain, summary_of
 from api.pages.rendering import View, render
 from api.pages.words import MOST_DOCUMENT_CHARACTERS, first_metric, yaml_text
 from core import jobs
@@ -86,7 +86,7 @@ class Card:
 def summary(about: About, asked: Part) -> str:
     """Before and after, targets, warnings."""
     job, report = about.job, about.report
-    found = Summary.model_validate(job.summary) if job.summary else None
+    found = summary_of(job)
     return about.render(
         "summary",
         cards=[] if found is None else _cards(found),

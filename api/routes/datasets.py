@@ -1,26 +1,22 @@
 """Datasets: upload, look at, download, delete."""
 
-from functools import partial
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import JSONResponse, Response
-from starlette.concurrency import run_in_threadpool
 
 from api.deps import DatasetId, Reading, ReadsDatasets, TheService, WritesDatasets, Writing
 from api.http import content, intake, problems
 from api.http.errors import InvalidParameter
 from api.http.fields import fields_of
-from api.http.idempotency import IdempotencyKey, asked_under, replayed_headers
+from api.http.idempotency import IdempotencyKey
 from api.http.inspection import found
+from api.http.keeping import kept
 from api.http.routing import ClosedRoute
+from api.http.words import PRINTABLE
 from api.schemas.common import Change, GivenLabels, OfLibrary, page_of
-from core import ids
-from core.database.tables import Dataset as DatasetRow
 from core.errors import FieldError
-from core.jobs import idempotency
 from core.library import datasets
-from core.service import Service
 from engine.contract.file_format import ending_of
 from engine.contract.findings import suggestion
 from modelpress.resources.common import Page
@@ -56,31 +52,7 @@ async def create_dataset(
     without them the service measures fidelity to the original.
     """
     taken = await intake.take(request, service, principal.project_id, intake.DATASETS, declared.labelled(given))
-    body, replayed = await run_in_threadpool(_create, service, principal.project_id, taken, idempotency_key)
-    return JSONResponse(body, 201, {"Location": body["urls"]["self"]} | replayed_headers(replayed))
-
-
-def _create(service: Service, project_id: str, taken: intake.Taken, key: str | None) -> tuple[dict[str, Any], bool]:
-    asked = asked_under(service, key, "create_dataset", taken.name, taken.format, taken.metadata, taken.blob.sha256, taken.labels)
-    with service.database.unit_of_work() as session:
-
-        def make(dataset_id: str) -> DatasetRow:
-            return datasets.create(
-                session,
-                service.settings,
-                project_id,
-                name=taken.name,
-                format=taken.format,
-                metadata=taken.metadata,
-                blob=taken.blob,
-                labels=taken.labels,
-                dataset_id=dataset_id,
-            )
-
-        dataset, replayed = idempotency.once(
-            session, project_id, asked, ids.new("ds"), find=partial(datasets.get, session, project_id), make=make
-        )
-        return datasets.body(dataset), replayed
+    return await kept(service, principal.project_id, datasets, taken, idempotency_key)
 
 
 @router.get("/v1/datasets", operation_id="list_datasets", response_model=Page[Dataset], responses=problems.responses(400, 422))
@@ -118,7 +90,9 @@ def preview_dataset(
     session: Reading,
     principal: ReadsDatasets,
     dataset_id: DatasetId,
-    split: Annotated[str | None, Query(max_length=64, description="One split instead of all.", examples=["test"])] = None,
+    split: Annotated[
+        str | None, Query(max_length=64, pattern=PRINTABLE, description="One split instead of all.", examples=["test"])
+    ] = None,
     limit: Annotated[int, Query(ge=1, le=100, description="Most examples of a split.")] = 8,
 ) -> Response:
     """The first examples of each split."""

@@ -11,10 +11,10 @@ from api.http import problems
 from api.http.content import HEADERS, ContentResponse, InMemory
 from api.http.routing import ClosedRoute
 from api.http.words import Word
-from api.live.sse import Asked, EventStream, sequence
+from api.live.sse import CURSOR, Asked, EventStream, sequence
 from api.live.watch import Frame, News
 from api.routes.jobs import fetch
-from api.schemas.common import After, Limit
+from api.schemas.common import Limit
 from core import jobs
 from core.database.db import Session
 from core.database.serialization import to_json
@@ -24,6 +24,10 @@ from modelpress.resources.common import Page
 from modelpress.resources.jobs import Event, SeriesList
 
 router = APIRouter(route_class=ClosedRoute, tags=["jobs"])
+AfterEvent = Annotated[
+    str | None,
+    Query(max_length=200, description="Id or number of the last event that was seen.", json_schema_extra={"pattern": CURSOR}),
+]
 _REPLAY_PAGE = 200
 
 
@@ -35,7 +39,7 @@ def list_events(
     job_id: JobId,
     type: Annotated[list[Word], Query(max_length=32, description="Only these types.", examples=[["started", "succeeded"]])] = [],  # noqa: B006 - FastAPI copies it
     limit: Limit = 100,
-    after: After = None,
+    after: AfterEvent = None,
 ) -> Response:
     """A job's history, oldest first; it is only ever appended to."""
     jobs.version(session, principal.project_id, job_id)
@@ -60,8 +64,11 @@ async def stream_events(
     principal: ReadsJobs,
     live: TheLive,
     job_id: JobId,
-    last_event_id: Annotated[str | None, Header(description="Id of the last event that was seen; the stream goes on after it.")] = None,
-    after: After = None,
+    last_event_id: Annotated[
+        str | None,
+        Header(description="Id of the last event that was seen; the stream goes on after it.", json_schema_extra={"pattern": CURSOR}),
+    ] = None,
+    after: AfterEvent = None,
 ) -> Response:
     """Replay a job's events and follow them until it has ended (`event: end`)."""
     seen = sequence(last_event_id or after)

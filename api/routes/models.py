@@ -1,24 +1,19 @@
 """Models: upload, look at, download, delete."""
 
-from functools import partial
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse, Response
-from starlette.concurrency import run_in_threadpool
 
 from api.deps import ModelId, Reading, ReadsModels, TheService, WritesModels, Writing
 from api.http import content, intake, problems
 from api.http.fields import fields_of
-from api.http.idempotency import IdempotencyKey, asked_under, replayed_headers
+from api.http.idempotency import IdempotencyKey
 from api.http.inspection import found
+from api.http.keeping import kept
 from api.http.routing import ClosedRoute
 from api.schemas.common import Change, GivenLabels, OfLibrary, page_of
-from core import ids
-from core.database.tables import Model as ModelRow
-from core.jobs import idempotency
 from core.library import models
-from core.service import Service
 from engine.contract.file_format import ending_of
 from modelpress.resources.common import Page
 from modelpress.resources.library import Layer, Model
@@ -50,31 +45,7 @@ async def create_model(
     are programs, not data: they are refused with `unsafe_format`.
     """
     taken = await intake.take(request, service, principal.project_id, intake.MODELS, declared.labelled(given))
-    body, replayed = await run_in_threadpool(_create, service, principal.project_id, taken, idempotency_key)
-    return JSONResponse(body, 201, {"Location": body["urls"]["self"]} | replayed_headers(replayed))
-
-
-def _create(service: Service, project_id: str, taken: intake.Taken, key: str | None) -> tuple[dict[str, Any], bool]:
-    asked = asked_under(service, key, "create_model", taken.name, taken.format, taken.metadata, taken.blob.sha256, taken.labels)
-    with service.database.unit_of_work() as session:
-
-        def make(model_id: str) -> ModelRow:
-            return models.create(
-                session,
-                service.settings,
-                project_id,
-                name=taken.name,
-                format=taken.format,
-                metadata=taken.metadata,
-                blob=taken.blob,
-                labels=taken.labels,
-                model_id=model_id,
-            )
-
-        model, replayed = idempotency.once(
-            session, project_id, asked, ids.new("mdl"), find=partial(models.get, session, project_id), make=make
-        )
-        return models.body(model), replayed
+    return await kept(service, principal.project_id, models, taken, idempotency_key)
 
 
 @router.get("/v1/models", operation_id="list_models", response_model=Page[Model], responses=problems.responses(400, 422))

@@ -6,9 +6,8 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from api.deps import JobId, Reading, ReadsJobs, TheService
-from api.http import problems
-from api.http.content import HEADERS, ContentResponse, InMemory, Stored
-from api.http.reports import document
+from api.http import content, problems
+from api.http.reports import MOST_DRAWN_BYTES, document
 from api.http.routing import ClosedRoute
 from core import jobs
 from core.library import artifacts
@@ -33,20 +32,22 @@ def _responses(media_type: str, schema: dict[str, Any]) -> dict[int | str, dict[
     "/v1/jobs/{job_id}/report.json",
     operation_id="get_report",
     response_class=Response,
-    openapi_extra=HEADERS,
-    responses=_responses("application/json", {"type": "object"}),
+    openapi_extra=content.HEADERS,
+    responses=_responses("application/json", {"$ref": "#/components/schemas/Report"}),
 )
 def get_report(request: Request, session: Reading, principal: ReadsJobs, service: TheService, job_id: JobId) -> Response:
     """Before and after: figures measured the same way on both files, steps, constraints, layers, environment."""
     blob = artifacts.report(session, principal.project_id, job_id)
-    return ContentResponse(request, Stored(service.blobs, blob), media_type="application/json")
+    if blob.size_bytes > MOST_DRAWN_BYTES or content.coding_of(request) is None:
+        return content.ContentResponse(request, content.Stored(service.blobs, blob), media_type="application/json", named=content.VARIES)
+    return content.document(request, service.blobs.read_all(blob), "application/json")
 
 
 @router.get(
     "/v1/jobs/{job_id}/report.html",
     operation_id="get_report_html",
     response_class=Response,
-    openapi_extra=HEADERS,
+    openapi_extra=content.HEADERS,
     responses=_responses("text/html", {"type": "string"}),
 )
 def get_report_html(request: Request, session: Reading, principal: ReadsJobs, service: TheService, job_id: JobId) -> Response:
@@ -54,7 +55,7 @@ def get_report_html(request: Request, session: Reading, principal: ReadsJobs, se
     found = document(service, artifacts.report(session, principal.project_id, job_id))
     links = {row.filename: f"/v1/artifacts/{row.id}/content" for row in jobs.artifacts(session, principal.project_id, job_id)}
     page = to_html(found, links)
-    response = ContentResponse(request, InMemory(page.encode()), media_type="text/html; charset=utf-8")
+    response = content.document(request, page.encode(), "text/html; charset=utf-8")
     response.headers["Content-Security-Policy"] = _PAGE_POLICY
     return response
 
@@ -63,10 +64,10 @@ def get_report_html(request: Request, session: Reading, principal: ReadsJobs, se
     "/v1/jobs/{job_id}/report.md",
     operation_id="get_report_markdown",
     response_class=Response,
-    openapi_extra=HEADERS,
+    openapi_extra=content.HEADERS,
     responses=_responses("text/markdown", {"type": "string"}),
 )
 def get_report_markdown(request: Request, session: Reading, principal: ReadsJobs, service: TheService, job_id: JobId) -> Response:
     """The report as Markdown, for a pull request or a model card."""
     text = to_markdown(document(service, artifacts.report(session, principal.project_id, job_id)))
-    return ContentResponse(request, InMemory(text.encode()), media_type="text/markdown; charset=utf-8")
+    return content.document(request, text.encode(), "text/markdown; charset=utf-8")

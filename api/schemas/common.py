@@ -17,7 +17,9 @@ from core.errors import FieldError
 Row = TypeVar("Row")
 
 Limit = Annotated[int, Query(ge=1, le=100, description="Entries on one page.")]
-After = Annotated[str | None, Query(max_length=200, description="`next_cursor` of the page before.")]
+After = Annotated[
+    str | None, Query(max_length=200, description="`next_cursor` of the page before.", json_schema_extra={"pattern": paging.CURSOR})
+]
 
 
 def _in_utc(moment: datetime) -> datetime:

@@ -18,7 +18,9 @@ from core.errors import MalformedRequest
 Row = TypeVar("Row")
 PAGE_CHARACTERS = 2**20
 """How much one page holds of the columns that may be long; a single row that is longer is a page of its own."""
-_ID = re.compile(r"[a-z]{2,3}_[A-Za-z0-9]{1,64}")
+CURSOR = r"^[a-z]{2,3}_[A-Za-z0-9]{1,64}$"
+"""What a cursor looks like."""
+_ID = re.compile(CURSOR.strip("^$"))
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,8 @@ from core.errors import IdempotencyInProgress, IdempotencyKeyReused, MalformedRe
 
 Made = TypeVar("Made")
 _LOCK_NOT_AVAILABLE = "55P03"
-_KEY = re.compile(r"[\x21-\x7e]{1,255}")
+PATTERN = r"^[\x21-\x7e]{1,255}$"
+_KEY = re.compile(PATTERN.strip("^$"))
 
 
 @dataclass(frozen=True)

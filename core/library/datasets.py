@@ -14,6 +14,9 @@ from core.database.tables import Dataset
 from core.library import inputs
 from core.settings import Settings
 
+PREFIX: ids.Prefix = "ds"
+"""How ids begin."""
+
 
 def create(
     session: Session,
@@ -25,10 +28,10 @@ def create(
     metadata: dict[str, Any],
     blob: Blob,
     labels: Mapping[str, str] = MappingProxyType({}),
-    dataset_id: str | None = None,
+    row_id: str | None = None,
 ) -> Dataset:
     """A dataset of bytes that are in the blob store, and the job that inspects it. Raises `quota_exceeded`."""
-    dataset = Dataset(id=dataset_id or ids.new("ds"), project_id=project_id, name=name, format=format, declared=metadata)
+    dataset = Dataset(id=row_id or ids.new(PREFIX), project_id=project_id, name=name, format=format, declared=metadata)
     return inputs.add(session, settings, dataset, blob, labels)
 
 

@@ -14,6 +14,9 @@ from core.database.tables import Artifact, Job, Model
 from core.library import inputs
 from core.settings import Settings
 
+PREFIX: ids.Prefix = "mdl"
+"""How ids begin."""
+
 
 def create(
     session: Session,
@@ -25,10 +28,10 @@ def create(
     metadata: dict[str, Any],
     blob: Blob,
     labels: Mapping[str, str] = MappingProxyType({}),
-    model_id: str | None = None,
+    row_id: str | None = None,
 ) -> Model:
     """A model of bytes that are in the blob store, and the job that inspects it. Raises `quota_exceeded`."""
-    model = Model(id=model_id or ids.new("mdl"), project_id=project_id, name=name, format=format, declared=metadata)
+    model = Model(id=row_id or ids.new(PREFIX), project_id=project_id, name=name, format=format, declared=metadata)
     return inputs.add(session, settings, model, blob, labels)
 
 
@@ -50,7 +53,7 @@ def promote(
     job = session.get_one(Job, artifact.job_id)
     source = session.get_one(Model, job.model_id)
     model = Model(
-        id=model_id or ids.new("mdl"),
+        id=model_id or ids.new(PREFIX),
         project_id=artifact.project_id,
         name=name or " · ".join((source.name, artifact.filename, *([] if cut is None else [cut[0]]))),
         format=artifact.format,

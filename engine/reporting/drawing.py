@@ -41,9 +41,9 @@ def _line(line: Line, index: int, curve: Curve, x: "_Scale", y: "_Scale") -> str
 
 
 def _mark(line: Line, point: tuple[float, float], curve: Curve, x: "_Scale", y: "_Scale") -> str:
-    told = f"{line.name[:MOST_NAME]}: {number_text(point[1], curve.y.unit)} at {number_text(point[0], curve.x.unit)}"
+    text = f"{line.name[:MOST_NAME]}: {number_text(point[1], curve.y.unit)} at {number_text(point[0], curve.x.unit)}"
     radius = 4.5 if len(line.points) == 1 else 2.4
-    return f'<circle cx="{x.place(point[0]):.1f}" cy="{y.place(point[1]):.1f}" r="{radius}"><title>{escape(told)}</title></circle>'
+    return f'<circle cx="{x.place(point[0]):.1f}" cy="{y.place(point[1]):.1f}" r="{radius}"><title>{escape(text)}</title></circle>'
 
 
 def bars_svg(bars: Bars) -> str:
@@ -120,11 +120,11 @@ def _axes(curve: Curve, x: _Scale, y: _Scale) -> str:
     grid = "".join(f"M{_LEFT},{y.place(value):.1f}H{_WIDTH - 12}" for value in y.ticks())
     parts = [f'<path class="grid" d="{grid}"/><path class="axis" d="M{_LEFT},{_TOP}V{floor}H{_WIDTH - 12}"/>']
     for value in x.ticks():
-        told = escape(tick_text(value, curve.x.unit, x.step))
-        parts.append(f'<text x="{x.place(value):.1f}" y="{floor + 15}" text-anchor="middle">{told}</text>')
+        text = escape(tick_text(value, curve.x.unit, x.step))
+        parts.append(f'<text x="{x.place(value):.1f}" y="{floor + 15}" text-anchor="middle">{text}</text>')
     for value in y.ticks():
-        told = escape(tick_text(value, curve.y.unit, y.step))
-        parts.append(f'<text x="{_LEFT - 7}" y="{y.place(value) + 4:.1f}" text-anchor="end">{told}</text>')
+        text = escape(tick_text(value, curve.y.unit, y.step))
+        parts.append(f'<text x="{_LEFT - 7}" y="{y.place(value) + 4:.1f}" text-anchor="end">{text}</text>')
     parts.append(
         f'<text x="{(_LEFT + _WIDTH) / 2}" y="{_HEIGHT - 4}" text-anchor="middle">{escape(curve.x.title[:MOST_NAME])}</text>'
         f'<text x="4" y="13">{escape(curve.y.title[:MOST_NAME])}</text>'

@@ -17,12 +17,11 @@ import httpx
 import numpy as np
 import pytest
 import structlog
-import uvicorn
 from onnx import TensorProto, helper, numpy_helper
 
+from api import server as serving
 from api.app import create_app
 from api.front.room import Bounds
-from api.server import config
 from core import jobs
 from core.access import keys, projects
 from core.access.keys import USER_SCOPES
@@ -129,7 +128,7 @@ def running(settings: Settings, bounds: Bounds | None = None) -> Iterator[Server
     app = create_app(settings)
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
-        server = uvicorn.Server(config(app, settings, bounds, log_config=None))
+        server = serving.Server(serving.config(app, settings, bounds, log_config=None))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         while not server.started:

@@ -12,11 +12,11 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests.attack import bodies, connections, documents, heads, load, rights
+from tests.attack import bodies, connections, documents, heads, load, pages, rights
 from tests.attack.target import Target
 from tests.attack.verdict import Verdict, tried
 
-ATTACKS = (*documents.ATTACKS, *bodies.ATTACKS, *heads.ATTACKS, *connections.ATTACKS, *rights.ATTACKS, *load.ATTACKS)
+ATTACKS = (*documents.ATTACKS, *bodies.ATTACKS, *heads.ATTACKS, *connections.ATTACKS, *rights.ATTACKS, *pages.ATTACKS, *load.ATTACKS)
 
 
 def main() -> int:

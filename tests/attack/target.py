@@ -99,11 +99,11 @@ class Target:
         content_type: str = "application/json",
         **headers: str,
     ) -> tuple[int, Any, bytes]:
-        """One request on a connection of its own; every answer is counted."""
+        """One request on a connection of its own; every answer is counted. A header without a value is not sent."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         sent = {"Authorization": f"Bearer {key or self.attacker}", "Content-Type": content_type, **headers}
         try:
-            connection.request(method, path, body, sent)
+            connection.request(method, path, body, {name: value for name, value in sent.items() if value})
             answer = connection.getresponse()
             content = answer.read()
         finally:

@@ -140,8 +140,14 @@ class House:
         return True
 
     def wait_until_whole(self) -> None:
-        """Wait until the API and every worker are there."""
-        self.until(lambda: self.answers() and len(self.pids("worker")) == self._workers, "the house is not whole again")
+        """Wait until the API and every worker are there, and each worker knows what confines its jobs."""
+        self.until(
+            lambda: self.answers() and len(self.pids("worker")) == self._workers and not self._probes(), "the house is not whole again"
+        )
+
+    def _probes(self) -> list[Path]:
+        """Folders in which a worker that has just been started tries its confinement."""
+        return [folder for data_dir in self.data_dirs() for folder in (data_dir / "work").glob("worker-*/probe-*")]
 
     def until(self, condition: Callable[[], bool], message: str, seconds: float = 60) -> None:
         """Wait until `condition` holds."""

@@ -36,7 +36,7 @@ def load(params: TransformersParams, folder: Path) -> nn.Module:
 
     found, config = _class(params)
     try:
-        module, told = found.from_pretrained(
+        module, loading = found.from_pretrained(
             folder,
             config=config,
             use_safetensors=True,
@@ -50,7 +50,7 @@ def load(params: TransformersParams, folder: Path) -> nn.Module:
             "model_invalid", f"transformers cannot load the weights: {str(error)[:300]}.", hint="Send the folder of save_pretrained."
         ) from error
     for word in ("missing_keys", "unexpected_keys", "mismatched_keys"):
-        if names := sorted(map(str, told.get(word) or ())):
+        if names := sorted(map(str, loading.get(word) or ())):
             listed = ", ".join(names[:_LISTED])
             raise EngineError(
                 "model_invalid",

@@ -27,12 +27,12 @@ def combine(general: Tensor, special: Tensor, dustbin: Tensor, active: Tensor, i
     function is convex, so this comes to its minimum; where one specialist is active, the first step from the generalist's answer is it.
     """
     outside = 1 - inside
-    said = general + (active.unsqueeze(2) * special).sum(dim=1)
+    known = general + (active.unsqueeze(2) * special).sum(dim=1)
     number = 1 + active.sum(dim=1, keepdim=True)
     answer = general
     for _ in range(steps):
         shares = active * dustbin / (answer @ outside.T).clamp_min(_SURE * _SURE)
-        answer = (said + answer * (shares @ outside)) / number
+        answer = (known + answer * (shares @ outside)) / number
     return answer
 
 

@@ -23,7 +23,7 @@ class Browser(httpx.Client):
 
     def token(self, path: str) -> str:
         """The token of the forms of a page."""
-        found = re.search(r'name="form_token" value="([0-9a-f]{64})"', self.get(path).text)
+        found = re.search(r'name="form_token" value="([0-9a-f]{96})"', self.get(path).text)
         assert found is not None, path
         return found[1]
 

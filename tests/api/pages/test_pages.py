@@ -127,6 +127,17 @@ def test_the_tabs_of_a_job(browser: Browser, finished: dict[str, Any], tab: str)
     page(browser.get(f"/jobs/{finished['id']}{tab}"), "smaller", "team: vision", *wanted)
 
 
+@pytest.mark.parametrize("path", ["/", "/compare?job={0}&job={1}", *(f"/jobs/{{0}}{tab}" for tab in TABS)])
+def test_results_of_another_version_are_left_out(server: Server, browser: Browser, client: Client, spec: dict[str, Any], path: str) -> None:
+    job, other = client.job({**spec, "name": "of old"}), client.job({**spec, "name": "waits"})
+    claim = server.claim(job["id"])
+    old = server.service.blobs.put_bytes(b'{"report_version": 0, "what": "was"}')
+    with server.service.database.unit_of_work() as session:
+        files = [NewArtifact("report", "json", "report.json", old)]
+        jobs.finish(session, claim.job_id, claim.fence, outcome="constraints_met", result={"baseline": {}, "size": 7}, artifacts=files)
+    page(browser.get(path.format(job["id"], other["id"])), "of old")
+
+
 def test_a_job_that_runs_is_followed(server: Server, browser: Browser, client: Client, spec: dict[str, Any]) -> None:
     job = client.job(spec)
     path = f"/jobs/{job['id']}"

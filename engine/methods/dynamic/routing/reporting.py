@@ -71,10 +71,10 @@ def _entropy(probabilities: NDArray[np.floating]) -> NDArray[np.float64]:
 def _warn_about_constant_gates(key: str, rates: NDArray[np.float64], names: Sequence[str], context: Context) -> None:
     always, never = ([name for name, rate in zip(names, rates, strict=True) if rate == wanted] for wanted in (1.0, 0.0))
     if always or never:
-        said = [f"skip {listed(always)} for every input"] * bool(always) + [f"never skip {listed(never)}"] * bool(never)
+        habits = [f"skip {listed(always)} for every input"] * bool(always) + [f"never skip {listed(never)}"] * bool(never)
         context.warn(
             "gate_constant",
-            f"Gates that do not look at the input ({key}): they {' and '.join(said)}. Change alpha, or train longer with a smaller "
+            f"Gates that do not look at the input ({key}): they {' and '.join(habits)}. Change alpha, or train longer with a smaller "
             "learning rate; a block that never runs can be removed by sparse_structure_selection.",
             setting=key,
             always_skipped=always,
