@@ -15,8 +15,8 @@ from engine.contract.spec import Spec
 RATES = ((1e8, 1.5e10), (1e9, 5e10))
 """Operations of one example, and those that one core does in a second: a ResNet-50 (4.1e9) comes to 5.3e10, a ViT-B/16 (1.75e10) to
 4.8e10, networks of a few million to 1e10 or 2e10. In between, along a line in logarithms."""
-START_SECONDS = 3.0
-"""Loading, exporting and verifying, whatever the size."""
+START_SECONDS, TORCH_SECONDS = 1.5, 3.0
+"""Loading, exporting and verifying, whatever the size; and what a network that is trained or cut takes besides: torch, tracing, comparing."""
 WEIGHT_BYTES_PER_SECOND = 5e7
 """Reading, checking, compressing, writing and loading of the weights."""
 BATCH_SIZE_SECONDS = 2.0
@@ -71,9 +71,14 @@ class JobFacts:
         if self.macs is None or self.test_examples is None:
             return None
         evaluated = (len(spec.steps) + 2) * self.test_examples * self.macs
-        measured = BATCH_SIZE_SECONDS * len(spec.evaluation.latency.batch_sizes)
+        measured = sum(self._measuring_seconds(spec, size) for size in spec.evaluation.latency.batch_sizes)
+        start = START_SECONDS + (TORCH_SECONDS if any(step.needs.trainable for step in spec.steps) else 0)
         files = 4 * (self.params or 0) / WEIGHT_BYTES_PER_SECOND
-        return rounded(START_SECONDS + measured + files + self.seconds(sum(cost or 0 for cost in costs) + evaluated))
+        return rounded(start + measured + files + self.seconds(sum(cost or 0 for cost in costs) + evaluated))
+
+    def _measuring_seconds(self, spec: Spec, batch_size: int) -> float:
+        """How long two networks are timed, which is bounded."""
+        return min(BATCH_SIZE_SECONDS, 2 * spec.evaluation.latency.repeats * self.seconds(batch_size * (self.macs or 0)))
 
     def seconds(self, macs: float) -> float:
         """How long so many operations of this network take on one core."""
