@@ -46,6 +46,7 @@ class Baseline:
         Raises:
             EngineError: `non_finite_outputs`, or where a metric that the spec asks for cannot be measured; an error of no step, even if one was waiting.
         """
+        self.count_beside()  # The examiner goes on meanwhile.
         begin = time.monotonic()
         try:
             found = self._waiting()

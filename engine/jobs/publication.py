@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import filecmp
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -15,6 +16,7 @@ import onnx
 
 from engine.contract.errors import EngineError
 from engine.contract.figures import MOST_SETTINGS, Figures, Latency, OtherCpu, Setting, Timing
+from engine.contract.report import LayerChange
 from engine.formats.onnx.counting import count_onnx
 from engine.formats.onnx.notes import remove_notes
 from engine.formats.onnx.one_file import as_raw
@@ -25,6 +27,7 @@ from engine.jobs.other_cpu import on_other_cpu
 from engine.jobs.other_formats import OtherFormats, Written
 from engine.measuring.examiner.client import Examiner
 from engine.measuring.examiner.messages import CompareRequest, Difference, Score
+from engine.measuring.layer_table import layer_table
 from engine.measuring.measurement import FileSizes
 from engine.measuring.sizes import Sizes
 from engine.networks.network import Counts, Network
@@ -85,6 +88,8 @@ class Publication:
     files: tuple[PublishedFile, ...]
     measured: tuple[MeasuredFile, ...]
     """One entry for each setting of the network."""
+    layers: tuple[LayerChange, ...]
+    """What became of each layer, in the first setting."""
     refused: tuple[EngineError, ...] = ()
     """Why formats of the spec could not be published."""
 
@@ -155,6 +160,7 @@ def publish(
             sizes.begin(path)
         for name, path in runnable.items():
             networks[name].measure(on_file=partial(_check_copy, path), on_module=partial(_compare, path, networks[name], inputs, examiner))
+        layers = layer_table(inputs.onnx, runnable[settings[0].name])
         others.check(examiner)
         formats = tuple(name for name in formats if name not in others.refused)
         if not formats:
@@ -185,7 +191,7 @@ def publish(
         other = on_other_cpu(inputs.to_score(path, own_network, as_timed=network.batch_dependent), own, examiner, inputs.work)
         measured.append(MeasuredFile(setting, path, own, timings, counts, stored, other))
     files.sort(key=lambda file: formats.index(file.format))
-    return Publication(step_index, tuple(files), tuple(measured), tuple(others.refused.values()))
+    return Publication(step_index, tuple(files), tuple(measured), layers, tuple(others.refused.values()))
 
 
 def _scored_again(  # noqa: PLR0917 - what the file is compared with
@@ -243,7 +249,7 @@ def _checked(settings: tuple[Setting, ...]) -> tuple[Setting, ...]:
 
 def _check_copy(file: Path, source: Path) -> None:
     """The published file against the network's own, which may hold notes besides."""
-    if _settled(file) != _settled(source):
+    if not filecmp.cmp(file, source, shallow=False) and _settled(file) != _settled(source):
         raise EngineError("export_mismatch", "The published file is not the network's own graph.", category="internal")
 
 
