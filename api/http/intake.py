@@ -245,7 +245,8 @@ def _look(file: IO[bytes], declared: Declared, kind: Kind) -> tuple[str, dict[st
             if found.metadata is not None:
                 file.seek(0)
                 stated = found.metadata(file, stated)
-            if stated.architecture is not None or not found.has_structure:
+            described = found.describes_itself is not None and found.describes_itself(file)
+            if stated.architecture is not None or not (found.has_structure or described):
                 read_architecture(stated.architecture)
     return found.name, stored(stated)
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field, ValidationError, model_validator
 
 from engine.contract import metric as metrics
+from engine.contract.file_format import catalogue as file_formats
 from engine.contract.file_format import writable_names
 from engine.contract.findings import Problem, Problems, problems_of
 from engine.contract.method import MethodParams, catalogue
@@ -156,7 +157,7 @@ class Spec(Params):
 
     @model_validator(mode="after")
     def _meaningful(self) -> "Spec":
-        problems = [*_order_problems(self.steps), *_need_problems(self)]
+        problems = [*_order_problems(self.steps), *_need_problems(self), *_export_problems(self)]
         if not self.steps:
             problems.append(_problem("steps", "give at least one step, or quantize: int8"))
         if problems:
@@ -209,6 +210,21 @@ def _need_problems(spec: Spec) -> list[Problem]:
     if spec.constraints and spec.constraints.accuracy:
         problems.append(_problem("dataset", "constraints.accuracy is measured on examples: name a dataset"))
     return problems
+
+
+def _export_problems(spec: Spec) -> list[Problem]:
+    """Formats that cannot hold what the last steps make."""
+    graph = next((step.wire_name() for step in spec.steps if step.leaves_graph), None)
+    return [
+        Problem(
+            pointer=f"/export/{place}",
+            code="export_unsupported",
+            detail=f"{name} holds trainable networks, and {graph} leaves a graph of other operators",
+            hint="onnx and safetensors hold both",
+        )
+        for place, name in enumerate(spec.export)
+        if graph is not None and file_formats()[name].holds_modules
+    ]
 
 
 def parse(document: Any) -> tuple[Spec | None, list[Problem]]:

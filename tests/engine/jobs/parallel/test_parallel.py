@@ -140,26 +140,18 @@ def test_trainings_under_rounding_are_divided_too(tmp_path: Path, step: dict[str
     assert metrics[1] == pytest.approx(metrics[0], abs=0.02)
 
 
-SETTINGS: list[dict[str, Any]] = [
-    {"method": "slimmable", "widths": [0.5, 1.0], "epochs": 2, "batch_size": 37, **TRAINING},
-    {"method": "early_exit", "epochs": 2, "batch_size": 37, **TRAINING},
-    {"method": "network_slimming", "pruning_ratio": 0.3, "epochs": 2, "batch_size": 37, **TRAINING},
-]
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("step", SETTINGS, ids=[str(step["method"]) for step in SETTINGS])
-def test_trainings_of_several_networks_at_once_are_divided_too(tmp_path: Path, step: dict[str, Any]) -> None:
-    """Every width and every exit has the gradient and the statistics of the whole batch."""
+def test_widths_that_are_trained_together_are_divided_too(tmp_path: Path) -> None:
+    """Every width has the gradient and the statistics of the whole batch."""
     files = {
         "model": cnn_file(tmp_path / "cnn.onnx"),
         "dataset": dataset_file(tmp_path / "data.npz", splits=("train", "validation", "test")),
     }
+    step = {"method": "slimmable", "widths": [0.5, 1.0], "epochs": 2, "batch_size": 37, **TRAINING}
     losses, metrics = [], []
     for name, devices in (("one", {}), ("two", {"devices": 2})):
-        assert (
-            run_job(write_job(tmp_path / name, spec={**SPEC, "export": ["onnx"], "steps": [step], **devices}, **files), lambda _: None) == 0
-        )
+        spec = {**SPEC, "export": ["onnx"], "steps": [step], **devices}
+        assert run_job(write_job(tmp_path / name, spec=spec, **files), lambda _: None) == 0
         report = json.loads((tmp_path / name / "out" / "report.json").read_text())
         losses.append([record["train.loss"] for record in report["steps"][0]["report"]["training"]])
         metrics.append([setting["figures"]["metrics"]["test.cross_entropy"] for setting in report["settings"]])
