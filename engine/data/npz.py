@@ -7,6 +7,7 @@ directory, and mapped from there. Nothing is unpickled.
 from __future__ import annotations
 
 import zipfile
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from engine.contract.metadata import SPLITS, DatasetMetadata
 from engine.contract.text import IGNORED, SequencesSpec
 from engine.data.ragged import Ragged, mask_of, padded
 from engine.data.stored import Array, Stored, shown
+from engine.data.tables import numbered
 from engine.files.archive import DAMAGED, open_archive
 from engine.files.npz import NAMING, bomb, members_of, read_header
 from engine.networks.network import Signature
@@ -39,6 +41,7 @@ def read(path: Path, metadata: DatasetMetadata, signature: Signature | None, wor
             splits[split] = own
     names = arrays.get("classes")
     classes = None if names is None or names.ndim != 1 else tuple(str(item) for item in names.tolist())
+    splits, classes = _numbered(splits, metadata.labels or classes or (), classes)
     lengths = {
         split: {
             key.replace(f"_{split}{_LENGTHS}", "", 1): array
@@ -52,6 +55,22 @@ def read(path: Path, metadata: DatasetMetadata, signature: Signature | None, wor
             raise EngineError("dataset_invalid", "metadata.sequences is stated, and the file has no x_train_lengths.", hint=NAMING)
         return Stored(splits, classes, NAMING)
     return _filled(Stored(splits, classes, NAMING), lengths, metadata.sequences or SequencesSpec(), signature, work)
+
+
+def _numbered(
+    splits: dict[str, dict[str, Array]], labels: Sequence[str], classes: tuple[str, ...] | None
+) -> tuple[dict[str, dict[str, Array]], tuple[str, ...] | None]:
+    """Targets that are names as numbers of classes: in the order that is stated, else in that of the alphabet, as in tables."""
+    for column in {column for own in splits.values() for column, array in own.items() if array.dtype.kind in "US"}:
+        texts = {split: np.char.strip(_text(own[column])).tolist() for split, own in splits.items() if column in own}
+        numbers, names = numbered(texts, labels)
+        splits = {split: own | ({column: numbers[split]} if column in own else {}) for split, own in splits.items()}
+        classes = names if classes is None and column == "y" else classes
+    return splits, classes
+
+
+def _text(names: Array) -> Array:
+    return np.char.decode(names, "utf-8", "replace") if names.dtype.kind == "S" else names.astype(np.str_)
 
 
 def _filled(stored: Stored, lengths: dict[str, dict[str, Array]], spec: SequencesSpec, signature: Signature | None, work: Path) -> Stored:

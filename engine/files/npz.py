@@ -93,7 +93,8 @@ def read_header(archive: zipfile.ZipFile, name: str, info: zipfile.ZipInfo) -> N
         if header.kind not in "UiuS" or header.data_bytes > limits.MAX_HEADER_BYTES:
             raise EngineError("dataset_invalid", "The array 'classes' has to hold short strings.")
         return header
-    if header.kind not in "biuf":
+    is_named = header.kind in "US" and name.startswith("y_") and len(header.shape) == 1 and "_lengths" not in name
+    if header.kind not in "biuf" and not is_named:
         raise EngineError("dataset_invalid", f"Array {shown!r} is {header.descr}; numbers are needed.", hint="Store integers or floats.")
     if not header.shape or 0 in header.shape:
         raise EngineError(

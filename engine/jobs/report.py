@@ -13,7 +13,6 @@ from engine.jobs.inputs import JobInputs
 from engine.jobs.publication import Publication
 from engine.jobs.recorder import sha256_of
 from engine.measuring import environment
-from engine.measuring.layer_table import layer_table
 from engine.metrics.intervals import wilson_interval
 from engine.reporting.sentence import sentence
 
@@ -60,7 +59,7 @@ def build(
         constraints=result.judged.verdict.constraints,
         steps=tuple(steps),
         kept_step_index=publication.step_index,
-        layers=layer_table(inputs.onnx, publication.measured[0].runnable),
+        layers=publication.layers,
         classes=publication.measured[0].score.classes,
         environment=environment.describe(threads=job.threads, seed=spec.seed, device=job.device),
         warnings=tuple(warnings),

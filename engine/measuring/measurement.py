@@ -9,7 +9,6 @@ Where what a file computes depends on its input, every pair has an input of its 
 import itertools
 import math
 import time
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -24,11 +23,14 @@ from engine.formats.onnx import runtime
 from engine.formats.onnx.runtime import Feed
 from engine.measuring.environment import runtime_name
 from engine.measuring.examples import Examples, fixed_batch
+from engine.measuring.packing import gzip_bytes
 
 TOLERANCE = 0.05
 """Ratios between 1/1.05 and 1.05 are called the same: repeated measurements of one file against itself stay within that."""
 SECONDS_PER_BATCH_SIZE = 2.0
 WARM_UP_RUNS = 3
+WARM_UP_SECONDS = 0.5
+"""After which a slow network, which has long filled its caches, is timed."""
 RUNS_PER_INPUT = 3
 MIN_RUNS = 5
 _BLOCKS = 20
@@ -43,11 +45,7 @@ class FileSizes(NamedTuple):
 
 def file_sizes(path: Path) -> FileSizes:
     """Size of a file, plain and compressed."""
-    packer, packed = zlib.compressobj(6, zlib.DEFLATED, 31), 0
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            packed += len(packer.compress(block))
-    return FileSizes(path.stat().st_size, packed + len(packer.flush()))
+    return FileSizes(path.stat().st_size, gzip_bytes(path))
 
 
 def timings(
@@ -134,11 +132,12 @@ def ratio_of_means(baseline: NDArray[np.float64], result: NDArray[np.float64]) -
 def _interleaved(sessions: Sequence[ort.InferenceSession], feed: Feed, repeats: int) -> NDArray[np.float64]:
     """Seconds of each run, shape (2, runs); who goes first changes with every pair."""
     inputs = [{item.name: feed[item.name] for item in session.get_inputs()} for session in sessions]
-    deadline = time.perf_counter() + SECONDS_PER_BATCH_SIZE
+    begin = time.perf_counter()
+    deadline = begin + SECONDS_PER_BATCH_SIZE
     for _ in range(WARM_UP_RUNS):
         for session, own in zip(sessions, inputs, strict=True):
             runtime.run(session, own)
-        if time.perf_counter() > deadline:
+        if time.perf_counter() > begin + WARM_UP_SECONDS:
             break
     times: list[tuple[float, float]] = []
     while len(times) < repeats and (len(times) < MIN_RUNS or time.perf_counter() < deadline):

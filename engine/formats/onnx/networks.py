@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import shutil
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
@@ -169,9 +168,11 @@ class GraphNetwork:
         settings: tuple[Setting, ...] = UNNAMED,
         weights_type: str = "float32",
         batch_dependent: bool = False,
+        input_dependent: bool | None = None,
     ) -> None:
         self.signature, self.settings, self.weights_type, self._path = signature, settings, weights_type, path
         self.batch_dependent = batch_dependent
+        self._input_dependent = input_dependent
         self._build_module, self._module = build_module, module
         self._counts: dict[object, Counts] = {}
 
@@ -184,10 +185,12 @@ class GraphNetwork:
             self._module = self._build_module()
         return self._module
 
-    @functools.cached_property
+    @property
     def input_dependent(self) -> bool:
         """Whether the graph decides by its input."""
-        return decides_by_input(onnx.load(self._path))
+        if self._input_dependent is None:
+            self._input_dependent = decides_by_input(onnx.load(self._path))
+        return self._input_dependent
 
     @property
     def architecture(self) -> None:

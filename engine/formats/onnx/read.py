@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engine.contract.metadata import InputSpec, ModelMetadata
+from engine.formats.onnx.executed import decides_by_input
 from engine.formats.onnx.file import is_quantized, narrowed, read_model, signature_of, stored_type
 from engine.formats.onnx.networks import GraphNetwork
 from engine.networks.network import Network
@@ -25,7 +26,9 @@ def read(path: Path, metadata: ModelMetadata, work: Path) -> Network:
     """
     model = narrowed(read_model(path), metadata.input_specs)
     build = None if is_quantized(model) else lambda: _build(path, metadata.input_specs)
-    network = GraphNetwork(signature_of(model), path, build_module=build, weights_type=stored_type(model))
+    network = GraphNetwork(
+        signature_of(model), path, build_module=build, weights_type=stored_type(model), input_dependent=decides_by_input(model)
+    )
     del model
     _give_back(path)
     return network

@@ -22,6 +22,7 @@ from engine.structure.proof import removable
 from engine.training.batches import Batch
 
 TRIED = "tried, a network without some of them does not run or computes something else: its own code takes their number for granted"
+UNNAMED = "hidden units are cut only where include or pruning_ratio names the layer, and not by thinet"
 
 SEARCHED = 0.7
 """Share of the progress of a step that finds channels while it trains, and then tunes."""
@@ -62,6 +63,8 @@ def choose_groups(
     names = removable(module, inputs, [group.name for group in wanted], graph)
     tried = {name: TRIED for group in wanted if group.name not in names for name in group.layers}
     kept_out = {name: why for name, why in graph.fixed.items() if name in included.layers and name in allowed.layers} | tried
+    if not names and not recurrent:
+        kept_out |= {name: UNNAMED for group in groups for name in group.layers if isinstance(module.get_submodule(name), nn.RNNBase)}
     reasons = ". ".join(
         f"{', '.join(name for name, why in kept_out.items() if why == reason)}: {reason}" for reason in dict.fromkeys(kept_out.values())
     )
@@ -115,11 +118,20 @@ class Shrinkage:
         self.before = _counts(module, inputs)
         self._inputs = inputs
         self._widths = _widths(module)
+        self._shared = _shared(module)
 
     def report(self, module: nn.Module, context: Context) -> dict[str, int]:
         """Put what is left of every layer and of the whole into the step's report; layers that are gone have no channels."""
         after, widths = _counts(module, self._inputs), _widths(module)
         context.report("layers", {n: {"channels_before": count, "channels_after": widths.get(n, 0)} for n, count in self._widths.items()})
+        untied = [names for names in self._shared if not any(set(names) <= set(still) for still in _shared(module))]
+        if untied:
+            context.warn(
+                "weights_untied",
+                f"These layers shared a weight and have one of their own each, as other channels went from each of them: "
+                f"{'; '.join(', '.join(names) for names in untied)}. The file holds all of them; to keep one, name these layers and those before them in ignore.",
+                layers=untied,
+            )
         context.report("before", self.before)
         context.report("after", after)
         for name, value in after.items():
@@ -140,6 +152,15 @@ def tune(module: nn.Module, finetune: Finetune | None, shrinkage: Shrinkage, con
 def _counts(module: nn.Module, inputs: Inputs) -> dict[str, int]:
     costs = Costs(module, inputs)
     return {"params_count": costs.params_count(), "macs_count": costs.macs_count()}
+
+
+def _shared(module: nn.Module) -> list[list[str]]:
+    """Names of the layers that read the same weight, together."""
+    places: dict[int, list[str]] = {}
+    for name, value in module.named_parameters(remove_duplicate=False):
+        if value.dim() > 1:
+            places.setdefault(id(value), []).append(name.rpartition(".")[0] or name)
+    return [sorted(set(names)) for names in places.values() if len(set(names)) > 1]
 
 
 def _widths(module: nn.Module) -> dict[str, int]:

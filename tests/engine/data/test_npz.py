@@ -238,3 +238,23 @@ def test_an_input_of_one_number_is_given_to_whole_batches(tmp_path: Path) -> Non
         assert (batch["rate"].shape, str(batch["rate"].dtype), int(batch["rate"])) == ((), "int64", 16000)
     error = refused(tmp_path, npz_file({"x_train.sound": sound, "x_train.rate": np.arange(6)}), wanted)
     assert "one number for all examples" in error.message
+
+
+@pytest.mark.parametrize("kind", ["U6", "S6"])
+@pytest.mark.parametrize("order", [(), ("wolf", "ant", "bee")])
+def test_names_of_classes_are_numbered_as_in_tables(kind: str, order: tuple[str, ...], tmp_path: Path) -> None:
+    arrays: dict[str, Any] = {"x_train": np.zeros((4, 1, 8, 8), np.float32), "x_test": np.zeros((2, 1, 8, 8), np.float32)}
+    arrays |= {"y_train": np.array(["wolf", "ant", "bee", "ant "], kind), "y_test": np.array(["bee", "wolf"], kind)}
+    data = load(tmp_path, npz_file(arrays | ({"classes": np.array(order)} if order else {})))
+    names = order or ("ant", "bee", "wolf")
+    assert data.classes == names
+    assert [names[place] for place in data.split("train").targets["y"]] == ["wolf", "ant", "bee", "ant"]
+    assert [names[place] for place in data.split("test").targets["y"]] == ["bee", "wolf"]
+
+
+def test_a_name_that_is_no_class_and_names_in_place_of_examples_are_refused(tmp_path: Path) -> None:
+    examples = {"x_train": np.zeros((2, 1, 8, 8), np.float32)}
+    strange = refused(tmp_path, npz_file(examples | {"y_train": np.array(["ant", "fly"]), "classes": np.array(["ant", "bee"])}))
+    assert (strange.code, "fly" in strange.message) == ("dataset_invalid", True)
+    assert refused(tmp_path, npz_file({"x_train": np.array(["a", "b"])})).code == "dataset_invalid"
+    assert refused(tmp_path, npz_file(examples | {"y_train": np.array([["a", "b"], ["a", "b"]])})).code == "dataset_invalid"

@@ -163,6 +163,12 @@ def test_labels_that_are_not_known_do_not_count():
     assert measured("exact_match", head, logits, target) == (((logits > 0) == YES) | ~known).all(1).mean()
 
 
+def test_a_class_of_a_single_place_counts_and_one_that_never_occurs_does_not():
+    scores = np.eye(4)[[0, 0, 1, 1, 1]]
+    assert measured("miou", CLASSES, scores, np.array([0, 0, 1, 1, 2])) == pytest.approx((1 + 2 / 3 + 0) / 3)
+    assert measured("miou", CLASSES, scores[:1], np.array([0])) == 1
+
+
 def test_metrics_of_values_equal_their_definitions_even_far_from_zero():
     target = RNG.normal(size=(101, 2)) * [1, 50] + [1e6, -3]
     outputs = target + RNG.normal(size=target.shape) * 0.5

@@ -50,7 +50,8 @@ class Builder:
         """Of the parameters that are an initializer's values, all of them in its order."""
         self.constants: dict[str, tuple[str, bool]] = {}
         """The initializer that a tensor of no layer is, and whether it is its transpose, by the tensor's path."""
-        self._shared: dict[str, nn.Parameter] = {}
+        self._shared: dict[tuple[str, bool], nn.Parameter] = {}
+        """Parameters by their initializer and whether they are its transpose."""
         self._biases: dict[tuple[str, torch.Tensor], nn.Parameter] = {}
         self._attributes: dict[Any, fx.Node] = {}
         self._layers: dict[Any, str] = {}
@@ -164,16 +165,26 @@ class Builder:
         return None
 
     def parameter(self, constant: Constant) -> nn.Parameter:
-        """The constant as a trainable parameter: one and the same for each use of an initializer.
+        """The constant as a trainable parameter: one and the same for each use of an initializer, also as the transpose of it.
 
         Rows of one repeated number are never shared: exporters store equal tensors once, so that the fresh scales and biases of all
         normalizations look tied.
         """
-        if constant.source is None or constant.transposed or constant.is_uniform:
+        if constant.source is None or constant.is_uniform:
             return self._from(constant, nn.Parameter(constant.tensor.detach().clone().contiguous()))
-        if constant.source not in self._shared:
-            self._shared[constant.source] = self._from(constant, nn.Parameter(constant.tensor.detach().contiguous()))
-        return self._shared[constant.source]
+        key = (constant.source, constant.transposed)
+        if key not in self._shared:
+            self._shared[key] = self._from(constant, nn.Parameter(constant.tensor.detach().contiguous()))
+        elif self._shared[key].shape != constant.tensor.shape:
+            return self._from(constant, nn.Parameter(constant.tensor.detach().clone().contiguous()))
+        return self._shared[key]
+
+    def transpose_of(self, weight: Constant) -> Flow | None:
+        """The parameter of which a matrix is the transpose, where another operator reads it in its other orientation."""
+        if weight.source is None or weight.is_uniform or (weight.source, not weight.transposed) not in self._shared:
+            return None
+        node = self._attribute(Constant(weight.tensor.t(), weight.source, not weight.transposed))
+        return self._flow(node, (torch.empty(weight.tensor.t().shape, dtype=weight.tensor.dtype, device="meta"),) * self.probes)
 
     def bias(self, constant: Constant, weight: torch.Tensor) -> nn.Parameter:
         """The bias of a layer: shared with the layers that share its weight, too, and with no others.
@@ -261,7 +272,7 @@ class Builder:
         if key not in self._attributes:
             tensor = constant.tensor
             named = constant.source if constant.source and not constant.transposed and is_readable(constant.source) else None
-            shared = constant.source in self._shared and not constant.transposed
+            shared = constant.source is not None and (constant.source, constant.transposed) in self._shared
             weight = tensor.is_floating_point() and tensor.numel() > 1 and bool(torch.isfinite(tensor).all())
             trainable = shared or (named is not None and weight)
             path = self.names.claim(named.replace("/", ".") if named else None, "constant")

@@ -142,6 +142,10 @@ def absorb_bias(op: Op, build: Builder) -> Value | None:
 
 
 def _linear(op: Op, build: Builder, source: Value, weight: Constant, bias: Constant | None) -> Value:
+    turned = build.transpose_of(weight)
+    if turned is not None:
+        product = build.call(torch.matmul, source, turned)
+        return product if bias is None else build.call(torch.add, product, bias)
     source, weight = _channels_first(build, source, weight)
     layer = _empty(nn.Linear, weight.tensor.shape[1], weight.tensor.shape[0])
     return _finish(op, build, layer, source, Tensors(weight, bias))

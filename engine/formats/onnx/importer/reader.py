@@ -17,6 +17,11 @@ KEEP_HINT = (
     "this operator (torch.onnx.export of the model in eval mode, a current opset), or upload safetensors with a builtin architecture."
 )
 
+OPEN_BATCH_HINT = (
+    "Export the network with an open batch: torch.onnx.export(…, dynamic_axes={'input': {0: 'batch'}, …}). Post-training quantization works "
+    "on this file as it is."
+)
+
 TRAINING_HINT = (
     "Export the network in eval mode, normalizations kept: torch.onnx.export(model.eval(), …, dynamo=False, "
     "training=torch.onnx.TrainingMode.PRESERVE, do_constant_folding=False)."

@@ -34,7 +34,7 @@ from engine.formats.onnx.importer import (
 from engine.formats.onnx.importer.builder import Builder, Origin
 from engine.formats.onnx.importer.elementwise import DTYPES, HALF_TYPES
 from engine.formats.onnx.importer.patterns import Patterns
-from engine.formats.onnx.importer.reader import KEEP_HINT, Op
+from engine.formats.onnx.importer.reader import KEEP_HINT, OPEN_BATCH_HINT, Op
 from engine.formats.onnx.importer.values import Constant, Value
 
 Handler = Callable[[Op, Builder], Any]
@@ -215,6 +215,7 @@ def _convert(op: Op, build: Builder, handler: Handler | None) -> list[Value]:
     except EngineError:
         raise
     except (RuntimeError, ValueError, TypeError, IndexError, KeyError, AttributeError, NotImplementedError, AssertionError) as error:
+        _refuse_rows(op, build)
         raise EngineError(
             "model_invalid",
             f"Node {op.label} does not fit its inputs: {str(error).splitlines()[0] if str(error) else type(error).__name__}.",
@@ -222,6 +223,14 @@ def _convert(op: Op, build: Builder, handler: Handler | None) -> list[Value]:
             details={"node": op.node.name, "operator": op.type},
         ) from error
     return result if isinstance(result, list) else [result]
+
+
+def _refuse_rows(op: Op, build: Builder) -> None:
+    """Refuse a constant with values of its own for every example of the batch that the file fixes: no other batch fits it."""
+    for name, value in zip(op.node.input, op.inputs, strict=False):
+        rows = build.static_batch
+        if isinstance(value, Constant) and rows is not None and rows > 1 and value.tensor.dim() and len(value.tensor) == rows:
+            op.fail(f"{name!r} has a row for each of the {rows} examples of the batch that the file fixes", hint=OPEN_BATCH_HINT)
 
 
 def _probes(item: onnx.ValueInfoProto, static_batch: int | None, batch_name: str, open_sizes: tuple[int, ...]) -> tuple[torch.Tensor, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -70,6 +71,7 @@ class Writer:
         self._taken = set(taken)
         self._numbers: dict[Any, str] = {}
         self._names = {id(item): name for name, item in (*module.named_parameters(), *module.named_buffers())}
+        self._places = Counter(id(item) for _, item in module.named_parameters(remove_duplicate=False))
         self._count = 0
 
     # Names
@@ -100,6 +102,15 @@ class Writer:
         if key not in self._numbers:
             value = tensor if changed is None else changed
             self._numbers[key] = self._store(self.free(known), value.detach().cpu().contiguous().numpy())
+        return self._numbers[key]
+
+    def transposed(self, tensor: Tensor) -> str:
+        """The transpose of a matrix: stored so, or computed where other places read the matrix too, so that it is stored once."""
+        if self._places[id(tensor)] < 2:
+            return self.weight(tensor, "_transposed", tensor.detach().t())
+        key = ("transpose", id(tensor))
+        if key not in self._numbers:
+            self._numbers[key] = str(self.emit("Transpose", self.weight(tensor), perm=[1, 0]))
         return self._numbers[key]
 
     def bias_of(self, layer: nn.Module, value: Tensor) -> str:

@@ -59,7 +59,7 @@ def linear(writer: Writer, layer: nn.Linear, x: Value) -> str:
         return str(writer.emit("Gemm", *inputs, transB=1))
     if bias is not None:
         raise Unwritten
-    product = str(writer.emit("MatMul", x.name, writer.weight(layer.weight, "_transposed", layer.weight.detach().t())))
+    product = str(writer.emit("MatMul", x.name, writer.transposed(layer.weight)))
     return product if layer.bias is None else str(writer.emit("Add", product, writer.weight(layer.bias)))
 
 

@@ -127,7 +127,8 @@ def test_fresh_normalizations_are_not_tied_although_their_tensors_are_stored_onc
 
 def test_a_bias_belongs_to_its_layer_unless_the_weight_is_shared_too() -> None:
     """Exporters store equal tensors once: equal biases of layers with other weights are no tie, those of a tied weight are."""
-    constants = {"one": normal(6, 6, seed=1), "two": normal(6, 6, seed=2), "kernel": normal(6, 6, 3, 3, seed=3), "b": normal(6, seed=4)}
+    constants = {name: normal(6, 6, seed=place) for place, name in enumerate(("one", "two", "three"), 1)}
+    constants |= {"kernel": normal(6, 6, 3, 3, seed=4), "b": normal(6, seed=5)}
     layers = [
         node("Conv", ["x", "kernel", "b"], ["near"], pads=[1] * 4),
         node("Conv", ["near", "kernel", "b"], ["far"], pads=[2] * 4, dilations=[2, 2]),
@@ -135,7 +136,7 @@ def test_a_bias_belongs_to_its_layer_unless_the_weight_is_shared_too() -> None:
         node("Flatten", ["pooled"], ["flat"]),
         node("Gemm", ["flat", "one", "b"], ["first"], transB=1),
         node("Gemm", ["first", "two", "b"], ["second"], transB=1),
-        node("MatMul", ["second", "two"], ["product"]),
+        node("MatMul", ["second", "three"], ["product"]),
         node("Add", ["product", "b"], ["y"]),
     ]
     module = assert_same(model(layers, {"x": [BATCH, 6, 5, 5]}, ["y"], constants), {"x": normal(2, 6, 5, 5)})

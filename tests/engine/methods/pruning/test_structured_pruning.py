@@ -12,6 +12,7 @@ from engine.formats.onnx.networks import ModuleNetwork
 from engine.methods.pruning.spec import StructuredPruning
 from engine.methods.pruning.structured_pruning import apply
 from tests.clock import quickest
+from tests.engine.structure.conftest import Tied
 
 
 def widths(module):
@@ -294,3 +295,13 @@ def test_ratios_by_layer_are_checked_where_they_stand():
         assert [error["loc"] for error in caught.value.errors()] == [where]
     with pytest.raises(ValidationError, match="scope: layer"):
         StructuredPruning(pruning_ratio={"a": 0.5}, scope="global")
+
+
+def test_layers_that_shared_a_weight_and_lose_other_channels_are_named(world, trained_cnn):
+    setting = world(Tied())
+    result = apply(setting.network, StructuredPruning(pruning_ratio={"near": 0.5, "far": 0.25}), setting.context).module
+    assert result.near.weight is not result.far.weight
+    assert warnings(setting)["weights_untied"].details["layers"] == [["far", "near"]]
+    setting = world(trained_cnn)
+    apply(setting.network, StructuredPruning(), setting.context)
+    assert "weights_untied" not in warnings(setting)
