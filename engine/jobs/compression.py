@@ -308,6 +308,8 @@ class _Compression:
                 f"The last state missed the accuracy target; the one after step {kept} ({self._steps[kept].method}) was published.",
                 step_index=kept,
             )
+        for error in best.publication.refused:
+            self._recorder.warn(error.code, error.message, step_index=kept)
         for file in best.publication.files:
             target = self._out / file.path.name
             shutil.copyfile(file.path, target)
