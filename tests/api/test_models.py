@@ -307,7 +307,7 @@ def test_downloads_answer_ranges_and_conditions(client: Client, onnx_bytes: byte
     assert whole.headers["content-length"] == str(len(onnx_bytes))
     assert whole.headers["accept-ranges"] == "bytes"
     assert whole.headers["repr-digest"] == f"sha-256=:{base64.b64encode(bytes.fromhex(sha256)).decode()}:"
-    assert whole.headers["content-disposition"] == "attachment; filename*=utf-8''a%2Fb%20%C3%A9.onnx"
+    assert whole.headers["content-disposition"] == "attachment; filename=\"a_b e.onnx\"; filename*=utf-8''a%2Fb%20%C3%A9.onnx"
 
     head = client.head(path)
     assert (head.status_code, head.content) == (200, b"")
