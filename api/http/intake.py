@@ -267,7 +267,7 @@ def declared_as(kind: Kind) -> Callable[..., Declared]:
     def declared(name: Name = None, format: Annotated[str | None, listed] = None, metadata: Metadata = None) -> Declared:
         if format is not None:
             check_format(format, kind)
-        document = documents.parse(metadata.encode("utf-8", "replace"), "application/json") if metadata else {}
+        document = documents.parse(metadata.encode("utf-8", "replace"), "application/json", what="`metadata`") if metadata else {}
         return Declared(name, format, check_metadata(document, kind))
 
     return declared

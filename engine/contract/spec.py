@@ -238,4 +238,9 @@ def parse(document: Any) -> tuple[Spec | None, list[Problem]]:
 @functools.cache
 def json_schema() -> dict[str, Any]:
     """The whole spec as JSON Schema 2020-12."""
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **Spec.model_json_schema()}
+    schema = Spec.model_json_schema()
+    for part in schema["$defs"].values():
+        if "const" in part.get("properties", {}).get("method", {}):
+            # It has a default, so that programs may write `Train()`; documents have to say which method a step is.
+            part["required"] = ["method", *part.get("required", [])]
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
