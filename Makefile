@@ -11,7 +11,7 @@ DATA_DIR ?= data
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo serve test check format docs migration faults fuzz fuzz-graphs attack claims mutants bench-real-size
+.PHONY: help install demo serve test check format docs migration faults fuzz fuzz-graphs contract attack claims mutants bench-real-size
 
 help: ## Show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -63,6 +63,9 @@ fuzz-graphs: install ## Draw 500 small networks and compare all that the engine 
 
 fuzz: install ## Change files of every format and see that each is read or refused (a minute)
 	FUZZ_EXAMPLES=$${FUZZ_EXAMPLES:-400} $(BIN)/python -m pytest -q tests/engine/files/test_fuzz.py
+
+contract: install ## Draw requests from the OpenAPI document with three seeds, CONTRACT_EXAMPLES (30) of each operation, and make every check (minutes)
+	CONTRACT_EXAMPLES=$${CONTRACT_EXAMPLES:-30} $(BIN)/python -m pytest -q --timeout 900 tests/api/test_schema.py
 
 attack: install ## Attack a running service: slow, silent, endless and greedy clients (minutes)
 	$(BIN)/python -m tests.attack

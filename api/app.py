@@ -26,6 +26,7 @@ from api.pages import jobs as pages_of_jobs
 from api.pages import keys as pages_of_keys
 from api.pages import methods as pages_of_methods
 from api.pages import problems as pages_of_problems
+from api.pages import webhooks as pages_of_webhooks
 from api.routes import artifacts, datasets, docs, health, history, jobs, methods, models, reports, templates, uploads, usage, webhooks
 from core import logging
 from core.access import keys, projects, sessions
@@ -63,7 +64,20 @@ def create_app(settings: Settings) -> FastAPI:
         # Flat, as no router has a prefix or dependencies of its own: a request is then matched against one list.
         app.router.routes.extend(resource.router.routes)
     app.state.pages = rendering.Pages()
-    for page in (signin, graph, pages_of_jobs, job, upload, library, new, pages_of_methods, compare, pages_of_keys, pages_of_problems):
+    for page in (
+        signin,
+        graph,
+        pages_of_jobs,
+        job,
+        upload,
+        library,
+        new,
+        pages_of_methods,
+        compare,
+        pages_of_keys,
+        pages_of_webhooks,
+        pages_of_problems,
+    ):
         app.router.routes.extend(page.router.routes)
     pages_errors.install(app)
     openapi.install(app)

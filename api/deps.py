@@ -97,6 +97,7 @@ ReadsWebhooks = Annotated[Principal, Depends(_holder_of(Scope.WEBHOOKS_READ))]
 WritesWebhooks = Annotated[Principal, Depends(_holder_of(Scope.WEBHOOKS_WRITE))]
 ReadsArtifacts = Annotated[Principal, Depends(_holder_of(Scope.ARTIFACTS_READ))]
 UploadsFiles = Annotated[Principal, Depends(_holder_of(Scope.MODELS_WRITE, Scope.DATASETS_WRITE))]
+ReadsMetrics = Annotated[Principal, Depends(_holder_of(Scope.METRICS_READ))]
 IsAdmin = Annotated[Principal, Depends(_holder_of(Scope.ADMIN))]
 
 

@@ -26,6 +26,7 @@ from core.settings import Settings
 from engine.process.launcher import Launcher, LaunchError
 from engine.process.sandbox.probe import Isolation, choose
 from worker import devices
+from worker.cgroups import Groups
 from worker.deliverer import Deliverer
 from worker.roll_call import RollCall
 from worker.runner import Runner
@@ -52,6 +53,8 @@ class Worker:
         service = stack.enter_context(Service.open(settings))
         workplace = Workplace(settings.data_dir.resolve() / "work")
         stack.callback(workplace.close)
+        groups = Groups()
+        stack.callback(groups.close)
         launcher = Launcher()
         stack.callback(launcher.close)
         isolation = _choose_isolation(launcher, workplace, gpu=settings.gpu_queue in queues)
@@ -77,6 +80,7 @@ class Worker:
                     launcher=launcher,
                     isolation=isolation,
                     workplace=workplace,
+                    groups=groups,
                     most_per_project=(lambda: self._roll_call.present[inspect]) if queue == inspect else (lambda: jobs.UNBOUNDED),
                 )
                 for _ in range(settings.inspections_at_once if queue == inspect else 1)

@@ -26,8 +26,8 @@ from engine.contract.job import DRAIN_FILE
 from engine.process.launcher import Launcher
 from engine.process.request import Limits, Request
 from engine.process.sandbox.probe import Isolation
-from worker import cgroups, endings
-from worker.cgroups import Group
+from worker import endings
+from worker.cgroups import Groups, JobGroups
 from worker.devices import Device
 from worker.memory import bound_bytes
 from worker.publishing import ManifestError, publish, read_result, store_checkpoint
@@ -65,6 +65,7 @@ class Attempt:
         isolation: Isolation,
         device: Device,
         workplace: Workplace,
+        groups: Groups,
         entry: str = ENTRY,
     ) -> None:
         self._service = service
@@ -73,6 +74,7 @@ class Attempt:
         self._isolation = isolation
         self._device = device
         self._workplace = workplace
+        self._groups = groups
         self._entry = entry
         self._stop = Stop()
         self._draining = threading.Event()
@@ -138,9 +140,9 @@ class Attempt:
         )
         failpoints.hit("worker.staged")
         bound = self._memory_bytes + self._claim.devices * _OWN_BYTES
-        with cgroups.of_job(f"{self._claim.job_id}-{self._claim.fence}", bound, _MOST_TASKS) as group:
-            kills = endings.out_of_memory_kills()
-            watched = self._run_child(directory, group)
+        with self._groups.of_job(bound, _MOST_TASKS) as groups:
+            group, kills = groups.own, endings.out_of_memory_kills()
+            watched = self._run_child(directory, groups)
             starved = bool(group.out_of_memory_kills()) if group is not None else endings.out_of_memory_kills() > kills
         failpoints.hit("worker.child_ended")
         if self._stop.reason in (Reason.CANCELLED, Reason.LEASE_LOST):
@@ -195,7 +197,7 @@ class Attempt:
             raise ManifestError(f"the job's result is of another form: {str(error)[:500]}") from None
         return summary.model_dump(mode="json"), {item.setting.name: item for item in summary.settings}
 
-    def _run_child(self, directory: Path, group: Group | None) -> Watched:
+    def _run_child(self, directory: Path, groups: JobGroups) -> Watched:
         settings, count, memory = self._service.settings, self._claim.devices, self._memory_bytes
         disk_bytes = settings.job_disk_bytes or max(_LEAST_DISK_BYTES, free_bytes(directory) // 2)
         before = folder_usage(directory, group=None)
@@ -209,7 +211,8 @@ class Attempt:
             environment=self._device.environment(count),
             gpu=bool(self._device.gpus),
             sockets=self._isolation.sockets,
-            group=None if group is None else str(group.entrance),
+            group=None if groups.own is None else str(groups.own.entrance),
+            next_group=None if groups.following is None else str(groups.following.entrance),
         )
         self._stop.check()
         self._directory = directory
@@ -227,7 +230,7 @@ class Attempt:
             directory=directory,
             disk_bytes=before.size_bytes + disk_bytes,
             files=before.count + settings.job_files,
-            group=group,
+            group=groups.own,
         )
         return watch(child, self._transcript, self._stop, bounds, lambda event: self._hear(event, directory))
 

@@ -7,6 +7,7 @@ divided, so the service's own move into a group `service` beside the jobs'; wher
 
 import functools
 import os
+import secrets
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -27,22 +28,12 @@ class Base:
     folder: Path
     version: Literal[1, 2]
 
-    def make(self, name: str, *, memory_bytes: int, processes: int) -> "Group | None":
-        """A group of so much memory, swap included; None where the kernel refuses it."""
-        group = Group(self.folder / f"{_PREFIX}{os.getpid()}-{name}", self.version)
+    def make(self) -> "Group | None":
+        """A group without bounds; None where the kernel refuses it."""
+        group = Group(self.folder / f"{_PREFIX}{os.getpid()}-{secrets.token_hex(8)}", self.version)
         try:
             group.folder.mkdir()
-            if self.version == 2:
-                _write(group.folder / "memory.max", memory_bytes)
-                for file, value in (("memory.swap.max", 0), ("memory.oom.group", 1), ("pids.max", processes)):
-                    if (group.folder / file).exists():
-                        _write(group.folder / file, value)
-            else:
-                _write(group.folder / "memory.limit_in_bytes", memory_bytes)
-                if (group.folder / "memory.memsw.limit_in_bytes").exists():
-                    _write(group.folder / "memory.memsw.limit_in_bytes", memory_bytes)
         except OSError:
-            group.close()
             return None
         return group
 
@@ -64,6 +55,18 @@ class Group:
     def entrance(self) -> Path:
         """Whoever writes 0 here is in it."""
         return self.folder / "cgroup.procs"
+
+    def bound(self, *, memory_bytes: int, processes: int) -> None:
+        """Hold it to so much memory, swap included, and where the system counts them to so many processes and threads. Raises OSError."""
+        if self.version == 2:
+            _write(self.folder / "memory.max", memory_bytes)
+            for file, value in (("memory.swap.max", 0), ("memory.oom.group", 1), ("pids.max", processes)):
+                if (self.folder / file).exists():
+                    _write(self.folder / file, value)
+        else:
+            _write(self.folder / "memory.limit_in_bytes", memory_bytes)
+            if (self.folder / "memory.memsw.limit_in_bytes").exists():
+                _write(self.folder / "memory.memsw.limit_in_bytes", memory_bytes)
 
     def out_of_memory_kills(self) -> int:
         """How often the kernel ended a process of the job for its memory."""
@@ -96,22 +99,66 @@ def base() -> Base | None:
         except OSError:
             continue
         found.remove_abandoned()
-        if (trial := found.make("trial", memory_bytes=1 << 30, processes=16)) is not None:
-            trial.close()
+        if (trial := found.make()) is not None:
+            try:
+                trial.bound(memory_bytes=1 << 30, processes=16)
+            except OSError:
+                continue
+            finally:
+                trial.close()
             return found
     return None
 
 
-@contextmanager
-def of_job(name: str, memory_bytes: int, processes: int) -> Iterator[Group | None]:
-    """A group for one job, gone at the end; None where there can be none."""
-    found = base()
-    group = None if found is None else found.make(name, memory_bytes=memory_bytes, processes=processes)
-    try:
-        yield group
-    finally:
-        if group is not None:
-            group.close()
+@dataclass(frozen=True)
+class JobGroups:
+    """The group of a job, and the one in which the process of the next can be made ready; None where there can be none."""
+
+    own: Group | None
+    following: Group | None
+
+
+class Groups:
+    """Makes the groups of jobs, one after another or at once. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._ready: list[Group] = []
+        """Made for jobs to come."""
+
+    @contextmanager
+    def of_job(self, memory_bytes: int, processes: int) -> Iterator[JobGroups]:
+        """The groups of one job; its own is gone at the end."""
+        own, following = self._taken(), self._made()
+        if following is not None:
+            self._ready.append(following)
+        try:
+            if own is not None:
+                try:
+                    own.bound(memory_bytes=memory_bytes, processes=processes)
+                except OSError:
+                    own.close()
+                    own = None
+            yield JobGroups(own, following)
+        finally:
+            if own is not None:
+                own.close()
+
+    def close(self) -> None:
+        """Remove what no job has taken."""
+        while self._ready:
+            with suppress(IndexError):  # a job took it
+                self._ready.pop().close()
+
+    def _taken(self) -> Group | None:
+        try:
+            return self._ready.pop()
+        except IndexError:
+            return self._made()
+
+    @staticmethod
+    def _made() -> Group | None:
+        found = base()
+        return None if found is None else found.make()
 
 
 def divided(folder: Path) -> Path:

@@ -13,6 +13,7 @@ from core.service import Service
 from engine.process.launcher import Launcher
 from engine.process.sandbox.probe import Isolation
 from worker.attempt import ENTRY, Attempt
+from worker.cgroups import Groups
 from worker.devices import Device
 from worker.workplace import Workplace
 
@@ -33,6 +34,7 @@ class Runner(threading.Thread):
         launcher: Starts the children.
         isolation: What confines them; known once the probe has run.
         workplace: Where they live.
+        groups: Makes their control groups.
         most_per_project: How many running jobs of the queue a project may have.
         entry: What they run.
     """
@@ -46,6 +48,7 @@ class Runner(threading.Thread):
         launcher: Launcher,
         isolation: "Future[Isolation]",
         workplace: Workplace,
+        groups: Groups,
         entry: str = ENTRY,
         most_per_project: Callable[[], int] = lambda: jobs.UNBOUNDED,
     ) -> None:
@@ -57,6 +60,7 @@ class Runner(threading.Thread):
         self._launcher = launcher
         self._isolation = isolation
         self._workplace = workplace
+        self._groups = groups
         self._entry = entry
         self._bell = threading.Event()
         self._lock = threading.Lock()
@@ -146,6 +150,7 @@ class Runner(threading.Thread):
                 isolation=isolation,
                 device=self._device,
                 workplace=self._workplace,
+                groups=self._groups,
                 entry=self._entry,
             )
             with self._lock:

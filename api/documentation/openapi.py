@@ -19,6 +19,7 @@ from api.front.authentication import PUBLIC
 from api.http.fields import body_of
 from api.http.problems import MEDIA_TYPE
 from api.http.routing import scopes_of
+from engine.contract.partial import PartialReport
 from engine.contract.report import Report
 from engine.contract.spec import json_schema
 from modelpress.resources.common import Problem
@@ -81,6 +82,12 @@ def build(app: FastAPI) -> dict[str, Any]:
     schemas |= _schemas_of("Problem", Problem.model_json_schema(ref_template="#/components/schemas/{model}"))
     schemas |= _spec_schemas()
     schemas |= _report_schemas(schemas)
+    schemas["SpecPatch"] = {
+        "type": "object",
+        "title": "SpecPatch",
+        "description": "A merge patch of a spec (RFC 7396): any of its fields, and null for one that is to be left out.",
+        "additionalProperties": True,
+    }
     components["securitySchemes"] = {"ApiKey": {"type": "http", "scheme": "bearer", "bearerFormat": "mp_<id>_<secret>"}}
     for route in app.routes:
         if isinstance(route, APIRoute) and route.include_in_schema:
@@ -123,12 +130,21 @@ def _schemas_of(name: str, schema: dict[str, Any]) -> dict[str, Any]:
 
 
 def _report_schemas(known: dict[str, Any]) -> dict[str, Any]:
-    """The schema of `report.json`; parts of it that are called like another thing get a prefix."""
-    schema = Report.model_json_schema(mode="serialization")
-    parts = schema.pop("$defs")
+    """The schemas of `report.json`; parts of it that are called like another thing get a prefix."""
+    schemas: dict[str, Any] = {}
+    parts: dict[str, Any] = {}
+    for model in (Report, PartialReport):
+        schema = model.model_json_schema(mode="serialization")
+        parts |= schema.pop("$defs")
+        schemas[model.__name__] = schema
     named = {name: name if known.get(name, part) == part else f"Report{name}" for name, part in _referring(parts, {}).items()}
-    found = _referring({"Report": schema, **parts}, named)
-    return {named.get(name, name): part for name, part in found.items()}
+    found = _referring({**schemas, **parts}, named)
+    return {named.get(name, name): _titled(part, named.get(name, name)) for name, part in found.items()}
+
+
+def _titled(schema: dict[str, Any], name: str) -> dict[str, Any]:
+    """A schema whose title is its name: programs that write clients call their classes by it."""
+    return {**schema, "title": name}
 
 
 def _referring(parts: dict[str, Any], named: dict[str, str]) -> dict[str, Any]:
@@ -151,5 +167,5 @@ def _spec_schemas() -> dict[str, Any]:
     schema = json.loads(text)
     return {
         "Spec": {key: value for key, value in schema.items() if key != "$defs"},
-        **{f"Spec{name}": schema["$defs"][name] for name in names},
+        **{f"Spec{name}": _titled(schema["$defs"][name], f"Spec{name}") for name in names},
     }

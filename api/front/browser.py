@@ -12,7 +12,7 @@ from starlette.types import Scope
 
 from core.errors import ServiceError
 
-PAGES = frozenset({"jobs", "models", "datasets", "methods", "compare", "keys", "new", "logout"})
+PAGES = frozenset({"jobs", "models", "datasets", "methods", "compare", "keys", "new", "logout", "webhooks"})
 """First parts of the paths of pages; the start page is `/`."""
 LOGIN = "/login"
 STATIC = "/static/"

@@ -63,33 +63,33 @@ def refuse_compression(request: Request) -> None:
         raise UnsupportedMediaType(f"Content-Encoding {coding[:80]!r} is not undone", hint="send the body as it is")
 
 
-def parse(body: bytes, content_type: str | None, *, most_values: int = MAX_VALUES) -> Any:
-    """The document as JSON types; costs what its bytes cost, whatever they hold.
+def parse(body: bytes, content_type: str | None, *, most_values: int = MAX_VALUES, what: str = "the body") -> Any:
+    """The document as JSON types; costs what its bytes cost, whatever they hold. `what` it is stands in the sentences of errors.
 
     Without a content type, a body that begins with a brace is JSON and anything else YAML. Raises `malformed_request` for what
     cannot be read, is too deep, or grows too large, and `unsupported_media_type`.
     """
     media_type = (content_type or "").partition(";")[0].strip().lower()
     if media_type and media_type not in JSON_TYPES | YAML_TYPES and not media_type.endswith(("+json", "+yaml")):
-        raise UnsupportedMediaType(f"the body is {media_type!r}", hint="send Content-Type: application/json or application/yaml")
+        raise UnsupportedMediaType(f"{what} is {media_type!r}", hint="send Content-Type: application/json or application/yaml")
     try:
         text = body.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise MalformedRequest(f"the body is not UTF-8: byte {error.start}") from None
+        raise MalformedRequest(f"{what} is not UTF-8: byte {error.start}") from None
     if not text.strip():
-        raise MalformedRequest("the body is empty", hint="send a JSON object or a YAML mapping")
+        raise MalformedRequest(f"{what} is empty", hint="send a JSON object or a YAML mapping")
     is_json = "json" in media_type or (not media_type and text.lstrip().startswith("{"))
     if not is_json and len(body) > MAX_YAML_BYTES:
         raise RequestTooLarge(f"a YAML document may have at most {MAX_YAML_BYTES} bytes", hint="send it as JSON")
     try:
-        document = _from_json(text, most_values) if is_json else _from_yaml(text)
+        document = _from_json(text, most_values, what) if is_json else _from_yaml(text)
     except RecursionError:
         raise _too_deep() from None
     _check(document, most_values)
     return document
 
 
-def _from_json(text: str, most_values: int) -> Any:
+def _from_json(text: str, most_values: int, what: str) -> Any:
     keys = 0
 
     def mapping(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -106,9 +106,9 @@ def _from_json(text: str, most_values: int) -> Any:
         return json.loads(text, object_pairs_hook=mapping, parse_constant=_refuse_constant)
     except json.JSONDecodeError as error:
         where = f"at line {error.lineno} column {error.colno}"
-        raise MalformedRequest(f"the body is not JSON: {error.msg} {where}", hint=_json_advice(text, error.pos)) from None
+        raise MalformedRequest(f"{what} is not JSON: {error.msg} {where}", hint=_json_advice(text, error.pos)) from None
     except ValueError as error:
-        raise MalformedRequest(f"the body is not usable JSON: {error}") from None
+        raise MalformedRequest(f"{what} is not usable JSON: {error}") from None
 
 
 def _commas(text: str) -> int:

@@ -245,7 +245,8 @@ def _look(file: IO[bytes], declared: Declared, kind: Kind) -> tuple[str, dict[st
             if found.metadata is not None:
                 file.seek(0)
                 stated = found.metadata(file, stated)
-            if stated.architecture is not None or not found.has_structure:
+            described = found.describes_itself is not None and found.describes_itself(file)
+            if stated.architecture is not None or not (found.has_structure or described):
                 read_architecture(stated.architecture)
     return found.name, stored(stated)
 
@@ -266,7 +267,7 @@ def declared_as(kind: Kind) -> Callable[..., Declared]:
     def declared(name: Name = None, format: Annotated[str | None, listed] = None, metadata: Metadata = None) -> Declared:
         if format is not None:
             check_format(format, kind)
-        document = documents.parse(metadata.encode("utf-8", "replace"), "application/json") if metadata else {}
+        document = documents.parse(metadata.encode("utf-8", "replace"), "application/json", what="`metadata`") if metadata else {}
         return Declared(name, format, check_metadata(document, kind))
 
     return declared

@@ -1,7 +1,8 @@
 """The route class of every router: rights before anything else, and unknown query parameters are refused."""
 
+from collections import Counter
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import Any, get_origin
 
 from fastapi import Request, Response
 from fastapi.dependencies.models import Dependant
@@ -22,6 +23,24 @@ def _query_names(dependant: Dependant) -> set[str]:
     return names
 
 
+def _names_of_lists(dependant: Dependant) -> set[str]:
+    """Parameters that may be given several times."""
+    names = {field.alias for field in dependant.query_params if get_origin(field.field_info.annotation) is list}
+    return names.union(*map(_names_of_lists, dependant.dependencies))
+
+
+def _refuse_repeated(request: Request, several: set[str]) -> None:
+    """Raises `invalid_parameter` where one value is meant and two are given: whichever were taken would be wrong for somebody."""
+    given = Counter(name for name, _ in request.query_params.multi_items())
+    errors = [
+        FieldError(f"/query/{name[:80]}", "repeated_parameter", f"{name[:80]!r} stands {count} times in the address", "give it once")
+        for name, count in given.items()
+        if count > 1 and name not in several
+    ]
+    if errors:
+        raise InvalidParameter(errors[0].detail, hint=errors[0].hint, errors=bounded(errors))
+
+
 def scopes_of(dependant: Dependant) -> tuple[Scope, ...]:
     """The scopes of which a route wants one; none for a route that any key may use."""
     own: tuple[Scope, ...] = getattr(dependant.call, "scopes", ())
@@ -40,6 +59,7 @@ class ClosedRoute(APIRoute):
         assert self.body_field is None, f"{self.path}: read the body with api.http.documents, which bounds it"
         handler = super().get_route_handler()
         known = _query_names(self.dependant)
+        several = _names_of_lists(self.dependant)
         wanted = scopes_of(self.dependant)
 
         async def closed(request: Request) -> Response:
@@ -53,6 +73,7 @@ class ClosedRoute(APIRoute):
                     for name in unknown[:MOST_ERRORS]
                 ]
                 raise InvalidParameter(errors[0].detail, hint=errors[0].hint, errors=bounded(errors, total=len(unknown)))
+            _refuse_repeated(request, several)
             return await handler(request)
 
         return closed

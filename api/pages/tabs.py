@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from urllib.parse import urlencode
 
 from api.live.sse import sequence
+from api.pages import so_far
 from api.pages.charts import chart, training
 from api.pages.graph import FOLDER, VIEW, published
 from api.pages.jobs import Gain, summary_of
@@ -89,6 +90,7 @@ def summary(about: About, asked: Part) -> str:
     found = summary_of(job)
     return about.render(
         "summary",
+        so_far=so_far.tables(about.view, job),
         cards=[] if found is None else _cards(found),
         sentence="" if report is None else report.sentence,
         checks=[] if report is None else [(constraint_words(item), item) for item in report.constraints],

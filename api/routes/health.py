@@ -7,7 +7,7 @@ from typing import Literal
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
-from api.deps import IsAdmin, TheService
+from api.deps import ReadsMetrics, TheService
 from api.front import metrics
 from api.http.routing import ClosedRoute
 from core.operations import health
@@ -83,6 +83,6 @@ def get_version() -> Response:
     response_class=Response,
     responses={200: {"description": "Prometheus' text format", "content": {"text/plain": {"schema": {"type": "string"}}}}},
 )
-def get_prometheus_metrics(request: Request, principal: IsAdmin, service: TheService) -> Response:
+def get_prometheus_metrics(request: Request, principal: ReadsMetrics, service: TheService) -> Response:
     """Figures for Prometheus: requests of this process, jobs by status and method, waiting and step times."""
     return Response(request.app.state.metrics.exposition(service), media_type=metrics.CONTENT_TYPE)

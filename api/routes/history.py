@@ -125,7 +125,8 @@ def _frame(name: str, body: dict[str, Any], *, event_id: bool = False) -> bytes:
     responses={
         200: {"description": "The log", "content": {"text/plain": {"schema": {"type": "string"}}, "application/x-ndjson": {}}},
         206: {"description": "The bytes that `Range` asked for"},
-        **problems.responses(404, 416, 422),
+        304: {"description": "The log is the one that `If-None-Match` names"},
+        **problems.responses(404, 412, 416, 422),
     },
 )
 def get_logs(

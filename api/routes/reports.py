@@ -12,6 +12,7 @@ from api.http.routing import ClosedRoute
 from core import jobs
 from core.library import artifacts
 from engine.reporting.document import to_html, to_markdown
+from engine.reporting.partial import partial_html, partial_markdown
 
 router = APIRouter(route_class=ClosedRoute, tags=["jobs"])
 _PAGE_POLICY = (
@@ -33,11 +34,17 @@ def _responses(media_type: str, schema: dict[str, Any]) -> dict[int | str, dict[
     operation_id="get_report",
     response_class=Response,
     openapi_extra=content.HEADERS,
-    responses=_responses("application/json", {"$ref": "#/components/schemas/Report"}),
+    responses=_responses("application/json", {"anyOf": [{"$ref": f"#/components/schemas/{name}"} for name in ("Report", "PartialReport")]}),
 )
 def get_report(request: Request, session: Reading, principal: ReadsJobs, service: TheService, job_id: JobId) -> Response:
-    """Before and after: figures measured the same way on both files, steps, constraints, layers, environment."""
-    blob = artifacts.report(session, principal.project_id, job_id)
+    """Before and after: figures measured the same way on both files, steps, constraints, layers, environment.
+
+    Of a job that failed or was cancelled, how far it came: phases, steps, series, what was measured of the uploaded model, and the error.
+    """
+    blob = artifacts.report_of(session, principal.project_id, job_id)
+    if blob is None:
+        found = jobs.partial_report(session, principal.project_id, job_id)
+        return content.document(request, found.model_dump_json().encode(), "application/json")
     if blob.size_bytes > MOST_DRAWN_BYTES or content.coding_of(request) is None:
         return content.ContentResponse(request, content.Stored(service.blobs, blob), media_type="application/json", named=content.VARIES)
     return content.document(request, service.blobs.read_all(blob), "application/json")
@@ -52,9 +59,15 @@ def get_report(request: Request, session: Reading, principal: ReadsJobs, service
 )
 def get_report_html(request: Request, session: Reading, principal: ReadsJobs, service: TheService, job_id: JobId) -> Response:
     """The report as one page that needs nothing else."""
-    found = document(service, artifacts.report(session, principal.project_id, job_id))
+    blob = artifacts.report_of(session, principal.project_id, job_id)
+    if blob is None:
+        return _page(request, partial_html(jobs.partial_report(session, principal.project_id, job_id)))
+    found = document(service, blob)
     links = {row.filename: f"/v1/artifacts/{row.id}/content" for row in jobs.artifacts(session, principal.project_id, job_id)}
-    page = to_html(found, links)
+    return _page(request, to_html(found, links))
+
+
+def _page(request: Request, page: str) -> Response:
     response = content.document(request, page.encode(), "text/html; charset=utf-8")
     response.headers["Content-Security-Policy"] = _PAGE_POLICY
     return response
@@ -69,5 +82,9 @@ def get_report_html(request: Request, session: Reading, principal: ReadsJobs, se
 )
 def get_report_markdown(request: Request, session: Reading, principal: ReadsJobs, service: TheService, job_id: JobId) -> Response:
     """The report as Markdown, for a pull request or a model card."""
-    text = to_markdown(document(service, artifacts.report(session, principal.project_id, job_id)))
+    blob = artifacts.report_of(session, principal.project_id, job_id)
+    if blob is None:
+        text = partial_markdown(jobs.partial_report(session, principal.project_id, job_id))
+    else:
+        text = to_markdown(document(service, blob))
     return content.document(request, text.encode(), "text/markdown; charset=utf-8")

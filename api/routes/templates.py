@@ -35,7 +35,7 @@ _PATCH: dict[str, Any] = {
         "required": False,
         "description": "A JSON Merge Patch (RFC 7396) of the spec, as JSON or YAML: null takes a field away, lists are replaced.",
         "content": {
-            media_type: {"schema": {"type": "object"}, "example": {"name": "again, smaller", "seed": 1}}
+            media_type: {"schema": {"$ref": "#/components/schemas/SpecPatch"}, "example": {"name": "again, smaller", "seed": 1}}
             for media_type in ("application/json", "application/merge-patch+json", "application/yaml")
         },
     }

@@ -18,6 +18,8 @@ from modelpress.resources.common import Page
 from modelpress.resources.webhooks import Delivery, DeliveryWithAttempts, EventType, Webhook, WebhookWithSecret
 
 router = APIRouter(route_class=ClosedRoute, tags=["webhooks"])
+URL = r"^https?://[!-~]{1,2000}$"
+"""For the documentation; `core.egress` says what is wrong with an address."""
 Events = Annotated[list[EventType], Field(min_length=1, max_length=16)]
 
 
@@ -28,7 +30,7 @@ class NewWebhook(BaseModel):
         extra="forbid", use_attribute_docstrings=True, json_schema_extra={"example": {"url": "https://hooks.example/modelpress"}}
     )
 
-    url: str = Field(max_length=2048)
+    url: str = Field(max_length=2048, json_schema_extra={"pattern": URL})
     """`https:`, at a public address; redirects are not followed."""
     events: Events = ["job.succeeded", "job.failed", "job.cancelled"]
     description: str | None = Field(None, max_length=200, pattern=PRINTABLE)
@@ -39,7 +41,7 @@ class WebhookChange(BaseModel):
 
     model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, json_schema_extra={"example": {"enabled": True}})
 
-    url: str | None = Field(None, max_length=2048)
+    url: str | None = Field(None, max_length=2048, json_schema_extra={"pattern": URL})
     events: Events | None = None
     description: str | None = Field(None, max_length=200, pattern=PRINTABLE)
     """null takes it away."""

@@ -38,8 +38,9 @@ def enlarged(digits: np.ndarray) -> np.ndarray:
 
 
 def make(examples: Path, network_file: Path, data_file: Path, steps: int = 80, batch: int = 32) -> None:
-    """Train and export the network, and write its calibration and test examples, unless both are there."""
-    if network_file.exists() and data_file.exists():
+    """Train and export the network, and write its weights (`.pt`) and its calibration and test examples, unless all are there."""
+    weights = network_file.with_suffix(".pt")
+    if network_file.exists() and data_file.exists() and weights.exists():
         return
     network_file.parent.mkdir(parents=True, exist_ok=True)
     with np.load(examples / "digits.npz") as digits:
@@ -55,6 +56,7 @@ def make(examples: Path, network_file: Path, data_file: Path, steps: int = 80, b
         optimizer.zero_grad()
         nn.functional.cross_entropy(module(images), torch.from_numpy(y[rows])).backward()
         optimizer.step()
+    torch.save(module.state_dict(), weights)
     program = torch.onnx.export(
         module.eval(),
         (torch.zeros(2, 3, SIDE, SIDE),),

@@ -33,10 +33,12 @@ class Scope(StrEnum):
     ARTIFACTS_READ = "artifacts:read"
     WEBHOOKS_READ = "webhooks:read"
     WEBHOOKS_WRITE = "webhooks:write"
+    METRICS_READ = "metrics:read"
+    """Figures of the whole service, for a monitoring system."""
     ADMIN = "admin"
 
 
-USER_SCOPES = frozenset(Scope) - {Scope.ADMIN}
+USER_SCOPES = frozenset(Scope) - {Scope.ADMIN, Scope.METRICS_READ}
 
 
 @dataclass(frozen=True)

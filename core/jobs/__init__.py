@@ -7,6 +7,7 @@ from core.jobs.claim import SPEC_VERSION, UNBOUNDED, UNBOUNDED_MEMORY, Claim, In
 from core.jobs.control import cancel, cancel_queued, delete
 from core.jobs.create import Created, create, create_inspection, rerun, retry
 from core.jobs.history import Mark, events, log, log_line, marks, metrics, series
+from core.jobs.partial import partial_report
 from core.jobs.queries import artifacts, get, search, version
 from core.jobs.records import Heartbeat, NewArtifact, NewEvent, Point, Report
 from core.jobs.states import EDGES, TERMINAL, Status
@@ -61,6 +62,7 @@ __all__ = [
     "marks",
     "metric_body",
     "metrics",
+    "partial_report",
     "release",
     "rerun",
     "retry",

@@ -1,12 +1,6 @@
-"""What a spec would do, without doing it: plan, warnings, and a rough estimate from what the inspections found.
+"""What a spec would do, without doing it: plan, warnings, and a rough estimate (`core.jobs.estimates`) from what the inspections found."""
 
-The estimate counts multiply-accumulate operations and divides by a rate that one core of a common CPU reaches, which is higher on large
-networks; `benchmarks.peers.real_size` holds it against whole jobs. It is meant to be right within a factor of two, on a machine of its own.
-"""
-
-import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import select
@@ -16,28 +10,15 @@ from core.database.tables import Job
 from core.errors import FieldError, NotFound, ServiceError
 from core.jobs import placement
 from core.jobs.check import Checked, Submission, check
+from core.jobs.estimates import JobFacts, rounded
 from core.jobs.fit import wrong_labels
 from core.jobs.layers import layer_warnings
 from core.settings import Settings
-from engine.contract.cost import Facts
 from engine.contract.method import MethodParams
 from engine.contract.spec import Spec
 
-RATES = ((1e8, 1.5e10), (1e9, 5e10))
-"""Operations of one example, and those that one core does in a second: a ResNet-50 (4.1e9) comes to 5.3e10, a ViT-B/16 (1.75e10) to
-4.8e10, networks of a few million to 1e10 or 2e10. In between, along a line in logarithms."""
-START_SECONDS = 3.0
-"""Loading, exporting and verifying, whatever the size."""
-WEIGHT_BYTES_PER_SECOND = 5e7
-"""Reading, checking, compressing, writing and loading of the weights."""
-BATCH_SIZE_SECONDS = 2.0
-"""Time that the latency of each batch size is measured for."""
-STATES = 5
-"""Copies of the weights while training: weights, gradients, two moments, the baseline."""
 LEAST_FILE_BYTES, LEAST_NODE_BYTES = 64, 12
 """What an ONNX file and each of its nodes take at least."""
-PROCESS_BYTES = 450 * 2**20
-"""A process that has loaded torch and ONNX Runtime."""
 
 
 def validate(session: Session, settings: Settings, project_id: str, submission: Submission) -> dict[str, Any]:
@@ -50,7 +31,7 @@ def validate(session: Session, settings: Settings, project_id: str, submission: 
         raise
     except ServiceError as error:
         errors = list(error.errors) or [FieldError(_POINTERS.get(error.code, ""), error.code, error.message, error.hint)]
-    facts = _Facts.of(checked) if checked is not None else _Facts()
+    facts = JobFacts.of(checked) if checked is not None else JobFacts()
     costs = [facts.step_macs(step) for step in spec.steps] if spec is not None else []
     estimated = None if spec is None else facts.duration_seconds(spec, costs)
     return {
@@ -79,7 +60,7 @@ def validate(session: Session, settings: Settings, project_id: str, submission: 
 _POINTERS = {"model_invalid": "/model", "dataset_invalid": "/dataset", "shape_mismatch": "/dataset"}
 
 
-def _planned(index: int, step: MethodParams, facts: "_Facts", macs: float | None) -> dict[str, Any]:
+def _planned(index: int, step: MethodParams, facts: JobFacts, macs: float | None) -> dict[str, Any]:
     return {
         "index": index,
         "id": step.id,
@@ -88,11 +69,11 @@ def _planned(index: int, step: MethodParams, facts: "_Facts", macs: float | None
         "summary": (type(step).__doc__ or "").strip().partition("\n\n")[0],
         "needs": {**step.needs.model_dump(), "teachers": list(step.teachers())},
         "effect": step.effect.model_dump(),
-        "duration_seconds": None if macs is None else _rounded(facts.seconds(macs)),
+        "duration_seconds": None if macs is None else rounded(facts.seconds(macs)),
     }
 
 
-def _warnings(spec: Spec, facts: "_Facts") -> Iterator[dict[str, Any]]:
+def _warnings(spec: Spec, facts: JobFacts) -> Iterator[dict[str, Any]]:
     for index, step in enumerate(spec.steps):
         if step.effect.file_size == "only_compressed" and step.effect.dense_latency == "unchanged":
             yield _warning(
@@ -165,70 +146,3 @@ def _known_of_pair(session: Session, checked: Checked | None) -> list[dict[str, 
 
 def _warning(code: str, message: str, step_index: int | None) -> dict[str, Any]:
     return {"code": code, "message": message, "step_index": step_index, "details": {}}
-
-
-@dataclass(frozen=True)
-class _Facts:
-    """What the inspections found; None where one has not ended."""
-
-    macs: int | None = None
-    params: int | None = None
-    train_examples: int | None = None
-    test_examples: int | None = None
-    dataset_bytes: int = 0
-    waiting: tuple[str, ...] = ()
-
-    @classmethod
-    def of(cls, checked: Checked) -> "_Facts":
-        model = checked.model.inspection or {}
-        dataset = checked.dataset.inspection or {} if checked.dataset is not None else {"splits": {}}
-        splits = dataset.get("splits")
-        counts = None if splits is None else {name: int(split["examples_count"]) for name, split in splits.items()}
-        waiting = [f"{row.id} has" for row in (checked.model, checked.dataset) if row is not None and row.status != "ready"]
-        return cls(
-            macs=model.get("macs_count"),
-            params=model.get("params_count"),
-            train_examples=None if counts is None else counts.get("train", 0),
-            test_examples=None if counts is None else counts.get(checked.spec.evaluation.split, 0),
-            dataset_bytes=checked.dataset.size_bytes if checked.dataset is not None else 0,
-            waiting=tuple(waiting),
-        )
-
-    @property
-    def known(self) -> Facts:
-        """What methods state their costs by; one example stands for a number that is not known."""
-        return Facts(train_examples=1 if self.train_examples is None else self.train_examples)
-
-    def step_macs(self, step: MethodParams) -> float | None:
-        """Multiply-accumulate operations of one step."""
-        if self.macs is None or self.train_examples is None:
-            return None
-        return self.macs * step.cost(self.known).passes(self.known)
-
-    def duration_seconds(self, spec: Spec, costs: list[float | None]) -> float | None:
-        """Wall-clock time of the whole job on one core."""
-        if self.macs is None or self.test_examples is None:
-            return None
-        evaluated = (len(spec.steps) + 2) * self.test_examples * self.macs
-        measured = BATCH_SIZE_SECONDS * len(spec.evaluation.latency.batch_sizes)
-        files = 4 * (self.params or 0) / WEIGHT_BYTES_PER_SECOND
-        return _rounded(START_SECONDS + measured + files + self.seconds(sum(cost or 0 for cost in costs) + evaluated))
-
-    def seconds(self, macs: float) -> float:
-        """How long so many operations of this network take on one core."""
-        (small, slow), (large, fast) = RATES
-        share = min(1.0, max(0.0, math.log(max(1, self.macs or 1) / small) / math.log(large / small)))
-        return macs / (slow * math.pow(fast / slow, share))
-
-    def peak_memory_bytes(self, spec: Spec) -> int | None:
-        """Resident memory of the job's process."""
-        if self.params is None:
-            return None
-        costs = [step.cost(self.known) for step in spec.steps]
-        weights = 4 * self.params * (STATES if any(cost.trained_examples for cost in costs) else 2)
-        return PROCESS_BYTES + weights + 2 * self.dataset_bytes + max((cost.activation_bytes for cost in costs), default=0)
-
-
-def _rounded(seconds: float) -> float:
-    """Two significant digits: more would be a promise."""
-    return float(f"{seconds:.2g}")

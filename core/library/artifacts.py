@@ -57,14 +57,20 @@ def content(session: Session, project_id: str, artifact_id: str) -> tuple[Artifa
     return artifact, inputs.content(session, artifact)
 
 
-def report(session: Session, project_id: str, job_id: str) -> Blob:
-    """The bytes of a job's `report.json`. Raises `not_found`, also when the job has published none yet."""
+def report_of(session: Session, project_id: str, job_id: str) -> Blob | None:
+    """The bytes of a job's `report.json`, None where it has published none."""
     statement = (
         select(Artifact)
         .join(Job, Job.id == Artifact.job_id)
         .where(Artifact.job_id == job_id, Artifact.project_id == project_id, Artifact.kind == "report", Job.shown)
     )
     row = session.scalars(statement).first()
-    if row is None:
-        raise NotFound(f"{job_id} has no report", hint="a report appears when the job has ended well")
-    return inputs.content(session, row)
+    return None if row is None else inputs.content(session, row)
+
+
+def report(session: Session, project_id: str, job_id: str) -> Blob:
+    """The bytes of a job's `report.json`. Raises `not_found`, also when the job has published none yet."""
+    found = report_of(session, project_id, job_id)
+    if found is None:
+        raise NotFound(f"{job_id} has no report", hint="a report appears when the job has ended")
+    return found

@@ -44,6 +44,10 @@ class FileFormat:
     """A file of models is an archive whose size says nothing about the network's: that of its ONNX form counts."""
     has_structure: bool = True
     """Whether a model file holds how its tensors are connected; without that, `metadata.architecture` has to."""
+    describes_itself: Callable[[IO[bytes]], bool] | None = None
+    """Of a format without structure: whether a checked file states it all the same, as those do that the service wrote."""
+    holds_modules: bool = False
+    """Results are published in it as trainable modules, so that what quantization makes (a graph of integer kernels) is refused."""
     has_weights: bool = True
     """Whether a model file holds weights; without them the weights are drawn, and the model is still to be trained."""
     metadata: Callable[[IO[bytes], ModelMetadata], ModelMetadata] | None = None

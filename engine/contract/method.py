@@ -55,6 +55,9 @@ class MethodParams(Params):
     forbids_next: ClassVar[Mapping[str, str]] = {}
     """Which methods may not follow, directly or later: wire name, family or `*` → the reason that the user reads."""
 
+    leaves_graph: ClassVar[bool] = False
+    """Whether the network after it is an ONNX graph that has no trainable form, which formats of modules do not hold."""
+
     id: str | None = Field(None, pattern=r"^[A-Za-z0-9_-]{1,64}$")
     """A name of the step inside this spec, used in reports and events."""
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field, ValidationError, model_validator
 
 from engine.contract import metric as metrics
+from engine.contract.file_format import catalogue as file_formats
 from engine.contract.file_format import writable_names
 from engine.contract.findings import Problem, Problems, problems_of
 from engine.contract.method import MethodParams, catalogue
@@ -156,7 +157,7 @@ class Spec(Params):
 
     @model_validator(mode="after")
     def _meaningful(self) -> "Spec":
-        problems = [*_order_problems(self.steps), *_need_problems(self)]
+        problems = [*_order_problems(self.steps), *_need_problems(self), *_export_problems(self)]
         if not self.steps:
             problems.append(_problem("steps", "give at least one step, or quantize: int8"))
         if problems:
@@ -211,6 +212,21 @@ def _need_problems(spec: Spec) -> list[Problem]:
     return problems
 
 
+def _export_problems(spec: Spec) -> list[Problem]:
+    """Formats that cannot hold what the last steps make."""
+    graph = next((step.wire_name() for step in spec.steps if step.leaves_graph), None)
+    return [
+        Problem(
+            pointer=f"/export/{place}",
+            code="export_unsupported",
+            detail=f"{name} holds trainable networks, and {graph} leaves a graph of other operators",
+            hint="onnx and safetensors hold both",
+        )
+        for place, name in enumerate(spec.export)
+        if graph is not None and file_formats()[name].holds_modules
+    ]
+
+
 def parse(document: Any) -> tuple[Spec | None, list[Problem]]:
     """Validate a spec given as JSON types; returns the spec, or every problem found (see `engine.contract.findings`)."""
     try:
@@ -222,4 +238,9 @@ def parse(document: Any) -> tuple[Spec | None, list[Problem]]:
 @functools.cache
 def json_schema() -> dict[str, Any]:
     """The whole spec as JSON Schema 2020-12."""
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **Spec.model_json_schema()}
+    schema = Spec.model_json_schema()
+    for part in schema["$defs"].values():
+        if "const" in part.get("properties", {}).get("method", {}):
+            # It has a default, so that programs may write `Train()`; documents have to say which method a step is.
+            part["required"] = ["method", *part.get("required", [])]
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}

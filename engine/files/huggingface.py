@@ -25,6 +25,10 @@ HINT = "Save it with model.save_pretrained(folder), and zip config.json with the
 CONFIG, INDEX = "config.json", "model.safetensors.index.json"
 OWN = "modelpress"
 """Key of the config for what this service says about a network in its own words."""
+WEIGHTS = "model.safetensors"
+DESCRIBED, PARAMS = "described", "params"
+"""Below `modelpress`: whether the metadata of the weights says how they are connected; and parameters of the library's architecture that its
+config does not have."""
 _WEIGHTS = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors")
 _BESIDE = frozenset(
     [
@@ -118,6 +122,12 @@ def config_of(archive: zipfile.ZipFile, folder: Folder) -> JsonObject:
     return config
 
 
+def is_described(config: JsonObject) -> bool:
+    """Whether the weights say themselves how they are connected."""
+    own = config.get(OWN)
+    return isinstance(own, dict) and own.get(DESCRIBED) is True
+
+
 def architecture_of(config: JsonObject, declared: NamedArchitecture | None) -> NamedArchitecture:
     """The architecture that a config describes; `declared` may add parameters, such as the length of texts.
 
@@ -138,6 +148,8 @@ def architecture_of(config: JsonObject, declared: NamedArchitecture | None) -> N
         head = heads[0] if isinstance(heads, list) and heads else ""
         named = {"name": f"transformers:{config.get('model_type')}", "params": {"head": head, "config": config}}
     added = declared.get("params") if isinstance(declared, dict) else None
+    if added is None and isinstance(own, dict):
+        added = own.get(PARAMS)
     stated = declared.get("name") if isinstance(declared, dict) else declared
     if stated not in (None, named["name"] if isinstance(named, dict) else named):
         raise EngineError("architecture_invalid", "metadata.architecture is another one than config.json names.", hint="Leave it out.")
@@ -151,9 +163,11 @@ def _metadata(stream: IO[bytes], declared: ModelMetadata) -> ModelMetadata:
     try:
         with open_archive(stream) as archive:
             config = config_of(archive, folder_of(archive))
+            if is_described(config):
+                return declared.model_copy(update={"architecture": None})
     except DAMAGED as error:
         raise EngineError("truncated_upload", "The archive has no end, or is damaged.", hint="Upload the file again.") from error
     return declared.model_copy(update={"architecture": architecture_of(config, declared.architecture)})
 
 
-FORMAT = FileFormat("huggingface", "model", (".hf.zip",), recognizes, check, packed=True, metadata=_metadata)
+FORMAT = FileFormat("huggingface", "model", (".hf.zip",), recognizes, check, packed=True, metadata=_metadata, holds_modules=True)

@@ -22,6 +22,8 @@ EXPORT_HINT = (
 )
 PROGRAM = "models/model.json"
 WEIGHTS, CONSTANTS = "data/weights/", "data/constants/"
+NAMES = "extra/modelpress.json"
+"""Where a program that this service wrote states the names of its inputs and outputs, which torch names in its own way."""
 CONFIGS = (f"{WEIGHTS}model_weights_config.json", f"{CONSTANTS}model_constants_config.json")
 _MEMBER = re.compile(r"^[^/]+/(data/(weights|constants|sample_inputs)/|models/|archive_format$)")
 _PICKLED = re.compile(rb'"use_pickle"\s*:\s*true')
@@ -77,4 +79,4 @@ def check(stream: IO[bytes], size: int) -> None:
                 raise EngineError("unsafe_format", "The program has tensors that would have to be unpickled.", hint=EXPORT_HINT)
 
 
-FORMAT = FileFormat("pt2", "model", (".pt2",), recognizes, check)
+FORMAT = FileFormat("pt2", "model", (".pt2",), recognizes, check, holds_modules=True)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import re
 from typing import IO
 
 from engine.contract import limits
 from engine.contract.errors import EngineError
 from engine.contract.file_format import FileFormat
+from engine.contract.metadata import ModelMetadata
 
+ARCHITECTURE, PROGRAM, GRAPH = "modelpress.architecture", "modelpress.program", "modelpress.graph"
+"""Keys of the metadata by which a file that this service wrote says what its tensors are the weights of."""
 _OFFSETS = re.compile(rb'"data_offsets"\s*:\s*\[\s*(\d{1,20})\s*,\s*(\d{1,20})\s*\]')
 
 
@@ -47,4 +51,35 @@ def check(stream: IO[bytes], size: int) -> None:
         raise EngineError("model_invalid", f"The tensors end at byte {8 + length + end}, but the file has {size}.")
 
 
-FORMAT = FileFormat("safetensors", "model", (".safetensors",), recognizes, check, has_structure=False)
+def _describes_itself(stream: IO[bytes]) -> bool:
+    return _stated(PROGRAM, stream) is not None or _stated(GRAPH, stream) is not None
+
+
+def _metadata(stream: IO[bytes], declared: ModelMetadata) -> ModelMetadata:
+    named = _stated(ARCHITECTURE, stream)
+    if named is None or declared.architecture is not None:
+        return declared
+    try:
+        return declared.model_copy(update={"architecture": ModelMetadata(architecture=json.loads(json.loads(named))).architecture})
+    except (ValueError, TypeError, RecursionError) as error:
+        raise EngineError("architecture_invalid", "The file names its architecture in a form that is not read.") from error
+
+
+def _stated(key: str, stream: IO[bytes]) -> bytes | None:
+    """The beginning of a value of the file's metadata, as JSON, without parsing the header."""
+    stream.seek(0)
+    header = stream.read(min(int.from_bytes(stream.read(8), "little"), limits.MAX_HEADER_BYTES))
+    found = re.search(rb'"' + re.escape(key.encode()) + rb'"\s*:\s*("(?:[^"\\]|\\.){0,65536}"?)', header)
+    return found and found[1]
+
+
+FORMAT = FileFormat(
+    "safetensors",
+    "model",
+    (".safetensors",),
+    recognizes,
+    check,
+    has_structure=False,
+    describes_itself=_describes_itself,
+    metadata=_metadata,
+)

@@ -6,6 +6,7 @@ import time
 from dataclasses import replace
 from functools import cached_property
 
+from engine.contract import events
 from engine.contract.errors import EngineError
 from engine.jobs import warnings
 from engine.jobs.inputs import JobInputs
@@ -55,6 +56,9 @@ class Baseline:
             self._recorder.phase("baseline", LOADED)
             raise
         self.waited = time.monotonic() - begin
+        for name, value in found.metrics.items():
+            if value is not None:
+                self._recorder.emit(events.MetricPoint(name=f"baseline.{name}", value=value))
         warnings.about_examples(self._recorder, self._unread, found)
         return found
 

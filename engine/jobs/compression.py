@@ -98,9 +98,9 @@ class _Compression:
         self._steps: list[StepReport] = []
 
     def run(self) -> None:
+        self._recorder.phase("loading", 0.0)
         with ThreadPoolExecutor(1) as aside, Examiner() as examiner:
             self._sizes = Sizes(aside)
-            self._recorder.phase("loading", 0.0)
             self._inputs = JobInputs.load(self._job, self._spec, self._work, self._recorder.emit)
             self._baseline = Baseline(self._inputs, examiner, self._recorder, self._sizes)
             with collector_paused():
@@ -308,6 +308,8 @@ class _Compression:
                 f"The last state missed the accuracy target; the one after step {kept} ({self._steps[kept].method}) was published.",
                 step_index=kept,
             )
+        for error in best.publication.refused:
+            self._recorder.warn(error.code, error.message, step_index=kept)
         for file in best.publication.files:
             target = self._out / file.path.name
             shutil.copyfile(file.path, target)

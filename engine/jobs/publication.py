@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import filecmp
-import hashlib
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
 
 from engine.contract.errors import EngineError
 from engine.contract.figures import MOST_SETTINGS, Figures, Latency, OtherCpu, Setting, Timing
-from engine.contract.file_format import ending_of
 from engine.contract.report import LayerChange
-from engine.formats.loading import write_network
 from engine.formats.onnx.counting import count_onnx
 from engine.formats.onnx.notes import remove_notes
 from engine.formats.onnx.one_file import as_raw
@@ -27,8 +24,9 @@ from engine.formats.onnx.runtime import Feed
 from engine.jobs.comparison import module_outputs, some_inputs
 from engine.jobs.inputs import JobInputs
 from engine.jobs.other_cpu import on_other_cpu
+from engine.jobs.other_formats import OtherFormats, Written
 from engine.measuring.examiner.client import Examiner
-from engine.measuring.examiner.messages import CompareRequest, Difference, DigestRequest, Score, TensorDigest
+from engine.measuring.examiner.messages import CompareRequest, Difference, Score
 from engine.measuring.layer_table import layer_table
 from engine.measuring.measurement import FileSizes
 from engine.measuring.sizes import Sizes
@@ -92,6 +90,8 @@ class Publication:
     """One entry for each setting of the network."""
     layers: tuple[LayerChange, ...]
     """What became of each layer, in the first setting."""
+    refused: tuple[EngineError, ...] = ()
+    """Why formats of the spec could not be published."""
 
 
 def figures_of(score: Score, sizes: FileSizes, counts: Counts, latencies: tuple[Latency, ...]) -> Figures:
@@ -148,22 +148,32 @@ def publish(
     else:
         for name, path in runnable.items():
             networks[name].write_onnx(path)
-    others = {name: write_network(plain, name, directory / f"model{ending_of(name)}") for name in formats if name != RUNNABLE}
-    enter("verifying")
-    # The examiner scores the files while they are compared with the network and compressed; nothing runs beside the timing.
-    scores = {
-        setting.name: examiner.score(inputs.to_score(runnable[setting.name], networks[setting.name], as_timed=network.batch_dependent))
-        for setting in settings[score is not None :]
-    }
-    for path in (*(path for paths in others.values() for path in paths), *(runnable.values() if RUNNABLE in formats else ())):
-        sizes.begin(path)
-    for name, path in runnable.items():
-        networks[name].measure(on_file=partial(_check_copy, path), on_module=partial(_compare, path, networks[name], inputs, examiner))
-    for name, paths in others.items():
-        _compare_tensors(plain, name, paths[0], examiner)
-    layers = layer_table(inputs.onnx, runnable[settings[0].name])
-    found = ({} if score is None else {settings[0].name: score}) | {name: waiting() for name, waiting in scores.items()}
-    files = [PublishedFile(path, name, sizes.of(path)) for name, paths in others.items() for path in paths]
+    others = OtherFormats.write(plain, [name for name in formats if name != RUNNABLE], directory, inputs.work / f"others_{step_index}")
+    with contextlib.closing(others):
+        enter("verifying")
+        # The examiner scores the files while they are compared with the network and compressed; nothing runs beside the timing.
+        scores = {
+            setting.name: examiner.score(inputs.to_score(runnable[setting.name], networks[setting.name], as_timed=network.batch_dependent))
+            for setting in settings[score is not None :]
+        }
+        for path in runnable.values() if RUNNABLE in formats else ():
+            sizes.begin(path)
+        for name, path in runnable.items():
+            networks[name].measure(on_file=partial(_check_copy, path), on_module=partial(_compare, path, networks[name], inputs, examiner))
+        layers = layer_table(inputs.onnx, runnable[settings[0].name])
+        others.check(examiner)
+        formats = tuple(name for name in formats if name not in others.refused)
+        if not formats:
+            raise next(iter(others.refused.values()))
+        for item in others.written:
+            for path in item.paths:
+                sizes.begin(path)
+        found = ({} if score is None else {settings[0].name: score}) | {name: waiting() for name, waiting in scores.items()}
+        first = networks[settings[0].name]
+        files = []
+        for item in others.written:
+            own = _scored_again(item, runnable[settings[0].name], first, found[settings[0].name], inputs, examiner)
+            files += [PublishedFile(path, item.format, sizes.of(path), metrics=own.metrics) for path in item.paths]
     own_sizes = {name: sizes.of(path) for name, path in runnable.items() if RUNNABLE in formats}
     enter("measuring")
     measured = []
@@ -181,7 +191,19 @@ def publish(
         other = on_other_cpu(inputs.to_score(path, own_network, as_timed=network.batch_dependent), own, examiner, inputs.work)
         measured.append(MeasuredFile(setting, path, own, timings, counts, stored, other))
     files.sort(key=lambda file: formats.index(file.format))
-    return Publication(step_index, tuple(files), tuple(measured), layers)
+    return Publication(step_index, tuple(files), tuple(measured), layers, tuple(others.refused.values()))
+
+
+def _scored_again(  # noqa: PLR0917 - what the file is compared with
+    item: Written, runnable: Path, network: Network, score: Score, inputs: JobInputs, examiner: Examiner
+) -> Score:
+    """The score of a file as it was read again, which is that of the ONNX file where both are the same graph. Raises `export_mismatch`."""
+    if item.reread.read_bytes() == runnable.read_bytes() or _settled(item.reread) == _settled(runnable):
+        return score
+    item.network.at(item.network.settings[0]).measure(
+        on_file=partial(_check_copy, item.reread), on_module=partial(_compare, item.reread, network, inputs, examiner)
+    )
+    return examiner.score(inputs.to_score(item.reread, network, as_timed=network.batch_dependent))()
 
 
 def _counted(path: Path, network: Network, score: Score) -> Counts:
@@ -282,20 +304,3 @@ def _mismatch(  # noqa: PLR0917 - what the comparison had
         category="internal",
         details={**found.model_dump(), **({} if where is None else {"first_divergence": where.details()})},
     )
-
-
-def _compare_tensors(network: Network, format: str, file: Path, examiner: Examiner) -> None:
-    """A file of weights against those in memory, bit for bit."""
-    stored = examiner.digest(DigestRequest(file=file, format=format))()
-    expected = {name: _digest(array) for name, array in network.tensors()}
-    wrong = sorted(name for name in {*stored, *expected} if stored.get(name) != expected.get(name))
-    if wrong:
-        raise EngineError(
-            "export_mismatch",
-            f"The {format} file does not hold the network's weights: {', '.join(wrong[:5])} differ.",
-            category="internal",
-        )
-
-
-def _digest(array: NDArray[Any]) -> TensorDigest:
-    return TensorDigest(shape=array.shape, sha256=hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest())

@@ -63,6 +63,8 @@ def run(kind: Kind, parent: int, owner: tuple[int, int], channel: socket.socket)
                 return namespaces.keep(job)
             parent = namespaces.FIRST
             die_with_parent(parent, signal.SIGKILL)
+        with namespaces.outside() if kind.enclosed else nullcontext():
+            _enter_group(kind)
     except Exception as error:
         failure = _failure(error)
     rename("spare")
@@ -80,7 +82,6 @@ def run(kind: Kind, parent: int, owner: tuple[int, int], channel: socket.socket)
         if failure is None:
             request = Request.from_json(json.loads(message))
             with namespaces.outside() if kind.enclosed else nullcontext():
-                _enter_group(request)
                 entry = _settle(request)
             if kind.enclosed:
                 move_in(request.directory)
@@ -124,10 +125,10 @@ def _keep_only(descriptor: int) -> None:
     os.closerange(descriptor + 1, os.sysconf("SC_OPEN_MAX"))
 
 
-def _enter_group(request: Request) -> None:
-    if request.group is not None:
-        for pid in (namespaces.FIRST, 0) if request.kind.enclosed else (0,):
-            Path(request.group).write_text(str(pid))
+def _enter_group(kind: Kind) -> None:
+    if kind.group is not None:
+        for pid in (namespaces.FIRST, 0) if kind.enclosed else (0,):
+            Path(kind.group).write_text(str(pid))
 
 
 def _descriptors(events: int, log: int) -> None:

@@ -33,6 +33,8 @@ class Kind:
     """Whether it has namespaces of its own."""
     gpu: bool
     """Whether NVIDIA's device files are reachable."""
+    group: str | None = None
+    """File of the control group that it enters first of all; None for that of its parent."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,8 @@ class Request:
     """Whether NVIDIA's device files are reachable."""
     group: str | None = None
     """File of the control group that it enters first of all; None for that of its parent."""
+    next_group: str | None = None
+    """That of the child to make ready for the next request: the kernel takes ten milliseconds and more to move a process into a group."""
     sockets: Literal["none", "private", "shared"] = "none"
     """Whether the processes of a job may connect by TCP: not at all; on the loopback device of a network namespace of their own; or,
     where there are no such namespaces, on the machine's."""
@@ -59,7 +63,7 @@ class Request:
     @property
     def kind(self) -> "Kind":
         """What must be known of it to make its process ready before it comes."""
-        return Kind(enclosed=NAMESPACES in self.layers, gpu=self.gpu)
+        return Kind(enclosed=NAMESPACES in self.layers, gpu=self.gpu, group=self.group)
 
     def to_json(self, number: int) -> bytes:
         """One message for the parent, whose answers will bear the number."""

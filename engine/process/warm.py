@@ -22,6 +22,7 @@ import signal
 import socket
 import sys
 import traceback
+from dataclasses import replace
 from types import FrameType
 
 import engine
@@ -115,8 +116,9 @@ class Parent:
         return True
 
     def _start(self, number: int, fields: JsonObject, descriptors: list[int]) -> int:
-        kind, request = Request.from_json(fields).kind, json.dumps(fields).encode()
-        spare, self._spare, self._wanted = self._spare, None, kind
+        asked, request = Request.from_json(fields), json.dumps(fields).encode()
+        kind = asked.kind
+        spare, self._spare, self._wanted = self._spare, None, replace(kind, group=asked.next_group)
         if spare is not None and not (spare.kind == kind and spare.hand(request, descriptors)):
             spare.kill()
             spare = None

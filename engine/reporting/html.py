@@ -66,29 +66,33 @@ def to_html(report: Report, links: Mapping[str, str] | None = None) -> str:
     """
     title = report.name or "Compression report"
     before = [
-        Html(f"<h1>{_cell(title)}</h1>"),
-        Html(f'<p class="dim">Job <code>{_cell(report.job_id)}</code>{_dated(report)}</p>'),
+        Html(f"<h1>{safe(title)}</h1>"),
+        Html(f'<p class="dim">Job <code>{safe(report.job_id)}</code>{_dated(report)}</p>'),
         Html(f'<p class="lead">{escape(report.sentence[:2000])}</p>'),
         _cards(report),
         _rows("Constraints", ("", "limit", "measured", ""), [_marked(constraint_row(item)) for item in report.constraints]),
-        _section("Before and after", _table(("", "before", "after", "change"), [_marked(row) for row in before_after(report)])),
+        section_of("Before and after", table_of(("", "before", "after", "change"), [_marked(row) for row in before_after(report)])),
         Html(f'<p class="dim">{escape(evaluated_text(report))}</p>'),
         _side_by_side((*trade_offs(report), *quality_against_size(report), *after_each_step(report), *latencies(report))),
-        *(_section(table.title, _drawn(table)) for table in classes(report)),
+        *(section_of(table.title, drawn(table)) for table in classes(report)),
         _rows("Settings", SETTING_COLUMNS, [_marked(row) for row in setting_rows(report)]),
         _warnings(report),
         _steps(report),
     ]
     after = [
         _layers(report.layers),
-        _section("Environment", _table(("", ""), environment_rows(report))),
+        section_of("Environment", table_of(("", ""), environment_rows(report))),
         _reproduce(report, links or {}),
     ]
     room = MOST_BYTES - sum(len(part.encode()) for part in (*before, *after))
-    between = _fitting((_section(title, _drawn(item)) for title, item in details(report.steps)), room)
-    head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1"><title>{_cell(title)}</title>'
-    body = "".join((*before, *between, *after))
-    return f'<!doctype html>\n<html lang="en"><head>{head}<style>{_STYLE}</style></head><body>{body}</body></html>\n'
+    between = _fitting((section_of(title, drawn(item)) for title, item in details(report.steps)), room)
+    return page(title, (*before, *between, *after))
+
+
+def page(title: str, parts: Iterable[Html]) -> str:
+    """A page that needs nothing else."""
+    head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1"><title>{safe(title)}</title>'
+    return f'<!doctype html>\n<html lang="en"><head>{head}<style>{_STYLE}</style></head><body>{"".join(parts)}</body></html>\n'
 
 
 def _fitting(sections: Iterable[Html], room: int) -> Iterator[Html]:
@@ -131,15 +135,15 @@ def _cards(report: Report) -> Html:
 
 
 def _side_by_side(curves: Iterable[Curve]) -> Html:
-    drawn = "".join(f"<div>{_section(curve.title, _drawn(curve))}</div>" for curve in curves)
-    return Html(f'<div class="even">{drawn}</div>' if drawn else "")
+    parts = "".join(f"<div>{section_of(curve.title, drawn(curve))}</div>" for curve in curves)
+    return Html(f'<div class="even">{parts}</div>' if parts else "")
 
 
-def _drawn(item: Shown) -> Html:
+def drawn(item: Shown) -> Html:
     """What a step shows; a diagram has its numbers below it."""
     if isinstance(item, Note):
         return Html(f"<p>{escape(item.text)}</p>")
-    table = _table(*cells(item))
+    table = table_of(*cells(item))
     if not isinstance(item, Curve | Bars):
         return table
     drawing = curve_svg(item) if isinstance(item, Curve) else bars_svg(item)
@@ -152,11 +156,11 @@ def _warnings(report: Report) -> Html:
     items, left = _within((_warning(item.code, item.message) for item in report.warnings[:MOST_WARNINGS]), ROOM_BYTES)
     if left := left + max(0, len(report.warnings) - MOST_WARNINGS):
         items += f"<li>{left} further warnings are in report.json</li>"
-    return _section("Warnings", Html(f"<ul>{items}</ul>"))
+    return section_of("Warnings", Html(f"<ul>{items}</ul>"))
 
 
 def _warning(code: str, message: str) -> str:
-    return f"<li><code>{_cell(code)}</code> {escape(message[:600])}</li>"
+    return f"<li><code>{safe(code)}</code> {escape(message[:600])}</li>"
 
 
 def _steps(report: Report) -> Html:
@@ -169,7 +173,7 @@ def _steps(report: Report) -> Html:
         )
         for step in report.steps
     ]
-    return _section("Steps", _table(("", "method", "measured after it", "time"), rows))
+    return section_of("Steps", table_of(("", "method", "measured after it", "time"), rows))
 
 
 def _layers(layers: Sequence[LayerChange]) -> Html:
@@ -181,7 +185,7 @@ def _layers(layers: Sequence[LayerChange]) -> Html:
         for layer in layers[:MAX_LAYERS]
     ]
     header = ("layer", "type", "before", "after", "of its bytes", "bytes")
-    return _section("Layers", _table(header, rows, LAYERS_ROOM_BYTES, more=len(layers) - len(rows), what="layers"))
+    return section_of("Layers", table_of(header, rows, LAYERS_ROOM_BYTES, more=len(layers) - len(rows), what="layers"))
 
 
 def _remaining(layer: LayerChange) -> str:
@@ -205,37 +209,38 @@ def _reproduce(report: Report, links: Mapping[str, str]) -> Html:
     files += [(_linked(item.filename, links), item.format, bytes_text(item.size_bytes), _hash(item.sha256)) for item in report.artifacts]
     spec = json.dumps(report.spec, indent=1)
     cut = spec if len(spec) <= _SPEC_CHARACTERS else spec[:_SPEC_CHARACTERS] + "\n… the rest is in report.json"
-    return _section(
+    return section_of(
         "Files, and how to reproduce them",
         Html(
-            _table(("file", "format", "size", "sha256"), files)
+            table_of(("file", "format", "size", "sha256"), files)
             + f"<pre>{escape(reproduce_command(report)[:4000])}</pre>"
-            + f"<details><summary>The whole spec ({_cell(report.spec_hash)})</summary><pre>{escape(cut)}</pre></details>"
+            + f"<details><summary>The whole spec ({safe(report.spec_hash)})</summary><pre>{escape(cut)}</pre></details>"
         ),
     )
 
 
 def _hash(text: str) -> Html:
-    return Html(f'<span class="hash">{_cell(text)}</span>')
+    return Html(f'<span class="hash">{safe(text)}</span>')
 
 
 def _linked(name: str, links: Mapping[str, str]) -> str:
-    return Html(f'<a href="{escape(links[name])}" download>{_cell(name)}</a>') if name in links else name
+    return Html(f'<a href="{escape(links[name])}" download>{safe(name)}</a>') if name in links else name
 
 
 def _rows(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> Html:
     """A section with a table; nothing without rows."""
-    return _section(title, _table(header, rows)) if rows else Html("")
+    return section_of(title, table_of(header, rows)) if rows else Html("")
 
 
-def _section(title: str, body: Html) -> Html:
-    return Html(f"<h2>{_cell(title)}</h2>{body}")
+def section_of(title: str, body: Html) -> Html:
+    """A heading and what is below it."""
+    return Html(f"<h2>{safe(title)}</h2>{body}")
 
 
-def _table(header: Sequence[str], rows: Iterable[Sequence[str]], room: int = ROOM_BYTES, *, more: int = 0, what: str = "rows") -> Html:
+def table_of(header: Sequence[str], rows: Iterable[Sequence[str]], room: int = ROOM_BYTES, *, more: int = 0, what: str = "rows") -> Html:
     """A table; rows for which there is no room are counted, with the `more` that were left out before."""
-    head = "".join(f"<th>{_cell(cell)}</th>" for cell in header)
-    body, left = _within(("<tr>" + "".join(f"<td>{_cell(cell)}</td>" for cell in row) + "</tr>" for row in rows), room)
+    head = "".join(f"<th>{safe(cell)}</th>" for cell in header)
+    body, left = _within(("<tr>" + "".join(f"<td>{safe(cell)}</td>" for cell in row) + "</tr>" for row in rows), room)
     note = f'<p class="dim">{left + more} more {what} are in report.json.</p>' if left + more else ""
     return Html(f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>{note}')
 
@@ -253,7 +258,8 @@ def _within(parts: Iterable[str], room: int) -> tuple[str, int]:
     return "".join(kept), left
 
 
-def _cell(text: str) -> str:
+def safe(text: str) -> str:
+    """A cell: escaped unless it is markup of ours, and cut where it is long."""
     if isinstance(text, Html):
         return text
     return escape(text if len(text) <= MAX_CELL_CHARACTERS else text[:MAX_CELL_CHARACTERS] + "…")

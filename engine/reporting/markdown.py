@@ -24,46 +24,47 @@ from engine.reporting.text import (
 def to_markdown(report: Report) -> str:
     """The report as GitHub-flavoured Markdown. Names that strangers chose cannot break out of their cells."""
     parts = [
-        f"# {_text(report.name or 'Compression report')}",
-        f"**{_text(report.sentence)}**",
+        f"# {plain(report.name or 'Compression report')}",
+        f"**{plain(report.sentence)}**",
         "## Before and after",
-        _table(("", "before", "after", "change"), before_after(report)),
-        _text(evaluated_text(report)),
+        lines_of_table(("", "before", "after", "change"), before_after(report)),
+        plain(evaluated_text(report)),
     ]
     if settings := setting_rows(report):
-        parts += ["## Settings", _table(SETTING_COLUMNS, settings)]
+        parts += ["## Settings", lines_of_table(SETTING_COLUMNS, settings)]
     for curve in trade_offs(report):
-        parts += [f"## {curve.title}", _table(*cells(curve))]
+        parts += [f"## {curve.title}", lines_of_table(*cells(curve))]
     if report.constraints:
-        parts += ["## Constraints", _table(("", "limit", "measured", ""), map(constraint_row, report.constraints))]
+        parts += ["## Constraints", lines_of_table(("", "limit", "measured", ""), map(constraint_row, report.constraints))]
     if report.warnings:
-        lines = [f"- `{_text(item.code)}` {_text(item.message)}" for item in report.warnings[:MOST_WARNINGS]]
+        lines = [f"- `{plain(item.code)}` {plain(item.message)}" for item in report.warnings[:MOST_WARNINGS]]
         if more := len(report.warnings[MOST_WARNINGS:]):
             lines.append(f"- {more} further warnings are in report.json")
         parts += ["## Warnings", "\n".join(lines)]
     steps = [(str(step.index + 1), step.method, step_metrics(step.metrics), f"{step.duration_seconds:.1f} s") for step in report.steps]
-    parts += ["## Steps", _table(("", "method", "measured after it", "time"), steps)]
+    parts += ["## Steps", lines_of_table(("", "method", "measured after it", "time"), steps)]
     for title, item in details(report.steps):
-        parts += [f"### {_text(title)}", _text(item.text) if isinstance(item, Note) else _table(*cells(item))]
+        parts += [f"### {plain(title)}", plain(item.text) if isinstance(item, Note) else lines_of_table(*cells(item))]
     layers = [(layer.name, layer.type, layer_text(layer.before), layer_text(layer.after)) for layer in report.layers]
-    parts += ["## Layers", _table(("layer", "type", "before", "after"), layers)] if layers else []
-    parts += ["## Environment", _table(("", ""), environment_rows(report))]
+    parts += ["## Layers", lines_of_table(("layer", "type", "before", "after"), layers)] if layers else []
+    parts += ["## Environment", lines_of_table(("", ""), environment_rows(report))]
     parts += ["## Reproduce", f"```sh\n{reproduce_command(report).replace('`', '')}\n```"]
     files = [(item.filename, bytes_text(item.size_bytes), item.sha256) for item in report.artifacts]
-    parts += [_table(("file", "size", "sha256"), files)]
+    parts += [lines_of_table(("file", "size", "sha256"), files)]
     return "\n\n".join(parts) + "\n"
 
 
-def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = ["| " + " | ".join(map(_text, header)) + " |", "|" + "---|" * len(header)]
+def lines_of_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table in the pipes of Markdown."""
+    lines = ["| " + " | ".join(map(plain, header)) + " |", "|" + "---|" * len(header)]
     return "\n".join(lines + ["| " + " | ".join(map(_cell, row)) + " |" for row in rows])
 
 
 def _cell(text: str) -> str:
-    return "**missed**" if text == "missed" else _text(text)
+    return "**missed**" if text == "missed" else plain(text)
 
 
-def _text(text: str) -> str:
+def plain(text: str) -> str:
     """Text that Markdown and the HTML inside of it leave alone."""
     text = " ".join(text.split())
     for sign in "\\`*_[]|#":

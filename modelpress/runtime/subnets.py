@@ -1,14 +1,15 @@
 """One ONNX file that holds a network with several settings (widths, say): the largest runs as it is, the others are cut out of it.
 
 The graph of the file is the first setting's, which any runtime loads. Two entries of `metadata_props` hold the rest: `modelpress.settings`,
-and `modelpress.tensors`, the tensors that a setting has for itself. The first is base64 of zlib of a JSON document:
+and `modelpress.tensors`, the values that a setting has for itself, in base64. The first is base64 of zlib of a JSON document, a zero
+byte, and the graphs of all other settings one behind the other, each a ModelProto without initializers:
 
     {"version": 1, "places": [[[0, 8], [12, 16]], …], "settings": [{"name": "width 1", "values": {"width": 1.0}}, {"name": "width 0.5",
-     "values": {"width": 0.5}, "model": "base64 of a ModelProto without initializers", "tensors": [["w", "w", {"0": 3}], ["b", 128, 64]]}]}
+     "values": {"width": 0.5}, "graph_bytes": 2745, "tensors": [["w", "w", {"0": 3}], ["b", 128, [8], 1], ["s", 160, 64]]}]}
 
 A tensor `[name, source, keep]` is the part of the file's initializer `source` that keeps of each dimension named the places whose number
-in `places` is given, as ranges; `[name, start, length]` is a TensorProto in `modelpress.tensors`. Nothing but numpy is needed, and a file
-is only read where a tensor is.
+in `places` is given, as ranges; `[name, start, shape, type]` are raw values in `modelpress.tensors`, and `[name, start, length]` is a
+TensorProto there, of types that are not whole bytes. Nothing but numpy is needed, and a file is only read where a tensor is.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import math
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -30,13 +32,13 @@ from modelpress.runtime.manifest import ArtifactError
 SETTINGS_KEY, TENSORS_KEY = "modelpress.settings", "modelpress.tensors"
 VERSION = 1
 MOST_DOCUMENT_BYTES = 64 * 2**20
-"""Of the JSON document: what a file claims is not believed beyond this."""
+"""Of the JSON document and the graphs: what a file claims is not believed beyond this."""
 _MOST_TIMES = 2
 """A setting is a part of the file; weights that two layers share may be written twice."""
 Bytes = bytes | memoryview
 _GRAPH, _METADATA, _INITIALIZER = 7, 14, 5
 _DIMS, _TYPE, _NAME, _RAW = 1, 2, 8, 9
-_ITEM_BYTES = {1: 4, 2: 1, 3: 1, 4: 2, 5: 2, 6: 4, 7: 8, 9: 1, 10: 2, 11: 8, 12: 4, 13: 8, 16: 2, 17: 1, 18: 1, 19: 1, 20: 1}
+ITEM_BYTES = {1: 4, 2: 1, 3: 1, 4: 2, 5: 2, 6: 4, 7: 8, 9: 1, 10: 2, 11: 8, 12: 4, 13: 8, 16: 2, 17: 1, 18: 1, 19: 1, 20: 1}
 """Size of one element by ONNX's number of the type, where it is whole bytes."""
 
 
@@ -46,8 +48,8 @@ class Entry:
 
     name: str
     values: dict[str, float | str]
-    model: str | None
-    """Base64 of the ModelProto without initializers; None for the setting that the file runs as it is."""
+    model: Bytes | None
+    """The ModelProto without initializers; None for the setting that the file runs as it is."""
     tensors: list[list[Any]]
 
 
@@ -65,9 +67,9 @@ class SettingsFile:
                 entries[key.decode(errors="replace")] = pair.get(2, (0, 0))
         if SETTINGS_KEY not in entries or TENSORS_KEY not in entries:
             raise ArtifactError("the file has one setting only: it runs as it is")
-        document = _document(bytes(self._data[slice(*entries[SETTINGS_KEY])]))
+        document, graphs = _document(bytes(self._data[slice(*entries[SETTINGS_KEY])]))
         try:
-            self.settings = [Entry(e["name"], e["values"], e.get("model"), e.get("tensors", [])) for e in document["settings"]]
+            self.settings = list(_entries(document["settings"], memoryview(graphs)))
             self._places = [self._expanded(ranges) for ranges in document["places"]]
             self._own = base64.b64decode(bytes(self._data[slice(*entries[TENSORS_KEY])]), validate=True)
         except (KeyError, TypeError, ValueError) as error:
@@ -94,7 +96,7 @@ class SettingsFile:
                 if not (number == _METADATA and self._is_ours(first, last)):
                     yield from _field(number, kind, self._data[first:last])
             return
-        model = memoryview(base64.b64decode(entry.model))
+        model = memoryview(entry.model)
         initializers = self._initializers()
         pieces: list[Bytes] = []
         size = 0
@@ -126,30 +128,54 @@ class SettingsFile:
         return found
 
     def _tensor(self, tensor: list[Any], initializers: dict[str, tuple[int, int]]) -> list[Bytes]:
-        name, source, more = tensor
+        name, source, more, *kind = tensor
+        if kind:
+            if any(size < 0 for size in more):
+                raise ArtifactError(f"the shape of the file's own tensor {name!r} is damaged")
+            return _written(name, more, kind[0], self._owned(name, source, ITEM_BYTES.get(kind[0], 0) * math.prod(more)))
         if isinstance(source, int):
-            own = memoryview(self._own)[source : source + more]
-            if len(own) != more:
-                raise ArtifactError(f"the file's own tensor {name!r} is cut off")
-            return [tag(_INITIALIZER, 2) + varint(more), own]
+            return [tag(_INITIALIZER, 2) + varint(more), self._owned(name, source, more)]
         if source not in initializers:
             raise ArtifactError(f"the file has no tensor {source!r} that {name!r} could be cut from")
         dims, type_, raw = read_tensor(self._data, *initializers[source])
         keep = {int(dimension): self._places[number] for dimension, number in more.items()}
         part, shape = sliced(raw, dims, type_, keep, name)
-        encoded = name.encode()
-        head = b"".join(
-            (*(tag(_DIMS, 0) + varint(size) for size in shape), tag(_TYPE, 0), varint(type_), tag(_NAME, 2), varint(len(encoded)), encoded)
-        )
-        head += tag(_RAW, 2) + varint(len(part))
-        return [tag(_INITIALIZER, 2) + varint(len(head) + len(part)) + head, part]
+        return _written(name, shape, type_, part)
+
+    def _owned(self, name: str, start: int, length: int) -> memoryview:
+        own = memoryview(self._own)[start : start + length]
+        if start < 0 or len(own) != length:
+            raise ArtifactError(f"the file's own tensor {name!r} is cut off")
+        return own
+
+
+def _entries(listed: list[dict[str, Any]], graphs: memoryview) -> Iterator[Entry]:
+    position = 0
+    for item in listed:
+        model = None
+        if "graph_bytes" in item:
+            start, position = position, position + item["graph_bytes"]
+            model = graphs[start:position]
+            if not start <= position <= len(graphs):
+                raise ValueError("a graph is cut off")
+        yield Entry(item["name"], item["values"], model, item.get("tensors", []))
+
+
+def _written(name: str, shape: Sequence[int], type_: int, content: Bytes) -> list[Bytes]:
+    """A field of a graph that holds a TensorProto: what stands before its raw values, and these."""
+    encoded = name.encode()
+    head = b"".join(
+        (*(tag(_DIMS, 0) + varint(size) for size in shape), tag(_TYPE, 0), varint(type_), tag(_NAME, 2), varint(len(encoded)), encoded)
+    )
+    head += tag(_RAW, 2) + varint(len(content))
+    return [tag(_INITIALIZER, 2) + varint(len(head) + len(content)) + head, content]
 
 
 def sliced(raw: Bytes, dims: Sequence[int], type_: int, keep: dict[int, NDArray[np.int64]], name: str) -> tuple[Bytes, tuple[int, ...]]:
     """The kept part of a tensor's bytes, and its shape."""
     if not keep:
         return raw, tuple(dims)
-    size = _ITEM_BYTES.get(type_)
+    size = ITEM_BYTES.get(type_)
     if size is None or len(raw) != size * int(np.prod(dims, dtype=np.int64)):
         raise ArtifactError(f"the tensor that {name!r} is cut from is not stored as raw bytes of its shape")
     values = np.frombuffer(raw, dtype=np.dtype((np.void, size))).reshape(dims)
@@ -237,10 +263,11 @@ def _field(number: int, kind: int, content: memoryview) -> Iterator[Bytes]:
     yield content
 
 
-def _document(stored: bytes) -> dict[str, Any]:
+def _document(stored: bytes) -> tuple[dict[str, Any], bytes]:
+    """What is said of the settings, and their graphs."""
     try:
         inflating = zlib.decompressobj()
-        text = inflating.decompress(base64.b64decode(stored, validate=True), MOST_DOCUMENT_BYTES)
+        text, _, graphs = inflating.decompress(base64.b64decode(stored, validate=True), MOST_DOCUMENT_BYTES).partition(b"\0")
         if inflating.unconsumed_tail:
             raise ArtifactError("the description of the file's settings is too large")
         document = json.loads(text)
@@ -250,7 +277,7 @@ def _document(stored: bytes) -> dict[str, Any]:
         raise ArtifactError(f"the description of the file's settings is damaged: {error}") from error
     if not isinstance(document, dict) or document.get("version") != VERSION:
         raise ArtifactError(f"the settings of the file have another version than {VERSION}, which this version of modelpress reads")
-    return document
+    return document, graphs
 
 
 def _same(found: float | str | None, wanted: float | str) -> bool:

@@ -48,6 +48,8 @@ def test_nothing_more_is_demanded(document: dict[str, Any], before: tuple[set[st
     routes = {item.partition(" is ")[0] for item in before[0] if " is " in item}
     known = {item.partition(" ")[0] for item in before[0] if item.endswith(" is there")}
     more = demands(document) - before[1]
+    # Steps always had to say their method; the document says so, too.
+    more = {item for item in more if not (item.startswith("Spec") and item.endswith(" needs method"))}
     assert sorted(item for item in more if item.partition(" needs ")[0] in routes | known) == []
 
 

@@ -23,8 +23,9 @@ WIDE = {"w": RNG.standard_normal((8, 6)).astype(np.float32), "b": RNG.standard_n
 PLACES = (0, 1, 5, 7)
 
 
-def model(tensors, *, half=False):
-    nodes = [helper.make_node("Gemm", ["x", "w", "b"], ["y"], transB=1)]
+def model(tensors, *, half=False, more=0):
+    nodes = [helper.make_node("Relu", [f"x_{n}" if n else "x"], [f"x_{n + 1}"], name=f"Relu number {n}") for n in range(more)]
+    nodes.append(helper.make_node("Gemm", [f"x_{more}" if more else "x", "w", "b"], ["y"], transB=1))
     size = tensors["w"].shape[0]
     kind = TensorProto.FLOAT16 if half else TensorProto.FLOAT
     ends = [helper.make_tensor_value_info(name, kind, ["n", width]) for name, width in (("x", 6), ("y", size))]
@@ -60,6 +61,20 @@ def test_each_setting_comes_back_whatever_the_packer_was_told(kept):
     assert (len(own) > WIDE["w"].nbytes // 2) == (PLACES not in kept), "what is a part of the wide weight is stored once"
 
 
+def test_three_settings_beside_the_widest_cost_little_more_than_their_values():
+    """Graphs of the same layers are stored once, names and shapes are compressed."""
+    wide = {"w": RNG.standard_normal((64, 6)).astype(np.float32), "b": RNG.standard_normal(64).astype(np.float32)}
+    models = [(Setting(name="width 1"), model(wide, more=40))]
+    for size in (48, 32, 16):
+        own = {"w": wide["w"][:size], "b": RNG.standard_normal(size).astype(np.float32)}
+        models.append((Setting(name=f"width {size}"), model(own, more=40)))
+    plain = [item.SerializeToString() for _, item in models]
+    made = pack(models, {tuple(range(size)) for size in (48, 32, 16)}).SerializeToString()
+    assert [cut(made, name=setting.name) for setting, _ in models] == [item for _, item in models]
+    values, graph = 4 * (48 + 32 + 16), len(plain[0]) - 4 * 64 * 7
+    assert len(made) - len(plain[0]) < values * 4 / 3 + graph, "the three together have less than one graph"
+
+
 def test_other_types_and_other_metadata_are_kept():
     one = model(WIDE, half=True)
     helper.set_model_props(one, {"author": "someone"})
@@ -90,15 +105,21 @@ def test_what_is_not_there_and_what_is_damaged_is_told(tmp_path: Path):
         load(tmp_path / "model.onnx", width=0.3)
     with pytest.raises(ArtifactError, match="ends in the middle"):
         SettingsFile(made.SerializeToString()[:-5])
-    document = json.loads(zlib.decompress(base64.b64decode(next(p.value for p in made.metadata_props if p.key == SETTINGS_KEY))))
+    text, _, graphs = zlib.decompress(base64.b64decode(next(p.value for p in made.metadata_props if p.key == SETTINGS_KEY))).partition(
+        b"\0"
+    )
+    document = json.loads(text)
+    half = document["settings"][1]
     for change, match in (
         ({"version": 9}, "another version"), ({"places": [[[0, 10**12]]]}, "damaged"),
-        ({"settings": [*document["settings"], {**document["settings"][1], "name": "many", "tensors": [["w", "w", {}]] * 99}]}, "larger than the file"), ({"places": [[[0, 99]]]}, "outside of the tensor"), ({"settings": None}, "damaged"),
+        ({"settings": [*document["settings"], {**half, "name": "many", "tensors": [["w", "w", {}]] * 99}]}, "larger than the file"),
+        ({"settings": [{**half, "tensors": [["b", 8, [4], 1]]}]}, "cut off"), ({"settings": [{**half, "tensors": [["b", 0, [-2, -2], 1]]}]}, "shape"),
+        ({"settings": [{**half, "graph_bytes": 9**9}]}, "damaged"), ({"places": [[[0, 99]]]}, "outside of the tensor"), ({"settings": None}, "damaged"),
     ):  # fmt: skip
         helper.set_model_props(
             made,
             {
-                SETTINGS_KEY: base64.b64encode(zlib.compress(json.dumps(document | change).encode())).decode(),
+                SETTINGS_KEY: base64.b64encode(zlib.compress(json.dumps(document | change).encode() + b"\0" + 2 * graphs)).decode(),
                 TENSORS_KEY: next(p.value for p in made.metadata_props if p.key == TENSORS_KEY),
             },
         )

@@ -19,6 +19,7 @@ from core.settings import Settings
 from engine.process.launcher import Launcher
 from engine.process.sandbox.probe import Isolation, choose
 from worker import devices
+from worker.cgroups import Groups
 from worker.runner import Runner
 from worker.workplace import Workplace
 
@@ -79,7 +80,7 @@ class Bench:
     @contextmanager
     def runner(self, entry: str, **changes: Any) -> Iterator[Runner]:
         """A running claim loop."""
-        workplace = Workplace(self.work_dir)
+        workplace, groups = Workplace(self.work_dir), Groups()
         isolation: Future[Isolation] = Future()
         isolation.set_result(changes.get("isolation", self._isolation))
         runner = Runner(
@@ -89,6 +90,7 @@ class Bench:
             launcher=self._launcher,
             isolation=isolation,
             workplace=workplace,
+            groups=groups,
             entry=entry if ":" in entry else f"tests.worker.children:{entry}",
         )
         runner.start()
@@ -97,6 +99,7 @@ class Bench:
         finally:
             runner.drain()
             runner.join(20)
+            groups.close()
             workplace.close()
             assert not runner.is_alive()
 

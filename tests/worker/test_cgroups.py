@@ -8,7 +8,14 @@ from pathlib import Path
 import pytest
 
 from core.settings import Settings
+from engine.process.launcher import Launcher
+from engine.process.request import NAMESPACES, Request
+from engine.process.sandbox.isolation import LAYERS
+from tests.engine.process.conftest import CHILDREN, run_to_end
+from tests.engine.process.test_launcher import gone
+from tests.engine.process.test_spare import spare_of
 from worker import cgroups
+from worker.cgroups import Groups, JobGroups
 from worker.memory import bound_bytes, share_bytes
 
 GIB = 1 << 30
@@ -68,9 +75,10 @@ def test_the_kernel_holds_a_group_to_its_memory() -> None:
     if base is None:
         assert not any(os.access(folder, os.W_OK) and version == 1 for version, folder in cgroups._own_groups(Path("/")))
         return
-    group = base.make("test", memory_bytes=64 << 20, processes=100)
+    group = base.make()
     assert group is not None
     try:
+        group.bound(memory_bytes=64 << 20, processes=100)
         code = "import sys; open(sys.argv[1], 'w').write('0'); kept = b'x' * (256 << 20)"
         done = subprocess.run([sys.executable, "-c", code, str(group.entrance)], check=False)
         assert done.returncode == -9
@@ -78,6 +86,50 @@ def test_the_kernel_holds_a_group_to_its_memory() -> None:
     finally:
         group.close()
     assert not group.folder.exists()
+
+
+@pytest.mark.parametrize("layers", [LAYERS, (NAMESPACES, *LAYERS)], ids=["tier 1", "tier 2"])
+def test_the_process_of_the_next_job_waits_in_its_group(tmp_path: Path, layers: tuple[str, ...]) -> None:
+    groups, launcher = Groups(), Launcher(warm=False)
+    try:
+        with groups.of_job(GIB, 100) as first:
+            assert (first.own is None) == (cgroups.base() is None)
+            _sign_in(launcher, tmp_path / "first", first, layers)
+            ready = spare_of(launcher)
+            if first.following is not None:
+                assert str(ready) in first.following.entrance.read_text().split()
+        with groups.of_job(GIB, 100) as second:
+            assert second.own == first.following
+            _sign_in(launcher, tmp_path / "second", second, layers)
+            assert gone(ready), "it was the one that signed in"
+        assert not any(group and group.folder.exists() for group in (first.own, second.own))
+    finally:
+        launcher.close()
+        groups.close()
+    assert second.following is None or not second.following.folder.exists()
+
+
+def test_a_process_that_waits_in_another_group_is_not_taken(tmp_path: Path) -> None:
+    groups, launcher = Groups(), Launcher(warm=False)
+    try:
+        with groups.of_job(GIB, 100) as first:
+            for name in ("first", "again"):
+                _sign_in(launcher, tmp_path / name, first, LAYERS)
+                ready = spare_of(launcher)
+            _sign_in(launcher, tmp_path / "elsewhere", JobGroups(None, None), LAYERS)
+            assert gone(ready)
+    finally:
+        launcher.close()
+        groups.close()
+
+
+def _sign_in(launcher: Launcher, directory: Path, groups: JobGroups, layers: tuple[str, ...]) -> None:
+    """Run a child in its group."""
+    directory.mkdir(mode=0o700)
+    own, following = (None if group is None else str(group.entrance) for group in (groups.own, groups.following))
+    ended = run_to_end(launcher, Request(directory, entry=f"{CHILDREN}:sign_in", layers=layers, group=own, next_group=following))
+    assert ended.exit.returncode == 0, ended.log
+    assert (directory / "signatures").read_text() == "x"
 
 
 def test_a_share_of_the_machine_is_for_each_worker_and_less_for_inspections() -> None:

@@ -15,10 +15,12 @@ from engine.architectures.transformers.spec import TransformersParams
 from engine.contract.errors import EngineError
 from engine.contract.metadata import ModelMetadata
 from engine.files.archive import DAMAGED, open_archive, printable
-from engine.files.huggingface import HINT, INDEX, Folder, architecture_of, config_of, folder_of
+from engine.files.huggingface import HINT, INDEX, OWN, Folder, architecture_of, config_of, folder_of, is_described
 from engine.files.magic import check_file
 from engine.formats.lifted import as_network
-from engine.formats.safetensors.read import read_safetensors
+from engine.formats.naming import renamed
+from engine.formats.safetensors.read import read as read_weights
+from engine.formats.safetensors.read import read_safetensors, signature_in
 from engine.formats.state_dict.assign import network_of
 from engine.networks.network import Network
 
@@ -29,16 +31,28 @@ def read(path: Path, metadata: ModelMetadata, work: Path) -> Network:
         check_file(stream, "huggingface")
         with open_archive(stream) as archive:
             folder = folder_of(archive)
-            architecture = architecture_of(config_of(archive, folder), metadata.architecture)
+            config = config_of(archive, folder)
+            stated = None
+            if OWN in config:
+                work.mkdir(parents=True, exist_ok=True)
+                own = work / "own.safetensors"
+                _extract(archive, next(iter(folder.weights.values())), own)
+                if is_described(config):
+                    return read_weights(own, ModelMetadata(), work)
+                stated = signature_in(own)
+                own.unlink()
+            architecture = architecture_of(config, metadata.architecture)
             entry, params = read_architecture(architecture)
             if not isinstance(params, TransformersParams):
-                return network_of(architecture, lambda: _tensors(archive, folder, work))
+                found = network_of(architecture, lambda: _tensors(archive, folder, work))
+                return found.with_module(found.module, signature=renamed(found.signature, stated))
             alone = work / "weights"
             _write(archive, folder, alone)
     module = load(params, alone)
     shutil.rmtree(alone)
     module.architecture = {"name": entry.name, "params": params.model_dump(mode="json")}  # type: ignore[assignment]
-    return as_network(module, params.signature())
+    found = as_network(module, params.signature())
+    return found.with_module(found.module, signature=renamed(found.signature, stated))
 
 
 def _write(archive: zipfile.ZipFile, folder: Folder, target: Path) -> None:

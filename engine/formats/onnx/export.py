@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import logging
 import warnings
 from collections import Counter
@@ -20,9 +19,10 @@ from engine.formats.onnx.importer.names import is_readable, module_path
 from engine.formats.onnx.naming import name_ends, provisional
 from engine.formats.onnx.notes import remove_notes
 from engine.formats.onnx.writer.write import agrees, written
+from engine.formats.tracing import first_reason, open_shapes
 from engine.networks import masks
 from engine.networks.example_inputs import example_inputs
-from engine.networks.network import Signature, TensorSpec
+from engine.networks.network import Signature
 from engine.process.memory import present_objects_kept
 
 OPSET = 18
@@ -76,8 +76,6 @@ def _save(model: onnx.ModelProto, signature: Signature, path: Path, *, half: boo
 def _exported(module: nn.Module, signature: Signature, examples: Examples, *, keep_normalization: bool) -> onnx.ModelProto:
     """The network as torch writes it. Raises `export_failed`."""
     arguments = example_inputs(signature, EXAMPLE_BATCH) if examples is None else examples
-    batched = len({spec.shape[:1] for spec in signature.inputs}) == 1
-    shapes = tuple(_open_dimensions(spec, batched=batched) for spec in signature.inputs)
     try:
         with warnings.catch_warnings(), _Quiet(), present_objects_kept():
             warnings.simplefilter("ignore")
@@ -85,7 +83,7 @@ def _exported(module: nn.Module, signature: Signature, examples: Examples, *, ke
                 module,
                 arguments,
                 dynamo=True,
-                dynamic_shapes=(shapes,) if _takes_any_number(module) else shapes,
+                dynamic_shapes=open_shapes(module, signature),
                 input_names=provisional("input", len(signature.inputs)),
                 output_names=provisional("output", len(signature.outputs)),
                 opset_version=OPSET,
@@ -98,7 +96,7 @@ def _exported(module: nn.Module, signature: Signature, examples: Examples, *, ke
         raise
     except Exception as error:
         raise EngineError(
-            "export_failed", f"The network could not be written as ONNX: {_first_line(error)}.", category="internal"
+            "export_failed", f"The network could not be written as ONNX: {first_reason(error)}.", category="internal"
         ) from error
     assert program is not None
     return program.model_proto
@@ -154,30 +152,6 @@ def plain(model: onnx.ModelProto) -> onnx.ModelProto:
 def folded(module: nn.Module) -> nn.Module:
     """A copy in eval mode on the CPU in which masks and parametrizations have become plain weights."""
     return masks.fold(module).cpu().eval()
-
-
-def _takes_any_number(module: nn.Module) -> bool:
-    """Whether `forward` takes its inputs as `*inputs`, which torch's exporter counts as one argument."""
-    return any(parameter.kind is parameter.VAR_POSITIONAL for parameter in inspect.signature(module.forward).parameters.values())
-
-
-def _open_dimensions(spec: TensorSpec, *, batched: bool) -> dict[int, Any]:
-    """The batch, and every other dimension that the signature leaves open, if the exporter finds that it may stay so.
-
-    A first dimension that the file fixes is the batch of its example where all inputs have it (`batched`).
-    """
-    opened: dict[int, Any] = {dim: torch.export.Dim.AUTO for dim, size in enumerate(spec.shape) if size is None}
-    if spec.shape and (spec.shape[0] is None or batched):
-        opened[0] = torch.export.Dim("batch")
-    return opened
-
-
-def _first_line(error: BaseException) -> str:
-    """The reason behind the exporter's advice, which is addressed to its developers."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    text = str(error).strip().splitlines()
-    return text[0].rstrip(".") if text else type(error).__name__
 
 
 class _Quiet:

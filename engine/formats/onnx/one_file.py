@@ -19,7 +19,7 @@ from pydantic import JsonValue
 from engine.contract.figures import Setting
 from engine.contract.json import JsonObject
 from modelpress.runtime.manifest import ArtifactError
-from modelpress.runtime.subnets import SETTINGS_KEY, TENSORS_KEY, VERSION, open_settings
+from modelpress.runtime.subnets import ITEM_BYTES, SETTINGS_KEY, TENSORS_KEY, VERSION, open_settings
 
 Array = NDArray[Any]
 Places = tuple[int, ...]
@@ -51,7 +51,7 @@ def pack(models: Sequence[tuple[Setting, onnx.ModelProto]], kept: Collection[Pla
     arrays = {tensor.name: numpy_helper.to_array(tensor) for tensor in made.graph.initializer}
     types = {tensor.name: tensor.data_type for tensor in made.graph.initializer}
     places: dict[Places, int] = {}
-    own = bytearray()
+    own, graphs = bytearray(), bytearray()
     entries: list[JsonObject] = [_entry(first)]
     for setting, model in others:
         tensors: list[JsonValue] = []
@@ -61,21 +61,22 @@ def pack(models: Sequence[tuple[Setting, onnx.ModelProto]], kept: Collection[Pla
                 name, keep = found
                 tensors.append([tensor.name, name, {str(dim): places.setdefault(index, len(places)) for dim, index in keep.items()}])
             else:
-                content = tensor.SerializeToString(deterministic=True)
-                tensors.append([tensor.name, len(own), len(content)])
+                stated, content = _own(tensor)
+                tensors.append([tensor.name, len(own), *stated])
                 own += content
         skeleton = onnx.ModelProto()
         skeleton.CopyFrom(model)
         skeleton.graph.ClearField("initializer")
         content = skeleton.SerializeToString(deterministic=True)
-        entries.append({**_entry(setting), "model": base64.b64encode(content).decode(), "tensors": tensors})
+        graphs += content
+        entries.append({**_entry(setting), "graph_bytes": len(content), "tensors": tensors})
     document = {"version": VERSION, "places": [_ranges(index) for index in places], "settings": entries}
     text = json.dumps(document, separators=(",", ":"), sort_keys=True).encode()
     onnx.helper.set_model_props(
         made,
         {
             **{item.key: item.value for item in made.metadata_props},
-            SETTINGS_KEY: base64.b64encode(zlib.compress(text, 9)).decode(),
+            SETTINGS_KEY: base64.b64encode(zlib.compress(text + b"\0" + bytes(graphs), 9)).decode(),
             TENSORS_KEY: base64.b64encode(bytes(own)).decode(),
         },
     )
@@ -84,6 +85,15 @@ def pack(models: Sequence[tuple[Setting, onnx.ModelProto]], kept: Collection[Pla
 
 def _entry(setting: Setting) -> JsonObject:
     return {"name": setting.name, "values": {**setting.values}}
+
+
+def _own(tensor: TensorProto) -> tuple[list[JsonValue], bytes]:
+    """How a tensor is stated, and its bytes: raw values of a shape and a type, or a whole TensorProto."""
+    if tensor.data_type not in ITEM_BYTES:
+        content = tensor.SerializeToString(deterministic=True)
+        return [len(content)], content
+    as_raw(tensor)
+    return [list(tensor.dims), tensor.data_type], tensor.raw_data
 
 
 def as_raw(tensor: TensorProto) -> None:

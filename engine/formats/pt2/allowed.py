@@ -155,6 +155,8 @@ ALLOWED = frozenset(
         "logit",
         "logsumexp",
         "lstm",
+        "rnn_relu",
+        "rnn_tanh",
         "lt",
         "masked_fill",
         "masked_scatter",

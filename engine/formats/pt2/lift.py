@@ -14,6 +14,7 @@ from engine.contract.errors import EngineError
 from engine.formats.pt2.layers import LAYERS, Arguments, Found
 from engine.formats.pt2.operators import ASSERTIONS, DROPPED, aten_name, function_of, value_of
 from engine.formats.pt2.program import Item, Program, checked_path
+from engine.formats.pt2.recurrent import ZEROS, recurrent
 
 _OWN_PATH = re.compile(r"\w+(\.\w+)*", re.ASCII)
 
@@ -44,6 +45,9 @@ class _Builder:
             self._add(node)
         outputs = [self._value(name) for name in self._program.outputs]
         self._graph.output(outputs[0] if len(outputs) == 1 else tuple(outputs))
+        for node in reversed(list(self._graph.nodes)):
+            if _is_zeros(node) and not node.users:
+                self._graph.erase_node(node)
         self._graph.lint()
         return fx.GraphModule(self._root, self._graph)
 
@@ -58,9 +62,31 @@ class _Builder:
             self._values[_results(node["outputs"])[0]] = call
             return
         _refuse_training(name, inputs)
-        if self._turns(name, node, inputs):
+        if self._recurs(name, inputs, node) or self._turns(name, node, inputs):
             return
         self._call(node, function)
+
+    def _recurs(self, name: str | None, inputs: Item, node: Item) -> bool:
+        """Whether a node is a recurrent layer with weights of its own. States of zeros are left to the layer, whose units may be cut then."""
+        found = recurrent(name, inputs, self._program)
+        if found is None:
+            return False
+        layer, path = found
+        if self._placed.get(path) is None and self._free(path):
+            self._attach(path, layer)
+            self._placed[path] = path
+        elif self._placed.get(path) != path:
+            return False
+        hx = inputs["hx"]
+        states = [self._value(item["name"]) for item in hx.get("as_tensors") or [hx["as_tensor"]]]
+        own = () if all(_is_zeros(state) for state in states) else (states[0] if len(states) == 1 else tuple(states),)
+        call = self._graph.call_module(path, (self._value(inputs["input"]["as_tensor"]["name"]), *own))
+        results = _results(node["outputs"])
+        last = self._graph.call_function(operator.getitem, (call, 1))
+        self._values[results[0]] = self._graph.call_function(operator.getitem, (call, 0))
+        parts = [last] if len(results) == 2 else [self._graph.call_function(operator.getitem, (last, place)) for place in (0, 1)]
+        self._values.update(zip(results[1:], parts, strict=True))
+        return True
 
     def _call(self, node: Item, function: Callable[..., Any]) -> None:
         """Run the operator as a function."""
@@ -183,6 +209,10 @@ class _Builder:
         raise EngineError(
             "unsupported_operator", "The program changes its own state while it runs.", hint="Export the model in evaluation mode."
         )
+
+
+def _is_zeros(node: fx.Node) -> bool:
+    return node.op == "call_function" and getattr(node.target, "__name__", "").partition(".")[0] in ZEROS
 
 
 def _results(outputs: list[Item]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import re
@@ -17,7 +18,8 @@ from torch import Tensor, nn
 from engine.contract import limits
 from engine.contract.errors import EngineError
 from engine.files.archive import open_archive
-from engine.files.pt2 import CONFIGS, CONSTANTS, EXPORT_HINT, PROGRAM, WEIGHTS, members
+from engine.files.pt2 import CONFIGS, CONSTANTS, EXPORT_HINT, NAMES, PROGRAM, WEIGHTS, members
+from engine.formats.naming import renamed
 from engine.networks.network import Signature, TensorSpec
 
 Item = Mapping[str, Any]
@@ -25,6 +27,7 @@ Item = Mapping[str, Any]
 
 SCHEMA = 8
 """Major version of torch's schema that is read here."""
+_DAMAGED = (KeyError, TypeError, ValueError, AttributeError, IndexError, RecursionError, OverflowError)
 _PATH = re.compile(r"\w{1,128}(\.\w{1,128}){0,32}", re.ASCII)
 _NAME = re.compile(r"[A-Za-z_]\w{0,127}", re.ASCII)
 _PAYLOAD = re.compile(r"(weight|tensor)_\d{1,9}")
@@ -68,20 +71,33 @@ def read_program(path: Path) -> Program:
         with path.open("rb") as stream, open_archive(stream) as archive:
             found = members(archive)
             document = json.loads(archive.read(found[PROGRAM]))
-            if document["schema_version"]["major"] != SCHEMA:
-                raise EngineError(
-                    "model_invalid",
-                    f"The program is of version {document['schema_version']['major']!r} of torch's schema, not {SCHEMA}.",
-                    hint="Export it with the torch of this service, or upload ONNX.",
-                )
             state: dict[str, Tensor] = {}
             for config, folder in zip(CONFIGS, (WEIGHTS, CONSTANTS), strict=True):
                 state |= _tensors(archive, found, json.loads(archive.read(found[config]))["config"], folder)
+            names = found.get(NAMES)
+            stated = archive.read(names) if names is not None and names.file_size <= limits.MAX_LINE_BYTES else b"null"
+        program = program_of(document, state)
+        return dataclasses.replace(program, signature=renamed(program.signature, stated))
+    except (*_DAMAGED, zipfile.BadZipFile) as error:
+        raise _damaged(error) from error
+
+
+def program_of(document: Item, state: dict[str, Tensor]) -> Program:
+    """The program that torch's JSON describes, on the given parameters and buffers. Raises as `read_program` does."""
+    try:
+        if document["schema_version"]["major"] != SCHEMA:
+            raise EngineError(
+                "model_invalid",
+                f"The program is of version {document['schema_version']['major']!r} of torch's schema, not {SCHEMA}.",
+                hint="Export it with the torch of this service, or upload ONNX.",
+            )
         return _program(document["graph_module"], state)
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError, RecursionError, OverflowError, zipfile.BadZipFile) as error:
-        raise EngineError(
-            "model_invalid", f"The exported program is damaged: {type(error).__name__}: {str(error)[:200]}.", hint=EXPORT_HINT
-        ) from error
+    except _DAMAGED as error:
+        raise _damaged(error) from error
+
+
+def _damaged(error: Exception) -> EngineError:
+    return EngineError("model_invalid", f"The exported program is damaged: {type(error).__name__}: {str(error)[:200]}.", hint=EXPORT_HINT)
 
 
 def _tensors(archive: zipfile.ZipFile, found: Mapping[str, zipfile.ZipInfo], config: Item, folder: str) -> dict[str, Tensor]:

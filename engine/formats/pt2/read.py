@@ -14,7 +14,7 @@ from engine.files.pt2 import EXPORT_HINT
 from engine.formats.onnx.counting import on_meta
 from engine.formats.onnx.networks import ModuleNetwork
 from engine.formats.pt2.lift import module_of
-from engine.formats.pt2.program import read_program
+from engine.formats.pt2.program import Program, read_program
 from engine.networks.example_inputs import running_inputs
 from engine.networks.network import Network, Signature
 
@@ -26,7 +26,11 @@ def read(path: Path, metadata: ModelMetadata, work: Path) -> Network:
     """
     with path.open("rb") as stream:
         check_file(stream, "pt2")
-    program = read_program(path)
+    return network_of(read_program(path))
+
+
+def network_of(program: Program) -> Network:
+    """The network of a program. Raises `model_invalid`, `unsupported_operator`, `shape_mismatch`."""
     try:
         module = module_of(program)
         _try_out(module, program.signature)

@@ -12,19 +12,32 @@ from engine.contract import limits
 from engine.contract.errors import EngineError
 from engine.contract.metadata import ModelMetadata, NamedArchitecture
 from engine.files.magic import check_file
+from engine.files.safetensors import ARCHITECTURE, GRAPH, PROGRAM
+from engine.formats.naming import renamed
+from engine.formats.safetensors import description
 from engine.formats.sparse import FORMAT, decode_sparse
 from engine.formats.state_dict.assign import check_name, network_of
 from engine.networks.network import Network
 
+SIGNATURE = "modelpress.signature"
+"""Key of the metadata for the names, shapes and types of inputs and outputs."""
+
 
 def read(path: Path, metadata: ModelMetadata, work: Path) -> Network:
-    """The network of `metadata.architecture` with the file's weights. A file that this service wrote may name its architecture itself.
+    """The network of `metadata.architecture` with the file's weights. A file that this service wrote says itself what it is.
 
     Raises `architecture_invalid`, `model_invalid`, `non_finite_weights` and the codes of `engine.contract.limits`.
     """
     with path.open("rb") as stream:
         check_file(stream, "safetensors")
-    return network_of(metadata.architecture or _own_architecture(path), lambda: read_safetensors(path))
+    own = _own_metadata(path)
+    if description.described(own):
+        tensors = read_safetensors(path)
+        if PROGRAM in own:
+            return description.of_program(own[PROGRAM], tensors, own.get(SIGNATURE))
+        return description.of_graph(own[GRAPH], tensors, work)
+    network = network_of(metadata.architecture or _own_architecture(path), lambda: read_safetensors(path))
+    return network.with_module(network.module, signature=renamed(network.signature, own.get(SIGNATURE)))
 
 
 def read_safetensors(path: Path) -> dict[str, torch.Tensor]:
@@ -45,10 +58,20 @@ def read_safetensors(path: Path) -> dict[str, torch.Tensor]:
 def _own_architecture(path: Path) -> NamedArchitecture | None:
     """What the file itself says to be the weights of, where this service wrote it."""
     try:
-        stated = json.loads(_read_header(path).get("__metadata__", {}).get("modelpress.architecture", "null"))
+        stated = json.loads(_own_metadata(path).get(ARCHITECTURE, "null"))
         return ModelMetadata(architecture=stated).architecture
     except (ValueError, RecursionError, AttributeError, TypeError):
         return None
+
+
+def signature_in(path: Path) -> str | None:
+    """The signature that a file states, as `Signature.to_json` wrote it."""
+    return _own_metadata(path).get(SIGNATURE)
+
+
+def _own_metadata(path: Path) -> dict[str, str]:
+    stated = _read_header(path).get("__metadata__", {})
+    return {key: value for key, value in stated.items() if isinstance(value, str)} if isinstance(stated, dict) else {}
 
 
 def _check_header(path: Path) -> None:

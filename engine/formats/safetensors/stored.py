@@ -7,8 +7,17 @@ from pathlib import Path
 
 from safetensors import deserialize
 
+CONSTANTS = "modelpress.constants/"
+"""Begins the names of tensors that stand in a file beside the network's own, for its description."""
+
 
 def tensors(path: Path) -> Iterator[tuple[str, tuple[int, ...], bytes]]:
-    """Name, shape and bytes of every tensor."""
-    for name, item in deserialize(path.read_bytes()):  # type: ignore[no-untyped-call]
-        yield name, tuple(item["shape"]), item["data"]
+    """Name, shape and bytes of every tensor of the network."""
+    return of_bytes(path.read_bytes())
+
+
+def of_bytes(content: bytes) -> Iterator[tuple[str, tuple[int, ...], bytes]]:
+    """The same of a file's content."""
+    for name, item in deserialize(content):  # type: ignore[no-untyped-call]
+        if not name.startswith(CONSTANTS):
+            yield name, tuple(item["shape"]), item["data"]

@@ -23,6 +23,9 @@ from engine.networks.layers import select as select_layers
 from engine.networks.network import Network
 from engine.training.batches import Batch
 
+_MANY = 256
+"""Examples by which gates are opened again."""
+
 
 def apply(network: Network, params: SkipRouting, context: Context) -> Network:
     """Train a copy of the network with gates, under supervision and then by reinforcement with each alpha.
@@ -52,6 +55,7 @@ def apply(network: Network, params: SkipRouting, context: Context) -> Network:
     learned: list[SkippingNetwork] = []
     for alpha, span in zip(params.alphas, spans[1:], strict=True):
         own = copy.deepcopy(module)
+        own.reopen(_inputs(module, context)[2], params.starting_logit)
         own.learn("sample")
         reinforced = Reinforcement(own, context.loss(own, labelled, params.reinforcement.label_smoothing), params, alpha, costs)
         with context.part(*span), own.masks():
@@ -76,7 +80,7 @@ def apply(network: Network, params: SkipRouting, context: Context) -> Network:
 
 def _blocks(graph: torch.fx.GraphModule, params: SkipRouting, context: Context) -> tuple[ResidualBlock, ...]:
     """The blocks that get gates. Raises `routing_impossible` with the reason where there are none, and `layer_not_found`."""
-    found = find_blocks(graph, _inputs(graph, context))
+    found = find_blocks(graph, _inputs(graph, context)[:2])
     included = select_layers(graph, include=params.include).layers
     allowed = select_layers(graph, ignore=params.ignore)
     context.unmatched(allowed.unmatched_ignores)
@@ -128,15 +132,16 @@ def _no_blocks(found: Found, params: SkipRouting) -> EngineError:
     )
 
 
-def _inputs(module: nn.Module, context: Context) -> tuple[Inputs, Inputs]:
-    """Two and three training examples, or made-up ones."""
+def _inputs(module: nn.Module, context: Context) -> tuple[Inputs, Inputs, Inputs]:
+    """Two, three and many training examples, or made-up ones."""
     examples = context.split("train")
-    if examples.count:
-        few = [np.arange(size) % examples.count for size in (2, 3)]
-        one, other = (Batch.of(examples, places, context.input_names, context.device).inputs for places in few)
-        return one, other
-    one, other = (running_inputs(module, context.signature, size, context.device) for size in (2, 3))
-    return one, other
+
+    def of(size: int) -> Inputs:
+        if not examples.count:
+            return running_inputs(module, context.signature, size, context.device)
+        return Batch.of(examples, np.arange(size) % examples.count, context.input_names, context.device).inputs
+
+    return of(2), of(3), of(min(_MANY, examples.count) or 4)
 
 
 def _spans(params: SkipRouting, count: int) -> list[tuple[float, float]]:

@@ -72,8 +72,14 @@ class SkipRouting(MethodParams, LayerChoice):
     """Rewards for skipping all blocks, in the unit of the loss; the first is the job's result. Larger ones skip more."""
     thresholds: tuple[OpenRatio, ...] = Field((0.5,), min_length=1, max_length=16)
     """A block runs where its gate's probability is above this. Each one is tried with each alpha."""
-    anneal: Ratio = 0.5
-    """Share of the reinforcement over which alpha rises from zero, so that gates do not close before they have learned which."""
+    anneal: Ratio = 0.0
+    """Share of the reinforcement over which alpha rises from zero. While it is small the loss alone pays, which opens gates that are not yet
+    sure; with a large alpha, that may keep them from closing before they have learned which."""
+    starting_logit: float = Field(1.0, gt=0, le=20)
+    """Supervised training leaves gates so sure of running their blocks that reinforcement would never try anything else: before it, the log
+    odds of each kind of gate are scaled down to this mean size (1: chances of about 0.27 and 0.73), by which no decision changes."""
+    exploration: float = Field(0.1, ge=0, le=100)
+    """What an open decision earns: this times alpha times the mean entropy of the decisions, which keeps gates from becoming sure too early."""
     cost_of_a_block: Literal["blocks", "macs"] = "blocks"
     """What skipping a block is worth: `blocks` the same for each, as in the paper, `macs` in proportion to its multiply-accumulates."""
     policy_weight: float = Field(1.0, gt=0, le=1000)

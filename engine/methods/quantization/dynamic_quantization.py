@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 DYNAMIC_OPSET = 13
 """The first ONNX operator set whose DequantizeLinear takes one scale a channel."""
 
+RECURRENT = frozenset({"LSTM", "GRU", "RNN"})
+"""Layers that read what they said before."""
+
 
 def apply(network: Network, params: DynamicQuantization, context: "StepContext") -> Network:
     """Store weights in 8 bits and compute matrix products and LSTMs in integers; needs no data.
@@ -35,16 +38,20 @@ def _one(network: Network, params: DynamicQuantization, context: "StepContext") 
     prepared = graph.prepare(source, context.work, ignore=params.ignore, minimum_opset=DYNAMIC_OPSET)
     graph.warn_prepared(prepared, context)
     target = context.work / "quantized.onnx"
+    model = onnx.load(prepared.path)
+    recurrent = any(node.op_type in RECURRENT for node in graph.all_nodes(model.graph))
+    convolutions = params.convolutions or ("half" if recurrent else "stored")
     writer = IntegerWriter(
-        onnx.load(prepared.path),
+        model,
         prepared.excluded,
         by_channel=params.granularity == "channel",
         portable=params.reduces_range,
-        convolve=params.convolutions == "integer",
+        convolutions=convolutions,
     )
     onnx.save(writer.write(), target)
     graph.finish(target)
     context.report("reduce_range", params.reduces_range)
+    context.report("convolutions", convolutions)
     precision.report(source, target, context, otherwise="use static_quantization, which knows more operators")
     prepared.path.unlink()
     return network.with_onnx(target, batch_dependent=True)

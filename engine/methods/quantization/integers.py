@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Collection, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import onnx
@@ -17,6 +17,7 @@ from engine.methods.quantization.rounding import portable_scales, rounded_weight
 RUNTIME_DOMAIN = "com.microsoft"
 _LEVELS = 127
 """The largest 8-bit weight."""
+Convolutions = Literal["stored", "half", "integer"]
 Constants = Mapping[str, onnx.TensorProto]
 
 
@@ -24,7 +25,13 @@ class IntegerWriter:
     """Writes one graph and the branches of its If and Loop nodes."""
 
     def __init__(
-        self, model: onnx.ModelProto, excluded: Collection[str], *, by_channel: bool, portable: bool = False, convolve: bool = False
+        self,
+        model: onnx.ModelProto,
+        excluded: Collection[str],
+        *,
+        by_channel: bool,
+        portable: bool = False,
+        convolutions: Convolutions = "stored",
     ) -> None:
         """Take a graph.
 
@@ -33,9 +40,10 @@ class IntegerWriter:
             excluded: Names of nodes that stay in float.
             by_channel: One weight scale for every output channel, instead of one for the tensor.
             portable: Whether weights are kept so small that no kernel saturates.
-            convolve: Whether convolutions compute in integers, instead of in float with weights that are stored in integers.
+            convolutions: Whether convolutions compute in integers, or in float with weights that are stored in integers or in float16.
         """
-        self._model, self._excluded, self._by_channel, self._portable, self._convolve = model, set(excluded), by_channel, portable, convolve
+        self._model, self._excluded, self._by_channel, self._portable = model, set(excluded), by_channel, portable
+        self._convolutions = convolutions
         self._fresh = FreshNames(model)
         self._added: list[onnx.TensorProto] = []
         self._nodes: list[onnx.NodeProto] = []
@@ -82,10 +90,12 @@ class IntegerWriter:
         elif kind == "Gemm" and stored(1) and not stored(0) and not int_attribute(node, "transA"):
             self._product(node, constants, node.input[2] if len(node.input) > 2 else "")
         elif kind == "Conv" and stored(1) and not stored(0):
-            if self._convolve:
+            if self._convolutions == "integer":
                 self._convolution(node, constants)
-            else:
+            elif self._convolutions == "stored":
                 self._stored_convolution(node, constants)
+            else:
+                self._half_convolution(node, constants)
         elif kind == "LSTM" and stored(1, 2) and not int_attribute(node, "layout"):
             self._lstm(node, constants)
         elif kind == "Gather" and stored(0) and len(constants[node.input[0]].dims) == 2 and not int_attribute(node, "axis"):
@@ -126,6 +136,17 @@ class IntegerWriter:
             self._stored[key] = (integers, self._constant(f"{name}_scale", scales), "")
         attributes = {} if axis is None else {"axis": axis}
         node.input[1] = self._add("DequantizeLinear", list(self._stored[key][:2]), f"{name}_dq", **attributes)
+        self._nodes.append(node)
+
+    def _half_convolution(self, node: onnx.NodeProto, constants: Constants) -> None:
+        """In float, with the weight widened from float16 in front of it, where it lies in the range of that."""
+        name = node.input[1]
+        values = numpy_helper.to_array(constants[name])
+        if np.abs(values).max(initial=0) <= np.finfo(np.float16).max:
+            key = (name, "half")
+            if key not in self._stored:
+                self._stored[key] = (self._constant(f"{name}_half", values.astype(np.float16)), "", "")
+            node.input[1] = self._add("Cast", [self._stored[key][0]], f"{name}_float", to=TensorProto.FLOAT)
         self._nodes.append(node)
 
     def _convolution(self, node: onnx.NodeProto, constants: Constants) -> None:

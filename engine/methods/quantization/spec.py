@@ -69,9 +69,10 @@ class DynamicQuantization(IntegerFields):
     examples: ClassVar = ({"method": "dynamic_quantization"},)
 
     method: Literal["dynamic_quantization"] = "dynamic_quantization"
-    convolutions: Literal["stored", "integer"] = "stored"
-    """`stored`: weights in 8 bits, computed in float. `integer`: computed in integers as well, which ONNX Runtime does more slowly than in float,
-    and less exactly, because the range of a whole batch of images decides."""
+    convolutions: Literal["stored", "half", "integer"] | None = None
+    """`stored`: weights in 8 bits, computed in float; the default. `half`: weights in float16, computed in float; the default for networks with
+    recurrent layers, whose front ends and states make much of small errors. `integer`: computed in integers as well, which ONNX Runtime does
+    more slowly than in float, and less exactly, because the range of a whole batch of images decides."""
 
     def cost(self, facts: Facts) -> Cost:
         """No pass of any example."""

@@ -46,6 +46,7 @@ class IntegerFields(MethodParams):
     effect: ClassVar[Effect] = Effect(file_size="smaller", dense_latency="depends_on_hardware")
     references: ClassVar[tuple[Reference, ...]] = REFERENCES
     forbids_next: ClassVar = LAST
+    leaves_graph: ClassVar = True
 
     granularity: Literal["channel", "tensor"] = "channel"
     """One weight scale for every output channel, or one for the whole tensor."""

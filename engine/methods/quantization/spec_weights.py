@@ -32,6 +32,7 @@ class WeightOnlyQuantization(MethodParams):
         {"method": "weight_only_quantization", "weights": "float16"},
     )
     forbids_next: ClassVar = LAST
+    leaves_graph: ClassVar = True
 
     method: Literal["weight_only_quantization"] = "weight_only_quantization"
     weights: Literal["int8", "int4", "float16", "bfloat16"] = "int8"

@@ -26,6 +26,8 @@ def recurrent(follower: Follower, layer: nn.Module, args: Sequence[Any], result:
         else:
             follower.ties.fix(numbers, CROSSED)
     units = _units(follower, layer, directions)
+    if layer.proj_size:
+        return  # The projection gives other channels, none of which is cut.
     for item in state if isinstance(state, tuple) else () if state is None else (state,):
         families = [numbers for numbers in follower.families(item) if item.dim() - 1 in varying(numbers)]
         for numbers in families:

@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import PrivateAttr
 
+from engine.contract.partial import AnyReport, PartialReport
 from engine.contract.report import Report
 from modelpress.client.asynchronous.transport import AsyncTransport
 from modelpress.client.errors import ApiError, JobFailed, WaitTimeout
@@ -82,6 +83,10 @@ class AsyncJobHandle(Job):
     async def report(self) -> Report:
         """Before and after, steps, layers."""
         return await self._jobs.report(self.id)
+
+    async def partial_report(self) -> PartialReport:
+        """How far it came, where it failed or was cancelled."""
+        return await self._jobs.partial_report(self.id)
 
     async def download(self, folder: str | Path) -> Sequence[Path]:
         """Save everything that it published, and the report as pages, in a folder that is made where it is missing."""
@@ -187,8 +192,18 @@ class AsyncJobs:
         return (await self._transport.fetch(Page[Artifact], Call("GET", f"/v1/jobs/{job_id}/artifacts"))).data
 
     async def report(self, job_id: str) -> Report:
-        """Before and after: figures measured the same way on both files, steps, constraints, layers, environment."""
-        return await self._transport.fetch(Report, Call("GET", f"/v1/jobs/{job_id}/report.json"))
+        """Before and after: figures measured the same way on both files, steps, constraints, layers, environment.
+
+        Raises JobFailed for a job that ended without them: `partial_report` has how far it came.
+        """
+        found = await self._transport.fetch(AnyReport, Call("GET", f"/v1/jobs/{job_id}/report.json"))
+        if isinstance(found.root, PartialReport):
+            raise JobFailed(await self.get(job_id))
+        return found.root
+
+    async def partial_report(self, job_id: str) -> PartialReport:
+        """How far a job came that failed or was cancelled: phases, steps, series, the uploaded model's metrics, and the error."""
+        return await self._transport.fetch(PartialReport, Call("GET", f"/v1/jobs/{job_id}/report.json"))
 
     async def download(self, job_id: str, folder: str | Path) -> Sequence[Path]:
         """Save everything that a job published, and its report as HTML and Markdown; returns the files in the order of the artifacts.

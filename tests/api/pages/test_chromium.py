@@ -31,7 +31,7 @@ _numbers = itertools.count()
 
 @dataclass
 class World:
-    """A project with two models, pictures, a job that ended well and one that waits."""
+    """A project with two models, pictures, a webhook, a job that ended well, one that failed and one that waits."""
 
     server: Server
     token: str
@@ -39,6 +39,8 @@ class World:
     dataset: str
     done: str
     waiting: str
+    failed: str
+    webhook: str
     client: Client = field(repr=False)
 
 
@@ -63,8 +65,14 @@ def world(server: Server, onnx_bytes: bytes, npz_bytes: bytes) -> Iterator[World
         with server.service.database.unit_of_work() as session:
             result = summary(60).model_dump(mode="json")
             jobs.finish(session, claim.job_id, claim.fence, outcome="constraints_met", result=result, artifacts=files)
+        failed = client.job({**spec, "name": "lost"})["id"]
+        claim = server.claim(failed)
+        with server.service.database.unit_of_work() as session:
+            error = jobs.JobError.of("training_diverged", "user", "The loss became infinite.", hint="Lower the learning rate.")
+            jobs.fail(session, claim.job_id, claim.fence, error)
         waiting = client.job({**spec, "name": "waiting", "steps": [{"method": "magnitude_pruning", "sparsity": 0.7}]})["id"]
-        yield World(server, client.token or "", model["id"], dataset["id"], done, waiting, client)
+        webhook = client.post("/v1/webhooks", json={"url": "https://hooks.example/x"}).json()["id"]
+        yield World(server, client.token or "", model["id"], dataset["id"], done, waiting, failed, webhook, client)
 
 
 @pytest.fixture(scope="module")
@@ -124,6 +132,10 @@ def paths(world: World) -> dict[str, str]:
         "/new?method=structured_pruning": "Add another step",
         f"/new?job={world.done}": "Spec",
         "/keys": "Make the key",
+        "/webhooks": "Make the webhook",
+        f"/webhooks/{world.webhook}": "Send a test",
+        f"/jobs/{world.failed}": "Lower the learning rate",
+        "/problems/spec-invalid": "What to do",
     }
 
 
@@ -134,10 +146,10 @@ def visit(request: pytest.FixtureRequest, chromium: Chromium, world: World) -> I
     opened.context.close()
 
 
-@pytest.mark.parametrize("number", range(20))
+@pytest.mark.parametrize("number", range(24))
 def test_every_page(visit: Visit, world: World, number: int) -> None:
     found = list(paths(world).items())
-    assert len(found) == 20
+    assert len(found) == 24
     path, wanted = found[number]
     page = visit.page
     page.goto(path)

@@ -8,7 +8,7 @@ import pytest
 from core import jobs
 from core.database import clock
 from core.errors import NotFound
-from core.jobs import NewEvent, Point, Report, planning, worker_registry
+from core.jobs import NewEvent, Point, Report, estimates, planning, worker_registry
 from core.operations import health, statistics
 from core.service import Service
 from tests.core.conftest import World
@@ -128,7 +128,7 @@ def test_the_estimate_grows_with_what_the_job_does(world: World) -> None:
     assert tuned["peak_memory_bytes"] > short["peak_memory_bytes"]
     static, dynamic = (_verdict(world, steps=[{"method": f"{kind}_quantization"}])["estimate"] for kind in ("static", "dynamic"))
     assert static["peak_memory_bytes"] - dynamic["peak_memory_bytes"] == 128 * 2**20
-    assert rounds["plan"][0]["duration_seconds"] == pytest.approx(4 * 10 * 10_000 * 3e6 / planning.RATES[0][1], rel=0.05)
+    assert rounds["plan"][0]["duration_seconds"] == pytest.approx(4 * 10 * 10_000 * 3e6 / estimates.RATES[0][1], rel=0.05)
 
 
 def test_warnings_say_what_to_expect(world: World) -> None:

@@ -56,7 +56,8 @@ class Reinforcement:
             price = paid - earned.flip(1).cumsum(1).flip(1)
             if self.params.baseline == "batch_mean":
                 price = without_mean_of_others(price)
-        return self.loss(outputs, batch) + self.params.policy_weight * policy_term(probabilities, taken, price)
+        policy = policy_term(probabilities, taken, price) - self.params.exploration * self.alpha * entropy_term(probabilities)
+        return self.loss(outputs, batch) + self.params.policy_weight * policy
 
     def hooks(self) -> Hooks:
         """Raise alpha after every step."""
@@ -74,6 +75,12 @@ def policy_term(probabilities: Tensor, taken: Tensor, price: Tensor) -> Tensor:
     safe = probabilities.clamp(_TINY, 1 - _TINY)
     chances = taken * safe.log() + (1 - taken) * (1 - safe).log()
     return (chances * price.detach()).sum(1).mean()
+
+
+def entropy_term(probabilities: Tensor) -> Tensor:
+    """The mean entropy of a decision, in nats; (N, blocks)."""
+    safe = probabilities.clamp(_TINY, 1 - _TINY)
+    return -(safe * safe.log() + (1 - safe) * (1 - safe).log()).mean()
 
 
 def without_mean_of_others(price: Tensor) -> Tensor:

@@ -23,6 +23,8 @@ from engine.networks.network import Signature
 from engine.networks.routed import RoutedModule
 
 _GATES, _DECISIONS, _JOINS = "gates", "decisions", "joins"
+_SUREST = 1e-6
+"""Probabilities nearer to 0 or 1 count as this."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,19 @@ class SkippingNetwork(RoutedModule):
         for part in self.modules():
             if isinstance(part, Reading):
                 part.detached = mode == "sample"
+
+    @torch.no_grad()
+    def reopen(self, inputs: Sequence[Tensor], size: float) -> None:
+        """Scale the log odds of gates down to a mean size on these inputs, where they are larger. Gates that share a head are scaled alike."""
+        self.eval()(*inputs)
+        sizes = torch.logit(self.last()[0].double(), eps=_SUREST).abs().mean(0)
+        heads = [part for part in self.network.get_submodule(_GATES).modules() if isinstance(part, Head)]
+        groups = [sizes] if len(heads) == 1 else sizes[:, None]
+        for head, each in zip(heads, groups, strict=True):
+            factor = min(1.0, size / max(float(each.mean()), _SUREST))
+            head.weight.mul_(factor)
+            head.bias.mul_(factor)
+        self.forget()
 
     def set_threshold(self, value: float) -> None:
         """The probability from which a block runs."""

@@ -140,6 +140,25 @@ def test_trainings_under_rounding_are_divided_too(tmp_path: Path, step: dict[str
     assert metrics[1] == pytest.approx(metrics[0], abs=0.02)
 
 
+@pytest.mark.slow
+def test_widths_that_are_trained_together_are_divided_too(tmp_path: Path) -> None:
+    """Every width has the gradient and the statistics of the whole batch."""
+    files = {
+        "model": cnn_file(tmp_path / "cnn.onnx"),
+        "dataset": dataset_file(tmp_path / "data.npz", splits=("train", "validation", "test")),
+    }
+    step = {"method": "slimmable", "widths": [0.5, 1.0], "epochs": 2, "batch_size": 37, **TRAINING}
+    losses, metrics = [], []
+    for name, devices in (("one", {}), ("two", {"devices": 2})):
+        spec = {**SPEC, "export": ["onnx"], "steps": [step], **devices}
+        assert run_job(write_job(tmp_path / name, spec=spec, **files), lambda _: None) == 0
+        report = json.loads((tmp_path / name / "out" / "report.json").read_text())
+        losses.append([record["train.loss"] for record in report["steps"][0]["report"]["training"]])
+        metrics.append([setting["figures"]["metrics"]["test.cross_entropy"] for setting in report["settings"]])
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+    assert metrics[1] == pytest.approx(metrics[0], rel=1e-3)
+
+
 def without_the_bias_before_the_norm(path: Path) -> Path:
     """The CNN as exporters write one whose convolution has no bias, because a normalization follows."""
     model = onnx.load(cnn_file(path))

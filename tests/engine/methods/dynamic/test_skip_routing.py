@@ -25,7 +25,15 @@ from engine.formats.onnx.executed import executed_macs
 from engine.formats.onnx.networks import ModuleNetwork
 from engine.methods.dynamic.routing.blocks import find_blocks, traced
 from engine.methods.dynamic.routing.gates import Decision, RoutedNorm
-from engine.methods.dynamic.routing.learning import Controlled, Reinforcement, macs_of_blocks, policy_term, routes, without_mean_of_others
+from engine.methods.dynamic.routing.learning import (
+    Controlled,
+    Reinforcement,
+    entropy_term,
+    macs_of_blocks,
+    policy_term,
+    routes,
+    without_mean_of_others,
+)
 from engine.methods.dynamic.routing.network import SkippingNetwork, with_gates
 from engine.methods.dynamic.skip_routing import apply
 from engine.methods.dynamic.spec_skip import SkipRouting
@@ -225,7 +233,7 @@ def test_the_baseline_leaves_the_expectation_as_it_is() -> None:
 def test_the_loss_of_reinforcement_is_paid_by_what_comes_after_and_moves_gates_by_the_policy_alone(world: BuildWorld) -> None:
     made = world(resnet(4, 2))
     network = gated(made.network.module, signature())
-    params = SkipRouting(alphas=(0.8,), baseline="none", policy_weight=0.5, loss_weight=2.0, anneal=0)
+    params = SkipRouting(alphas=(0.8,), baseline="none", policy_weight=0.5, loss_weight=2.0, anneal=0, exploration=0.3)
     loss = made.context.loss(network, made.data.splits["train"])
     reinforced = Reinforcement(network, loss, params, 0.8, torch.tensor([0.5, 1.5]))
     reinforced.hooks()
@@ -245,7 +253,8 @@ def test_the_loss_of_reinforcement_is_paid_by_what_comes_after_and_moves_gates_b
     earned = (1 - taken) * torch.tensor([0.5, 1.5]) * 0.8 / 2
     price = torch.stack([2 * each - earned[:, 0] - earned[:, 1], 2 * each - earned[:, 1]], 1)
     chances = torch.where(taken > 0, probabilities, 1 - probabilities).log()
-    expected = nn.functional.cross_entropy(outputs, labels) + 0.5 * (chances * price).sum(1).mean()
+    entropy = -(probabilities * probabilities.log() + (1 - probabilities) * (1 - probabilities).log()).mean()
+    expected = nn.functional.cross_entropy(outputs, labels) + 0.5 * ((chances * price).sum(1).mean() - 0.3 * 0.8 * entropy)
     assert_close(value, expected)
     weights = [p for name, p in network.network.named_parameters() if not name.startswith("gates.")]
     for got, want in zip(
@@ -259,9 +268,72 @@ def test_the_loss_of_reinforcement_is_paid_by_what_comes_after_and_moves_gates_b
         closed = 1 - network.last()[1].float()
         cost = nn.functional.cross_entropy(answers, labels) - (closed * torch.tensor([0.5, 1.5]) * 0.8 / 2).sum(1).mean()
         assert_close(reinforced(answers, batch), cost)
-    policy = torch.autograd.grad(0.5 * (chances * price).sum(1).mean(), network.gate_parameters, retain_graph=True)
+    policy = torch.autograd.grad(0.5 * ((chances * price).sum(1).mean() - 0.3 * 0.8 * entropy), network.gate_parameters, retain_graph=True)
     for got, want in zip(torch.autograd.grad(value, network.gate_parameters), policy, strict=True):
         assert_close(got, want)
+
+
+class Flagged(nn.Module):
+    """(N, 2) → two scores; the second class is right, and only where the flag, the first number, is 1 its branch is needed for that."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.out, self.branch, self.head = nn.Linear(2, 2), nn.Linear(2, 2), nn.Linear(2, 2), nn.Linear(2, 2)
+        weights = ([[0.0, 0], [0, 0]], [[0.0, 0], [0, 0]], [[0.0, 0], [4, 0]], [[0.0, 0], [-2, 1]])
+        for layer, weight in zip((self.first, self.out, self.branch, self.head), weights, strict=True):
+            layer.weight.data, layer.bias.data = torch.tensor(weight), torch.zeros(2)
+        self.head.bias.data[1] = 1.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.out(torch.relu(self.first(x)))
+        x = x + torch.tanh(self.branch(x)) * 4
+        return self.head(x)
+
+
+@pytest.mark.parametrize("gate", ["recurrent", "feedforward_2"])
+def test_gates_that_are_sure_are_opened_again_without_another_decision(gate: str) -> None:
+    network = gated(*NETWORKS["resnet"](), gate=gate)
+    inputs = inputs_of(signature(), 16)
+    network.eval().set_threshold(0.5)
+    network(*inputs)
+    sure, decisions = (item.detach().clone() for item in network.last())
+    network.reopen(inputs, 0.25)
+    network(*inputs)
+    probabilities = network.last()[0].detach()
+    assert torch.equal(network.last()[1], decisions)
+    sizes = torch.logit(probabilities).abs().mean(0)
+    wanted = torch.logit(sure).abs().mean(0)
+    assert_close(
+        float(sizes.mean()) if gate == "recurrent" else sizes, 0.25 if gate == "recurrent" else wanted.clamp_max(0.25), rtol=1e-3, atol=1e-3
+    )
+
+
+@pytest.mark.parametrize(("opened", "learned"), [(True, True), (False, False)])
+def test_reinforcement_learns_which_inputs_need_a_block(opened: bool, learned: bool) -> None:
+    """Skipping pays where it costs nothing. From gates that are too sure to try anything, nothing is learned in this time."""
+    torch.manual_seed(0)
+    graph = traced(Flagged().eval())
+    x = torch.cat([torch.randint(0, 2, (64, 1)).float(), torch.randn(64, 1) * 0.1], 1)
+    params = SkipRouting(gate_bias=20.0, reinforcement={"iterations": 1})
+    network = with_gates(graph, find_blocks(graph, ((x[:2],), (x[:3],))).blocks[1:], params)
+    if opened:
+        network.reopen((x,), params.starting_logit)
+    network.learn("sample")
+    labels = torch.ones(64, dtype=torch.long)
+
+    optimizer = torch.optim.Adam(network.gate_parameters, lr=0.02)
+    for _ in range(120):
+        network.train()
+        answers = network(x)
+        probabilities, taken = network.last()
+        each = nn.functional.cross_entropy(answers, labels, reduction="none").detach()[:, None]
+        price = without_mean_of_others(each - (1 - taken) * 0.5)
+        optimizer.zero_grad()
+        (policy_term(probabilities, taken, price) - params.exploration * 0.5 * entropy_term(probabilities)).backward()
+        optimizer.step()
+    network.eval()(x)
+    right = network.last()[1][:, 0] == (x[:, 0] > 0.5)
+    assert (float(right.float().mean()) > 0.95) is learned
 
 
 def test_alpha_rises_from_zero_and_is_found_again_in_another_process() -> None:

@@ -103,6 +103,31 @@ def test_a_recurrent_network(bench: Callable[..., Any], tmp_path: Path) -> None:
     assert np.abs(run(path, x=x) - run(result, x=x)).max() < 0.05
 
 
+@pytest.mark.parametrize(("params", "kinds"), [({}, ["FLOAT16", "FLOAT"]), ({"convolutions": "stored"}, ["INT8", "INT8"])])
+def test_convolutions_before_a_recurrence_are_stored_in_16_bits(bench: Callable[..., Any], tmp_path: Path, params: Any, kinds: Any) -> None:
+    """Small errors add up in a state; a weight that float16 cannot hold stays wide."""
+    rng = np.random.default_rng(0)
+    weights = {f"{n}.weight": rng.standard_normal((6, 6, 3)).astype(np.float32) for n in ("c0", "c1")}
+    weights["c1.weight"][0] *= 1e5
+    weights |= {
+        "w": rng.standard_normal((1, 32, 6)).astype(np.float32) * 0.3,
+        "r": rng.standard_normal((1, 32, 8)).astype(np.float32) * 0.3,
+    }
+    nodes = [
+        helper.make_node("Conv", ["x", "c0.weight"], ["a"], "c0", kernel_shape=[3], pads=[1, 1]),
+        helper.make_node("Tanh", ["a"], ["b"], "tanh"),
+        helper.make_node("Conv", ["b", "c1.weight"], ["z"], "c1", kernel_shape=[3], pads=[1, 1]),
+        helper.make_node("Transpose", ["b"], ["d"], "turn", perm=[2, 0, 1]),
+        helper.make_node("LSTM", ["d", "w", "r"], ["y"], "lstm", hidden_size=8),
+    ]
+    path = save(tmp_path / "front.onnx", nodes, weights, {"x": ["batch", 6, 12]}, {"y": [12, 1, "batch", 8], "z": ["batch", 6, 12]})
+    result = quantize(bench(path), **params)
+    stored = {item.name: TensorProto.DataType.Name(item.data_type) for item in onnx.load(result).graph.initializer if len(item.dims) == 3}
+    assert [next(kind for name, kind in stored.items() if name.startswith(f"{n}.weight")) for n in ("c0", "c1")] == kinds
+    x = rng.standard_normal((2, 6, 12)).astype(np.float32)
+    assert np.abs(run(path, x=x) - run(result, x=x)).max() < 0.1
+
+
 def test_ignored_nodes_stay_in_float(bench: Callable[..., Any]) -> None:
     world = bench()
     quantize(world, ignore=["7", "conv0"], convolutions="integer")

@@ -1,0 +1,86 @@
+"""Prunes 30 % of the channels, distils and quantizes a network of each task, beside the same by hand: `python -m benchmarks.tasks`.
+
+By hand is torch-pruning, a loop with the task's loss and the distance to the teacher's outputs, and ONNX Runtime's static quantization;
+both are scored by the service on the very files. `--only WORD` runs the tasks with that word in their name.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import tempfile
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.tasks import by_hand
+from benchmarks.tasks.cases import Case, cases
+from benchmarks.tasks.job import run, scored
+from engine.formats.onnx.export import export_onnx
+from engine.networks.network import Signature, TensorSpec
+
+RATIO, EPOCHS = 0.3, 6
+
+
+def signature(case: Case) -> Signature:
+    """Of the network, as its ONNX file names it."""
+    arrays = [TensorSpec(name, (None, *value.shape[1:]), str(value.dtype)) for name, value in case.inputs.items()]
+    return Signature(tuple(arrays), tuple(TensorSpec(name, (None,)) for name in case.outputs))
+
+
+def measured(case: Case, work: Path) -> dict[str, Any]:
+    """One row: the metric before and after, ours and by hand."""
+    torch.manual_seed(0)
+    by_hand.train(case.module, case, epochs=case.epochs)
+    original = work / "original.onnx"
+    export_onnx(case.module.eval(), signature(case), original)
+    data = work / "data.npz"
+    np.savez(data, **case.dataset())
+    alpha = 0.5 if case.targets else 1.0
+    steps = [
+        {"method": "structured_pruning", "pruning_ratio": RATIO},
+        {"method": "distillation", "epochs": EPOCHS, "learning_rate": 0.002, "alpha": alpha},
+        {"method": "int8_quantization"},
+    ]
+    begin = time.monotonic()
+    before, after = run(case, original, data, steps, work / "job")
+    seconds = time.monotonic() - begin
+    theirs: float | None = None
+    try:
+        made = by_hand.compressed(case, signature(case), work, ratio=RATIO, epochs=EPOCHS, alpha=alpha)
+        theirs = scored(case, signature(case), original, made, data, work / "hand")
+    except Exception as error:
+        reason = f"{type(error).__name__}: {str(error).splitlines()[0][:60]}"
+    else:
+        reason = ""
+    return {"before": before, "after": after, "hand": theirs, "reason": reason, "seconds": seconds}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", default="")
+    asked = parser.parse_args()
+    torch.set_num_threads(1)
+    logging.disable(logging.WARNING)
+    print("| task | metric | original | ours | by hand | allowed drop | kept | seconds |\n|---|---|---|---|---|---|---|---|")
+    for case in cases():
+        if asked.only not in case.name:
+            continue
+        with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            row = measured(case, Path(folder))
+        kept = row["after"] >= row["before"] - case.largest_drop and (row["hand"] is None or row["after"] >= row["hand"] - 0.01)
+        hand = f"{row['hand']:.4f}" if row["hand"] is not None else row["reason"]
+        print(
+            f"| {case.name} | {case.metric} | {row['before']:.4f} | {row['after']:.4f} | {hand} | {case.largest_drop} | "
+            f"{'yes' if kept else 'NO'} | {row['seconds']:.0f} |",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()
