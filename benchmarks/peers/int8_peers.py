@@ -91,7 +91,7 @@ def _commands(options: argparse.Namespace, build: Path, network: Path, data: Pat
 
 def _row(runs: list[dict[str, Any]], file: Path, data: Path, command: list[str]) -> dict[str, float]:
     row = {key: statistics.median(run[key] for run in runs) for key in ("wall_seconds", "cpu_seconds", "peak_bytes")}
-    return {**row, "file_bytes": file.stat().st_size, "top1": _top1(file, data, command)}
+    return {**row, "file_bytes": sum(part.stat().st_size for part in file.parent.glob(f"{file.name}*")), "top1": _top1(file, data, command)}
 
 
 def _top1(file: Path, data: Path, command: list[str]) -> float:

@@ -65,8 +65,8 @@ class Latency(Record):
         return self.p50 if self.mean is None else self.mean
 
     @model_serializer(mode="wrap")
-    def _known_only(self, write: SerializerFunctionWrapHandler) -> dict[str, JsonValue]:
-        written: dict[str, JsonValue] = write(self)
+    def _known_only(self, write: SerializerFunctionWrapHandler) -> dict[str, object]:
+        written: dict[str, object] = write(self)
         return {key: value for key, value in written.items() if value is not None}
 
 
@@ -160,8 +160,8 @@ class ConstraintCheck(Record):
     """Of `accuracy.max_drop`."""
 
     @model_serializer(mode="wrap")
-    def _known_only(self, write: SerializerFunctionWrapHandler) -> dict[str, JsonValue]:
-        written: dict[str, JsonValue] = write(self)
+    def _known_only(self, write: SerializerFunctionWrapHandler) -> dict[str, object]:
+        written: dict[str, object] = write(self)
         return {key: value for key, value in written.items() if value is not None or key not in ("metric", "drop_type")}
 
 

@@ -31,6 +31,8 @@ class Head(Params):
     classes_count: int | None = Field(None, ge=1)
     threshold: float | None = None
     """0 for logits, 0.5 for probabilities."""
+    labels_axis: int | None = Field(None, ge=1)
+    """Dimension of decisions that counts labels, each of which is found or not by itself; None where every decision is the same question."""
     scale: Scale | None = None
     """Whether scores are probabilities already, so that a softmax or sigmoid must not be put on top; None: seen from the values."""
     ignored: int | None = None

@@ -13,14 +13,14 @@ from engine.contract.errors import EngineError
 from engine.contract.metadata import DatasetMetadata
 from engine.contract.table import TableSpec
 from engine.data.stored import Array, Stored
-from engine.data.tables import Columns, Draw, Scratch, narrow, numbered, standardize, stated_split
+from engine.data.tables import Columns, Draw, Scratch, bounded, features_type, narrow, numbered, standardize, stated_split
 from engine.files.archive import printable
 from engine.files.csv import HINT, is_number, rows_of
 from engine.networks.network import Signature
 
 
 def read(path: Path, metadata: DatasetMetadata, signature: Signature | None, work: Path) -> Stored:
-    """`x` (N, features) in float32 and `y`: whole numbers, values, or numbers of the classes that texts name.
+    """`x` (N, features) in float32 (float64 where a mean is subtracted from them) and `y`: whole numbers, values, or numbers of the classes that texts name.
 
     Raises `dataset_invalid` with the line or the column, and `decompression_limit_exceeded`.
     """
@@ -29,7 +29,7 @@ def read(path: Path, metadata: DatasetMetadata, signature: Signature | None, wor
     with path.open(encoding="utf-8-sig", newline="") as text:
         rows = rows_of(text)
         columns = Columns.of(next(rows), spec)
-        with Scratch(work, (len(columns.features),)) as scratch:
+        with Scratch(work, (len(columns.features),), features_type(metadata)) as scratch:
             for split, number, row in _placed(rows, columns, spec):
                 scratch.add(split, _features(row, number, columns))
                 cells.setdefault(split, []).append([row[column].strip() for column in columns.targets])
@@ -53,7 +53,7 @@ def _placed(rows: Iterator[list[str]], columns: Columns, spec: TableSpec) -> Ite
 
 
 def _features(row: list[str], number: int, columns: Columns) -> Array:
-    values = np.empty((1, len(columns.features)), dtype=np.float32)
+    values = np.empty((1, len(columns.features)))
     for place, column in enumerate(columns.features):
         cell = row[column]
         if not is_number(cell):
@@ -61,10 +61,12 @@ def _features(row: list[str], number: int, columns: Columns) -> Array:
             raise EngineError(
                 "dataset_invalid",
                 f"Row {number} of column {printable(columns.names[column])!r} {what}.",
-                hint="Fill it, encode texts as numbers, or leave the column out by metadata.table.features.",
+                hint="Write numbers with a point and without other marks."
+                if is_number(cell.replace(".", "").replace(",", ".").rstrip("%"))
+                else "Fill it, encode texts as numbers, or leave the column out by metadata.table.features.",
             )
         values[0, place] = float(cell)
-    return values
+    return bounded(values)
 
 
 def _targets(cells: dict[str, list[list[str]]], columns: Columns, labels: Sequence[str]) -> tuple[dict[str, Array], tuple[str, ...] | None]:

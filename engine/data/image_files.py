@@ -31,6 +31,9 @@ _EIGHT_BITS = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"}
 """Modes of Pillow that hold bytes; converting others would clip their values."""
 _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC, "nearest": Image.Resampling.NEAREST}
 _RANK = 4
+_DECODED_LARGER = 4
+"""How many times as large as wanted a JPEG file is decoded at least, where it is larger: what is decoded smaller than it is differs by then no more
+than rounding does from the whole picture brought to that size."""
 
 
 @dataclass(frozen=True)
@@ -119,23 +122,24 @@ def decoded(archive: zipfile.ZipFile, info: zipfile.ZipInfo, form: Form) -> npt.
     """One picture, resized, cut, in the order of `form.axes`. Raises `dataset_invalid`, `decompression_limit_exceeded`."""
     name = printable(info.filename)
     with opened(archive, info) as image:
-        if image.mode not in _EIGHT_BITS:
+        if image.mode not in _EIGHT_BITS or stored_mode(image).endswith("16B"):
             raise EngineError(
                 "dataset_invalid",
-                f"{name!r} has more than 8 bits a channel ({image.mode}).",
+                f"{name!r} has more than 8 bits a channel ({stored_mode(image) or image.mode}).",
                 hint="Convert it to 8 bits, or upload arrays (npz).",
             )
+        height, width = resized(image.height, image.width, form)
         try:
-            # A JPEG decoder makes a smaller picture faster, as long as it stays larger than what is wanted.
-            image.draft(_MODES[form.channels], resized(image.height, image.width, form)[::-1])
-            plain = image.convert("RGB" if form.channels > 1 else "L")
+            # A JPEG decoder makes a smaller picture faster; single pixels of it are means, which `nearest` must not take.
+            least = (_DECODED_LARGER * width, _DECODED_LARGER * height)
+            drafted = None if form.spec.interpolation == "nearest" else image.draft(None, least)
+            plain = image.convert(_MODES[form.channels])
         except (OSError, SyntaxError, ValueError, EOFError, MemoryError) as error:
             raise unreadable(name, str(error)) from error
-    height, width = resized(plain.height, plain.width, form)
     if (plain.height, plain.width) != (height, width):
-        plain = plain.resize((width, height), _FILTERS[form.spec.interpolation])
+        plain = plain.resize((width, height), _FILTERS[form.spec.interpolation], box=None if drafted is None else drafted[1])
     array = np.asarray(plain, dtype=np.uint8)
-    top, left = (height - form.height) // 2, (width - form.width) // 2
+    top, left = corner(height, width, form)
     if top < 0 or left < 0:
         raise EngineError(
             "dataset_invalid",
@@ -150,14 +154,25 @@ def decoded(archive: zipfile.ZipFile, info: zipfile.ZipInfo, form: Form) -> npt.
 
 
 def resized(height: int, width: int, form: Form) -> tuple[int, int]:
-    """Height and width after the resize, before the cut."""
+    """Height and width after the resize, before the cut; of a longer side the whole part, as torchvision has it."""
     resize = form.spec.resize
     if resize is None:
         return (height, width) if form.spec.crop is not None else (form.height, form.width)
     if isinstance(resize, tuple):
         return resize
     shorter = min(height, width)
-    return max(1, round(height * resize / shorter)), max(1, round(width * resize / shorter))
+    return int(resize * height / shorter), int(resize * width / shorter)
+
+
+def corner(height: int, width: int, form: Form) -> tuple[int, int]:
+    """Top and left of the part that is cut out of a resized picture; negative where it is too small."""
+    return tuple(round((have - wanted) / 2) if have >= wanted else -1 for have, wanted in ((height, form.height), (width, form.width)))  # type: ignore[return-value]
+
+
+def stored_mode(image: Image.Image) -> str:
+    """How a PNG file stores its pixels, such as `RGB;16B` or `L;4`; of other files nothing."""
+    tiles = getattr(image, "tile", None)
+    return str(tiles[0][3]) if image.format == "PNG" and tiles else ""
 
 
 def opened(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Image.Image:

@@ -17,7 +17,7 @@ from engine.contract.errors import EngineError
 from engine.contract.masks import IGNORED, MasksSpec
 from engine.contract.metadata import SPLITS, DatasetMetadata
 from engine.data.archived import unreadable
-from engine.data.image_files import Form, form_of, opened, resized, written
+from engine.data.image_files import Form, corner, form_of, opened, resized, stored_mode, written
 from engine.data.stored import Array, Stored
 from engine.data.tables import Scratch
 from engine.files.archive import DAMAGED, open_archive, printable
@@ -27,6 +27,8 @@ from engine.networks.network import Signature
 _MODES = ("1", "L", "P")
 _BLACK_AND_WHITE = {0, 255}
 _UNKNOWN = -1
+_SPREAD = {"L;2": 85, "L;4": 17}
+"""What the decoder multiplies the values of gray files of 2 and 4 bits by, so that white is 255."""
 
 
 def read(path: Path, metadata: DatasetMetadata, signature: Signature | None, work: Path) -> Stored:
@@ -112,8 +114,9 @@ def _decoded(archive: zipfile.ZipFile, pair: Pair, info: zipfile.ZipInfo) -> npt
                 f"The mask {name!r} has {image.height}×{image.width} pixels, and its picture {size[1]}×{size[0]}.",
                 hint="Save masks in the size of their pictures.",
             )
+        spread = _SPREAD.get(stored_mode(image), 1)
         try:
-            return np.asarray(image, dtype=np.uint8)
+            return np.asarray(image, dtype=np.uint8) // spread
         except (OSError, SyntaxError, ValueError, EOFError, MemoryError) as error:
             raise unreadable(name, str(error)) from error
 
@@ -124,5 +127,5 @@ def _aligned(numbers: npt.NDArray[np.int16], form: Form) -> npt.NDArray[np.uint8
     height, width = resized(values.shape[0], values.shape[1], form)
     if values.shape != (height, width):
         values = np.asarray(Image.fromarray(values).resize((width, height), Image.Resampling.NEAREST))
-    top, left = (height - form.height) // 2, (width - form.width) // 2
+    top, left = corner(height, width, form)
     return values[top : top + form.height, left : left + form.width]

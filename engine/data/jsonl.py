@@ -56,6 +56,8 @@ class _Read:
     ids: Scratch
     types: Scratch
     targets: ExampleTargets | TokenTargets | None = None
+    customary: bool = False
+    """Whether no line before had a field that targets customarily have, so that none may follow."""
     lengths: dict[str, list[int]] = field(default_factory=dict)
     cut: int = 0
 
@@ -137,7 +139,15 @@ def _take(batch: Sequence[_Line], found: _Read, spec: TextSpec, tokenizer: Bytes
     if found.targets is None and spec.targets == "example":
         name = spec.target or next((name for name in TARGETS if name in batch[0].record and name not in (spec.text, spec.pair)), None)
         found.targets = ExampleTargets(name)
+        found.customary = name is None
     for line, tokens in zip(batch, _tokens(batch, spec, tokenizer, length), strict=True):
+        late = [name for name in TARGETS if found.customary and name in line.record and name not in (spec.text, spec.pair)]
+        if late:
+            raise EngineError(
+                "dataset_invalid",
+                f"{line.place} has the field {late[0]!r}, which the first line lacks.",
+                hint="Give every line its target, or name the field in metadata.text.target.",
+            )
         if not tokens.ids:
             raise EngineError("dataset_invalid", f"{line.place} holds no token.", hint="Leave empty texts out.")
         found.ids.add(line.split, _numbers(tokens.ids, line.place))

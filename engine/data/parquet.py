@@ -20,7 +20,7 @@ from engine.contract.errors import EngineError
 from engine.contract.metadata import DatasetMetadata
 from engine.contract.table import TableSpec
 from engine.data.stored import Array, Stored
-from engine.data.tables import Columns, Draw, Scratch, narrow, numbered, standardize, stated_split
+from engine.data.tables import Columns, Draw, Scratch, bounded, features_type, narrow, numbered, standardize, stated_split
 from engine.files.archive import printable
 from engine.files.parquet import HINT, damaged, pages
 from engine.networks.network import Signature
@@ -32,7 +32,7 @@ _MOST_CELLS = 1 << 22
 
 
 def read(path: Path, metadata: DatasetMetadata, signature: Signature | None, work: Path) -> Stored:
-    """`x` (N, features) in float32 and `y`, of the kind that the types of its columns say.
+    """`x` (N, features) in float32 (float64 where a mean is subtracted from them) and `y`, of the kind that the types of its columns say.
 
     Raises `dataset_invalid` with the row and the column, `tensor_limit_exceeded`, and `decompression_limit_exceeded`.
     """
@@ -57,7 +57,7 @@ def _read(file: pq.ParquetFile, columns: Columns, metadata: DatasetMetadata, wor
     draw = Draw(spec.test_share)
     targets: dict[str, list[list[Array]]] = {}
     seen = 0
-    with Scratch(work, (len(columns.features),)) as scratch:
+    with Scratch(work, (len(columns.features),), features_type(metadata)) as scratch:
         for batch in file.iter_batches(batch_size=max(1, min(_BATCH, _MOST_CELLS // len(wanted))), columns=wanted, use_threads=False):
             own = _splits(batch, columns, draw, seen)
             features = np.stack([_feature(batch, columns.names[place], seen) for place in columns.features], axis=1)
@@ -159,8 +159,7 @@ def _splits(batch: pa.RecordBatch, columns: Columns, draw: Draw, seen: int) -> A
 def _feature(batch: pa.RecordBatch, name: str, seen: int) -> Array:
     column = batch.column(batch.schema.get_field_index(name))
     _refuse_nulls(column, name, seen)
-    with np.errstate(over="ignore"):  # infinity is refused later, with the example
-        return _numbers(column).astype(np.float32)
+    return bounded(_numbers(column).astype(np.float64))  # infinity is refused later, with the example
 
 
 def _target(batch: pa.RecordBatch, name: str, seen: int) -> Array:

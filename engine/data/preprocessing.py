@@ -41,7 +41,10 @@ class Preprocessing:
         mean, std = (_per_channel(item, arrangement) for item in (spec.mean, spec.std))
         factor, offset = np.asarray(spec.scale / std, dtype=np.float32), np.asarray(-mean / std, dtype=np.float32)
         self._plain = not floating or (bool((factor == 1).all()) and bool((offset == 0).all()))
-        self._factor, self._offset = factor, offset
+        # The mean is taken off first: beside a large one, what is left has fewer digits otherwise.
+        self._mean = np.asarray(mean / spec.scale if spec.scale else mean)
+        self._factor = np.asarray((spec.scale or 1.0) / std)
+        self._zero = not spec.scale
         self.picture = Picture.of(arrangement.letters, self._arranged, factor, offset, spec.scale) if floating and not self.scalar else None
         """How the input shows a picture; None where it shows none."""
 
@@ -49,8 +52,11 @@ class Preprocessing:
         """The batch, contiguous."""
         moved = stored.transpose((0, *(1 + axis for axis in self._order))).reshape((len(stored), *self._arranged))
         if not self._plain:
-            moved = np.multiply(moved, self._factor, dtype=np.float32)
-            moved += self._offset
+            wide = np.float64 if moved.dtype.itemsize > (4 if moved.dtype.kind == "f" else 2) else np.float32
+            if self._zero:
+                moved = np.zeros(moved.shape, wide)
+            moved = np.subtract(moved, self._mean.astype(wide), dtype=wide)
+            moved *= self._factor.astype(wide)
         ready = np.ascontiguousarray(moved, dtype=self.dtype).reshape((len(stored), *self.shape))
         return np.asarray(ready.reshape(-1)[0]) if self.scalar else ready
 

@@ -88,7 +88,9 @@ def _check(name: str, array: Array) -> None:
     if array.dtype.kind not in "biuf":
         raise EngineError("dataset_invalid", f"{name} is {array.dtype}; numbers are needed.", hint="Store integers or floats.")
     if not array.ndim or 0 in array.shape:
-        raise EngineError("dataset_invalid", f"{name} of shape {tuple(array.shape)} has no examples.")
+        raise EngineError(
+            "dataset_invalid", f"{name} of shape {tuple(array.shape)} has no examples.", hint="Leave the split out, or give it examples."
+        )
     rows = max(1, _CHUNK_BYTES // max(1, array[:1].nbytes))
     for start in range(0, len(array), rows) if array.dtype.kind == "f" else ():
         finite = np.isfinite(array[start : start + rows])

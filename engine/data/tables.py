@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -13,13 +14,17 @@ import numpy.typing as npt
 
 from engine.contract import limits
 from engine.contract.errors import EngineError
-from engine.contract.metadata import SPLITS
+from engine.contract.metadata import SPLITS, DatasetMetadata, PreprocessingSpec
 from engine.contract.table import SPLIT, TARGETS, TableSpec
 from engine.data.stored import Array, Standardization
 from engine.files.archive import printable
+from engine.files.csv import is_number
 
 _ALIASES = {"val": "validation", "valid": "validation"}
 _ROWS = 4096
+_FRACTION = re.compile(r"[+-]?\d*[.,]\d+([eE][+-]?\d+)?")
+_MISSING = frozenset({"na", "n/a", "nan", "null", "none", "?", "-", "."})
+"""What people write into a cell that has no number, in small letters."""
 
 
 @dataclass(frozen=True)
@@ -132,6 +137,18 @@ class Scratch:
         }
 
 
+def features_type(metadata: DatasetMetadata) -> type[np.float32 | np.float64]:
+    """What features are stored as: numbers from which a mean is subtracted lose digits in single precision, such as those of times."""
+    stated = metadata.preprocessing
+    centered = isinstance(stated, PreprocessingSpec) and stated.mean != 0
+    return np.float64 if centered or (metadata.table is not None and metadata.table.standardize == "train") else np.float32
+
+
+def bounded(values: Array) -> Array:
+    """The same, infinite where a network's single precision has no such number."""
+    return np.where(np.abs(values) <= np.finfo(np.float32).max, values, np.inf)
+
+
 def standardize(inputs: Mapping[str, Array]) -> Standardization:
     """By the training examples, in place, along the last dimension; a feature that never changes is only centered.
 
@@ -145,8 +162,11 @@ def standardize(inputs: Mapping[str, Array]) -> Standardization:
     count = train.size // train.shape[-1]
     mean = sum(train[rows].astype(np.float64).sum(axis=others) for rows in chunks) / count
     variance = sum(np.square(train[rows].astype(np.float64) - mean).sum(axis=others) for rows in chunks) / count
-    deviation = np.sqrt(variance)
-    deviation[deviation == 0] = 1
+    deviation = np.asarray(np.sqrt(variance))
+    lowest, highest = (np.stack([bound(train[rows], axis=others) for rows in chunks]) for bound in (np.min, np.max))
+    constant = lowest.min(axis=0) == highest.max(axis=0)  # its deviation is what rounding left of it
+    mean = np.where(constant, lowest.min(axis=0), mean)
+    deviation[constant | (deviation == 0)] = 1
     for array in inputs.values():
         for start in range(0, len(array), _ROWS):
             array[start : start + _ROWS] = (array[start : start + _ROWS] - mean) / deviation
@@ -159,6 +179,8 @@ def numbered(texts: Mapping[str, Sequence[str]], labels: Sequence[str]) -> tuple
     Raises `dataset_invalid` for a text that is none of the stated ones.
     """
     found = sorted({text for rows in texts.values() for text in rows})
+    if not labels:
+        _refuse_numbers(found)
     strange = [name for name in found if labels and name not in labels]
     if strange:
         raise EngineError(
@@ -169,6 +191,19 @@ def numbered(texts: Mapping[str, Sequence[str]], labels: Sequence[str]) -> tuple
         raise EngineError("dataset_invalid", f"The targets are {len(classes)} different texts.", hint="Is it a column of features?")
     places = {name: place for place, name in enumerate(classes)}
     return {split: np.array([places[text] for text in rows], dtype=np.int64) for split, rows in texts.items()}, classes
+
+
+def _refuse_numbers(names: Sequence[str]) -> None:
+    """Raise `dataset_invalid` where texts are numbers some of which are missing, or written with a comma: they name no classes."""
+    others = [name for name in names if not is_number(name)]
+    fractions = any(_FRACTION.fullmatch(name) for name in names)
+    missing = len(others) < len(names) and all(name.lower() in _MISSING for name in others)
+    if others and (fractions or missing):
+        raise EngineError(
+            "dataset_invalid",
+            f"Targets are numbers, and one is {printable(others[0])!r}.",
+            hint="Write numbers with a point, and leave rows without a target out; if these are names of classes, list them in metadata.labels.",
+        )
 
 
 def narrow(array: npt.NDArray[Any]) -> Array:

@@ -52,7 +52,10 @@ def check(stream: IO[bytes], size: int) -> None:
 
 def rows_of(text: IO[str]) -> Iterator[list[str]]:
     """The header, checked, and then every row with as many cells; empty lines are left out. Raises `dataset_invalid` with the line."""
-    start = text.readline(_HEADER_BYTES)
+    try:
+        start = text.readline(_HEADER_BYTES)
+    except UnicodeDecodeError as error:
+        raise EngineError("dataset_invalid", "The table is not UTF-8.", hint="Save the file as UTF-8.") from error
     text.seek(0)
     reader = csv.reader(text, delimiter=delimiter_of(start), strict=True)
     names: list[str] = []
@@ -104,7 +107,8 @@ def _check_names(names: list[str]) -> None:
     seen: set[str] = set()
     for name in names:
         if not name or len(name) > _CELL_CHARACTERS:
-            raise EngineError("dataset_invalid", "A column of the table has no name, or an endless one.", hint=HINT)
+            hint = "Row numbers of pandas are no feature: write the file with index=False." if not names[0] else HINT
+            raise EngineError("dataset_invalid", "A column of the table has no name, or an endless one.", hint=hint)
         if name in seen:
             raise EngineError("dataset_invalid", f"The table has the column {printable(name)!r} twice.", hint="Name every column once.")
         seen.add(name)

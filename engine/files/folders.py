@@ -55,7 +55,7 @@ def first_names(head: bytes) -> list[str]:
     place = 0 if head.startswith(_LOCAL_HEADER) else -1
     while place >= 0:
         length = int.from_bytes(head[place + 26 : place + 28], "little")
-        name = head[place + 30 : place + 30 + length].decode("utf-8", "replace")
+        name = head[place + 30 : place + 30 + length].decode("utf-8", "replace").replace("\\", "/")
         if len(name) == length and not _CUSTOMARY.search(name):
             names.append(name)
         place = head.find(_LOCAL_HEADER, place + 30 + length)
@@ -87,6 +87,7 @@ def members(archive: zipfile.ZipFile) -> Iterator[zipfile.ZipInfo]:
     """The files of an archive, without folders and what operating systems add."""
     for info in archive.infolist():
         spend(_MEMBER_EFFORT)
+        info.filename = info.filename.replace("\\", "/")  # older programs of Windows part folders so
         if not info.filename.endswith("/") and not _CUSTOMARY.search(info.filename):
             yield info
 

@@ -97,7 +97,9 @@ def read_header(archive: zipfile.ZipFile, name: str, info: zipfile.ZipInfo) -> N
     if header.kind not in "biuf" and not is_named:
         raise EngineError("dataset_invalid", f"Array {shown!r} is {header.descr}; numbers are needed.", hint="Store integers or floats.")
     if not header.shape or 0 in header.shape:
-        raise EngineError("dataset_invalid", f"Array {shown!r} of shape {header.shape} has no examples.")
+        raise EngineError(
+            "dataset_invalid", f"Array {shown!r} of shape {header.shape} has no examples.", hint="Leave the split out, or give it examples."
+        )
     return header
 
 

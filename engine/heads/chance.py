@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from engine.contract.heads import Head
@@ -63,10 +64,10 @@ def _agreement(found: Confusion) -> tuple[float, float, int]:
     if not found.wanted.size:
         return 0.0, 0.0, 0
     if found.labels_count is not None:  # each label is a yes or no
-        total = found.labels_count
-        named, wanted = found.named / total, found.wanted / total
-        right = 1 - (found.named + found.wanted - 2 * found.right) / total
+        each = np.maximum(found.labels_count, 1)
+        named, wanted = found.named / each, found.wanted / each
+        right = 1 - (found.named + found.wanted - 2 * found.right) / each
         expected = named * wanted + (1 - named) * (1 - wanted)
-        return float(right.mean()), float(expected.mean()), total
+        return float(right.mean()), float(expected.mean()), int(found.labels_count.max())
     total = int(found.wanted.sum())
     return float(found.right.sum() / total), float((found.named * found.wanted).sum() / total**2), total

@@ -8,7 +8,7 @@ import numpy as np
 
 from engine.contract.heads import Head
 from engine.metrics.accumulator import Array, Mean, Targets
-from engine.metrics.scores import decisions, labelled_rows
+from engine.metrics.scores import counts, decisions, labelled_rows
 
 
 class Confusion(Mean):
@@ -17,7 +17,7 @@ class Confusion(Mean):
     def __init__(self, head: Head) -> None:
         super().__init__(head)
         self.right = self.named = self.wanted = np.zeros(0, dtype=np.int64)
-        self.labels_count: int | None = None
+        self.labels_count: Array | None = None
         """How often each label was decided on, where they are independent of each other."""
 
     def add(self, outputs: Sequence[Array], targets: Targets | None, reference: Sequence[Array] | None) -> None:
@@ -27,13 +27,16 @@ class Confusion(Mean):
             rows, labels = labelled_rows(self.head, outputs[0], target)
             answers = rows.argmax(axis=1)
             count = rows.shape[1]
-        elif outputs[0].ndim > 1 and outputs[0].shape[1] > 1:  # each label by itself: how well its yes is found
-            yes, wished = (_by_label(item) for item in (decisions(self.head, outputs[0]), target.astype(bool)))
-            self.labels_count = (self.labels_count or 0) + len(yes)
-            self._count_in((yes & wished).sum(axis=0), yes.sum(axis=0), wished.sum(axis=0))
-            return
         else:
-            answers, labels = (item.reshape(-1).astype(np.int64) for item in (decisions(self.head, outputs[0]), target.astype(bool)))
+            target = target.reshape(outputs[0].shape)
+            answers, labels, counted = decisions(self.head, outputs[0]), target.astype(bool), counts(self.head, target)
+            if self.head.labels_axis is not None:  # each label by itself: how well its yes is found
+                yes, wished, known = (_by_label(item, self.head.labels_axis) for item in (answers, labels, counted))
+                found = known.sum(axis=0)
+                self.labels_count = found if self.labels_count is None else self.labels_count + found
+                self._count_in((yes & wished & known).sum(axis=0), (yes & known).sum(axis=0), (wished & known).sum(axis=0))
+                return
+            answers, labels = (item[counted].astype(np.int64) for item in (answers, labels))
             count = 2
         hits = np.bincount(labels[answers == labels], minlength=count)
         self._count_in(hits, np.bincount(answers, minlength=count), np.bincount(labels, minlength=count))
@@ -44,6 +47,6 @@ class Confusion(Mean):
         self.right, self.named, self.wanted = self.right + right, self.named + named, self.wanted + wanted
 
 
-def _by_label(decided: Array) -> Array:
+def _by_label(decided: Array, axis: int) -> Array:
     """(examples and positions, labels)."""
-    return np.moveaxis(decided, 1, -1).reshape(-1, decided.shape[1])
+    return np.moveaxis(decided, axis, -1).reshape(-1, decided.shape[axis])

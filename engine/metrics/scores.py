@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.contract.heads import Head
+from engine.contract.heads import Head, Scale
 
 Array = NDArray[Any]
 _TINY = 1e-12
@@ -30,15 +30,23 @@ def labelled_rows(head: Head, output: Array, target: Array) -> tuple[Array, Arra
     return rows, labels
 
 
+def counts(head: Head, target: Array) -> Array:
+    """Which places count, in the shape of the targets."""
+    return np.ones(target.shape, dtype=bool) if head.ignored is None else np.asarray(target != head.ignored)
+
+
 def is_probabilities(rows: Array, tolerance: float = 1e-3) -> bool:
     """Whether every row is a distribution already, so that a second softmax would be wrong."""
     return bool(rows.size and rows.min() >= 0 and np.allclose(rows.sum(axis=1), 1, atol=tolerance))
 
 
-def log_probabilities(rows: Array) -> Array:
-    """Natural logarithms of the class probabilities; `rows` are logits or probabilities."""
+def log_probabilities(rows: Array, scale: Scale | None) -> Array:
+    """Natural logarithms of the class probabilities; `rows` are of the stated scale, or of the one that is seen where it is None.
+
+    Rows of probabilities that were rounded to a few bits do not add up to 1: they are probabilities all the same.
+    """
     rows = rows.astype(np.float64)
-    if is_probabilities(rows):
+    if scale == "probabilities" or (scale is None and is_probabilities(rows)):
         return np.asarray(np.log(np.maximum(rows, _TINY)))
     shifted = rows - rows.max(axis=1, keepdims=True)
     return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True)))
@@ -48,9 +56,10 @@ def negative_log_likelihoods(head: Head, output: Array, target: Array) -> Array:
     """-log p(target) of every place that counts, in nats: of the class, or of each yes or no."""
     if head.class_axis is not None:
         rows, labels = labelled_rows(head, output, target)
-        return np.asarray(-np.take_along_axis(log_probabilities(rows), labels[:, None], axis=1))
+        return np.asarray(-np.take_along_axis(log_probabilities(rows, head.scale), labels[:, None], axis=1))
     assert head.threshold is not None
-    values, yes = output.reshape(-1).astype(np.float64), target.reshape(-1).astype(bool)
+    counted = counts(head, target).reshape(-1)
+    values, yes = output.reshape(-1).astype(np.float64)[counted], target.reshape(-1).astype(bool)[counted]
     if head.scale == "probabilities":
         return np.asarray(-np.log(np.maximum(np.where(yes, values, 1 - values), _TINY)))
     return np.asarray(np.logaddexp(0, np.where(yes, -values, values)))

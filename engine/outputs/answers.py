@@ -19,4 +19,5 @@ def share_right(head: Head, output: Tensor, target: Tensor) -> Tensor:
         counted = (wanted != head.ignored).float()
         return (right * counted).sum() / counted.sum().clamp_min(1)
     assert head.threshold is not None
-    return ((output > head.threshold) == (target.reshape(output.shape) > 0)).float().mean()
+    right = (output > head.threshold) == (target.reshape(output.shape) > 0)
+    return (right if head.ignored is None else right[target.reshape(output.shape) != head.ignored]).float().mean()

@@ -89,6 +89,10 @@ class Column:
     """A customary number of places that do not count, where it occurs and lies apart from the other numbers."""
     counted: tuple[float, float]
     """Lowest and highest value of the places that count."""
+    edges: tuple[float, ...] = ()
+    """The two lowest and the two highest values."""
+    names_classes: bool = False
+    """Whether the numbers stand for classes that have names, in an order that means nothing."""
 
     @property
     def yes_or_no(self) -> bool:
@@ -103,7 +107,7 @@ class Column:
         return f"target {self.name!r} ({one} an example, {self.dtype}, {kind} from {self.low:g} to {self.high:g})"
 
     @classmethod
-    def of(cls, name: str, arrays: Sequence[Array]) -> Column:
+    def of(cls, name: str, arrays: Sequence[Array], *, names_classes: bool = False) -> Column:
         """What the targets of one name are in the splits that have them. Raises `dataset_invalid` where they differ in shape."""
         shapes = {array.shape[1:] for array in arrays}
         if len(shapes) > 1:
@@ -112,6 +116,7 @@ class Column:
         low, high, whole, one_hot = np.inf, -np.inf, True, len(shape) == 1 and shape[0] > 1
         inner_low, inner_high = np.inf, -np.inf
         sentinels: set[int] = set()
+        edges: set[float] = set()
         for array in arrays:
             for part in _chunks(array):
                 low, high = min(low, float(part.min())), max(high, float(part.max()))
@@ -119,6 +124,7 @@ class Column:
                 one_hot = one_hot and whole and bool(((part == 0) | (part == 1)).all() and (part.sum(axis=1) == 1).all())
                 found = [value for value in _SENTINELS if whole and part.dtype.kind != "b" and (part == value).any()]
                 sentinels.update(found)
+                edges = {*edges, *_edges(part)}
                 inner = part[~np.isin(part, _SENTINELS)]
                 if inner.size:
                     inner_low, inner_high = min(inner_low, float(inner.min())), max(inner_high, float(inner.max()))
@@ -126,12 +132,21 @@ class Column:
         while shape and shape[-1] == 1:
             shape = shape[:-1]
         counted = (inner_low, inner_high) if ignored is not None else (low, high)
-        return cls(name, shape, str(arrays[0].dtype), low, high, whole, one_hot, ignored, counted)
+        ordered = sorted(edges)
+        kept = tuple(ordered if len(ordered) < 5 else ordered[:2] + ordered[-2:])
+        return cls(
+            name, shape, str(arrays[0].dtype), low, high, whole, one_hot, ignored, counted, kept, names_classes and whole and shape == ()
+        )
 
-    def classes_up_to(self, count: int) -> int | str | None:
-        """Which number is to be ignored (None: none) where the values number `count` classes, or a sentence why they do not."""
+    def classes_up_to(self, count: int, stated: int | None = None) -> int | str | None:
+        """Which number is to be ignored (None: none) where the values number `count` classes, or a sentence why they do not.
+
+        `stated` is the number of places that do not count, where the owner of the model declares one.
+        """
         if not self.whole:
             return f"the {self.described} holds fractions, which number no classes; task regression?"
+        if stated is not None and all(0 <= value < count for value in self.edges if value != stated):
+            return stated
         if self.low >= 0 and self.high < count:
             return None
         if self.ignored is not None and self.counted[1] < count:
@@ -151,10 +166,13 @@ class HasTargets(Protocol):
         """Stored targets by name."""
 
 
-def columns_of(splits: Mapping[str, HasTargets]) -> dict[str, Column]:
-    """What the targets of a dataset are, in all its splits."""
-    names = dict.fromkeys(name for split in splits.values() for name in split.targets)
-    return {name: Column.of(name, [split.targets[name] for split in splits.values() if name in split.targets]) for name in names}
+def columns_of(splits: Mapping[str, HasTargets], classes: Sequence[str] | None = None) -> dict[str, Column]:
+    """What the targets of a dataset are, in all its splits; `classes` are the names of those that `y` numbers, if they have names."""
+    found: dict[str, Column] = {}
+    for name in dict.fromkeys(name for split in splits.values() for name in split.targets):
+        arrays = [split.targets[name] for split in splits.values() if name in split.targets]
+        found[name] = Column.of(name, arrays, names_classes=bool(classes) and name == "y")
+    return found
 
 
 def class_axis(output: Output) -> tuple[int, str] | str:
@@ -211,7 +229,7 @@ def same_places(output: Output, column: Column) -> bool:
     return [size for size in output.sample.shape[1:] if size > 1] == [size for size in column.shape if size > 1]
 
 
-def yes_or_no_head(output: Output, task: str, column: Column | None) -> Head:
+def yes_or_no_head(output: Output, task: str, column: Column | None, *, ignored: int | None = None, labels_axis: int | None = None) -> Head:
     """A head of decisions that are independent of each other, by the sign of logits or the half of probabilities."""
     scale: Scale = "probabilities" if output.shares else "logits"
     seen = "between 0 and 1: probabilities" if output.shares else "not all between 0 and 1: logits"
@@ -221,7 +239,9 @@ def yes_or_no_head(output: Output, task: str, column: Column | None) -> Head:
         task=task,
         target=None if column is None else column.name,
         threshold=0.5 if output.shares else 0.0,
+        labels_axis=labels_axis,
         scale=scale,
+        ignored=ignored,
         reason=f"its values are {seen}",
     )
 
@@ -258,6 +278,13 @@ def _vocabulary(output: Output, axis: int) -> bool:
     tokens = [given for given in output.inputs.values() if given.dtype.kind in "iu" and given.ndim == 2 and given.size]
     size = output.sample.shape[axis]
     return any(size / 2 <= int(given.max()) + 1 <= size and int(given.max()) > 1 for given in tokens)
+
+
+def _edges(part: Array) -> set[float]:
+    """The two lowest and the two highest values."""
+    low, high = part.min(), part.max()
+    inner = part[(part != low) & (part != high)]
+    return {float(low), float(high), *((float(inner.min()), float(inner.max())) if inner.size else ())}
 
 
 def _chunks(array: Array) -> list[Array]:

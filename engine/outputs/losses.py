@@ -41,8 +41,13 @@ def binary_logits(head: Head, output: Tensor) -> Tensor:
 
 
 def binary_cross_entropy(head: Head, output: Tensor, target: Tensor, label_smoothing: float) -> Tensor:
-    """Binary cross-entropy with zeros and ones, the mean over all decisions."""
+    """Binary cross-entropy with zeros and ones, the mean over all decisions that count."""
     wanted = target.reshape(output.shape).to(output.dtype)
+    if head.ignored is not None:
+        counted = wanted != head.ignored
+        output, wanted = output[counted], wanted[counted]
+        if not len(wanted):
+            return output.sum() * 0
     wanted = wanted * (1 - label_smoothing) + 0.5 * label_smoothing
     return functional.binary_cross_entropy_with_logits(binary_logits(head, output), wanted)
 

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from engine.contract.metadata import OutputMeaning
 
 IGNORED = -100
+_MASK = "attention_mask"
+"""Input by whose zeros padding is known."""
 
 
 class CausalLM(Task):
@@ -36,7 +38,7 @@ class CausalLM(Task):
             return f"{output.described} gives no scores of tokens for every position of an integer input"
         axes = (2, 1) if declared.class_axis is None else (declared.class_axis,)
         if column is not None:
-            axis, ignored = dense_axis(output, column, axes), column.classes_up_to(max(output.sample.shape[1:]))
+            axis, ignored = dense_axis(output, column, axes), column.classes_up_to(max(output.sample.shape[1:]), declared.ignored)
             if axis is None or isinstance(ignored, str):
                 return (
                     ignored
@@ -54,12 +56,15 @@ class CausalLM(Task):
         return head.model_copy(update={"from_input": name})
 
     def prepare(self, head: Head, targets: Mapping[str, Array], inputs: Mapping[str, Array]) -> Array | None:
-        """(N, positions) token numbers as int64; the last position has none."""
+        """(N, positions) token numbers as int64; the last position has none, nor has one before padding that an attention mask shows."""
         if head.from_input is None:
             stored = super().prepare(head, targets, inputs)
             return None if stored is None else np.asarray(stored, dtype=np.int64)
         following = np.full(inputs[head.from_input].shape, IGNORED, dtype=np.int64)
         following[:, :-1] = inputs[head.from_input][:, 1:]
+        mask = inputs.get(_MASK)
+        if mask is not None and mask.shape == following.shape:
+            following[:, :-1][mask[:, 1:] == 0] = IGNORED
         return following
 
     def loss(self, head: Head, outputs: Sequence[Tensor], target: Tensor, label_smoothing: float) -> Tensor:

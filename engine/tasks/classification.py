@@ -42,16 +42,17 @@ class Classification(Task):
             return class_head(output, self.name, 1, column, reason="its targets are one-hot: exactly one class an example")
         if column.shape != ():
             return f"the {column.described} is not one class number an example"
-        ignored = column.classes_up_to(output.shape[0])
+        stated = declared.ignored if declared is not None else None
+        ignored = column.classes_up_to(output.shape[0], stated)
         if isinstance(ignored, str):
             return ignored
-        if ignored is not None:
+        if ignored is not None and ignored != stated:
             return (
                 f"the {column.described} has negative numbers; classes count from 0"
                 if ignored < 0
                 else f"the dataset has the label {ignored}"
             )
-        return class_head(output, self.name, 1, column, reason="its targets are one class number an example")
+        return class_head(output, self.name, 1, column, reason="its targets are one class number an example", ignored=ignored)
 
     def prepare(self, head: Head, targets: Mapping[str, Array], inputs: Mapping[str, Array]) -> Array | None:
         """(N) class numbers as int64."""

@@ -34,9 +34,12 @@ class MultiLabel(Task):
             return f"{output.described} does not hold several labels"
         if column is None and declared is None:
             return f"nothing about {output.described} shows that it holds labels"
-        if column is not None and not (column.yes_or_no and same_places(output, column)):
+        ignored = None if column is None else column.classes_up_to(2, declared.ignored if declared is not None else None)
+        if ignored == -1 and declared is None:
+            ignored = "-1, 0 and 1 may be values"
+        if column is not None and (isinstance(ignored, str) or not same_places(output, column)):
             return f"the {column.described} is not a 0 or 1 for each value of {output.described}"
-        return yes_or_no_head(output, self.name, column)
+        return yes_or_no_head(output, self.name, column, ignored=None if isinstance(ignored, str) else ignored, labels_axis=1)
 
     def prepare(self, head: Head, targets: Mapping[str, Array], inputs: Mapping[str, Array]) -> Array | None:
         """Zeros and ones as float32, in the stored shape."""

@@ -30,6 +30,8 @@ class Regression(Task):
             return f"{output.described} holds integers"
         if column is None and declared is None:
             return f"nothing about {output.described} shows what it means"
+        if column is not None and column.names_classes:
+            return f"the {column.described} numbers named classes, whose order means nothing"
         if column is not None and not same_places(output, column):
             return f"the {column.described} has not the shape of {output.described}"
         return Head(

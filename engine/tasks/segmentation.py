@@ -36,12 +36,15 @@ class Segmentation(Task):
         if column is None:
             found = (axes[0], "declared") if declared else class_axis(output)
             return found if isinstance(found, str) else class_head(output, self.name, found[0], None, reason=found[1])
-        if column.yes_or_no and 1 in output.sample.shape[1:] and same_places(output, column):
-            return yes_or_no_head(output, self.name, column)
+        left_out = declared.ignored if declared is not None else None
+        if 1 in output.sample.shape[1:] and same_places(output, column):
+            ignored = column.classes_up_to(2, left_out)
+            if not isinstance(ignored, str):
+                return yes_or_no_head(output, self.name, column, ignored=ignored)
         axis = dense_axis(output, column, axes)
         if axis is None:
             return f"the {column.described} is not one class number for every place of {output.described}"
-        ignored = column.classes_up_to(output.sample.shape[axis])
+        ignored = column.classes_up_to(output.sample.shape[axis], left_out)
         if isinstance(ignored, str):
             return ignored
         reason = f"its targets are its own shape without dimension {axis}"

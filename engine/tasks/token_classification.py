@@ -39,7 +39,7 @@ class TokenClassification(Task):
         axis = dense_axis(output, column, axes)
         if axis is None:
             return f"the {column.described} is not one class number for every position of {output.described}"
-        ignored = column.classes_up_to(output.sample.shape[axis])
+        ignored = column.classes_up_to(output.sample.shape[axis], declared.ignored if declared is not None else None)
         if isinstance(ignored, str):
             return ignored
         reason = f"its targets are its own shape without dimension {axis}"

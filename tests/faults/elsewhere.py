@@ -13,7 +13,7 @@ ELSEWHERE: dict[str, tuple[str, ...]] = {
     "commit_cut_off_and_crashed_database": ("tests/core/database/test_errors.py",),
     "an_error_at_every_edge": ("tests/core/test_failpoints.py",),
     "damaged_or_full_blob_stores": ("tests/core/blobs/test_blobs.py", "tests/core/blobs/test_blob_races.py"),
-    "downloads_cut_off": ("tests/cli/test_client.py",),
+    "downloads_cut_off": ("tests/modelpress/test_client_transfers.py",),
     "migration_interrupted": ("tests/core/database/test_migrations.py",),
     "old_worker_new_api": (
         "tests/core/jobs/test_jobs.py::test_a_job_of_a_newer_spec_is_left_to_newer_workers",

@@ -17,7 +17,9 @@ from core.database.tables import Artifact, Dataset, IdempotencyKey, Job, JobEven
 from core.jobs import JobError, NewArtifact, idempotency
 from core.service import Service
 from core.settings import Settings
+from tests.compose import ROOT
 from tests.core.conftest import World, make_world
+from tests.faults.elsewhere import ELSEWHERE
 from tests.faults.invariants import Seen, violations
 
 
@@ -191,3 +193,11 @@ def test_what_is_left_on_the_machine_counts(world: World, tmp_path: Path) -> Non
         child.kill()
         child.wait()
     assert found == [f"I8 process {child.pid} is still there", f"I8 {work / 'job_x'} was left behind"]
+
+
+def test_the_tests_that_count_as_rows_are_there() -> None:
+    for nodes in ELSEWHERE.values():
+        for node in nodes:
+            file, _, name = node.partition("::")
+            assert (ROOT / file).exists(), node
+            assert f"def {name.partition('[')[0]}(" in (ROOT / file).read_text() if name else True, node

@@ -219,7 +219,7 @@ class Desk:
             case ScoreRequest():
                 session = runtime.open_session(request.file, threads=request.threads, optimized=request.optimized)
                 examples = self._examples(request.source, session)
-                return score(request, session, examples, {} if self._data is None else columns_of(self._data.splits))
+                return score(request, session, examples, {} if self._data is None else columns_of(self._data.splits, self._data.classes))
             case TimingRequest():
                 sessions = [runtime.open_session(path, threads=request.threads) for path in (request.baseline, request.result)]
                 examples = self._examples(request.source, *sessions)

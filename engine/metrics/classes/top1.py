@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from engine.metrics.accumulator import Array, Mean, Targets
-from engine.metrics.scores import among_best, decisions, labelled_rows
+from engine.metrics.scores import among_best, counts, decisions, labelled_rows
 
 
 class Accumulator(Mean):
@@ -15,6 +15,7 @@ class Accumulator(Mean):
         """Take one batch in."""
         target = self.target(targets)
         if self.head.class_axis is None:
-            self.take(decisions(self.head, outputs[0]).reshape(-1) == target.reshape(-1).astype(bool))
+            right = decisions(self.head, outputs[0]).reshape(-1) == target.reshape(-1).astype(bool)
+            self.take(right[counts(self.head, target).reshape(-1)])
         else:
             self.take(among_best(*labelled_rows(self.head, outputs[0], target), k=1))

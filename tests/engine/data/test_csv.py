@@ -133,3 +133,43 @@ def test_any_bytes_are_a_table_or_refused(tmp_path_factory: pytest.TempPathFacto
         found = error
     assert getattr(found, "code", "dataset_invalid") == "dataset_invalid"
     assert isinstance(found, EngineError) or found.splits["train"]["x"].shape[1] == 2
+
+
+def test_standardization_keeps_the_digits_of_large_numbers_and_centers_what_is_constant(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    columns = np.stack([1.7e9 + np.arange(500) * 0.5, np.full(500, 0.1)], axis=1)  # times; a tenth has no end in binary
+    rows = "\n".join(f"{a!r},{b!r},{'train' if rng.random() < 0.7 else 'test'}" for a, b in columns.tolist())
+    stored = load(tmp_path, f"a,b,split\n{rows}".encode(), table={"standardize": "train"})
+    train = np.array([line.split(",")[0] for line in rows.splitlines() if line.endswith("train")], dtype=np.float64)
+    assert stored.splits["train"]["x"][:, 0] == pytest.approx((train - train.mean()) / train.std(), abs=1e-6)
+    assert all((part["x"][:, 1] == 0).all() for part in stored.splits.values())
+    assert stored.standardization.std[1] == 1
+    stated = {"mean": [1.7e9, 0.1], "std": [100.0, 1.0]}
+    path = tmp_path / "table.csv"
+    data = load_dataset(path, "csv", DatasetMetadata.model_validate({"preprocessing": stated}), SIGNATURE, tmp_path / "stated")
+    assert data.split("train").batch(np.arange(3))[0]["x"][:, 0] == pytest.approx((train[:3] - 1.7e9) / 100, abs=1e-6)
+
+
+@pytest.mark.parametrize("target", ["1,5", "NA", "?", "n/a", "1.5 m"])
+def test_targets_that_are_numbers_but_for_some_name_no_classes(target: str, tmp_path: Path) -> None:
+    table = f'a,b,y\n1,2,1.5\n3,4,"{target}"\n5,6,2.5\n'.encode()
+    with pytest.raises(EngineError, match="Targets are numbers") as caught:
+        load(tmp_path, table)
+    assert caught.value.code == "dataset_invalid"
+    assert load(tmp_path, table, labels=["1.5", "2.5", target]).splits["train"]["y"].tolist() == [0, 2, 1]
+    assert load(tmp_path, b"a,b,y\n1,2,0-4\n3,4,5\n5,6,6+\n").classes == ("0-4", "5", "6+")
+
+
+@pytest.mark.parametrize(
+    ("table", "words"),
+    [
+        (b"a;b;y\n1,5;2;0\n", "with a point"),
+        (b"a,b,y\n5%,2,0\n", "with a point"),
+        (b",a,b,y\n0,1,2,0\n", "index=False"),
+        (b"a,b,y\nNA,2,0\n", "Fill it"),
+    ],
+)
+def test_refusals_say_what_to_do(table: bytes, words: str, tmp_path: Path) -> None:
+    with pytest.raises(EngineError) as caught:
+        load(tmp_path, table)
+    assert words in (caught.value.hint or "")

@@ -70,3 +70,16 @@ def test_taking_from_a_taken_part_counts_within_it() -> None:
 def test_one_example_cannot_be_divided() -> None:
     with pytest.raises(EngineError, match="fewer than two"):
         Data({"train": split("train", 1)}).validation()
+
+
+@pytest.mark.parametrize("dtype", ["float64", "int64", "float32", "uint8"])
+def test_values_are_scaled_centered_and_divided_without_loss(dtype: str) -> None:
+    far = 1.7e9 if dtype in ("float64", "int64") else 100.0
+    stored = (far + np.arange(12).reshape(4, 3)).astype(dtype)
+    spec = PreprocessingSpec(scale=0.5, mean=(far / 2, far / 2 + 1, far / 2 - 1), std=(3.0, 0.1, 7.0))
+    ready = Preprocessing(spec, (3,), TensorSpec("x", (None, 3)))(stored)
+    assert ready.dtype == np.float32
+    expected = (stored.astype(np.float64) * 0.5 - np.array(spec.mean)) / np.array(spec.std)
+    np.testing.assert_allclose(ready, expected, rtol=1e-5, atol=1e-5)
+    nothing = Preprocessing(PreprocessingSpec(scale=0.0, mean=2.0, std=4.0), (3,), TensorSpec("x", (None, 3)))
+    assert (nothing(stored) == -0.5).all()

@@ -39,6 +39,18 @@ def png(picture: np.ndarray | None = None, kind: str = "PNG") -> bytes:
     return stream.getvalue()
 
 
+def png_file(width: int, height: int, bits: int, color: int, rows: bytes) -> bytes:
+    """A PNG file of just these samples, of a depth that Pillow does not write."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    size = len(rows) // height
+    lines = b"".join(b"\0" + rows[start : start + size] for start in range(0, len(rows), size))
+    header = struct.pack(">IIBBBBB", width, height, bits, color, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(lines)) + chunk(b"IEND", b"")
+
+
 def folder(**members: bytes) -> bytes:
     return archive({name.replace("__", "/").replace("_DOT_", "."): data for name, data in members.items()})
 
@@ -227,3 +239,36 @@ def test_a_small_picture_is_no_crop(tmp_path: Path) -> None:
 def test_pictures_of_different_sizes_need_a_crop() -> None:
     with pytest.raises(ValueError, match="add crop"):
         DatasetMetadata.model_validate({"images": {"resize": 256}})
+
+
+@pytest.mark.parametrize(("color", "samples"), [(0, 1), (2, 3), (4, 2), (6, 4)])
+def test_sixteen_bits_a_channel_are_refused_whatever_the_channels_are(color: int, samples: int, tmp_path: Path) -> None:
+    data = png_file(6, 8, 16, color, RNG.bytes(6 * 8 * samples * 2))
+    with pytest.raises(EngineError, match="more than 8 bits a channel"):
+        load(tmp_path, archive({"train/cat/1.png": data}))
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic", "nearest"])
+@pytest.mark.parametrize("images", [{"resize": [8, 6]}, {"resize": 9, "crop": [8, 6]}])
+def test_large_jpeg_files_become_what_the_whole_picture_would(interpolation: str, images: dict[str, Any], tmp_path: Path) -> None:
+    noise = np.asarray(Image.fromarray(RNG.integers(0, 256, (30, 41, 3), dtype=np.uint8)).resize((613, 450), Image.Resampling.BICUBIC))
+    data = png(noise, "JPEG")
+    filters = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC, "nearest": Image.Resampling.NEAREST}
+    size = (6, 8) if "crop" not in images else (int(9 * 613 / 450), 9)
+    whole = np.asarray(Image.open(io.BytesIO(data)).resize(size, filters[interpolation])).astype(int)
+    top, left = round((size[1] - 8) / 2), round((size[0] - 6) / 2)
+    expected = whole[top : top + 8, left : left + 6].transpose(2, 0, 1)
+    stored = (
+        load(tmp_path, archive({"train/cat/1.jpg": data}), images={**images, "interpolation": interpolation}).split("train").inputs["x"][0]
+    )
+    difference = np.abs(stored.astype(int) - expected)
+    assert difference.max() <= (0 if interpolation == "nearest" else 3)
+    assert difference.mean() <= 0.5
+
+
+def test_folders_that_windows_parts_by_backslashes_are_folders(tmp_path: Path) -> None:
+    members = {"train\\cat\\a.png": picture(), "train\\dog\\a.png": picture(), "test\\dog\\a.png": picture()}
+    assert sniff(archive(members)[:4096], None) == "image_folder"
+    data = load(tmp_path, archive(members))
+    assert data.classes == ("cat", "dog")
+    assert {name: split.targets["y"].tolist() for name, split in data.splits.items()} == {"train": [0, 1], "test": [1]}

@@ -14,7 +14,7 @@ from engine.data.loading import load_dataset
 from engine.files.magic import check_file, sniff
 from engine.jobs.dataset_inspection import inspect_dataset
 from engine.networks.network import Signature, TensorSpec
-from tests.engine.data.test_image_folder import archive, png
+from tests.engine.data.test_image_folder import archive, png, png_file
 
 SIGNATURE = Signature((TensorSpec("x", (None, 3, 8, 8)),), (TensorSpec("y", (None, 3, 8, 8)),))
 
@@ -125,3 +125,14 @@ def test_classes_and_masks_are_not_mixed_up(tmp_path: Path) -> None:
     faces = archive({"train/mask/1.png": marked()[0], "train/no_mask/1.png": marked()[0]})
     assert sniff(faces[:4096], None) == "image_folder"
     assert inspect_dataset(tmp_path / "a.zip", "image_masks", DatasetMetadata(), tmp_path / "w").columns[1].shape == (None, None)
+
+
+@pytest.mark.parametrize("bits", [2, 4])
+def test_gray_masks_of_few_bits_hold_the_numbers_that_are_stored(bits: int, tmp_path: Path) -> None:
+    numbers = np.arange(64, dtype=np.uint8).reshape(8, 8) % 3
+    packed = np.zeros((8, 8 * bits // 8), np.uint8)
+    for place in range(8):
+        packed[:, place * bits // 8] |= numbers[:, place] << (8 - bits - place * bits % 8)
+    mask = png_file(8, 8, bits, 0, packed.tobytes())
+    stored = load(tmp_path, {"train/images/1.png": png(np.zeros((8, 8, 3), np.uint8)), "train/masks/1.png": mask})
+    np.testing.assert_array_equal(stored.split("train").targets["y"][0], numbers)

@@ -176,6 +176,11 @@ WRONG: dict[str, tuple[bytes, dict[str, Any], str]] = {
         "Line 2 of the file has a target of another kind",
     ),
     "lists of other lengths": (lines({"text": "a", "y": [1, 2]}, {"text": "b", "y": [1]}), {}, "Line 2"),
+    "a target that begins later": (
+        lines({"text": "a"}, {"text": "b", "y": "u"}),
+        {},
+        "Line 2 of the file has the field 'y', which the first line lacks",
+    ),
     "a missing target": (lines({"text": "a", "y": "u"}, {"text": "b"}), {}, "Line 2 of the file has no target"),
     "an empty text": (lines({"text": "a"}, {"text": ""}), {}, "Line 2 of the file holds no token"),
     "mixed texts": (lines({"text": "a"}, {"text": [1]}), {}, "Some lines"),

@@ -10,7 +10,7 @@ from engine.contract.heads import Head
 from engine.contract.metadata import ModelMetadata
 from engine.heads.find import find_heads, outputs_of
 from engine.outputs.evidence import Column
-from engine.tasks import Task, catalogue
+from engine.tasks import Task, catalogue, task_of
 
 RNG = np.random.default_rng(0)
 N = 40
@@ -97,6 +97,44 @@ def test_places_with_a_customary_number_do_not_count(number: int, output: str) -
     target[3] = number
     (head,) = found({"out": values(*shape)}, {"y": target}).heads
     assert (head.task, head.ignored) == (output, number)
+
+
+@pytest.mark.parametrize("number", [255, -100, -1])
+@pytest.mark.parametrize("shape", [(1, 8, 8), (8, 8, 1)])
+def test_a_map_of_yes_or_no_may_have_places_that_do_not_count(number: int, shape: tuple[int, ...]) -> None:
+    target = numbers(2, 8, 8)
+    target[3] = number
+    (head,) = found({"out": values(*shape)}, {"y": target}).heads
+    assert (head.task, head.threshold, head.ignored, head.labels_axis) == ("segmentation", 0.0, number, None)
+
+
+def test_labels_that_are_not_known_are_left_out_where_that_is_clear() -> None:
+    target = numbers(2, 4)
+    target[3, 1] = -1
+    (head,) = found({"out": values(4)}, {"y": target}).heads
+    assert head.task == "regression"  # -1, 0 and 1 may be values
+    (head,) = found({"out": values(4)}, {"y": target}, task="multi_label").heads
+    assert (head.task, head.ignored, head.labels_axis) == ("multi_label", -1, 1)
+
+
+@pytest.mark.parametrize("number", [-1, 99, 7])
+def test_a_declared_number_does_not_count_whatever_it_is(number: int) -> None:
+    for task, shape, places in (("classification", (4,), ()), ("token_classification", (6, 4), (6,)), ("segmentation", (4, 8, 8), (8, 8))):
+        target = numbers(4, *places)
+        target[3] = number
+        (head,) = found({"out": values(*shape)}, {"y": target}, outputs=[{"name": "out", "task": task, "ignored": number}]).heads
+        assert (head.task, head.ignored, head.target) == (task, number, "y")
+        target[4] = 5
+        with pytest.raises(EngineError, match=r"the label|negative"):
+            found({"out": values(*shape)}, {"y": target}, outputs=[{"name": "out", "task": task, "ignored": number}])
+
+
+def test_numbers_of_named_classes_are_no_values() -> None:
+    column = Column.of("y", [numbers(3)], names_classes=True)
+    outputs = outputs_of(["out"], [values(1)], IMAGES)
+    result = find_heads(outputs, {"y": column}, ModelMetadata())
+    assert result.heads[0].task == "fidelity"
+    assert find_heads(outputs, {"y": Column.of("y", [numbers(3)])}, ModelMetadata()).heads[0].task == "regression"
 
 
 WITHOUT_TARGETS = {
@@ -194,6 +232,17 @@ def test_a_language_model_is_compared_with_its_own_tokens() -> None:
     (head,) = found({"out": values(6, 12)}, inputs=IDS, task="causal_lm").heads
     assert (head.task, head.class_axis, head.from_input, head.has_targets) == ("causal_lm", 2, "ids", True)
     assert found({"out": values(6, 12)}, inputs=IDS).heads[0].has_targets is False
+
+
+def test_a_language_model_is_not_asked_for_padding() -> None:
+    mask = np.arange(6) < RNG.integers(1, 7, (N, 1))
+    (head,) = found({"out": values(6, 12)}, inputs={**IDS, "attention_mask": mask.astype(np.int64)}, task="causal_lm").heads
+    wanted = task_of(head).prepare(head, {}, {**IDS, "attention_mask": mask.astype(np.int64)})
+    assert wanted is not None
+    shown = np.zeros_like(mask)
+    shown[:, :-1] = mask[:, 1:]
+    np.testing.assert_array_equal(wanted != -100, shown)
+    np.testing.assert_array_equal(wanted[shown], IDS["ids"][:, 1:][mask[:, 1:]])
 
 
 def test_a_task_may_stand_at_the_end_of_a_longer_name_and_unknown_ones_are_said() -> None:

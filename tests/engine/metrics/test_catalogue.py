@@ -19,8 +19,8 @@ SCORES = np.round(RNG.normal(size=(101, 6)), 1)  # with ties
 LABELS = RNG.integers(0, 5, 101)  # class 5 is never the target
 YES = RNG.random((101, 3)) < 0.3
 CLASSES = Head(name="y", indices=(0,), task="classification", target="y", class_axis=1)
-LOGITS = Head(name="y", indices=(0,), task="multi_label", target="y", threshold=0.0, scale="logits")
-SHARES = Head(name="y", indices=(0,), task="multi_label", target="y", threshold=0.5, scale="probabilities")
+LOGITS = Head(name="y", indices=(0,), task="multi_label", target="y", threshold=0.0, labels_axis=1, scale="logits")
+SHARES = Head(name="y", indices=(0,), task="multi_label", target="y", threshold=0.5, labels_axis=1, scale="probabilities")
 VALUES = Head(name="y", indices=(0,), task="regression", target="y")
 
 
@@ -100,11 +100,10 @@ def test_metrics_of_independent_labels_equal_their_definitions():
 @pytest.mark.parametrize("shape", [(101,), (101, 1)])
 def test_one_output_is_right_on_its_side_of_the_threshold(shape):
     logits, labels = SCORES[:, 0].reshape(shape), LABELS % 2
-    assert measured("top1", LOGITS, logits, labels) == ((SCORES[:, 0] > 0) == labels).mean()
-    assert measured("top1", SHARES, sigmoid(logits), labels) == ((SCORES[:, 0] > 0) == labels).mean()
-    assert measured("f1_macro", LOGITS, logits, labels) == pytest.approx(
-        np.mean([f1((SCORES[:, 0] > 0) == c, labels == c) for c in (0, 1)])
-    )
+    logit, share = (head.model_copy(update={"task": "binary", "labels_axis": None}) for head in (LOGITS, SHARES))
+    assert measured("top1", logit, logits, labels) == ((SCORES[:, 0] > 0) == labels).mean()
+    assert measured("top1", share, sigmoid(logits), labels) == ((SCORES[:, 0] > 0) == labels).mean()
+    assert measured("f1_macro", logit, logits, labels) == pytest.approx(np.mean([f1((SCORES[:, 0] > 0) == c, labels == c) for c in (0, 1)]))
 
 
 @pytest.mark.parametrize("axis", [1, 2, 3])
@@ -122,6 +121,46 @@ def test_classes_are_read_along_their_axis_and_places_that_are_ignored_do_not_co
     assert measured("agreement", head, moved, reference=moved * 3, cut=(1, 4)) == 1
     worse = np.where(np.arange(3) == rows.argmax(1)[:, None], -9, rows).reshape(scores.shape)
     assert measured("agreement", head, moved, reference=np.moveaxis(worse, -1, axis), cut=(1, 4)) == 0
+
+
+def test_probabilities_that_were_rounded_are_probabilities_still():
+    shares = np.exp(SCORES) / np.exp(SCORES).sum(1, keepdims=True)
+    rounded = np.round(shares * 64) / 64  # an 8-bit softmax: rows do not add up to 1
+    assert np.abs(rounded.sum(1) - 1).max() > 0.01
+    own = np.maximum(rounded[np.arange(101), LABELS], 1e-12)
+    head = CLASSES.model_copy(update={"scale": "probabilities"})
+    assert measured("cross_entropy", head, rounded, LABELS) == pytest.approx(-np.log(own).mean())
+    likely = np.full((101, 2), 0.5)  # logits that happen to add up to 1
+    assert measured("cross_entropy", CLASSES.model_copy(update={"scale": "logits"}), likely * [0.2, 1.8], LABELS % 2) == pytest.approx(
+        np.logaddexp(0, np.where(LABELS % 2, -0.8, 0.8)).mean()
+    )
+
+
+@pytest.mark.parametrize("layout", [(0, 1, 2, 3), (0, 2, 3, 1)])
+@pytest.mark.parametrize("ignored", [None, 255])
+def test_a_map_of_yes_or_no_has_two_classes_wherever_its_channel_stands(layout, ignored):
+    logits, wanted = RNG.normal(size=(101, 1, 4, 5)), (RNG.random((101, 4, 5)) < 0.3).astype(np.float32)
+    if ignored is not None:
+        wanted[:, 0] = ignored
+    yes, counted = logits[:, 0] > 0, wanted != 255
+    pairs = [(yes[counted] == one, wanted[counted] == one) for one in (0, 1)]
+    head = Head(name="y", indices=(0,), task="segmentation", target="y", threshold=0.0, scale="logits", ignored=ignored)
+    outputs = logits.transpose(layout)
+    assert measured("miou", head, outputs, wanted) == pytest.approx(np.mean([overlap(*pair) for pair in pairs]))
+    assert measured("f1_macro", head, outputs, wanted[:, None]) == pytest.approx(np.mean([f1(*pair) for pair in pairs]))
+    assert measured("pixel_accuracy", head, outputs, wanted) == (pairs[1][0] == pairs[1][1]).mean()
+    likelihood = np.where(wanted == 1, sigmoid(logits[:, 0]), 1 - sigmoid(logits[:, 0]))[counted]
+    assert measured("cross_entropy", head, outputs, wanted) == pytest.approx(-np.log(likelihood).mean())
+
+
+def test_labels_that_are_not_known_do_not_count():
+    known, logits = RNG.random(YES.shape) < 0.7, SCORES[:, :3]
+    target = np.where(known, YES, -1).astype(np.float32)
+    head = LOGITS.model_copy(update={"ignored": -1})
+    columns = [(logits[known[:, c], c], YES[known[:, c], c]) for c in range(3)]
+    for name, figure in (("average_precision", average_precision), ("auroc", area), ("f1_macro", lambda one, own: f1(one > 0, own))):
+        assert measured(name, head, logits, target) == pytest.approx(np.mean([figure(*column) for column in columns])), name
+    assert measured("exact_match", head, logits, target) == (((logits > 0) == YES) | ~known).all(1).mean()
 
 
 def test_a_class_of_a_single_place_counts_and_one_that_never_occurs_does_not():

@@ -213,3 +213,19 @@ def test_a_layer_whose_channels_leave_the_network_is_kept():
             return self.head(features.mean((2, 3))), torch.sigmoid(features)
 
     assert [group.name for group in ChannelGraph(TwoHeads().eval(), X).groups] == ["stem"]
+
+
+class Emptied(nn.Module):
+    """An output without elements, as a slice that the exported settings leave nothing of."""
+
+    def __init__(self):
+        super().__init__()
+        self.hidden, self.head = nn.Conv2d(1, 8, 3), nn.Linear(8, 5)
+
+    def forward(self, x):
+        scores = self.head(torch.relu(self.hidden(x)).mean((2, 3)))
+        return scores, scores[:, :0]
+
+
+def test_an_output_without_elements_stands_in_no_ones_way():
+    assert removable(Emptied(), X, ["hidden"]) == ["hidden"]
