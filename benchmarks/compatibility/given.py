@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import torch
+from PIL import Image, ImageDraw
 
 from benchmarks.compatibility.networks import Inputs, Made
 
@@ -48,5 +50,12 @@ def silero(file: Path) -> tuple[Path, Inputs]:
 
 
 def detector(package: Path) -> tuple[Path, Inputs]:
-    """The text detector out of the folder of the package `rapidocr-onnxruntime`."""
-    return next(package.rglob("*det*.onnx")), (torch.randn(1, 3, 96, 96),)
+    """The text detector out of the folder of the package `rapidocr-onnxruntime`, on an image of text.
+
+    ONNX Runtime's Sigmoid is off by up to 1.3e-7, whatever its value. On noise the detector's largest probability is 1e-5 to 2e-4, of which
+    that is up to 1.3 %; in front of the Sigmoid, and against float64, the imported network agrees to 7e-7.
+    """
+    image = Image.new("RGB", (256, 96), "white")
+    ImageDraw.Draw(image).text((20, 30), "Hello compression 2026", fill="black", font_size=20)
+    pixels = torch.from_numpy(np.array(image, np.float32))
+    return next(package.rglob("*det*.onnx")), (pixels.permute(2, 0, 1)[None] / 127.5 - 1,)

@@ -84,7 +84,7 @@ def write_job(directory: Path, spec: dict[str, Any] | None, **fields: Any) -> Pa
     document: dict[str, Any] = {"kind": "compress", "job_id": "job_test", "threads": 1, "device": "cpu", "spec": spec, "teachers": {}}
     for role, prefix in (("model", "mdl_a"), ("dataset", "ds_a")):
         file = fields.pop(role, None)
-        formats = {".onnx": "onnx", ".safetensors": "safetensors", ".npz": "npz"}
+        formats = {".pt2": "pt2", ".onnx": "onnx", ".safetensors": "safetensors", ".npz": "npz"}
         document[role] = file and {
             "id": prefix,
             "path": str(file),

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import tempfile
 import warnings
 import zipfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from engine.contract.errors import EngineError
 from engine.contract.json import JsonObject
@@ -31,9 +35,8 @@ def save(network: Network, path: Path) -> None:
     if len(network.settings) > 1:
         raise unsupported("it would hold one of the network's settings", "Export ONNX, which holds all of them.")
     _make_own(module)
-    casts = module.register_forward_hook(lambda _module, _inputs, outputs: _cast(outputs, signature))
     try:
-        with warnings.catch_warnings(), present_objects_kept():
+        with warnings.catch_warnings(), present_objects_kept(), _casting(module, signature):
             warnings.simplefilter("ignore")
             program = torch.export.export(module, example_inputs(signature, _BATCH), dynamic_shapes=open_shapes(module, signature))
             program._example_inputs = None  # they would be stored
@@ -45,8 +48,6 @@ def save(network: Network, path: Path) -> None:
         raise
     except Exception as error:  # torch.export fails in many ways, and each is a limit of the network
         raise unsupported(f"torch.export cannot trace it: {first_reason(error)[:200]}", "Export ONNX.") from error
-    finally:
-        casts.remove()
 
 
 def document_of(network: Network) -> tuple[JsonObject, dict[str, Tensor]]:
@@ -78,6 +79,41 @@ def _make_own(module: nn.Module) -> None:
         if id(tensor) not in seen:
             seen.add(id(tensor))
             tensor.data = tensor.data.clone(memory_format=torch.contiguous_format)
+
+
+@contextmanager
+def _casting(module: nn.Module, signature: Signature) -> Iterator[None]:
+    """Let a module give the types that its signature states. torch interprets the graph of an `fx.GraphModule`, and no hook of it runs."""
+    if not isinstance(module, fx.GraphModule):
+        hook = module.register_forward_hook(lambda _module, _inputs, outputs: _cast(outputs, signature))
+        try:
+            yield
+        finally:
+            hook.remove()
+        return
+    with torch.no_grad():
+        outputs = module(*example_inputs(signature, _BATCH))
+    computed = [tensor.dtype for tensor in ([outputs] if isinstance(outputs, Tensor) else outputs)]
+    original = module.graph
+    module.graph = _cast_graph(original, computed, signature)
+    try:
+        yield
+    finally:
+        module.graph = original
+
+
+def _cast_graph(graph: fx.Graph, computed: Sequence[torch.dtype], signature: Signature) -> fx.Graph:
+    """A copy of the graph with casts behind the outputs that are computed in another type."""
+    changed = copy.deepcopy(graph)
+    end = changed.output_node()
+    given: Any = end.args[0]
+    cast = []
+    with changed.inserting_before(end):
+        for value, has, spec in zip([given] if isinstance(given, fx.Node) else given, computed, signature.outputs, strict=True):
+            wanted = getattr(torch, spec.dtype, has)
+            cast.append(value if wanted == has else changed.call_method("to", (value, wanted)))
+    end.args = (cast[0] if isinstance(given, fx.Node) else tuple(cast),)
+    return changed
 
 
 def _cast(outputs: Tensor | tuple[Tensor, ...], signature: Signature) -> Tensor | tuple[Tensor, ...]:

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor, fx, nn
 
 from engine.contract.errors import EngineError
@@ -15,13 +16,14 @@ from engine.formats.pt2.layers import LAYERS, Arguments, Found
 from engine.formats.pt2.operators import ASSERTIONS, DROPPED, aten_name, function_of, value_of
 from engine.formats.pt2.program import Item, Program, checked_path
 from engine.formats.pt2.recurrent import ZEROS, recurrent
+from engine.formats.pt2.single import single, widened
 
 _OWN_PATH = re.compile(r"\w+(\.\w+)*", re.ASCII)
 
 
 def module_of(program: Program) -> nn.Module:
-    """The module of a program, in evaluation mode. Raises `unsupported_operator`, `model_invalid`."""
-    return _Builder(program).build().eval()
+    """The module of a program, in evaluation mode and in float32 where the program is in half precision. Raises `unsupported_operator`, `model_invalid`."""
+    return _Builder(single(program)).build().eval()
 
 
 class _Builder:
@@ -39,8 +41,11 @@ class _Builder:
 
     def build(self) -> nn.Module:
         """The whole module."""
-        for index, name in enumerate(self._program.inputs):
-            self._values[name] = self._graph.placeholder(f"input_{index}")
+        for index, (name, spec) in enumerate(zip(self._program.inputs, self._program.signature.inputs, strict=True)):
+            value = self._values[name] = self._graph.placeholder(f"input_{index}")
+            stated: torch.dtype = getattr(torch, spec.dtype)
+            if widened(stated) != stated:
+                self._values[name] = self._graph.call_method("to", (value, widened(stated)))
         for node in self._program.nodes:
             self._add(node)
         outputs = [self._value(name) for name in self._program.outputs]

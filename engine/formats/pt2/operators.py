@@ -14,6 +14,7 @@ import torch
 from engine.contract.errors import EngineError
 from engine.formats.pt2.allowed import ALLOWED
 from engine.formats.pt2.program import DTYPES, Item
+from engine.formats.pt2.single import widened
 
 _PYTHON: dict[str, Callable[..., Any]] = {
     f"_operator.{name}": getattr(operator, name)
@@ -75,7 +76,7 @@ def value_of(argument: Item, value: Callable[[str], Any]) -> Any:
         case "as_sym_ints" | "as_sym_floats":
             return [_symbol(item, value) for item in content]
         case "as_scalar_type":
-            return DTYPES[content]
+            return widened(DTYPES[content])
         case "as_memory_format":
             return _MEMORY_FORMATS.get(content)
     raise EngineError(

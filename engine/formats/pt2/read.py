@@ -15,6 +15,7 @@ from engine.formats.onnx.counting import on_meta
 from engine.formats.onnx.networks import ModuleNetwork
 from engine.formats.pt2.lift import module_of
 from engine.formats.pt2.program import Program, read_program
+from engine.formats.pt2.single import stored_type
 from engine.networks.example_inputs import running_inputs
 from engine.networks.network import Network, Signature
 
@@ -30,7 +31,7 @@ def read(path: Path, metadata: ModelMetadata, work: Path) -> Network:
 
 
 def network_of(program: Program) -> Network:
-    """The network of a program. Raises `model_invalid`, `unsupported_operator`, `shape_mismatch`."""
+    """The network of a program, which computes in float32 what the program computes in half precision. Raises `model_invalid`, `unsupported_operator`, `shape_mismatch`."""
     try:
         module = module_of(program)
         _try_out(module, program.signature)
@@ -38,7 +39,7 @@ def network_of(program: Program) -> Network:
         raise EngineError(
             "model_invalid", f"The exported program contradicts itself: {type(error).__name__}: {str(error)[:200]}.", hint=EXPORT_HINT
         ) from error
-    return ModuleNetwork(program.signature, module)
+    return ModuleNetwork(program.signature, module, weights_type=stored_type(program.state))
 
 
 def _try_out(module: nn.Module, signature: Signature) -> None:
