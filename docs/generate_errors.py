@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 from api.app import create_app
-from api.documentation.problems import entries
+from api.codes.catalogue import entries
 from core.settings import Settings
 
 TARGET = Path(__file__).with_name("errors.md")

@@ -11,7 +11,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
-from api.documentation.problems import path_of
+from api.codes.catalogue import path_of
 from core.errors import MOST_ERRORS, FieldError, ServiceError, bounded
 from engine.contract.findings import pointer, sentence
 from modelpress.resources.common import Problem, ProblemDetail

@@ -5,7 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Request
 from fastapi.responses import Response
 
-from api.documentation.problems import entries
+from api.codes.catalogue import entries
 from api.http.routing import ClosedRoute
 from api.pages.rendering import Content, framed, render
 from core.errors import NotFound

@@ -29,6 +29,7 @@ from core.service import Service
 from core.settings import Settings
 from tests.results import summary
 
+serving.collect_rarely = lambda: None  # it would set aside the objects of all tests of this process
 MAX_UPLOAD_BYTES = 8 * 2**20
 _numbers = itertools.count()
 

@@ -21,7 +21,7 @@ from core.access.keys import Scope
 from core.settings import Settings
 from tests.api.conftest import Client, Server, problem
 
-FIXED = {"number": "1", "name": "static_quantization", "tab": "logs", "key": "key_1", "side": "before"}
+FIXED = {"slug": "not-found", "number": "1", "name": "static_quantization", "tab": "logs", "key": "key_1", "side": "before"}
 FILES = {"/docs/{filename}": "docs.js", "/static/{filename}": "pages.js", "/static/netron/{filename}": "view.js"}
 
 

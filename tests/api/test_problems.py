@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from api.documentation.codes import REQUESTS
-from api.documentation.job_codes import JOBS
-from api.documentation.problems import entries
+from api.codes.catalogue import entries
+from api.codes.jobs import JOBS
+from api.codes.requests import REQUESTS
 from tests.api.conftest import Client
 
 ROOT = Path(__file__).parents[2]

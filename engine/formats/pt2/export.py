@@ -31,7 +31,7 @@ _FOREIGN = ("stack_trace", "source_fn_stack", "torch_fn", "from_node")
 
 def save(network: Network, path: Path) -> None:
     """Write the program of a plain network. Raises `export_unsupported` where `torch.export` cannot trace it."""
-    module, signature = network.module, network.signature
+    module, signature = network.module.eval(), network.signature
     if len(network.settings) > 1:
         raise unsupported("it would hold one of the network's settings", "Export ONNX, which holds all of them.")
     _make_own(module)

@@ -58,7 +58,8 @@ def test_imported_networks_are_written_without_the_exporter(name: str, tmp_path:
     again = load_network(tmp_path / "out.onnx", "onnx", ModelMetadata(), tmp_path).module
     if not keep:
         assert {key for key, _ in again.named_parameters()} == {key for key, _ in module.named_parameters()}
-        assert count_onnx(tmp_path / "out.onnx").params_count == count_onnx(tmp_path / "in.onnx").params_count
+        written, read = (count_onnx(tmp_path / file).params_count for file in ("out.onnx", "in.onnx"))
+        assert written == read if name != "tied_lm" else written < read, "one table instead of a matrix and its transpose"
     else:
         assert not any(node.op_type == "BatchNormalization" and node.name.startswith("/features") for node in model.graph.node)
 

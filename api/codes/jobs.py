@@ -1,6 +1,6 @@
 """What the codes of jobs that failed, and of files that are refused, mean and what to do about them."""
 
-from api.documentation.codes import Meaning
+from api.codes.requests import Meaning
 
 _SMALLER = "Make the file smaller or simpler; the limits are those of `docs/operations.md`."
 _REPORT = "Please report it, with the model if you can share it."
@@ -26,6 +26,7 @@ JOBS: dict[str, Meaning] = {
         "exit_position_invalid": ("An early exit cannot stand at that place.", "Choose another position, or leave positions at auto."),
         "exits_impossible": ("The order of the network's layers depends on what it computes, so that nothing can stop in between.", "Upload the network as ONNX, which holds its graph."),
         "export_failed": ("The network could not be written in a format.", "Leave the format out of `export`. " + _REPORT),
+        "export_unsupported": ("The network cannot be published in a format that the spec asks for; the message says why.", "Leave the format out of `export`; ONNX holds every network."),
         "export_mismatch": ("The written file computes something else than the network that was trained.", _REPORT),
         "external_data_forbidden": ("The ONNX file keeps its weights in files beside it, which were not sent along.", "Send one file, or a zip with its weights as format=onnx_zip."),
         "import_mismatch": ("The trainable form of the network computes something else than its file.", "Methods that need no training (quantization) work on the file itself. " + _REPORT),

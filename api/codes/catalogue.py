@@ -4,8 +4,8 @@ import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from api.documentation.codes import REQUESTS
-from api.documentation.job_codes import JOBS
+from api.codes.jobs import JOBS
+from api.codes.requests import REQUESTS
 from core.errors import ServiceError
 
 
