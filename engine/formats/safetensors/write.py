@@ -78,7 +78,7 @@ def still_is(network: Network, tensors: Mapping[str, NDArray[Any]]) -> bool:
         again = read(path, ModelMetadata(architecture=network.architecture), Path(folder)).module
     inputs = example_inputs(network.signature, 2)
     with torch.no_grad():
-        wanted, given = (item if isinstance(item, tuple) else (item,) for item in (network.module(*inputs), again(*inputs)))
+        wanted, given = (item if isinstance(item, tuple) else (item,) for item in (network.module.eval()(*inputs), again.eval()(*inputs)))
     return len(wanted) == len(given) and all(
         one.shape == other.shape and torch.allclose(one.float(), other.float(), atol=_TOLERANCE, rtol=_TOLERANCE)
         for one, other in zip(wanted, given, strict=True)

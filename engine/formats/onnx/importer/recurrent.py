@@ -27,7 +27,7 @@ def recurrent(op: Op, build: Builder) -> list[Value]:
     if weight is None or recurrence is None or (op.get(3) is not None and bias is None):
         op.fail("its weights are computed")
     directions, hidden = weight.tensor.shape[0], recurrence.tensor.shape[2]
-    settings: dict[str, bool] = {"bias": bias is not None, "bidirectional": directions == 2}
+    settings: dict[str, bool | str] = {"bias": bias is not None, "bidirectional": directions == 2}
     if op.type == "RNN":
         settings["nonlinearity"] = _rnn_activation(op, directions)
     with torch.device("meta"):
