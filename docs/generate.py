@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from generated import write_or_check
 
 from engine.contract.method import MethodParams, catalogue
 
@@ -21,12 +22,7 @@ YES_NO = {True: "yes", False: "no"}
 def main() -> int:
     """Write the file, or compare it."""
     text = HEAD + "".join(section(name, method) for name, method in catalogue().items())
-    if "--check" not in sys.argv:
-        TARGET.write_text(text)
-        return 0
-    fresh = TARGET.exists() and TARGET.read_text() == text
-    print("docs/methods.md is fresh" if fresh else "docs/methods.md is stale: run `make docs`")
-    return 0 if fresh else 1
+    return write_or_check(TARGET, text)
 
 
 def section(name: str, method: type[MethodParams]) -> str:

@@ -3,6 +3,8 @@
 import sys
 from pathlib import Path
 
+from generated import write_or_check
+
 from api.app import create_app
 from api.codes.catalogue import entries
 from core.settings import Settings
@@ -24,12 +26,7 @@ def main() -> int:
     create_app(Settings())  # loads every kind of error
     rows = [f"| `{e.code}` | {e.status or 'job, file'} | {e.meaning} | {e.remedy} |\n" for e in entries().values()]
     text = HEAD + "".join(rows).replace("<name>", "\\<name>")
-    if "--check" not in sys.argv:
-        TARGET.write_text(text)
-        return 0
-    fresh = TARGET.exists() and TARGET.read_text() == text
-    print("docs/errors.md is fresh" if fresh else "docs/errors.md is stale: run `make docs`")
-    return 0 if fresh else 1
+    return write_or_check(TARGET, text)
 
 
 if __name__ == "__main__":

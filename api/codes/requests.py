@@ -1,6 +1,6 @@
 """What the codes of refused requests mean and what to do about them: `GET /problems/{code}` and `docs/errors.md` are made of this.
 
-Codes of jobs that failed stand in `job_codes`. A test holds both against what the source raises.
+Codes of jobs that failed stand in `api.codes.jobs`. A test holds both against what the source raises.
 """
 
 from dataclasses import dataclass

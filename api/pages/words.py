@@ -6,6 +6,7 @@ from typing import Any
 
 import yaml
 
+from api.codes.catalogue import path_of
 from engine.contract.metric import Key, first_of
 from engine.reporting.text import bytes_text, change_text, count_text, key_text, number_text, ratio_text
 
@@ -83,6 +84,7 @@ FILTERS: dict[str, Callable[..., Any]] = {
     "date": date,
     "duration": duration,
     "number": number_text,
+    "problem_path": path_of,
     "ratio": ratio_text,
     "shape": shape,
     "short": short,

@@ -32,10 +32,11 @@ _EPOCH = (1980, 1, 1, 0, 0, 0)
 
 def write(network: Network, path: Path) -> Sequence[Path]:
     """Write the zip. Raises `export_unsupported` where the network's structure cannot be stated."""
-    library, config = _config(network)
+    unchanged = still_is(network, {name: np.asarray(array, order="C") for name, array in network.tensors()})
+    library, config = _config(network, unchanged=unchanged)
     with tempfile.TemporaryDirectory() as folder, zipfile.ZipFile(path, "w") as archive:
         weights = Path(folder) / WEIGHTS
-        write_safetensors(network, weights)
+        write_safetensors(network, weights, unchanged=unchanged)
         content = {CONFIG: json.dumps(config, indent=1, sort_keys=True), "README.md": card(network, library, path.name)}
         for name, text in content.items():
             archive.writestr(zipfile.ZipInfo(name, _EPOCH), text)
@@ -45,12 +46,11 @@ def write(network: Network, path: Path) -> Sequence[Path]:
     return (path,)
 
 
-def _config(network: Network) -> tuple[str | None, JsonObject]:
+def _config(network: Network, *, unchanged: bool) -> tuple[str | None, JsonObject]:
     """The library that loads the folder, and its config; of any other network what this service says of it."""
     architecture: Any = network.architecture
-    tensors = {name: np.asarray(array) for name, array in network.tensors()}
     own: JsonObject = {"version": engine.__version__}
-    if not still_is(network, tensors):
+    if not unchanged:
         return None, {OWN: {**own, DESCRIBED: True}}
     _, params = read_architecture(architecture)
     if isinstance(params, TransformersParams):

@@ -31,9 +31,10 @@ from engine.networks.network import Network
 _TOLERANCE = 1e-5
 
 
-def write(network: Network, path: Path) -> Sequence[Path]:
+def write(network: Network, path: Path, *, unchanged: bool | None = None) -> Sequence[Path]:
     """Write the weights, with version, signature and what they are as metadata.
 
+    `unchanged` is what `still_is` returned to a caller that has asked already: it writes and reads all weights.
     Raises `export_unsupported` where that cannot be stated, SafetensorError where the file cannot be written.
     """
     tensors = {name: np.asarray(array, order="C") for name, array in network.tensors()}
@@ -46,7 +47,7 @@ def write(network: Network, path: Path) -> Sequence[Path]:
         return GRAPH, description.graph(file)
 
     def of_module(_: torch.nn.Module) -> tuple[str, str]:
-        if still_is(first, tensors):
+        if still_is(first, tensors) if unchanged is None else unchanged:
             return ARCHITECTURE, json.dumps(first.architecture)
         stated, constants = description.program(first)
         tensors.update({name: array_of(tensor) for name, tensor in constants.items()})
