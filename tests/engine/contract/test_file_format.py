@@ -27,7 +27,9 @@ def test_a_format_has_a_check_and_a_reader(format: FileFormat) -> None:
 
 @pytest.mark.parametrize("format", [format for format in FORMATS if format.writable], ids=lambda format: format.name)
 def test_what_can_be_published_has_a_writer(format: FileFormat) -> None:
-    assert list(inspect.signature(importlib.import_module(f"engine.formats.{format.name}.write").write).parameters) == ["network", "path"]
+    network, path, *further = inspect.signature(importlib.import_module(f"engine.formats.{format.name}.write").write).parameters.values()
+    assert (network.name, path.name) == ("network", "path")
+    assert all(parameter.default is not parameter.empty for parameter in further)
 
 
 def test_the_kinds_and_the_formats_of_results() -> None:
