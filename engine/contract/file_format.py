@@ -3,7 +3,8 @@
 A format is one module `engine/files/<name>.py` that holds `FORMAT` and loads no library of the format: the service runs it on the bytes of
 strangers. What reads and writes such files lies in the engine, by the same name, and is imported in job processes only:
 
-* a model format is the package `engine/formats/<name>/` with `read.py` and, where results are published in it, `write.py`;
+* a model format is the package `engine/formats/<name>/` with `read.py` where uploads are read, and `write.py` where results are published
+  in it; where such a result is run by a runtime of its own instead of being read again, `session.py` besides;
 * a dataset format is the module `engine/data/<name>.py`.
 
 Nothing registers anything: the catalogue walks `engine.files`. This module imports neither torch nor numpy.
@@ -59,6 +60,16 @@ class FileFormat:
         return self.endings[0]
 
     @property
+    def readable(self) -> bool:
+        """Whether uploads of this format are read; looks for the reader without importing it."""
+        return self.holds == "dataset" or _present(f"engine.formats.{self.name}", "read")
+
+    @property
+    def runs(self) -> bool:
+        """Whether results in this format are run by a runtime of their own; looks for `session.py` without importing it."""
+        return self.holds == "model" and _present(f"engine.formats.{self.name}", "session")
+
+    @property
     def writable(self) -> bool:
         """Whether results can be published in this format; looks for `write.py` without importing it."""
         return self.holds == "model" and _present(f"engine.formats.{self.name}", "write")
@@ -78,8 +89,8 @@ def catalogue() -> dict[str, FileFormat]:
 
 
 def names(holds: Kind) -> tuple[str, ...]:
-    """The formats of models, or those of datasets."""
-    return tuple(format.name for format in catalogue().values() if format.holds == holds)
+    """The formats of models that are read, or those of datasets."""
+    return tuple(format.name for format in catalogue().values() if format.holds == holds and format.readable)
 
 
 def writable_names() -> tuple[str, ...]:

@@ -39,6 +39,7 @@ _FOREIGN: tuple[tuple[bytes, str, str | None], ...] = (
     (b"\x89PNG", "an image", _TO_NPZ),
     (b"\xff\xd8\xff", "an image", _TO_NPZ),
     (b"%PDF", "a PDF", None),
+    (b"<?xml", "XML, such as OpenVINO IR", EXPORT_HINT),
     (b"\x7fELF", "a program", None),
     (b"GGUF", "GGUF", EXPORT_HINT),
 )

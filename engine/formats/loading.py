@@ -6,6 +6,7 @@ import importlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from engine.contract.errors import EngineError
 from engine.contract.file_format import format_of
 from engine.contract.metadata import ModelMetadata
 from engine.networks.network import Network
@@ -23,6 +24,10 @@ def load_network(path: Path, format: str, metadata: ModelMetadata, work: Path) -
     Raises `unsupported_format`, `model_invalid`, `unsafe_format`, `unsupported_operator`, `shape_mismatch`, `architecture_invalid` and the
     codes of `engine.contract.limits`.
     """
+    if not format_of(format, "model").readable:
+        raise EngineError(
+            "unsupported_format", f"Files of format {format} are written by this service and not read.", hint="Use the ONNX file."
+        )
     read: ReadModel = importlib.import_module(f"engine.formats.{format_of(format, 'model').name}.read").read
     return read(path, metadata, work)
 

@@ -39,8 +39,9 @@ class Written:
     """In the form that the format holds: of a graph the trainable one, where the format holds modules."""
     paths: tuple[Path, ...]
     reread: Path
-    """The file as ONNX, once the signature was waited for."""
-    reloading: Reloading
+    """The file as ONNX, once the signature was waited for; the file itself where its format has a runtime of its own."""
+    reloading: Reloading | None
+    """What reads the file again, as an upload; None where its own runtime does."""
 
 
 @dataclass
@@ -64,6 +65,9 @@ class OtherFormats:
                     raise
                 found._refuse(name, error)
                 continue
+            if format_of(name, "model").runs:
+                found.written.append(Written(name, held, paths, paths[0], None))
+                continue
             reread = work / f"reread_{name}.onnx"
             found.written.append(Written(name, held, paths, reread, Reloading(name, paths[0], reread, work / f"reread_{name}")))
         return found
@@ -71,6 +75,8 @@ class OtherFormats:
     def check(self, examiner: Examiner) -> None:
         """Compare the weights bit for bit, and wait until each file was read. Raises `export_mismatch`."""
         for item in list(self.written):
+            if item.reloading is None:
+                continue
             _compare_tensors(item.network, item.format, item.paths[0], examiner)
             try:
                 found = item.reloading.signature()
@@ -79,16 +85,27 @@ class OtherFormats:
             except EngineError as error:
                 if error.code not in _NOT_HELD:
                     raise
-                self.written.remove(item)
-                item.reloading.close()
-                for path in item.paths:
-                    path.unlink()
-                self._refuse(item.format, error)
+                self._remove(item, error)
+
+    def withdraw(self, item: Written, error: EngineError) -> None:
+        """Do not publish what another runtime computes differently, or not at all. Raises `error` where this service read the file again."""
+        if item.reloading is not None:
+            raise error
+        self._remove(item, error)
 
     def close(self) -> None:
         """End what is still being read."""
         for item in self.written:
+            if item.reloading is not None:
+                item.reloading.close()
+
+    def _remove(self, item: Written, error: EngineError) -> None:
+        self.written.remove(item)
+        if item.reloading is not None:
             item.reloading.close()
+        for path in item.paths:
+            path.unlink()
+        self._refuse(item.format, error)
 
     def _refuse(self, name: str, error: EngineError) -> None:
         self.refused[name] = EngineError(REFUSAL, f"The result is not published as {name}: {error.message}", hint=error.hint)

@@ -162,18 +162,22 @@ def publish(
             networks[name].measure(on_file=partial(_check_copy, path), on_module=partial(_compare, path, networks[name], inputs, examiner))
         layers = layer_table(inputs.onnx, runnable[settings[0].name])
         others.check(examiner)
-        formats = tuple(name for name in formats if name not in others.refused)
-        if not formats:
-            raise next(iter(others.refused.values()))
         for item in others.written:
             for path in item.paths:
                 sizes.begin(path)
         found = ({} if score is None else {settings[0].name: score}) | {name: waiting() for name, waiting in scores.items()}
         first = networks[settings[0].name]
         files = []
-        for item in others.written:
-            own = _scored_again(item, runnable[settings[0].name], first, found[settings[0].name], inputs, examiner)
+        for item in list(others.written):
+            try:
+                own = _scored_again(item, runnable[settings[0].name], first, found[settings[0].name], inputs, examiner)
+            except EngineError as error:
+                others.withdraw(item, error)
+                continue
             files += [PublishedFile(path, item.format, sizes.of(path), metrics=own.metrics) for path in item.paths]
+    formats = tuple(name for name in formats if name not in others.refused)
+    if not formats:
+        raise next(iter(others.refused.values()))
     own_sizes = {name: sizes.of(path) for name, path in runnable.items() if RUNNABLE in formats}
     enter("measuring")
     measured = []
@@ -198,11 +202,14 @@ def _scored_again(  # noqa: PLR0917 - what the file is compared with
     item: Written, runnable: Path, network: Network, score: Score, inputs: JobInputs, examiner: Examiner
 ) -> Score:
     """The score of a file as it was read again, which is that of the ONNX file where both are the same graph. Raises `export_mismatch`."""
-    if item.reread.read_bytes() == runnable.read_bytes() or _settled(item.reread) == _settled(runnable):
+    if item.reloading is None:  # another runtime computes what a graph of integer kernels says in its own way: that is what the score is of
+        network.measure(on_file=lambda _: None, on_module=partial(_compare, item.reread, network, inputs, examiner, like=runnable))
+    elif item.reread.read_bytes() == runnable.read_bytes() or _settled(item.reread) == _settled(runnable):
         return score
-    item.network.at(item.network.settings[0]).measure(
-        on_file=partial(_check_copy, item.reread), on_module=partial(_compare, item.reread, network, inputs, examiner)
-    )
+    else:
+        item.network.at(item.network.settings[0]).measure(
+            on_file=partial(_check_copy, item.reread), on_module=partial(_compare, item.reread, network, inputs, examiner)
+        )
     return examiner.score(inputs.to_score(item.reread, network, as_timed=network.batch_dependent))()
 
 
@@ -265,9 +272,11 @@ def _settled(file: Path) -> onnx.ModelProto:
     return remove_notes(model)
 
 
-def _compare(file: Path, network: Network, inputs: JobInputs, examiner: Examiner, module: nn.Module) -> None:
-    """The exported file against the module in memory, on the same inputs."""
-    feed = some_inputs(inputs, file, network)
+def _compare(
+    file: Path, network: Network, inputs: JobInputs, examiner: Examiner, module: nn.Module, *, like: Path | None = None
+) -> None:
+    """The exported file against the module in memory, on the same inputs; they are those of `like`, where the file is no ONNX."""
+    feed = some_inputs(inputs, like or file, network)
     given, expected = inputs.work / "compared_inputs.npz", inputs.work / "compared_outputs.npz"
     np.savez(given, *feed.values())
     np.savez(expected, *module_outputs(module, network.signature, feed))
@@ -285,16 +294,18 @@ def _mismatch(  # noqa: PLR0917 - what the comparison had
     """The error, which names the first layer that differs."""
     from engine.jobs.divergence import first_divergence
 
-    where = first_divergence(
-        module,
-        network.signature,
-        file,
-        feed,
-        absolute=ABSOLUTE_TOLERANCE,
-        relative=relative,
-        threads=inputs.job.threads,
-        work=inputs.work,
-    )
+    where = None
+    if file.suffix == ".onnx":
+        where = first_divergence(
+            module,
+            network.signature,
+            file,
+            feed,
+            absolute=ABSOLUTE_TOLERANCE,
+            relative=relative,
+            threads=inputs.job.threads,
+            work=inputs.work,
+        )
     return EngineError(
         "export_mismatch",
         f"The exported file differs from the network by {found.max_abs_difference} where outputs are up to {found.max_abs_value:.4g}"

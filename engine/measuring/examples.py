@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
 
 from engine.contract.errors import EngineError
@@ -50,7 +49,7 @@ class Examples(Protocol):
 class SplitExamples:
     """A split of an uploaded dataset."""
 
-    def __init__(self, name: str, split: Any, session: ort.InferenceSession) -> None:
+    def __init__(self, name: str, split: Any, session: runtime.Session) -> None:
         self.name = name
         self.count = int(split.count)
         self._split = split
@@ -98,7 +97,7 @@ class RandomExamples:
 
     def __init__(
         self,
-        session: ort.InferenceSession,
+        session: runtime.Session,
         *,
         seed: int,
         count: int = 64,
@@ -142,7 +141,7 @@ class RandomExamples:
         for start in itertools.count(0, size):
             yield self._draw(size, start, self._open_size)
 
-    def _running_size(self, session: ort.InferenceSession) -> int:
+    def _running_size(self, session: runtime.Session) -> int:
         last: EngineError | None = None
         for size in OPEN_SIZES:
             try:
@@ -189,7 +188,7 @@ class CompletedExamples:
         sessions: Files that have these inputs, or not.
     """
 
-    def __init__(self, examples: Examples, added: Mapping[str, float], sessions: Sequence[ort.InferenceSession]) -> None:
+    def __init__(self, examples: Examples, added: Mapping[str, float], sessions: Sequence[runtime.Session]) -> None:
         self.name, self.count = examples.name, examples.count
         self._examples = examples
         self._added = {
@@ -230,7 +229,7 @@ def with_evaluation_split(data: "Data", split: str, seed: int) -> "Data":
     return replace(data, splits={**data.splits, "train": data.train(seed=seed), "validation": data.validation(seed=seed)})
 
 
-def fixed_batch(session: ort.InferenceSession) -> int | None:
+def fixed_batch(session: runtime.Session) -> int | None:
     """The batch size that the file prescribes, or None where it is open."""
     inputs = session.get_inputs()
     first = inputs[0].shape[0] if inputs and inputs[0].shape else None

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import onnxruntime as ort
@@ -14,6 +14,22 @@ from engine.contract.errors import EngineError
 
 Feed = Mapping[str, NDArray[Any]]
 CPU = ["CPUExecutionProvider"]
+
+
+class Session(Protocol):
+    """What runs a file: ONNX Runtime's session, or one that a format brings for a runtime of its own."""
+
+    def get_inputs(self) -> Sequence[Any]:
+        """The inputs, each with name, shape and type."""
+        ...
+
+    def get_outputs(self) -> Sequence[Any]:
+        """The outputs, each with name, shape and type."""
+        ...
+
+    def run(self, outputs: Sequence[str] | None, feed: dict[str, Any]) -> list[Any]:
+        """Run one batch."""
+        ...
 
 
 def dtype_of(kind: str) -> np.dtype[Any] | None:
@@ -80,7 +96,7 @@ def optimize(source: Path, target: Path, *, without: Sequence[str] = ()) -> None
         ort.InferenceSession(source, options, providers=CPU, disabled_optimizers=list(without))
 
 
-def run(session: ort.InferenceSession, feed: Feed, outputs: list[str] | None = None) -> list[NDArray[Any]]:
+def run(session: Session, feed: Feed, outputs: list[str] | None = None) -> list[NDArray[Any]]:
     """Run one batch. Raises `model_invalid` where an operator fails on it, `out_of_memory`."""
     with _translated("model_invalid", "ONNX Runtime cannot run the network on this input"):
         results: list[NDArray[Any]] = session.run(outputs, dict(feed))

@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
 
 from engine.contract.errors import EngineError, translate
+from engine.contract.file_format import by_ending
 from engine.data import load_dataset
 from engine.formats.onnx import runtime
 from engine.formats.onnx.executed import executed_macs
@@ -58,7 +58,7 @@ SEEN_EXAMPLES = 64
 """On so many it is seen what the baseline's outputs mean."""
 
 
-def score(request: ScoreRequest, own: ort.InferenceSession, examples: Examples, columns: Mapping[str, Column]) -> Score:
+def score(request: ScoreRequest, own: runtime.Session, examples: Examples, columns: Mapping[str, Column]) -> Score:
     """Metrics of one file on all examples, in one pass.
 
     Metrics against targets are those of the outputs' tasks. Fidelity compares with the baseline: its stored outputs, or the file run beside.
@@ -161,7 +161,7 @@ def count(request: CountRequest, examples: Examples) -> Counted:
 
 def compare(request: CompareRequest) -> Difference:
     """Largest differences between a file's outputs and the `expected` ones (npz files, inputs in the order of `names`)."""
-    session = runtime.open_session(request.file, threads=request.threads)
+    session = _opened(request.file, threads=request.threads)
     with np.load(request.inputs, allow_pickle=False) as inputs, np.load(request.expected, allow_pickle=False) as expected:
         wanted = [expected[f"arr_{i}"] for i in range(len(expected.files))]
         outputs = runtime.run(session, {name: inputs[f"arr_{i}"] for i, name in enumerate(request.names)})
@@ -184,7 +184,18 @@ def tensor_digests(path: Path, format: str) -> dict[str, TensorDigest]:
     return {name: TensorDigest(shape=shape, sha256=hashlib.sha256(data).hexdigest()) for name, shape, data in stored.tensors(path)}
 
 
-def _outputs(session: ort.InferenceSession, batch: Batch) -> Arrays:
+def _opened(path: Path, *, threads: int, optimized: bool = True) -> runtime.Session:
+    """A file in ONNX Runtime, or in the runtime of its format where that has one of its own."""
+    format = by_ending(path.suffix)
+    session: runtime.Session
+    if format is not None and format.runs:
+        session = importlib.import_module(f"engine.formats.{format.name}.session").open_session(path, threads=threads)
+    else:
+        session = runtime.open_session(path, threads=threads, optimized=optimized)
+    return session
+
+
+def _outputs(session: runtime.Session, batch: Batch) -> Arrays:
     names = {item.name for item in session.get_inputs()}
     outputs = runtime.run(session, {name: value for name, value in batch.feed.items() if name in names})
     padded = len(next(iter(batch.feed.values()))) if np.ndim(next(iter(batch.feed.values()))) else batch.count
@@ -217,7 +228,7 @@ class Desk:
         """Do what is asked."""
         match request:
             case ScoreRequest():
-                session = runtime.open_session(request.file, threads=request.threads, optimized=request.optimized)
+                session = _opened(request.file, threads=request.threads, optimized=request.optimized)
                 examples = self._examples(request.source, session)
                 return score(request, session, examples, {} if self._data is None else columns_of(self._data.splits, self._data.classes))
             case TimingRequest():
@@ -234,12 +245,12 @@ class Desk:
             case DigestRequest():
                 return tensor_digests(request.file, request.format)
 
-    def _examples(self, source: ExampleSource, *sessions: ort.InferenceSession) -> Examples:
+    def _examples(self, source: ExampleSource, *sessions: runtime.Session) -> Examples:
         """Examples for files that are run beside each other, the first of which says how large a batch is."""
         examples = self._from(source, sessions[0])
         return CompletedExamples(examples, source.added, sessions) if source.added else examples
 
-    def _from(self, source: ExampleSource, session: ort.InferenceSession) -> Examples:
+    def _from(self, source: ExampleSource, session: runtime.Session) -> Examples:
         described = source.dataset
         if described is None:
             return RandomExamples(session, seed=source.seed, signature=source.signature, added=source.added)

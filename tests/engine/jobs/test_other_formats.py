@@ -1,17 +1,20 @@
 """Results in every format that is written: read again as an upload, they are the network that the ONNX file is."""
 
 import json
+import sys
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import torch
 
 from engine.contract import events
-from engine.contract.file_format import writable_names
+from engine.contract.errors import EngineError
+from engine.contract.file_format import format_of, writable_names
 from engine.contract.metadata import ModelMetadata
 from engine.contract.spec import parse
 from engine.files.magic import check_file, sniff
@@ -48,6 +51,9 @@ def test_a_pruned_network_is_every_format_and_each_is_scored_by_itself(pruned: t
     images = np.asarray(make_split(16, seed=5).images, np.float32)
     expected = onnxruntime.InferenceSession(str(out / "model.onnx")).run(None, {"x": images})[0]
     for format, event in found.items():
+        if not format_of(format, "model").readable:
+            assert event.metrics == pytest.approx(found["onnx"].metrics, rel=1e-5)  # another runtime adds up in another order
+            continue
         assert event.metrics == found["onnx"].metrics
         path = out / event.filename
         with path.open("rb") as file:
@@ -98,3 +104,43 @@ def test_what_a_format_cannot_express_is_said_and_the_rest_is_published(tmp_path
     assert [event.code for event in found if event.type == "warning" and event.code == "export_unsupported"] == ["export_unsupported"]
     report = json.loads((tmp_path / "job/out/report.json").read_text())
     assert report["result"]["file_bytes"] == (tmp_path / "job/out/model.onnx").stat().st_size
+
+
+def test_openvino_runs_what_the_onnx_file_is(pruned: tuple[Path, dict[str, Any]]) -> None:
+    openvino = pytest.importorskip("openvino")
+    out, _ = pruned
+    images = np.asarray(make_split(16, seed=5).images, np.float32)
+    expected = onnxruntime.InferenceSession(str(out / "model.onnx")).run(None, {"x": images})[0]
+    compiled = openvino.Core().compile_model(out / "model.xml", "CPU", {"EXECUTION_MODE_HINT": "ACCURACY"})
+    np.testing.assert_allclose(compiled({"x": images})[0], expected, atol=1e-5)
+    assert compiled.inputs[0].get_partial_shape()[0].is_dynamic
+    weights = sum(tensor.nbytes for tensor in map(onnx.numpy_helper.to_array, onnx.load(out / "model.onnx").graph.initializer))
+    assert abs((out / "model.bin").stat().st_size - weights) < 2000  # in their own types: not in half precision
+    assert str(out.parent).encode() not in (out / "model.xml").read_bytes()
+
+
+def test_openvino_scores_a_quantized_graph_with_its_own_kernels(tmp_path: Path) -> None:
+    pytest.importorskip("openvino")
+    quantized = {"method": "static_quantization", "calibration": {"samples": 64}}
+    found = ran(tmp_path, {"steps": [quantized], "export": ["openvino", "onnx"]})
+    files = {event.filename: event for event in found if event.type == "artifact" and event.kind == "model" and event.step_index is None}
+    assert set(files) == {"model.onnx", "model.xml", "model.bin"}
+    assert abs(files["model.xml"].metrics["top1"] - files["model.onnx"].metrics["top1"]) < 0.05
+    assert files["model.bin"].size_bytes < 0.5 * (tmp_path / "cnn.onnx").stat().st_size  # eight bits a weight, also there
+
+
+def test_without_openvino_the_other_formats_are_published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    found = ran(tmp_path, {"steps": [{"method": "magnitude_pruning", "sparsity": 0.1}], "export": ["openvino", "onnx"]})
+    assert list(artifacts(found)) == ["onnx"]
+    (warning,) = [event for event in found if event.type == "warning" and event.code == "export_unsupported"]
+    assert "no OpenVINO" in warning.message
+    assert "modelpress[openvino]" in warning.hint
+
+
+def test_openvino_is_not_read(tmp_path: Path) -> None:
+    with pytest.raises(EngineError, match="not read") as caught:
+        load_network(tmp_path / "model.xml", "openvino", ModelMetadata(), tmp_path)
+    assert caught.value.code == "unsupported_format"
+    with pytest.raises(EngineError, match="OpenVINO"):
+        sniff(b"<?xml version='1.0'?>\n<net name='x'>", None)

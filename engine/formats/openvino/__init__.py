@@ -1,0 +1,1 @@
+"""Writes OpenVINO IR and runs it, where the extra `openvino` is installed."""
