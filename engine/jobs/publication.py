@@ -272,9 +272,7 @@ def _settled(file: Path) -> onnx.ModelProto:
     return remove_notes(model)
 
 
-def _compare(
-    file: Path, network: Network, inputs: JobInputs, examiner: Examiner, module: nn.Module, *, like: Path | None = None
-) -> None:
+def _compare(file: Path, network: Network, inputs: JobInputs, examiner: Examiner, module: nn.Module, *, like: Path | None = None) -> None:
     """The exported file against the module in memory, on the same inputs; they are those of `like`, where the file is no ONNX."""
     feed = some_inputs(inputs, like or file, network)
     given, expected = inputs.work / "compared_inputs.npz", inputs.work / "compared_outputs.npz"
