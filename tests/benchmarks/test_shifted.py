@@ -15,7 +15,9 @@ def test_small_digits_stand_in_the_middle(tmp_path: Path) -> None:
     images = np.full((3, 20, 20), 255, np.uint8)
     np.savez(tmp_path / "digits.npz", x_test=images, y_test=np.arange(3))
     found, labels = shifted.digits(tmp_path / "digits.npz", 14)
-    assert (found.shape, found.dtype, labels.tolist()) == ((3, 1, 14, 14), np.float32, [0, 1, 2])
+    assert found.shape == (3, 1, 14, 14)
+    assert found.dtype == np.dtype(np.float32)
+    assert labels.tolist() == [0, 1, 2]
     assert found[0, 0, 2:12, 2:12].min() == 1
     assert found.sum() == 3 * 100
 
