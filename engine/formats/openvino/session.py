@@ -52,8 +52,8 @@ class Session:
         return [_end(item) for item in self._compiled.outputs]
 
     def run(self, outputs: Sequence[str] | None, feed: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
-        """Run one batch; of all outputs where `outputs` is None."""
-        found = self._compiled({name: np.ascontiguousarray(value) for name, value in feed.items()})
+        """Run one batch; of all outputs where `outputs` is None. Several threads may do so at once."""
+        found = self._compiled.create_infer_request().infer({name: np.ascontiguousarray(value) for name, value in feed.items()})
         by_name = {item.get_any_name(): np.array(found[item]) for item in self._compiled.outputs}
         return [by_name[name] for name in (by_name if outputs is None else outputs)]
 
