@@ -98,6 +98,7 @@ class Figures(Record):
     """By `<split>.<name>`; null where a metric has no finite value."""
     file_bytes: int
     gzip_bytes: int
+    """Size after gzip at its default level: exact up to 8 MiB, of larger files to within half a percent."""
     params_count: int | None
     nonzero_params_count: int | None
     macs_count: int | float | None

@@ -171,14 +171,10 @@ def publish(
                 sizes.begin(path)
         found = ({} if score is None else {settings[0].name: score}) | {name: waiting() for name, waiting in scores.items()}
         first = networks[settings[0].name]
-        files = []
-        for item in list(others.written):
-            try:
-                own = _scored_again(item, runnable[settings[0].name], first, found[settings[0].name], inputs, examiner)
-            except EngineError as error:
-                others.withdraw(item, error)
-                continue
-            files += [PublishedFile(path, item.format, sizes.of(path), metrics=own.metrics) for path in item.paths]
+        scored = _scored_others(
+            others, partial(_scored_again, runnable[settings[0].name], first, found[settings[0].name], inputs, examiner)
+        )
+        files = [PublishedFile(path, item.format, sizes.of(path), metrics=own.metrics) for item, own in scored for path in item.paths]
     formats = tuple(name for name in formats if name not in others.refused)
     if not formats:
         raise next(iter(others.refused.values()))
@@ -201,8 +197,19 @@ def publish(
     return Publication(step_index, tuple(files), tuple(measured), layers, tuple(others.refused.values()))
 
 
+def _scored_others(others: OtherFormats, again: Callable[[Written], Score]) -> list[tuple[Written, Score]]:
+    """The score of each file in another format; those that its runtime computes differently are not published."""
+    found = []
+    for item in list(others.written):
+        try:
+            found.append((item, again(item)))
+        except EngineError as error:
+            others.withdraw(item, error)
+    return found
+
+
 def _scored_again(  # noqa: PLR0917 - what the file is compared with
-    item: Written, runnable: Path, network: Network, score: Score, inputs: JobInputs, examiner: Examiner
+    runnable: Path, network: Network, score: Score, inputs: JobInputs, examiner: Examiner, item: Written
 ) -> Score:
     """The score of a file as it was read again, which is that of the ONNX file where both are the same graph. Raises `export_mismatch`."""
     if item.reloading is None:  # another runtime computes what a graph of integer kernels says in its own way: that is what the score is of
