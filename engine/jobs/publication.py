@@ -16,18 +16,17 @@ import onnx
 
 from engine.contract.errors import EngineError
 from engine.contract.figures import MOST_SETTINGS, Figures, Latency, OtherCpu, Setting, Timing
-from engine.contract.report import LayerChange
 from engine.formats.onnx.counting import count_onnx
 from engine.formats.onnx.notes import remove_notes
 from engine.formats.onnx.one_file import as_raw
 from engine.formats.onnx.runtime import Feed
 from engine.jobs.comparison import module_outputs, some_inputs
 from engine.jobs.inputs import JobInputs
+from engine.jobs.layer_changes import Layers
 from engine.jobs.other_cpu import on_other_cpu
 from engine.jobs.other_formats import OtherFormats, Written
 from engine.measuring.examiner.client import Examiner
 from engine.measuring.examiner.messages import CompareRequest, Difference, Score
-from engine.measuring.layer_table import layer_table
 from engine.measuring.measurement import FileSizes
 from engine.measuring.sizes import Sizes
 from engine.networks.network import Counts, Network
@@ -88,8 +87,8 @@ class Publication:
     files: tuple[PublishedFile, ...]
     measured: tuple[MeasuredFile, ...]
     """One entry for each setting of the network."""
-    layers: tuple[LayerChange, ...]
-    """What became of each layer, in the first setting."""
+    layers: Layers
+    """In the first setting."""
     refused: tuple[EngineError, ...] = ()
     """Why formats of the spec could not be published."""
 
@@ -160,7 +159,7 @@ def publish(
             sizes.begin(path)
         for name, path in runnable.items():
             networks[name].measure(on_file=partial(_check_copy, path), on_module=partial(_compare, path, networks[name], inputs, examiner))
-        layers = layer_table(inputs.onnx, runnable[settings[0].name])
+        layers = Layers.compared(inputs, runnable[settings[0].name])
         others.check(examiner)
         formats = tuple(name for name in formats if name not in others.refused)
         if not formats:
@@ -181,6 +180,8 @@ def publish(
         path, own = runnable[setting.name], found[setting.name]
         own_network = networks[setting.name]
         timings = examiner.time(inputs.to_time(path, own_network, varied=own_network.input_dependent))()
+        if setting == settings[0]:
+            layers = layers.profiled(inputs, path, own_network, timings[0], examiner)
         # The exporter folds normalizations into the layers before them: what is counted is what is in the file.
         counts = _counted(path, own_network, own) if RUNNABLE in formats else own_network.count(own.shapes)
         if own_network.input_dependent:
