@@ -139,6 +139,7 @@ class JobInputs:
             metrics=_asked(self.spec),
             usual=not self.spec.evaluation.metrics,
             batch_size=self.spec.evaluation.latency.batch_sizes[0] if as_timed else self.spec.evaluation.batch_size,
+            exact_batch=as_timed,
             threads=self.job.threads,
         )
 

@@ -40,6 +40,8 @@ class Score(Record):
     metrics: dict[str, float]
     """By `<split>.<name>`."""
     examples_count: int
+    counted: dict[str, int] = {}
+    """By output that has targets: the examples among them with a target that counts."""
     heads: tuple[Head, ...] = ()
     """How the outputs were read."""
     unused_targets: dict[str, str] = {}
@@ -73,6 +75,9 @@ class ScoreRequest(Record):
     usual: bool = True
     """Whether those that are usual for the outputs' tasks are measured as well."""
     batch_size: int
+    """Examples at once, at most."""
+    exact_batch: bool = False
+    """Whether just so many, because what the file gives depends on it."""
     threads: int
     optimized: bool = True
     """Whether the runtime may put integer kernels into the file; without, it computes in float what the file says."""
@@ -107,6 +112,14 @@ class Counted(Record):
 
     macs_count: float | None
     """Mean over the examples; None where an operator cannot be counted."""
+
+
+class Waits(Record):
+    """No request: the parent does nothing until the next answer."""
+
+    do: Literal["waits"] = "waits"
+    answered: int
+    """How many requests had been answered when it began to wait; the note is late where there are more."""
 
 
 class CompareRequest(Record):
