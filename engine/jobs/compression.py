@@ -172,6 +172,7 @@ class _Compression:
                 metrics=metrics,
                 report=context.reported,
                 shown=context.displayed(),
+                sensitivities=context.sensitivities,
             )
         )
         known = {name: value for name, value in metrics.items() if value is not None}

@@ -16,18 +16,17 @@ import onnx
 
 from engine.contract.errors import EngineError
 from engine.contract.figures import MOST_SETTINGS, Figures, Latency, OtherCpu, Setting, Timing
-from engine.contract.report import LayerChange
 from engine.formats.onnx.counting import count_onnx
 from engine.formats.onnx.notes import remove_notes
 from engine.formats.onnx.one_file import as_raw
 from engine.formats.onnx.runtime import Feed
 from engine.jobs.comparison import module_outputs, some_inputs
 from engine.jobs.inputs import JobInputs
+from engine.jobs.layer_changes import Layers
 from engine.jobs.other_cpu import on_other_cpu
 from engine.jobs.other_formats import OtherFormats, Written
 from engine.measuring.examiner.client import Examiner
 from engine.measuring.examiner.messages import CompareRequest, Difference, Score
-from engine.measuring.layer_table import layer_table
 from engine.measuring.measurement import FileSizes
 from engine.measuring.sizes import Sizes
 from engine.networks.network import Counts, Network, Shapes
@@ -88,8 +87,8 @@ class Publication:
     files: tuple[PublishedFile, ...]
     measured: tuple[MeasuredFile, ...]
     """One entry for each setting of the network."""
-    layers: tuple[LayerChange, ...]
-    """What became of each layer, in the first setting."""
+    layers: Layers
+    """In the first setting."""
     refused: tuple[EngineError, ...] = ()
     """Why formats of the spec could not be published."""
 
@@ -160,7 +159,7 @@ def publish(
         }
         for path in runnable.values() if RUNNABLE in formats else ():
             sizes.begin(path)
-        layers = layer_table(inputs.onnx, runnable[settings[0].name])
+        layers = Layers.compared(inputs, runnable[settings[0].name])
         count = partial(_counted, published=RUNNABLE in formats)
         counted = {} if inputs.added(network) else {name: count(path, networks[name], shapes) for name, path in runnable.items()}
         for name, path in runnable.items():
@@ -185,6 +184,8 @@ def publish(
         path, own = runnable[setting.name], found[setting.name]
         own_network = networks[setting.name]
         timings = examiner.time(inputs.to_time(path, own_network, varied=own_network.input_dependent))()
+        if setting == settings[0]:
+            layers = layers.profiled(inputs, path, own_network, timings[0], examiner)
         counts = counted[setting.name] if setting.name in counted else count(path, own_network, own.shapes)
         if own_network.input_dependent:
             counts = replace(counts, macs_count=examiner.count(inputs.to_count(path, own_network))().macs_count)

@@ -11,6 +11,7 @@ from engine.contract.job import DatasetFile, ModelFile
 from engine.contract.metric import Key
 from engine.contract.report import EvaluatedOn, InputDescription, Inputs, Interval, Report, ReportedFile, ReportedWarning, StepReport
 from engine.jobs.inputs import JobInputs
+from engine.jobs.layer_changes import with_sensitivities
 from engine.jobs.publication import Publication
 from engine.jobs.recorder import sha256_of
 from engine.measuring import environment
@@ -61,7 +62,8 @@ def build(
         constraints=result.judged.verdict.constraints,
         steps=tuple(steps),
         kept_step_index=publication.step_index,
-        layers=publication.layers,
+        layers=with_sensitivities(publication.layers.changes, steps),
+        layers_not_profiled=publication.layers.not_profiled,
         classes=publication.measured[0].score.classes,
         environment=environment.describe(threads=job.threads, seed=spec.seed, device=job.device),
         warnings=tuple(warnings),

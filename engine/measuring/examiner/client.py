@@ -50,6 +50,10 @@ class Examiner:
         """How far a file is from stored outputs."""
         return self._ask(request, messages.DIFFERENCE)
 
+    def profile(self, request: messages.ProfileRequest) -> Waiting[dict[str, float]]:
+        """Which nodes of a file take its time."""
+        return self._ask(request, messages.SHARES)
+
     def digest(self, request: messages.DigestRequest) -> Waiting[dict[str, TensorDigest]]:
         """Digests of the tensors of a file."""
         return self._ask(request, messages.DIGESTS)

@@ -142,6 +142,17 @@ class Difference(Record):
     max_abs_value: float
 
 
+class ProfileRequest(Record):
+    """Profile one file on one input; the answer is the share of the time by the name of each node."""
+
+    do: Literal["profile"] = "profile"
+    file: Path
+    source: ExampleSource
+    threads: int
+    p50_ms: float
+    """How long one run takes, which says how many there are."""
+
+
 class DigestRequest(Record):
     """Digest every tensor of a file of weights; the answer is one `TensorDigest` by name."""
 
@@ -157,12 +168,15 @@ class TensorDigest(Record):
     sha256: str
 
 
-Request = Annotated[ScoreRequest | TimingRequest | CountRequest | CompareRequest | DigestRequest, Field(discriminator="do")]
+Request = Annotated[
+    ScoreRequest | TimingRequest | CountRequest | CompareRequest | ProfileRequest | DigestRequest, Field(discriminator="do")
+]
 REQUEST: TypeAdapter[Request] = TypeAdapter(Request)
 SCORE: TypeAdapter[Score] = TypeAdapter(Score)
 TIMINGS: TypeAdapter[tuple[Timing, ...]] = TypeAdapter(tuple[Timing, ...])
 COUNTED: TypeAdapter[Counted] = TypeAdapter(Counted)
 DIFFERENCE: TypeAdapter[Difference] = TypeAdapter(Difference)
+SHARES: TypeAdapter[dict[str, float]] = TypeAdapter(dict[str, float])
 DIGESTS: TypeAdapter[dict[str, TensorDigest]] = TypeAdapter(dict[str, TensorDigest])
 
 

@@ -37,6 +37,7 @@ from engine.measuring.examiner.messages import (
     Difference,
     DigestRequest,
     ExampleSource,
+    ProfileRequest,
     Request,
     Score,
     ScoreRequest,
@@ -47,6 +48,7 @@ from engine.measuring.examiner.running import answers, given_by, opened, togethe
 from engine.measuring.examples import Batch, CompletedExamples, Examples, RandomExamples, SplitExamples, with_evaluation_split
 from engine.measuring.measurement import timings
 from engine.measuring.outputs import Arrays, OutputStore
+from engine.measuring.profile import node_shares
 from engine.outputs.evidence import Column, columns_of
 from engine.process.linux import die_with_parent
 
@@ -235,6 +237,10 @@ class Desk:
                 return count(request, self._examples(request.source, session))
             case CompareRequest():
                 return compare(request)
+            case ProfileRequest():
+                session = runtime.open_session(request.file, threads=request.threads)
+                first = next(iter(self._examples(request.source, session).batches(1)))
+                return node_shares(request.file, first.feed, threads=request.threads, p50_ms=request.p50_ms)
             case DigestRequest():
                 return tensor_digests(request.file, request.format)
 
