@@ -311,7 +311,7 @@ class _Compression:
                 step_index=kept,
             )
         for error in best.publication.refused:
-            self._recorder.warn(error.code, error.message, step_index=kept)
+            self._recorder.warn(error.code, " ".join(filter(None, (error.message, error.hint))), step_index=kept)
         for file in best.publication.files:
             target = self._out / file.path.name
             file.path.replace(target)
