@@ -159,11 +159,14 @@ class Connection(HttpToolsProtocol):
             self.flow.resume_reading()
 
     def _start(self, cycle: RequestResponseCycle, app: Any) -> bool:
-        # Where the client has ended its side, that is read in the next round, and the answer would go nowhere.
-        wanted = not cycle.disconnected and is_open(self.transport.get_extra_info("socket"))
-        if wanted:
-            super()._start_asgi_task(cycle, app)
-        return wanted
+        # Where the client has ended its side, the answer would go nowhere.
+        if cycle.disconnected:
+            return False
+        if not is_open(self.transport.get_extra_info("socket")):
+            self.cut()  # nobody reads its body any more, and so nobody would see its end
+            return False
+        super()._start_asgi_task(cycle, app)
+        return True
 
     def pause_writing(self) -> None:
         """The client reads slowly."""

@@ -24,7 +24,7 @@ import numpy as np
 from benchmarks.claims import binary, distillation, exits, removal, rethinking, routes, slimming, supermasks, tickets
 from benchmarks.claims.bench import Bench
 from benchmarks.claims.claim import Claim, Figures
-from benchmarks.claims.table import table
+from benchmarks.claims.table import NEW, updated
 
 CLAIMS = (
     *tickets.CLAIMS,
@@ -59,7 +59,8 @@ def main() -> int:
         )
     print(f"{sum(row['passed'] for row in rows)} of {len(rows)} hold; {time.monotonic() - begun:.0f} s", file=sys.stderr)
     if options.table:
-        options.table.write_text(table(rows, full=options.full, data=options.data.name, seconds=time.monotonic() - begun))
+        page = options.table.read_text() if options.table.exists() else NEW
+        options.table.write_text(updated(page, rows, [claim.id for claim in CLAIMS]))
     return 0 if all(row["passed"] for row in rows) else 1
 
 
@@ -92,7 +93,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--data", type=Path, default=DIGITS, help="npz with x_train y_train x_test y_test, 28×28, uint8")
     parser.add_argument("--json", type=Path, required=True)
-    parser.add_argument("--table", type=Path, help="write the table as Markdown")
+    parser.add_argument("--table", type=Path, help="Markdown page in which the rows of these claims are replaced")
     parser.add_argument("--keep", type=Path, help="work in this folder and leave the jobs' files there; a second run goes on from them")
     options = parser.parse_args()
     unknown = set(options.claims) - {claim.id for claim in CLAIMS}

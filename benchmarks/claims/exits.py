@@ -11,15 +11,16 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from benchmarks.claims.bench import Bench
+from benchmarks.claims.bench import Bench, Outcome
 from benchmarks.claims.claim import Check, Claim, Figures, difference, one
 
+SIZE = 14
 BUDGET = 0.3
 """Below the bound of the claim, 0.35, by what a realised mean may miss its budget."""
 NETWORK = {
     "name": "msdnet",
     "params": {
-        "in_channels": 1, "image_size": 14, "num_classes": 10, "classifiers": 4, "base": 1, "step": 2, "channels": 8, "growth": 8,
+        "in_channels": 1, "image_size": SIZE, "num_classes": 10, "classifiers": 4, "base": 1, "step": 2, "channels": 8, "growth": 8,
         "scale_factors": [1, 2], "bottleneck_factors": [1, 2], "classifier_channels": 32,
     },
 }  # fmt: skip
@@ -28,15 +29,20 @@ QUICK_ITERATIONS, FULL_EPOCHS = 350, 30
 LATENCY = {"latency": {"batch_sizes": [1], "repeats": 300}}
 
 
-def exits(bench: Bench, seed: int) -> Figures:
-    """Accuracies and costs of one network, from the report of one job."""
+def trained(bench: Bench, seed: int) -> Outcome:
+    """The job: its first setting stops at the budget, its last exit is the whole network."""
     length: dict[str, Any] = {"epochs": FULL_EPOCHS} if bench.full else {"iterations": QUICK_ITERATIONS}
     step = {
         "method": "early_exit", "budgets": [BUDGET, 0.2, 0.5], "controls": ["random_exits"], "anytime": False, "optimizer": "sgd", "learning_rate": 0.1,
         "weight_decay": 1e-4, "batch_size": 64, **length,
     }  # fmt: skip
     model = _described(bench.folder / f"msdnet-{seed}.json", seed)
-    outcome = bench.run("T11", [step], seed=seed, model=model, size=14, evaluation=LATENCY)
+    return bench.run("T11", [step], seed=seed, model=model, size=SIZE, evaluation=LATENCY)
+
+
+def exits(bench: Bench, seed: int) -> Figures:
+    """Accuracies and costs of one network, from the report of one job."""
+    outcome = trained(bench, seed)
     report = outcome.step()["report"]
     whole, budget = report["whole_macs_count"], report["budgets"][0]
     measured = outcome.report["settings"][0]

@@ -131,18 +131,19 @@ def connections_that_come_and_go(target: Target, random: Random) -> None:
 
 
 def requests_that_are_broken_off(target: Target, random: Random) -> None:
-    """In the middle, by a reset."""
+    """In the middle, by a reset or by an end, also while the service waits to read the body."""
     heads = [
         target.head("GET", "/v1/jobs?limit=100"),
         target.head("GET", "/openapi.json"),
         target.head("POST", "/v1/models?format=onnx", "Content-Type: application/octet-stream", "Content-Length: 10000") + b"x" * 5000,
         target.head("POST", "/v1/models?format=onnx", "Content-Type: application/octet-stream", "Content-Length: 90000") + b"x" * 5000,
+        target.head("POST", "/v1/jobs", "Content-Type: application/json", "Content-Length: 200000") + b"x" * 30_000,
         target.head("POST", "/v1/jobs", "Content-Type: application/json", "Content-Length: 100") + b"{",
     ]
 
     def go(_: int) -> None:
         with target.open() as connection:
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", random.randrange(2), 0))
             send(connection, random.choice(heads))
             time.sleep(random.choice([0, random.random() / 100]))
 

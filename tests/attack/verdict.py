@@ -1,6 +1,7 @@
 """One attack, watched: what a newcomer noticed of it, and whether that is within the bounds."""
 
 import gc
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,6 +13,8 @@ from tests.attack.watch import Watcher, livez_seconds
 LIVEZ_SECONDS = 0.25
 GROWTH_BYTES = 64 * 2**20
 RECOVERY_SECONDS = 5.0
+DESCRIPTORS = 20
+"""So many more may be open afterwards than before: of the database and the like, and none of clients that are gone."""
 TRIES = 3
 """A machine may stall for longer than the service may take; a service that is too slow is so each time."""
 Attack = Callable[[Target, Random], None]
@@ -44,6 +47,7 @@ def attacked(target: Target, attack: Attack, seed: int) -> Verdict:
     target.answers = Answers()
     wrong = []
     watcher = Watcher(target.port, target.process.pid)
+    open_before = _descriptors(target)
     began = time.monotonic()
     try:
         attack(target, Random(f"{seed} {attack.__name__}"))
@@ -51,6 +55,7 @@ def attacked(target: Target, attack: Attack, seed: int) -> Verdict:
         wrong.append(str(error).partition("\n")[0][:200] or "it did what it should not")
     took = time.monotonic() - began
     recovered = _recovery_seconds(target)
+    kept = _kept_descriptors(target, open_before)
     seen = watcher.end()
     if seen.p99 > LIVEZ_SECONDS:
         wrong.append(f"/livez took {1000 * seen.p99:.0f} ms (p99)")
@@ -58,6 +63,8 @@ def attacked(target: Target, attack: Attack, seed: int) -> Verdict:
         wrong.append(f"the API grew by {seen.growth_bytes / 2**20:.0f} MiB")
     if recovered > RECOVERY_SECONDS:
         wrong.append(f"an innocent waited {recovered:.1f} s afterwards")
+    if kept > DESCRIPTORS:
+        wrong.append(f"{kept} descriptors of clients that are gone stayed open")
     if target.process.poll() is not None:
         wrong.append("the API ended")
     wrong += target.answers.wrong[:3]
@@ -80,3 +87,15 @@ def _recovery_seconds(target: Target) -> float:
             return time.monotonic() - began
         time.sleep(0.05)
     return float("inf")
+
+
+def _descriptors(target: Target) -> int:
+    return len(os.listdir(f"/proc/{target.process.pid}/fd")) if target.process.poll() is None else 0
+
+
+def _kept_descriptors(target: Target, before: int) -> int:
+    """How many more are open than before the attack, once that is few, or `RECOVERY_SECONDS` later."""
+    deadline = time.monotonic() + RECOVERY_SECONDS
+    while (kept := _descriptors(target) - before) > DESCRIPTORS and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return kept

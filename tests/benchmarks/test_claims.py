@@ -10,7 +10,7 @@ from benchmarks.claims import __main__ as program
 from benchmarks.claims import convnet
 from benchmarks.claims.bench import Bench, shrunk
 from benchmarks.claims.claim import Check, Claim, difference, one, quotient
-from benchmarks.claims.table import table
+from benchmarks.claims.table import NEW, line, updated
 from engine.contract.metadata import ModelMetadata
 from engine.contract.spec import parse
 from engine.formats.loading import load_network
@@ -35,7 +35,7 @@ def test_a_check_compares_the_mean_or_every_seed(check, ours, passed):
     assert (row["ours"], row["passed"], row["seeds"]) == (ours, passed, 2)
     assert {"id", "claim", "paper", "ours", "spread", "seeds", "margin", "passed"} <= row.keys()
     assert row["spread"] == pytest.approx(np.std(row["values"], ddof=1))
-    assert f"{check.margin:g} | {'yes' if passed else '**no**'}" in table([row], full=False, data="x.npz", seconds=60)
+    assert f"{check.margin:g} | {'yes' if passed else '**no**'}" in line(row)
 
 
 @pytest.mark.parametrize(("margin", "status"), [(1.0, 0), (3.0, 1)])
@@ -138,7 +138,21 @@ def test_of_fewer_digits_a_fifth_is_for_validation(tmp_path):
 
 def test_a_bar_in_a_claim_is_no_border_of_the_table():
     row = Check("Σ|w|", "", one("a"), 1.0).result("T0", MEASURED)
-    assert r"| T0 | Σ\|w\| |" in table([row], full=False, data="x.npz", seconds=60)
+    assert r"| T0 | Σ\|w\| |" in line(row)
+
+
+def test_rows_of_the_claims_that_were_measured_are_replaced_and_all_else_stays():
+    rows = {name: Check(name, "", one("a"), 1.0).result(name, MEASURED) for name in ("T0", "T1")}
+    page = updated(NEW.replace("# Claims", "# Own words"), [rows["T1"], rows["T0"]], ["T0", "T1"])
+    assert page.startswith("# Own words")
+    assert page.index("| T0 |") < page.index("| T1 |")
+    again = updated(page, [{**rows["T0"], "ours": 7.5}], ["T0", "T1"])
+    assert line(rows["T1"]) in again
+    assert line(rows["T0"]) not in again
+    assert "7.50 ± 1.41" in again
+    with pytest.raises(ValueError, match="no table"):
+        updated("# A page", [], [])
+    assert updated((DIGITS.parents[1] / "docs" / "claims.md").read_text(), [], [claim.id for claim in program.CLAIMS])
 
 
 def test_smaller_digits_are_means_of_patches():
