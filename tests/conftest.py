@@ -43,15 +43,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection(session: pytest.Session) -> Iterator[None]:
-    """Collect without looking for garbage, of which there is none, and set all that was found aside from later searches.
+    """Collect without looking for garbage, of which there is none, and look for it rarely from then on.
 
-    Thousands of tests and the libraries that they import are a million objects; every search through them takes half a second.
+    Thousands of tests and the libraries that they import are a million objects; a search through them takes half a second.
     """
     gc.disable()
     try:
         return (yield)
     finally:
-        gc.freeze()
+        gc.set_threshold(20_000, 20, 50)
         gc.enable()
 
 

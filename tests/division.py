@@ -10,6 +10,9 @@ ROOT = Path(__file__).resolve().parents[1]
 LONG = ("tests/service/", "tests/faults/", "tests/attack/", "tests/worker/", "tests/cli/", "tests/engine/jobs/")
 """Files that wait for programs and hold few tests: one of them, begun last, would be waited for by all other processes."""
 
+SHARED = {"service_url": "the service", "plugged: Client": "the service with plug-ins"}
+"""What a file says that looks at a running service, and the service that it shares with others."""
+
 
 class Division(LoadFileScheduling):
     """A process takes whole files, and one process all that look at the same running service."""
@@ -22,7 +25,8 @@ class Division(LoadFileScheduling):
     def _split_scope(self, nodeid: str) -> str:
         file = str(super()._split_scope(nodeid))
         if file not in self._scopes:
-            self._scopes[file] = "the service" if "service_url" in (ROOT / file).read_text() else file
+            text = (ROOT / file).read_text()
+            self._scopes[file] = next((service for words, service in SHARED.items() if words in text), file)
         return self._scopes[file]
 
 
