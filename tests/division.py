@@ -14,7 +14,7 @@ SHARED = {"service_url": "the service", "plugged: Client": "the service with plu
 """What a file says that looks at a running service, and the service that it shares with others."""
 
 
-class Division(LoadFileScheduling):
+class Division(LoadFileScheduling):  # type: ignore[misc]  # without types of its own
     """A process takes whole files, and one process all that look at the same running service."""
 
     def __init__(self, config: pytest.Config, log: Any = None) -> None:
