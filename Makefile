@@ -11,7 +11,7 @@ DATA_DIR ?= data
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo serve test check format docs migration faults fuzz fuzz-graphs contract attack claims mutants bench-real-size
+.PHONY: help install demo serve test check check-types check-rules format docs migration faults fuzz fuzz-graphs contract attack claims mutants bench-real-size
 
 help: ## Show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -34,9 +34,14 @@ test: install ## Run all tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: install ## Lint, types, import rules, dependencies, migrations, fresh documents
+	$(MAKE) --no-print-directory --jobs 2 --output-sync check-types check-rules
+
+check-types:
+	$(BIN)/mypy
+
+check-rules:
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/deptry .
 	$(BIN)/python -m core.database.migrate check

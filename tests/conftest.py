@@ -5,9 +5,12 @@ PostgreSQL database that they made: copying one of those takes longer than most 
 """
 
 import contextlib
+import gc
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
@@ -16,11 +19,40 @@ from core.database import migrate
 from core.database.tables import Base, Project
 from core.service import Service
 from core.settings import Settings
-from tests import servers
+from tests import division, servers
+
+# Before anything imports torch, for this process and all that it starts: two threads of a small network wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # How long one example takes says how busy the machine is, nothing about the code.
 hypothesis.settings.register_profile("unhurried", deadline=None)
 hypothesis.settings.load_profile("unhurried")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> division.Division | None:
+    """Divide by files with `--dist loadfile`."""
+    return division.Division(config, log) if config.getvalue("dist") == "loadfile" else None
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """In a process of several: long files first."""
+    if hasattr(config, "workerinput"):
+        division.long_ones_first(items)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection(session: pytest.Session) -> Iterator[None]:
+    """Collect without looking for garbage, of which there is none, and look for it rarely from then on.
+
+    Thousands of tests and the libraries that they import are a million objects; a search through them takes half a second.
+    """
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.set_threshold(20_000, 20, 50)
+        gc.enable()
 
 
 @pytest.fixture(scope="session")

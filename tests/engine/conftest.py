@@ -1,6 +1,7 @@
 """A small world for methods: separable images, a context that records events, networks of the usual shapes."""
 
-from collections.abc import Callable, Mapping
+import functools
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.onnx._internal.exporter._registration import ONNXRegistry
 
 from engine.contract.events import Event
 from engine.data.pictures import Picture
@@ -130,6 +132,14 @@ class World:
 
 def signature(shape: tuple[int, ...] = (1, 8, 8), classes: int = CLASSES) -> Signature:
     return Signature((TensorSpec("x", (None, *shape)),), (TensorSpec("y", (None, classes)),))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_list_of_operators() -> Iterator[None]:
+    """For every file torch's exporter parses the sources of its 500 operators anew, which takes half a second: here once a process."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ONNXRegistry, "from_torchlib", staticmethod(functools.cache(ONNXRegistry.from_torchlib)))
+        yield
 
 
 @pytest.fixture

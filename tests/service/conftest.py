@@ -15,6 +15,7 @@ from cli.own_service import wait_until_ready
 from tests.collector import Collector
 from tests.plain import Client
 from tests.servers import free_port
+from tests.service.plugged import service_with, write_plugin
 
 
 @pytest.fixture(scope="session")
@@ -50,6 +51,16 @@ def service_url(root: Path, service_folder: Path, collector: Collector) -> Itera
     finally:
         os.killpg(process.pid, signal.SIGTERM)
         process.wait(30)
+
+
+@pytest.fixture(scope="session")
+def plugged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
+    """A service with the toys of all tests of plug-ins in one folder."""
+    from tests.service import test_plugin_formats, test_plugin_method, test_plugin_task
+
+    toys = {**test_plugin_formats.PLUGIN, **test_plugin_method.PLUGIN, **test_plugin_task.PLUGIN}
+    with service_with(write_plugin(tmp_path_factory.mktemp("plugin"), toys), tmp_path_factory.mktemp("plugged")) as client:
+        yield client
 
 
 @pytest.fixture(scope="session")

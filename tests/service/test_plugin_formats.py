@@ -4,14 +4,13 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tests.plain import ApiError, Client
-from tests.service.plugged import service_with, write_plugin
+from tests.service.plugged import write_plugin
 
 PLUGIN = {
     "files/toy_model.py": '''
@@ -126,19 +125,12 @@ def plugin(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_plugin(tmp_path_factory.mktemp("plugin"), PLUGIN)
 
 
-@pytest.fixture(scope="module")
-def client(plugin: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
-    """A service with the plug-in."""
-    with service_with(plugin, tmp_path_factory.mktemp("service")) as client:
-        yield client
-
-
 @pytest.mark.slow
-def test_toy_formats_run_from_upload_to_report_and_back(client: Client, tmp_path: Path) -> None:
+def test_toy_formats_run_from_upload_to_report_and_back(plugged: Client, tmp_path: Path) -> None:
     (tmp_path / "model.toy").write_bytes(toy_model(WEIGHT))
     (tmp_path / "data.toys").write_bytes(toy_data({"train": 400, "test": 200}))
     model, dataset = (
-        json.loads(client.send("POST", f"/v1/{kind}", (tmp_path / name).read_bytes(), {"Content-Type": "application/octet-stream"}).read())
+        json.loads(plugged.send("POST", f"/v1/{kind}", (tmp_path / name).read_bytes(), {"Content-Type": "application/octet-stream"}).read())
         for kind, name in (("models", "model.toy"), ("datasets", "data.toys"))
     )
     assert (model["format"], dataset["format"]) == ("toy_model", "toy_data")
@@ -149,31 +141,31 @@ def test_toy_formats_run_from_upload_to_report_and_back(client: Client, tmp_path
         "export": ["toy_model", "onnx"],
         "evaluation": {"latency": {"repeats": 5}},
     }
-    job = client.end(client.json("POST", "/v1/jobs", spec)["id"])
+    job = plugged.end(plugged.json("POST", "/v1/jobs", spec)["id"])
     assert job["status"] == "succeeded", job["error"]
-    report = client.json("GET", f"/v1/jobs/{job['id']}/report.json")
+    report = plugged.json("GET", f"/v1/jobs/{job['id']}/report.json")
     before, after = (report[side]["metrics"]["test.top1"] for side in ("baseline", "result"))
     assert before < 0.7 < 0.9 < after
     assert report["result"]["file_bytes"] == (tmp_path / "model.toy").stat().st_size, "figures are those of the first format"
-    files = {file["format"]: file for file in client.json("GET", f"/v1/jobs/{job['id']}/artifacts")["data"]}
+    files = {file["format"]: file for file in plugged.json("GET", f"/v1/jobs/{job['id']}/artifacts")["data"]}
     assert files["toy_model"]["filename"] == "model.toy"
-    client.download(f"/v1/artifacts/{files['toy_model']['id']}/content", tmp_path / "result.toy")
+    plugged.download(f"/v1/artifacts/{files['toy_model']['id']}/content", tmp_path / "result.toy")
     trained = np.frombuffer((tmp_path / "result.toy").read_bytes()[-40:-8], np.float32).reshape(2, 4)
     assert np.argmax(np.abs(trained[0] - trained[1])) == 1, "it has learned which number tells the label"
-    assert client.json("GET", f"/v1/datasets/{dataset['id']}")["classes"] == ["left", "right"]
-    assert client.send("GET", f"/v1/models/{model['id']}/content").headers["Content-Disposition"].endswith(".toy")
-    promoted = client.json("POST", f"/v1/artifacts/{files['toy_model']['id']}/promote", {})
+    assert plugged.json("GET", f"/v1/datasets/{dataset['id']}")["classes"] == ["left", "right"]
+    assert plugged.send("GET", f"/v1/models/{model['id']}/content").headers["Content-Disposition"].endswith(".toy")
+    promoted = plugged.json("POST", f"/v1/artifacts/{files['toy_model']['id']}/promote", {})
     assert promoted["format"] == "toy_model"
 
 
 @pytest.mark.slow
-def test_the_formats_own_checks_refuse_an_upload(client: Client) -> None:
+def test_the_formats_own_checks_refuse_an_upload(plugged: Client) -> None:
     for kind, data in (("models", toy_model(WEIGHT)[:-1]), ("datasets", toy_data({"train": 3})[:-1])):
         with pytest.raises(ApiError) as caught:
-            client.send("POST", f"/v1/{kind}", data, {"Content-Type": "application/octet-stream"})
+            plugged.send("POST", f"/v1/{kind}", data, {"Content-Type": "application/octet-stream"})
         assert caught.value.code == "truncated_upload"
     with pytest.raises(ApiError, match="no format of a dataset"):
-        client.send("POST", "/v1/datasets", toy_model(WEIGHT), {"Content-Type": "application/octet-stream"})
+        plugged.send("POST", "/v1/datasets", toy_model(WEIGHT), {"Content-Type": "application/octet-stream"})
 
 
 def test_the_command_line_tells_them_by_their_endings(plugin: Path, tmp_path: Path) -> None:

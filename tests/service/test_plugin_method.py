@@ -9,7 +9,6 @@ from onnx import helper
 
 from tests.engine.small import save
 from tests.plain import Client
-from tests.service.plugged import service_with, write_plugin
 
 PLUGIN = {
     "methods/toys/__init__.py": "",
@@ -88,7 +87,7 @@ def macs(units: int) -> int:
 
 
 @pytest.mark.slow
-def test_a_toy_method_with_two_settings_runs_from_upload_to_report(tmp_path: Path) -> None:
+def test_a_toy_method_with_two_settings_runs_from_upload_to_report(plugged: Client, tmp_path: Path) -> None:
     nodes = [
         helper.make_node("Gemm", ["x", "w0", "b0"], ["h"], "first", transB=1),
         helper.make_node("Relu", ["h"], ["r"], "relu"),
@@ -98,8 +97,7 @@ def test_a_toy_method_with_two_settings_runs_from_upload_to_report(tmp_path: Pat
     inputs = np.random.default_rng(1).standard_normal((200, 8)).astype(np.float32)
     labels = outputs(inputs, UNITS).argmax(axis=1)
     np.savez(tmp_path / "d.npz", x_test=inputs, y_test=labels)
-    with service_with(write_plugin(tmp_path / "plugin", PLUGIN), tmp_path) as client:
-        _check(client, tmp_path, inputs, labels)
+    _check(plugged, tmp_path, inputs, labels)
 
 
 def _check(client: Client, folder: Path, inputs: np.ndarray, labels: np.ndarray) -> None:

@@ -1,6 +1,5 @@
 """A task with targets, a loss and a metric of its own, in a folder that an operator names: upload, job, report, and no other file changed."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +8,6 @@ from onnx import helper
 
 from tests.engine.small import save
 from tests.plain import Client
-from tests.service.plugged import service_with, write_plugin
 
 TASK = '''
 """Points in the plane: right is what is near enough."""
@@ -69,17 +67,12 @@ RNG = np.random.default_rng(0)
 WEIGHT = RNG.normal(size=(6, 2)).astype(np.float32)
 
 
-@pytest.fixture
-def client(tmp_path: Path) -> Iterator[Client]:
-    """A service with the plug-in."""
-    files = {
-        "tasks/pointing.py": TASK,
-        "metrics/pointing/__init__.py": "",
-        "metrics/pointing/spec.py": SPEC,
-        "metrics/pointing/hit_rate.py": METRIC,
-    }
-    with service_with(write_plugin(tmp_path / "plugin", files), tmp_path) as client:
-        yield client
+PLUGIN = {
+    "tasks/pointing.py": TASK,
+    "metrics/pointing/__init__.py": "",
+    "metrics/pointing/spec.py": SPEC,
+    "metrics/pointing/hit_rate.py": METRIC,
+}
 
 
 def points(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -88,14 +81,14 @@ def points(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 @pytest.mark.slow
-def test_a_toy_task_runs_from_upload_to_report(client: Client, tmp_path: Path) -> None:
+def test_a_toy_task_runs_from_upload_to_report(plugged: Client, tmp_path: Path) -> None:
     wrong = {"w": WEIGHT + 0.4 * RNG.normal(size=WEIGHT.shape).astype(np.float32), "b": np.zeros(2, np.float32)}
     save(tmp_path / "m.onnx", [helper.make_node("Gemm", ["x", "w", "b"], ["point"], "fc")], wrong, {"x": ["n", 6]}, {"point": ["n", 2]})
     splits = {"train": points(400, 1), "test": points(200, 2)}
     np.savez(tmp_path / "d.npz", **{f"{side}_{name}": pair[place] for name, pair in splits.items() for place, side in enumerate("xy")})
-    model = client.upload("models", tmp_path / "m.onnx", "onnx")
-    dataset = client.upload("datasets", tmp_path / "d.npz", "npz")
-    job = client.json(
+    model = plugged.upload("models", tmp_path / "m.onnx", "onnx")
+    dataset = plugged.upload("datasets", tmp_path / "d.npz", "npz")
+    job = plugged.json(
         "POST",
         "/v1/jobs",
         {
@@ -106,10 +99,10 @@ def test_a_toy_task_runs_from_upload_to_report(client: Client, tmp_path: Path) -
             "evaluation": {"latency": {"repeats": 5}},
         },
     )
-    job = client.end(job["id"])
+    job = plugged.end(job["id"])
     assert job["status"] == "succeeded", job["error"]
     assert job["outcome"] == "constraints_met"
-    report = client.json("GET", f"/v1/jobs/{job['id']}/report.json")
+    report = plugged.json("GET", f"/v1/jobs/{job['id']}/report.json")
     assert [(output["task"], output["target"]) for output in report["outputs"]] == [("pointing", "y")]
     before, after = (report[side]["metrics"]["test.hit_rate"] for side in ("baseline", "result"))
     inputs, targets = splits["test"]
@@ -117,5 +110,5 @@ def test_a_toy_task_runs_from_upload_to_report(client: Client, tmp_path: Path) -
     assert after >= 0.95
     assert report["intervals"]["result"]["test.hit_rate"][0] < after
     assert "hit rate" in report["sentence"]
-    page = client.send("GET", f"/v1/jobs/{job['id']}/report.html").read().decode()
+    page = plugged.send("GET", f"/v1/jobs/{job['id']}/report.html").read().decode()
     assert "Points that hit, test" in page

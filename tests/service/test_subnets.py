@@ -13,7 +13,6 @@ from onnx import helper
 from modelpress.runtime import load
 from tests.engine.small import save
 from tests.plain import ApiError, Client
-from tests.service.plugged import service_with
 
 UNITS, CLASSES = 32, 3
 RNG = np.random.default_rng(0)
@@ -25,7 +24,7 @@ def run(content: bytes | str, inputs: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.slow
-def test_a_width_is_cut_out_of_the_artifact_and_promoted(tmp_path: Path) -> None:
+def test_a_width_is_cut_out_of_the_artifact_and_promoted(service_url: str, tmp_path: Path) -> None:
     weights = {
         "w0": RNG.standard_normal((UNITS, 8)).astype(np.float32), "b0": RNG.standard_normal(UNITS).astype(np.float32),
         "w1": RNG.standard_normal((CLASSES, UNITS)).astype(np.float32), "b1": RNG.standard_normal(CLASSES).astype(np.float32),
@@ -39,8 +38,7 @@ def test_a_width_is_cut_out_of_the_artifact_and_promoted(tmp_path: Path) -> None
     inputs = np.random.default_rng(1).standard_normal((200, 8)).astype(np.float32)
     labels = run(str(tmp_path / "m.onnx"), inputs).argmax(axis=1)
     np.savez(tmp_path / "d.npz", x_train=inputs, y_train=labels, x_test=inputs, y_test=labels)
-    with service_with(tmp_path, tmp_path) as client:
-        _check(client, tmp_path, inputs)
+    _check(Client(service_url), tmp_path, inputs)
 
 
 def _check(client: Client, folder: Path, inputs: np.ndarray) -> None:

@@ -233,7 +233,6 @@ FUNCTIONS: Mapping[Any, Rule] = {
             **{item.lower(): item for item in ("Sqrt", "Tan", "Tanh", "IsNaN", "IsInf", "Relu")},
         }.items()
     },
-    functional.relu: unary("Relu"),
     torch.clamp: clamp,
     torch.where: where,
     torch.mean: reduction("ReduceMean"),
@@ -250,4 +249,12 @@ FUNCTIONS: Mapping[Any, Rule] = {
     torch.triu: triangle(1),
     torch.tril: triangle(0),
 }
-METHODS: Mapping[str, Rule] = {"to": to}
+METHODS: Mapping[str, Rule] = {
+    "to": to,
+    **{
+        name: FUNCTIONS[getattr(torch, name)]
+        for name in ("abs", "add", "amax", "amin", "clamp", "div", "exp", "log", "logsumexp", "matmul", "mean", "mul", "neg", "pow", "prod")
+    },
+    **{name: FUNCTIONS[getattr(torch, name)] for name in ("relu", "sigmoid", "sqrt", "sub", "sum", "tanh")},
+    "softmax": softmax("Softmax"),
+}

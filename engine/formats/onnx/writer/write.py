@@ -16,7 +16,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from engine.contract.errors import EngineError
 from engine.formats.onnx import runtime
 from engine.formats.onnx.counting import on_meta
-from engine.formats.onnx.writer import functions, moving
+from engine.formats.onnx.writer import functional_layers, functions, moving
+from engine.formats.onnx.writer.following import followed
 from engine.formats.onnx.writer.graph import Size, Unwritten, Value, Writer, element_type
 from engine.formats.onnx.writer.layers import LAYERS, folded_norm
 from engine.networks.example_inputs import example_inputs
@@ -27,16 +28,17 @@ _BATCHES = (2, 5)
 """What differs between the two depends on the batch, or on another dimension that the signature leaves open."""
 ABSOLUTE_TOLERANCE = 1e-4
 """Beside a thousandth of the largest output (a hundredth in half precision), as for every published file."""
-_FUNCTIONS = {**functions.FUNCTIONS, **moving.FUNCTIONS}
+_FUNCTIONS = {**functions.FUNCTIONS, **functional_layers.FUNCTIONS, **moving.FUNCTIONS}
 _METHODS = {**functions.METHODS, **moving.METHODS}
 
 
 def written(module: nn.Module, signature: Signature, opset: int) -> onnx.ModelProto | None:
     """The network with the names of its signature and its first dimension open; None where it holds what is not written here."""
-    if not isinstance(module, fx.GraphModule):
+    graph = followed(module)
+    if graph is None or sum(node.op == "placeholder" for node in graph.graph.nodes) != len(signature.inputs):
         return None
     try:
-        return _Writing(module, signature).model(opset)
+        return _Writing(graph, signature).model(opset)
     except Unwritten:
         return None
 

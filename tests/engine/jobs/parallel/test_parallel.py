@@ -1,10 +1,11 @@
 """A job in two real processes, connected by gloo, comes to what one process comes to."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -120,42 +121,61 @@ ROUNDED: list[dict[str, Any]] = [
 ]
 
 
+WIDTHS = {"method": "slimmable", "widths": [0.5, 1.0], "epochs": 2, "batch_size": 37, **TRAINING}
+IN_TURN = {str(step["method"]): step for step in (*ROUNDED, WIDTHS)}
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with every step of `IN_TURN` as a job of one process and as one of two, which work on those jobs one after the other."""
+    folder = tmp_path_factory.mktemp("pairs")
+    files = {
+        "model": cnn_file(folder / "cnn.onnx"),
+        "dataset": dataset_file(folder / "data.npz", splits=("train", "validation", "test")),
+    }
+    spec = {**SPEC, "export": ["onnx"]}
+    for name, step in IN_TURN.items():
+        assert run_job(write_job(folder / name / "one", spec={**spec, "steps": [step]}, **files), lambda _: None) == 0
+    divided = [write_job(folder / name / "two", spec={**spec, "steps": [step], "devices": 2}, **files) for name, step in IN_TURN.items()]
+    command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(Path(__file__).with_name("in_turn.py"))]
+    environment = {**os.environ, "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[4])}
+    done = subprocess.run(
+        [sys.executable, *command, *map(str, divided)], capture_output=True, text=True, check=False, env=environment, cwd=folder
+    )
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def reports(folder: Path) -> Iterator[dict[str, Any]]:
+    """What the job of one process and that of two came to."""
+    for name in ("one", "two"):
+        yield json.loads((folder / name / "out" / "report.json").read_text())
+
+
+def losses(report: dict[str, Any]) -> list[float]:
+    """Of the epochs of the only step."""
+    return [record["train.loss"] for record in report["steps"][0]["report"]["training"]]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("step", ROUNDED, ids=[str(step["method"]) for step in ROUNDED])
-def test_trainings_under_rounding_are_divided_too(tmp_path: Path, step: dict[str, Any]) -> None:
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize("method", [str(step["method"]) for step in ROUNDED])
+def test_trainings_under_rounding_are_divided_too(pairs: Path, method: str) -> None:
     """Each draws the same binary weights, and normalizes by the statistics of the whole batch."""
-    files = {
-        "model": cnn_file(tmp_path / "cnn.onnx"),
-        "dataset": dataset_file(tmp_path / "data.npz", splits=("train", "validation", "test")),
-    }
-    spec = {**SPEC, "steps": [step]}
-    losses, metrics = [], []
-    for name, devices in (("one", {}), ("two", {"devices": 2})):
-        _, report = run(tmp_path / name, spec={**spec, **devices}, **files)
-        losses.append([record["train.loss"] for record in report["steps"][0]["report"]["training"]])
-        metrics.append(report["result"]["metrics"]["test.top1"])
-    assert losses[1][0] == pytest.approx(losses[0][0], rel=1e-3)
+    one, two = reports(pairs / method)
+    assert losses(two)[0] == pytest.approx(losses(one)[0], rel=1e-3)
     # Sums in another order move a value across the border of two steps now and then, which later epochs build on.
-    assert losses[1] == pytest.approx(losses[0], rel=1e-2)
-    assert metrics[1] == pytest.approx(metrics[0], abs=0.02)
+    assert losses(two) == pytest.approx(losses(one), rel=1e-2)
+    assert two["result"]["metrics"]["test.top1"] == pytest.approx(one["result"]["metrics"]["test.top1"], abs=0.02)
 
 
 @pytest.mark.slow
-def test_widths_that_are_trained_together_are_divided_too(tmp_path: Path) -> None:
+@pytest.mark.timeout(400)
+def test_widths_that_are_trained_together_are_divided_too(pairs: Path) -> None:
     """Every width has the gradient and the statistics of the whole batch."""
-    files = {
-        "model": cnn_file(tmp_path / "cnn.onnx"),
-        "dataset": dataset_file(tmp_path / "data.npz", splits=("train", "validation", "test")),
-    }
-    step = {"method": "slimmable", "widths": [0.5, 1.0], "epochs": 2, "batch_size": 37, **TRAINING}
-    losses, metrics = [], []
-    for name, devices in (("one", {}), ("two", {"devices": 2})):
-        spec = {**SPEC, "export": ["onnx"], "steps": [step], **devices}
-        assert run_job(write_job(tmp_path / name, spec=spec, **files), lambda _: None) == 0
-        report = json.loads((tmp_path / name / "out" / "report.json").read_text())
-        losses.append([record["train.loss"] for record in report["steps"][0]["report"]["training"]])
-        metrics.append([setting["figures"]["metrics"]["test.cross_entropy"] for setting in report["settings"]])
-    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+    one, two = reports(pairs / "slimmable")
+    assert losses(two) == pytest.approx(losses(one), rel=1e-4)
+    metrics = [[setting["figures"]["metrics"]["test.cross_entropy"] for setting in report["settings"]] for report in (one, two)]
     assert metrics[1] == pytest.approx(metrics[0], rel=1e-3)
 
 
