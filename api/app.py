@@ -28,7 +28,7 @@ from api.pages import methods as pages_of_methods
 from api.pages import problems as pages_of_problems
 from api.pages import webhooks as pages_of_webhooks
 from api.routes import artifacts, datasets, docs, health, history, jobs, methods, models, reports, templates, uploads, usage, webhooks
-from core import logging
+from core import logging, tracing
 from core.access import keys, projects, sessions
 from core.access.keys import Principal, Scope
 from core.jobs import Mark, marks
@@ -92,7 +92,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     settings: Settings = app.state.settings
     keep_buffers()
     to_thread.current_default_thread_limiter().total_tokens = THREADS
-    with Service.open(settings) as service:
+    with Service.open(settings) as service, tracing.traces(settings, "modelpress-api"):
         app.state.service = service
         anyone = await run_in_threadpool(_anyone, service) if settings.auth == "off" else None
         app.state.authenticate = Authenticator(

@@ -1,4 +1,4 @@
-"""The one way out: HTTP requests of this service to addresses that clients name, for imports and webhooks.
+"""The one way out: HTTP requests of this service to addresses that clients name, for imports, webhooks and trackers.
 
 A name is resolved once; every address that it has must be a public one, and the connection goes to an address that was checked, so that a
 name cannot mean another host a moment later. TLS is verified against the name. No proxy of the environment is used, no cookie is kept, no
@@ -12,7 +12,7 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from http.client import HTTPConnection, HTTPException, HTTPResponse
@@ -142,19 +142,19 @@ def request(
     limit_bytes: int,
     seconds: float,
     headers: Mapping[str, str] | None = None,
-    body: bytes = b"",
+    body: bytes | Iterable[bytes] = b"",
     redirects: int = 0,
 ) -> Iterator[Answer]:
     """One request to a URL that a client named.
 
     Args:
-        method: `GET` or `POST`.
+        method: `GET`, `POST`, `PUT` or `PATCH`.
         url: `https:`, without user information; `http:` where the policy has it.
         policy: What the operator allows.
         limit_bytes: Longest body of the answer.
         seconds: How long everything may take, connecting and the body included.
         headers: Of the request; not sent to another host after a redirect.
-        body: Of the request.
+        body: Of the request; pieces of it need a `Content-Length` among the headers.
         redirects: How many redirects of a `GET` are followed; an answer that redirects further is handed over as it is.
 
     Raises:
@@ -272,7 +272,9 @@ def _cut_off(connection: HTTPConnection, deadline: float) -> Iterator[None]:
         timer.cancel()
 
 
-def _exchanged(connection: _Checked, method: str, parts: SplitResult, headers: Mapping[str, str], body: bytes) -> HTTPResponse:
+def _exchanged(
+    connection: _Checked, method: str, parts: SplitResult, headers: Mapping[str, str], body: bytes | Iterable[bytes]
+) -> HTTPResponse:
     target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     try:
         connection.request(method, target, body or None, {"Accept-Encoding": "identity", "User-Agent": "modelpress", **headers})

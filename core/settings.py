@@ -109,6 +109,10 @@ class Settings(BaseSettings):
     egress_seconds: float = Field(900, gt=0)
     """Longest import of a file that a URI names."""
 
+    otlp_endpoint: str = ""
+    """Collector of OpenTelemetry (`http://collector:4318`) that traces are sent to, from requests to the steps of jobs; needs the extra `otel`.
+    Empty: none are kept. Sampling is OpenTelemetry's own: `OTEL_TRACES_SAMPLER`."""
+
     lock_wait_seconds: float = Field(10, gt=0)
     """How long a writer of the database waits for another one before its request is answered with an error."""
     log_format: Literal["json", "console"] = "json"

@@ -19,7 +19,7 @@ from celery import Celery
 from celery.exceptions import SecurityWarning
 from celery.signals import celeryd_after_setup, setup_logging, worker_shutdown, worker_shutting_down
 
-from core import jobs, logging
+from core import jobs, logging, tracing
 from core.queue import TASK, make_app
 from core.service import Service
 from core.settings import Settings
@@ -51,6 +51,7 @@ class Worker:
 
     def _open(self, queues: list[str], stack: ExitStack) -> None:
         service = stack.enter_context(Service.open(settings))
+        stack.enter_context(tracing.traces(settings, "modelpress-worker"))
         workplace = Workplace(settings.data_dir.resolve() / "work")
         stack.callback(workplace.close)
         groups = Groups()

@@ -35,6 +35,7 @@ from worker.pulse import Pulse
 from worker.staging import stage
 from worker.stop import Reason, Stop, Stopped
 from worker.supervision import Bounds, Watched, watch
+from worker.traces import AttemptTrace
 from worker.transcript import Transcript
 from worker.usage import folder_usage
 from worker.workplace import Workplace
@@ -80,12 +81,14 @@ class Attempt:
         self._draining = threading.Event()
         self._directory: Path | None = None
         self._starting_since: float | None = None
+        self._failure: str | None = None
         self._is_inspection = not claim.shown
         asked = claim.spec["limits"]["memory_bytes"]
         self._memory_bytes = bound_bytes(service.settings, asked=asked, inspection=self._is_inspection)
         state = claim.checkpoint_state or {}
         self._transcript = Transcript(claim.steps, claim.warnings, state.get("step_index") if claim.checkpoint else None)
 
+        self._trace = AttemptTrace(claim, device.name)
         self._pulse = Pulse(service, claim, self._transcript, self._stop)
 
     def drain(self) -> None:
@@ -123,6 +126,7 @@ class Attempt:
                     end = self._failed(endings.of_exception(error))
                 self._write(end)
         finally:
+            self._trace.end(self._failure)
             self._pulse.end()
             self._stop.close()
 
@@ -219,6 +223,7 @@ class Attempt:
         if self._draining.is_set():
             self._ask_for_checkpoint()
         self._starting_since = time.monotonic()
+        self._trace.child_starts()
         try:
             child = self._launcher.start(request)
         finally:
@@ -232,9 +237,12 @@ class Attempt:
             files=before.count + settings.job_files,
             group=groups.own,
         )
-        return watch(child, self._transcript, self._stop, bounds, lambda event: self._hear(event, directory))
+        watched = watch(child, self._transcript, self._stop, bounds, lambda event: self._hear(event, directory))
+        self._trace.child_ended(watched.exit.returncode)
+        return watched
 
     def _hear(self, event: events.Event, directory: Path) -> None:
+        self._trace.hear(event)
         if isinstance(event, events.Phase | events.StepStarted | events.StepFinished):
             self._pulse.nudge()
         if not isinstance(event, events.Checkpointed):
@@ -264,6 +272,7 @@ class Attempt:
     ) -> End:
         """The attempt failed; one that was done and only missed its targets still shows what it made."""
         claim = self._claim
+        self._failure = error.code
         if self._transcript.ending is None:  # otherwise the process itself said so
             self._transcript.note(f"{error.message} [{error.code}]", "error")
         self._transcript.close_running_steps("pending" if error.category == "transient" else "failed")

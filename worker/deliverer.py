@@ -3,11 +3,15 @@
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from core import egress, failpoints
 from core.egress import EgressFailed, EgressRefused
+from core.errors import ServiceError
 from core.logging import logger
+from core.mlflow import runs, story
+from core.mlflow.rest import Rest, Server
 from core.service import Service
 from core.webhooks import deliveries
 from core.webhooks.deliveries import Answer, Attempt
@@ -17,6 +21,8 @@ POLL_SECONDS = 1.0
 AT_ONCE = 8
 ANSWER_SECONDS = 15.0
 """How long the other side may take, connecting included."""
+_MARGIN_SECONDS = 5.0
+"""Before the end of its lease an attempt at an MLflow server has come to its end."""
 _MOST_ANSWER_BYTES = 64 * 1024
 _EXCERPT_BYTES = 2000
 _log = logger(__name__)
@@ -77,7 +83,7 @@ class Deliverer(threading.Thread):
     def _deliver(self, attempt: Attempt) -> None:
         try:
             failpoints.hit("deliver.before_send")
-            answer = send(self._service, attempt)
+            answer = track(self._service, attempt, lambda: self._draining) if attempt.mlflow else send(self._service, attempt)
             failpoints.hit("deliver.after_send")
             with self._service.database.unit_of_work() as session:
                 status = deliveries.settle(session, attempt, answer)
@@ -126,6 +132,26 @@ def send(service: Service, attempt: Attempt) -> Answer:
     except (EgressFailed, EgressRefused) as failure:
         error = failure.message if status_code is None else None
     return Answer(status_code, error, round(1000 * (time.monotonic() - started), 1), excerpt.decode(errors="replace")[:500], pause)
+
+
+def track(service: Service, attempt: Attempt, stopped: Callable[[], bool]) -> Answer:
+    """One attempt to write the job that a message is about to an MLflow server; a test message makes the experiment."""
+    assert attempt.mlflow is not None
+    started = time.monotonic()
+    seconds = deliveries.MLFLOW_LEASES * service.settings.webhook_lease_seconds - _MARGIN_SECONDS
+    rest = Rest(Server(attempt.url, attempt.credentials), service.settings.egress, seconds=seconds, stopped=stopped)
+    status_code: int | None = 200
+    error, excerpt = None, ""
+    try:
+        if attempt.job_id is None:
+            runs.check(rest, attempt.mlflow)
+        else:
+            with service.database.reader() as session:
+                told = story.read(session, attempt.project_id, attempt.job_id)
+            excerpt = f"run {runs.write(rest, attempt.mlflow, told, service.blobs)}"
+    except ServiceError as failure:
+        status_code, error = getattr(failure, "status_code", None), failure.message
+    return Answer(status_code, error, round(1000 * (time.monotonic() - started), 1), excerpt)
 
 
 def _seconds(text: str) -> float:

@@ -14,7 +14,9 @@ from structlog.contextvars import bind_contextvars
 from api.front.cors import Cors
 from api.front.metrics import Metrics
 from api.http import problems
+from core import tracing
 from core.logging import logger
+from core.tracing import OFF, Span
 
 log = logger(__name__)
 
@@ -51,8 +53,14 @@ class Front:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
+            return await self.app(scope, receive, send)
+        if not tracing.is_on():
+            return await self._answer(scope, receive, send)
+        span = tracing.begin(scope["method"], _traceparent(scope), server=True, http__request__method=scope["method"])
+        with tracing.current(span):
+            await self._answer(scope, receive, send, span)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send, span: Span = OFF) -> None:
         started = time.perf_counter()
         headers = dict(scope["headers"])
         sent_id = headers.get(b"x-request-id", b"").decode("latin-1")
@@ -98,6 +106,8 @@ class Front:
         finally:
             seconds = time.perf_counter() - started
             self.metrics.observe_request(scope, status, seconds)
+            if span is not OFF:
+                _describe(span, scope, status, request_id)
             if status == HTTPStatus.TOO_MANY_REQUESTS:
                 self._log_refusals(scope)
             elif scope["method"] not in _SAFE_METHODS or status >= 400:
@@ -123,6 +133,17 @@ def _refusal(scope: Scope, headers: dict[bytes, bytes], cors: Cors) -> tuple[int
     if scope["method"] not in _SAFE_METHODS and foreign:
         return 403, "cross_origin_refused", "a page of another origin may not change anything here"
     return None
+
+
+def _traceparent(scope: Scope) -> str | None:
+    return next((value.decode("latin-1") for name, value in scope["headers"] if name == b"traceparent"), None)
+
+
+def _describe(span: Span, scope: Scope, status: int, request_id: str) -> None:
+    """A span is called by its route, as paths are without number."""
+    route = getattr(scope.get("route"), "path", None)
+    span.describe(http__route=route, url__path=scope["path"][:200], http__response__status_code=status, request__id=request_id)
+    span.rename(f"{scope['method']} {route}" if route else scope["method"])
 
 
 def _bracketed(address: str) -> str:

@@ -209,7 +209,7 @@ async def _from_architecture(service: Service, drawn: Drawn) -> Taken:
 
 
 async def _from_uri(service: Service, project_id: str, kind: Kind, named: Remote) -> Taken:
-    async with fetched(named.uri, service.settings) as answer:
+    async with fetched(named.uri, service, project_id) as answer:
         await run_in_threadpool(_check_share, service, project_id, answer.size_bytes or 0)
         body = _sniffed(answer.chunks, named.declared.format, kind)
         staged = await service.blobs.receive(body, limit_bytes=service.settings.max_upload_bytes, size_bytes=answer.size_bytes)

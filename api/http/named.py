@@ -28,8 +28,8 @@ class NamedFile(BaseModel):
     model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
     uri: str = Field(pattern=PATTERN)
-    """`https://…` (also presigned) or `s3://bucket/key` of an object that may be read without credentials. Fetched before the answer; private
-    addresses are refused."""
+    """`https://…` (also presigned), `s3://bucket/key` of an object that may be read without credentials, or, from the project's MLflow server,
+    `mlflow:models:/name/version` and `mlflow:runs:/run_id/path`. Fetched before the answer; private addresses are refused."""
     sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")
     """What the file's hash has to be."""
     name: str | None = Field(None, max_length=200, pattern=PRINTABLE)

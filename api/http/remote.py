@@ -9,9 +9,11 @@ from urllib.parse import quote, unquote, urlsplit
 from starlette.concurrency import run_in_threadpool
 
 from core import egress
+from core.mlflow import source
+from core.service import Service
 from core.settings import Settings
 
-PATTERN = r"^(https|s3)://[!-~]{1,2000}$"
+PATTERN = r"^((https|s3)://|mlflow:(models|runs):/)[!-~]{1,2000}$"
 _S3 = re.compile(r"s3://([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])/(.+)")
 _REDIRECTS = 3
 _NAME = re.compile(r"[^\w.\- ]")
@@ -40,15 +42,29 @@ def name_of(uri: str) -> str | None:
     return _NAME.sub("_", unquote(urlsplit(uri).path.rpartition("/")[2]))[:200].strip() or None
 
 
+def _located(uri: str, service: Service, project_id: str) -> source.Located:
+    if not uri.startswith(source.SCHEME):
+        return source.Located(url_of(uri, service.settings), {})
+    with service.database.reader() as session:
+        server = source.server_of(session, project_id)
+    return source.located(server, service.settings.egress, uri)
+
+
 @asynccontextmanager
-async def fetched(uri: str, settings: Settings) -> AsyncIterator[Fetched]:
-    """The file behind a URI, through the egress client. Raises `egress_refused`, `egress_failed`, also while it is read."""
+async def fetched(uri: str, service: Service, project_id: str) -> AsyncIterator[Fetched]:
+    """The file behind a URI, through the egress client. Raises `egress_refused`, `egress_failed`, also while it is read.
+
+    An `mlflow:` URI is looked up at the project's MLflow server; raises `not_found` where it has none.
+    """
+    settings = service.settings
+    where = await run_in_threadpool(_located, uri, service, project_id)
     with ExitStack() as stack:
         answer = await run_in_threadpool(
             stack.enter_context,
             egress.request(
                 "GET",
-                url_of(uri, settings),
+                where.url,
+                headers=where.headers,
                 policy=settings.egress,
                 limit_bytes=settings.max_upload_bytes,
                 seconds=settings.egress_seconds,

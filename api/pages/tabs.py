@@ -24,6 +24,7 @@ from engine.contract.figures import Summary
 from engine.contract.file_format import ending_of
 from engine.contract.report import LayerChange, Report
 from engine.reporting.details import details
+from engine.reporting.layers import layers_notes, sensitivity_text, share_text
 from engine.reporting.settings import after_each_step, classes, latencies, quality_against_size, trade_offs
 from engine.reporting.text import (
     SETTING_COLUMNS,
@@ -183,10 +184,13 @@ def layers(about: About, asked: Part) -> str:
             layer_text(item.after),
             "–" if item.after is None else number_text(item.after.sparsity, "share"),
             number_text(macs.get(item.name), "count"),
+            share_text(item),
+            sensitivity_text(item.sensitivity),
         )
         for item in report.layers[:MOST_LAYERS]
     ]
-    return about.render("layers", chart=chart(sizes.title, sizes) if bars else None, rows=rows, left=len(report.layers) - len(rows))
+    drawn = chart(sizes.title, sizes) if bars else None
+    return about.render("layers", chart=drawn, rows=rows, left=len(report.layers) - len(rows), notes=layers_notes(report))
 
 
 def _after_bytes(item: LayerChange) -> float:

@@ -7,9 +7,11 @@ from fastapi.responses import RedirectResponse, Response
 
 from api.deps import DeliveryId, ReadsWebhooks, TheService, WebhookId, WritesWebhooks
 from api.http.routing import ClosedRoute
+from api.http.validation import checked
 from api.pages.change import change
 from api.pages.forms import Sent
 from api.pages.rendering import Content, View, framed, render, show
+from api.routes.webhooks import NewWebhook
 from api.schemas.common import After
 from core.database.db import Session
 from core.errors import MalformedRequest
@@ -68,14 +70,17 @@ async def create_webhook(request: Request, principal: WritesWebhooks, form: Sent
     events = [name for name in form.get("event", []) if name in outbox.TYPES]
     if not events:
         raise MalformedRequest("a webhook needs an event", hint="choose which news are sent")
-    if description and not description.isprintable():
-        raise MalformedRequest("a description takes no control characters")
+
+    fields: dict[str, object] = {"url": url, "events": events, "description": description or None}
+    if experiment := form.text("experiment"):
+        fields |= {"mlflow": {"experiment": experiment}, "credentials": form.text("credentials") or None}
+    wanted = checked(NewWebhook, fields, MalformedRequest)
 
     def make(session: Session) -> str:
-        made = endpoints.create(session, service.settings, principal.project_id, url=url, events=events, description=description or None)
-        return made.secret
+        return endpoints.create(session, service.settings, principal.project_id, **wanted.given()).secret
 
-    return _secret(request, url, await change(request, make))
+    secret = await change(request, make)
+    return RedirectResponse("/webhooks", 303) if wanted.mlflow else _secret(request, url, secret)
 
 
 @router.post("/webhooks/{webhook_id}/rotate")

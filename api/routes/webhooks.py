@@ -1,10 +1,10 @@
 """Webhooks: addresses that a project's news go to, and the log of what was sent there."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import JSONResponse, Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from api.deps import DeliveryId, Reading, ReadsWebhooks, TheService, WebhookId, WritesWebhooks, Writing
 from api.http import problems
@@ -15,12 +15,29 @@ from api.routes.jobs import NoFields
 from api.schemas.common import After, Limit, page_of
 from core.webhooks import deliveries, endpoints
 from modelpress.resources.common import Page
-from modelpress.resources.webhooks import Delivery, DeliveryWithAttempts, EventType, Webhook, WebhookWithSecret
+from modelpress.resources.webhooks import (
+    ENDINGS,
+    Delivery,
+    DeliveryWithAttempts,
+    EventType,
+    MlflowTracker,
+    Webhook,
+    WebhookWithSecret,
+)
 
 router = APIRouter(route_class=ClosedRoute, tags=["webhooks"])
 URL = r"^https?://[!-~]{1,2000}$"
 """For the documentation; `core.egress` says what is wrong with an address."""
 Events = Annotated[list[EventType], Field(min_length=1, max_length=16)]
+
+
+Credentials = Annotated[str, Field(min_length=1, max_length=4096, pattern=r"^[!-~]+$")]
+
+
+class GivenTracker(MlflowTracker):
+    """How jobs are written to an MLflow server."""
+
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
 
 class NewWebhook(BaseModel):
@@ -32,8 +49,24 @@ class NewWebhook(BaseModel):
 
     url: str = Field(max_length=2048, json_schema_extra={"pattern": URL})
     """`https:`, at a public address; redirects are not followed."""
-    events: Events = ["job.succeeded", "job.failed", "job.cancelled"]
+    events: Events = [*ENDINGS]
     description: str | None = Field(None, max_length=200, pattern=PRINTABLE)
+    mlflow: GivenTracker | None = None
+    """The address is that of an MLflow server: jobs that end are written there as runs, and nothing is posted."""
+    credentials: Credentials | None = None
+    """What the MLflow server asks for: `user:password`, or a token. Never shown."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> "NewWebhook":
+        if self.mlflow is None and self.credentials is not None:
+            raise ValueError("`credentials` are for an MLflow server: add `mlflow`")
+        if self.mlflow is not None and not set(self.events) <= set(ENDINGS):
+            raise ValueError(f"an MLflow server is told of {', '.join(ENDINGS)} alone")
+        return self
+
+    def given(self) -> dict[str, Any]:
+        """The fields, as `core.webhooks.endpoints.create` takes them."""
+        return {name: getattr(self, name) for name in type(self).model_fields}
 
 
 class WebhookChange(BaseModel):
@@ -45,6 +78,10 @@ class WebhookChange(BaseModel):
     events: Events | None = None
     description: str | None = Field(None, max_length=200, pattern=PRINTABLE)
     """null takes it away."""
+    mlflow: GivenTracker | None = None
+    """Of an MLflow server, as a whole."""
+    credentials: Credentials | None = None
+    """Of an MLflow server; null takes them away."""
     enabled: bool | None = None
     """What an address misses while it is disabled is not sent afterwards."""
 
@@ -60,7 +97,7 @@ def create_webhook(
     session: Writing, principal: WritesWebhooks, service: TheService, wanted: Annotated[NewWebhook, Depends(fields_of(NewWebhook))]
 ) -> Response:
     """Have news of the project's jobs posted to an address. The answer holds the secret that signs them, this once."""
-    webhook = endpoints.create(session, service.settings, principal.project_id, **wanted.model_dump())
+    webhook = endpoints.create(session, service.settings, principal.project_id, **wanted.given())
     body = endpoints.body(webhook, secret=True)
     return JSONResponse(body, 201, {"Location": body["urls"]["self"]})
 

@@ -47,6 +47,8 @@ class Bench:
     folder: Path
     data: Path
     full: bool
+    all_digits: bool = False
+    """All digits in the quick mode, too: its lengths of training, on more of them."""
     _lock: Lock = field(default_factory=Lock)
     _running: dict[Path, Lock] = field(default_factory=dict)
     """One for each job's folder: what several claims need is run once."""
@@ -60,7 +62,7 @@ class Bench:
                 images, labels = shrunk(stored["x_train"], size), stored["y_train"]
                 arrays = {"x_test": shrunk(stored["x_test"], size), "y_test": stored["y_test"]}
                 order = np.random.default_rng(seed).permutation(len(images))
-                if self.full:
+                if self.full or self.all_digits:
                     splits = {"train": order}
                 else:
                     order = order[:QUICK]

@@ -8,7 +8,7 @@ import numpy as np
 import onnxruntime as ort
 
 from benchmarks.claims import convnet
-from benchmarks.claims.bench import Bench
+from benchmarks.claims.bench import Bench, Outcome
 from benchmarks.claims.claim import Check, Claim, Figures, difference, one
 from modelpress.runtime.subnets import open_settings
 
@@ -44,8 +44,8 @@ def _misplaced(listed: dict[str, list[float]], removed: dict[str, int]) -> int:
     return sum(value > min(stayed, default=np.inf) for value in gone)
 
 
-def widths(bench: Bench, seed: int) -> Figures:
-    """Accuracy of every width beside its controls, in points, and the one file that all of them come out of."""
+def trained(bench: Bench, seed: int) -> Outcome:
+    """The job of T12."""
     length = {"epochs": 40} if bench.full else {"iterations": 600}
     step = {
         "method": "slimmable",
@@ -56,7 +56,12 @@ def widths(bench: Bench, seed: int) -> Figures:
         **_SGD,
         **length,
     }
-    job = bench.run("T12", [step], seed=seed, size=SIZE, model=convnet.write(bench.folder / "convnet.onnx"))
+    return bench.run("T12", [step], seed=seed, size=SIZE, model=convnet.write(bench.folder / "convnet.onnx"))
+
+
+def widths(bench: Bench, seed: int) -> Figures:
+    """Accuracy of every width beside its controls, in points, and the one file that all of them come out of."""
+    job = trained(bench, seed)
     compared = job.step()["report"]["comparison"]
     points = {control: [100 * figures[f"width {width:g}"]["test.top1"] for width in WIDTHS] for control, figures in compared.items()}
     whole = job.file("model", "onnx")

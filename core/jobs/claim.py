@@ -71,6 +71,8 @@ class Claim:
     attempt: int
     max_attempts: int
     spec: dict[str, Any]
+    traceparent: str | None
+    """Where the trace of its request stands, where there is one."""
     devices: int
     """How many devices train together."""
     steps: list[dict[str, Any]]
@@ -227,6 +229,7 @@ def _claim_of(session: Session, job: Job) -> Claim:
         attempt=job.attempt,
         max_attempts=job.max_attempts,
         spec=job.normalized_spec,
+        traceparent=job.traceparent,
         devices=job.devices,
         steps=job.steps,
         warnings=job.warnings,

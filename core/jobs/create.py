@@ -1,12 +1,13 @@
 """Jobs come into being: by a spec, as a retry, or for the inspection of an upload."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from sqlalchemy import update
 from sqlalchemy.orm import Session
 
-from core import failpoints, ids
+from core import failpoints, ids, tracing
 from core.access import quotas
 from core.database import db
 from core.database.tables import Dataset, Job, JobEvent, JobLabel, JobTeacher, JsonObject, Model
@@ -46,6 +47,23 @@ def create(
     Raises what `core.jobs.check.check` and `core.jobs.idempotency.reserve` raise, and `quota_exceeded`.
     """
     job_id = ids.new("job")
+    with tracing.current(tracing.below("job.submit", job__id=job_id)) as span:
+        further = {"retry_of": retry_of, "traceparent": span.traceparent}
+        made = _create(session, settings, project_id, submission, job_id=job_id, idempotent=idempotent, further=further)
+        span.describe(job__id=made.job.id, job__replayed=made.replayed)
+        return made
+
+
+def _create(
+    session: Session,
+    settings: Settings,
+    project_id: str,
+    submission: Submission | JsonObject,
+    *,
+    job_id: str,
+    idempotent: idempotency.Request | None,
+    further: Mapping[str, str | None],
+) -> Created:
     if idempotent is not None:
         bound = idempotency.reserve(session, project_id, idempotent, job_id)
         if bound != job_id:
@@ -69,7 +87,6 @@ def create(
         spec_hash=spec.spec_hash(),
         model_id=checked.model.id,
         dataset_id=checked.dataset.id if checked.dataset else None,
-        retry_of=retry_of,
         queue=placement.queue_of(session, settings, spec),
         rank=-spec.priority,
         gpu_memory_bytes=0 if spec.device == "cpu" else spec.limits.gpu_memory_bytes,
@@ -81,6 +98,7 @@ def create(
             {"index": index, "id": step.id, "method": step.wire_name(), "status": "pending", "metrics": {}}
             for index, step in enumerate(spec.steps)
         ],
+        **further,
     )
     session.add(job)
     session.flush()
@@ -129,6 +147,7 @@ def create_inspection(session: Session, settings: Settings, row: Model | Dataset
         model_id=row.id if kind == "inspect_model" else None,
         dataset_id=row.id if kind == "inspect_dataset" else None,
         retry_of=None,
+        traceparent=tracing.here(),
         queue=settings.inspect_queue,
         rank=0,
         gpu_memory_bytes=0,

@@ -16,11 +16,14 @@ from core.database.serialization import clean
 from core.database.tables import Webhook, WebhookAttempt, WebhookDelivery
 from core.errors import NotFound
 from core.webhooks import endpoints, outbox
+from modelpress.resources.webhooks import MlflowTracker
 
 PAUSES_SECONDS = (5, 30, 120, 600, 1800, 3600, 7200, 14_400, 21_600, 36_000)
 """Between an attempt and the next one: a day in all. After the last one the delivery has failed."""
 MOST_AT_ONCE = 2
 """Attempts of one address at a time: a slow one keeps no other waiting."""
+MLFLOW_LEASES = 10
+"""An attempt at an MLflow server, which sends files, may take so many times as long as a message."""
 KEPT_SECONDS = 30 * 86_400.0
 _GONE = 410
 _MOST_PAUSE_SECONDS = 36_000.0
@@ -37,6 +40,11 @@ class Attempt:
     url: str
     secrets: tuple[str, ...]
     body: bytes
+    project_id: str
+    job_id: str | None
+    mlflow: MlflowTracker | None = None
+    """Of an MLflow server: how the job is written there, instead of posting `body`."""
+    credentials: str | None = None
 
 
 @dataclass(frozen=True)
@@ -77,6 +85,8 @@ def claim(session: Session, most: int, busy: Mapping[str, int], *, lease_seconds
             break
         chosen = select(WebhookDelivery.id).where(*waiting, WebhookDelivery.webhook_id == webhook_id)
         chosen = chosen.order_by(WebhookDelivery.next_attempt_at, WebhookDelivery.id).limit(room).with_for_update(skip_locked=True)
+        webhook = session.get_one(Webhook, webhook_id)
+        mlflow = endpoints.mlflow_of(webhook)
         # Chosen and locked first: within the update PostgreSQL may choose anew for each row.
         locked = session.scalars(chosen).all()
         statement = (
@@ -85,16 +95,34 @@ def claim(session: Session, most: int, busy: Mapping[str, int], *, lease_seconds
             .values(
                 attempts_count=WebhookDelivery.attempts_count + 1,
                 round=WebhookDelivery.round + 1,
-                next_attempt_at=db_now(lease_seconds),
+                next_attempt_at=db_now(lease_seconds * (MLFLOW_LEASES if mlflow else 1)),
             )
-            .returning(WebhookDelivery.id, WebhookDelivery.attempts_count, WebhookDelivery.message_id, WebhookDelivery.body)
+            .returning(
+                WebhookDelivery.id,
+                WebhookDelivery.attempts_count,
+                WebhookDelivery.message_id,
+                WebhookDelivery.body,
+                WebhookDelivery.job_id,
+            )
         )
         rows = session.execute(statement, execution_options={"synchronize_session": False}).all()
         if rows:
-            webhook = session.get_one(Webhook, webhook_id)
             signed_with = _secrets(session, webhook)
             taken += [
-                Attempt(row.id, webhook_id, row.attempts_count, row.message_id, webhook.url, signed_with, row.body.encode()) for row in rows
+                Attempt(
+                    delivery_id=row.id,
+                    webhook_id=webhook_id,
+                    number=row.attempts_count,
+                    message_id=row.message_id,
+                    url=webhook.url,
+                    secrets=signed_with,
+                    body=row.body.encode(),
+                    project_id=webhook.project_id,
+                    job_id=row.job_id,
+                    mlflow=mlflow,
+                    credentials=webhook.credentials,
+                )
+                for row in rows
             ]
     return taken
 

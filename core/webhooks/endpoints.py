@@ -11,10 +11,11 @@ from core.database.clock import db_now, now, timestamp
 from core.database.paging import Cut, Page, page
 from core.database.serialization import to_json
 from core.database.tables import Webhook, WebhookDelivery
-from core.errors import NotFound, QuotaExceeded, WebhookDisabled
+from core.errors import MalformedRequest, NotFound, QuotaExceeded, WebhookDisabled
 from core.settings import Settings
 from core.webhooks import outbox
 from modelpress.resources import signatures
+from modelpress.resources.webhooks import ENDINGS, MlflowTracker
 
 MOST_WEBHOOKS = 20
 """Of one project."""
@@ -23,9 +24,17 @@ ROTATION_SECONDS = 86_400.0
 
 
 def create(
-    session: Session, settings: Settings, project_id: str, *, url: str, events: Sequence[str], description: str | None = None
+    session: Session,
+    settings: Settings,
+    project_id: str,
+    *,
+    url: str,
+    events: Sequence[str],
+    description: str | None = None,
+    mlflow: MlflowTracker | None = None,
+    credentials: str | None = None,
 ) -> Webhook:
-    """Name an address; its `secret` is shown this once. Raises `egress_refused` and `quota_exceeded`."""
+    """Name an address, or an MLflow server; its `secret` is shown this once. Raises `egress_refused` and `quota_exceeded`."""
     egress.check_url(url, settings.egress)
     if (session.scalar(select(func.count()).where(Webhook.project_id == project_id)) or 0) >= MOST_WEBHOOKS:
         raise QuotaExceeded(f"a project has at most {MOST_WEBHOOKS} webhooks", hint="DELETE those that are not needed")
@@ -36,6 +45,8 @@ def create(
         description=description,
         events=sorted(set(events)),
         secret=signatures.new_secret(),
+        mlflow=mlflow and mlflow.model_dump(),
+        credentials=credentials,
     )
     session.add(webhook)
     session.flush()
@@ -52,6 +63,11 @@ def get(session: Session, project_id: str, webhook_id: str, *, lock: bool = Fals
     return row
 
 
+def mlflow_of(webhook: Webhook) -> MlflowTracker | None:
+    """How jobs are written to an MLflow server; None for an address that messages are posted to."""
+    return None if webhook.mlflow is None else MlflowTracker.model_validate(webhook.mlflow)
+
+
 def search(session: Session, project_id: str, *, limit: int, after: str | None) -> Page[Webhook]:
     """Addresses of the project, newest first."""
     return page(session, select(Webhook).where(Webhook.project_id == project_id), Webhook.id, Cut(limit, after, [Webhook.url]))
@@ -60,13 +76,21 @@ def search(session: Session, project_id: str, *, limit: int, after: str | None) 
 def change(session: Session, settings: Settings, project_id: str, webhook_id: str, changes: dict[str, Any]) -> Webhook:
     """Change `url`, `events`, `description` or `enabled`; what an address missed while it was disabled is not sent afterwards.
 
-    Raises `not_found` and `egress_refused`.
+    Of an MLflow server also `mlflow` and `credentials`. Raises `not_found`, `egress_refused` and `malformed_request`.
     """
     webhook = get(session, project_id, webhook_id, lock=True)
+    if webhook.mlflow is None and (changes.get("mlflow") is not None or changes.get("credentials") is not None):
+        raise MalformedRequest(f"{webhook_id} is no MLflow server", hint="POST /v1/webhooks names one")
+    if changes.get("mlflow") is not None:
+        webhook.mlflow = MlflowTracker.model_validate(changes["mlflow"]).model_dump()
+    if "credentials" in changes:
+        webhook.credentials = changes["credentials"]
     if changes.get("url") is not None:
         egress.check_url(changes["url"], settings.egress)
         webhook.url = changes["url"]
     if changes.get("events") is not None:
+        if webhook.mlflow is not None and not set(changes["events"]) <= set(ENDINGS):
+            raise MalformedRequest(f"an MLflow server is told of {', '.join(ENDINGS)} alone")
         webhook.events = sorted(set(changes["events"]))
     if "description" in changes:
         webhook.description = changes["description"]
@@ -118,6 +142,7 @@ def body(webhook: Webhook, *, secret: bool = False) -> dict[str, Any]:
         "url": webhook.url,
         "description": webhook.description,
         "events": webhook.events,
+        "mlflow": webhook.mlflow,
         "enabled": webhook.disabled_at is None,
         "disabled_at": timestamp(webhook.disabled_at),
         "disabled_reason": webhook.disabled_reason,

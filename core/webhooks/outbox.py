@@ -9,7 +9,8 @@ from core import ids
 from core.database import db
 from core.database.clock import db_now, timestamp
 from core.database.serialization import to_json
-from core.database.tables import Job, Webhook, WebhookDelivery
+from core.database.tables import Job, JsonObject, Webhook, WebhookDelivery
+from modelpress.resources.webhooks import MlflowTracker
 
 BELL: Final = "webhooks"
 """What is rung for; `core.service` knows the queue."""
@@ -23,14 +24,19 @@ def post(session: Session, job: Job, event: str) -> None:
     kind = f"job.{event}"
     if not job.shown or kind not in TYPES:
         return
-    wanted = select(Webhook.id, Webhook.events).where(Webhook.project_id == job.project_id, Webhook.disabled_at.is_(None))
-    webhooks = [row.id for row in session.execute(wanted) if kind in row.events]
+    wanted = select(Webhook.id, Webhook.events, Webhook.mlflow)
+    wanted = wanted.where(Webhook.project_id == job.project_id, Webhook.disabled_at.is_(None))
+    webhooks = [row.id for row in session.execute(wanted) if kind in row.events and _takes(row.mlflow, job)]
     if not webhooks:
         return
     message_id = f"msg_{job.id.removeprefix('job_')}{job.event_seq:08d}"
     body = to_json({"type": kind, "timestamp": timestamp(_moment(job)), "data": _data(job)})
     for webhook_id in webhooks:
         put(session, webhook_id, message_id, kind, body, job_id=job.id)
+
+
+def _takes(mlflow: JsonObject | None, job: Job) -> bool:
+    return mlflow is None or MlflowTracker.model_validate(mlflow).wants(job.labels)
 
 
 def put(session: Session, webhook_id: str, message_id: str, kind: str, body: str, *, job_id: str | None = None) -> WebhookDelivery:

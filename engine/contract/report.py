@@ -22,6 +22,19 @@ class EvaluatedOn(Record):
     inputs: Literal["dataset", "random"]
 
 
+class LayerSensitivity(Record):
+    """What a step measured of a network in which this layer alone was changed."""
+
+    step_index: int
+    tried: str
+    """What was done to the layer, such as `half of its channels removed`."""
+    key: str
+    """Of the figure: `<split>.<metric>`, or `signal_over_error` for dB at the layer's output."""
+    value: float
+    whole: float | None = None
+    """The same figure of the network as it was, where it has one."""
+
+
 class StepReport(Record):
     """What one step measured, found and shows."""
 
@@ -35,6 +48,8 @@ class StepReport(Record):
     """What the method found, under keys of its own."""
     shown: tuple[Shown, ...] = ()
     """What people read of it."""
+    sensitivities: dict[str, LayerSensitivity] = {}
+    """By layer, where the method measured any."""
 
 
 class LayerSide(Record):
@@ -54,9 +69,18 @@ class LayerChange(Record):
 
     name: str
     type: str
+    node: str = ""
+    """The operator in the uploaded file; empty where it has no name, and in reports of before it was there."""
     before: LayerSide
     after: LayerSide | None
     """Null where it has gone."""
+    latency_share_before: float | None = None
+    """Share of the time of one run that ONNX Runtime's profile of the file gives this layer, with what it fused into it; null where it was
+    not profiled, or where the runtime made one operator of several layers."""
+    latency_share_after: float | None = None
+    """The same in the result."""
+    sensitivity: LayerSensitivity | None = None
+    """Null where no step measured it."""
 
 
 class ClassChange(Record):
@@ -151,6 +175,8 @@ class Report(Summary):
     kept_step_index: int
     layers: tuple[LayerChange, ...]
     """Of the first setting."""
+    layers_not_profiled: str = ""
+    """Why no layer has a share of the latency; empty where they have."""
     classes: tuple[ClassChange, ...] = ()
     """Of the first setting, those that lost most first: at most a hundred of each output that tells classes apart."""
     environment: Environment

@@ -13,7 +13,7 @@ from engine.contract.errors import EngineError
 from engine.contract.metadata import DatasetMetadata
 from engine.contract.table import TableSpec
 from engine.data.stored import Array, Stored
-from engine.data.tables import Columns, Draw, Scratch, bounded, features_type, narrow, numbered, standardize, stated_split
+from engine.data.tables import Columns, Draw, Scratch, bounded, features_type, narrow, numbered, standardize, stated_split, values_of
 from engine.files.archive import printable
 from engine.files.csv import HINT, is_number, rows_of
 from engine.networks.network import Signature
@@ -80,8 +80,8 @@ def _targets(cells: dict[str, list[list[str]]], columns: Columns, labels: Sequen
     if all(is_number(cell) for rows in cells.values() for row in rows for cell in row):
         numbers: dict[str, npt.NDArray[Any]] = {split: np.array(rows, dtype=np.float64) for split, rows in cells.items()}
         whole = all(bool((array == np.rint(array)).all()) and bool((np.abs(array) < 2**53).all()) for array in numbers.values())
-        kind = np.int64 if whole else np.float32
-        return {split: narrow(array.astype(kind)) for split, array in numbers.items()}, None
+        kept = {split: array.astype(np.int64) for split, array in numbers.items()} if whole else values_of(numbers)
+        return {split: narrow(array) for split, array in kept.items()}, None
     if len(columns.targets) > 1:
         raise EngineError("dataset_invalid", "Several columns of targets have to hold numbers.", hint="Encode texts as numbers.")
     return numbered({split: [row[0] for row in rows] for split, rows in cells.items()}, labels)

@@ -20,7 +20,7 @@ from engine.contract.errors import EngineError
 from engine.contract.metadata import DatasetMetadata
 from engine.contract.table import TableSpec
 from engine.data.stored import Array, Stored
-from engine.data.tables import Columns, Draw, Scratch, bounded, features_type, narrow, numbered, standardize, stated_split
+from engine.data.tables import Columns, Draw, Scratch, bounded, features_type, narrow, numbered, standardize, stated_split, values_of
 from engine.files.archive import printable
 from engine.files.parquet import HINT, damaged, pages
 from engine.networks.network import Signature
@@ -169,8 +169,7 @@ def _target(batch: pa.RecordBatch, name: str, seen: int) -> Array:
     _refuse_nulls(column, name, seen)
     if pa.types.is_integer(column.type) or pa.types.is_boolean(column.type):
         return np.asarray(column.cast(pa.int64()).to_numpy(zero_copy_only=False))
-    with np.errstate(over="ignore"):
-        return _numbers(column).astype(np.float32)
+    return _numbers(column).astype(np.float64)
 
 
 def _numbers(column: pa.Array) -> Array:
@@ -217,8 +216,9 @@ def _joined(
     }
     if all(array.dtype != object for arrays in joined.values() for array in arrays):
         whole = all(array.dtype.kind == "i" for arrays in joined.values() for array in arrays)
-        kind = np.int64 if whole else np.float32
-        return {split: narrow(np.stack(arrays, axis=1).astype(kind)) for split, arrays in joined.items()}, None
+        stacked = {split: np.stack(arrays, axis=1) for split, arrays in joined.items()}
+        kept = {split: array.astype(np.int64) for split, array in stacked.items()} if whole else values_of(stacked)
+        return {split: narrow(array) for split, array in kept.items()}, None
     if len(columns.targets) > 1:
         raise EngineError("dataset_invalid", "Several columns of targets have to hold numbers.", hint="Encode texts as numbers.")
     return numbered({split: arrays[0].tolist() for split, arrays in joined.items()}, labels)

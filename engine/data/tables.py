@@ -23,6 +23,8 @@ from engine.files.csv import is_number
 _ALIASES = {"val": "validation", "valid": "validation"}
 _ROWS = 4096
 _FRACTION = re.compile(r"[+-]?\d*[.,]\d+([eE][+-]?\d+)?")
+_LOST_OF_SPREAD = 1e-6
+"""What single precision may round away of targets, as a share of their standard deviation."""
 _MISSING = frozenset({"na", "n/a", "nan", "null", "none", "?", "-", "."})
 """What people write into a cell that has no number, in small letters."""
 
@@ -147,6 +149,16 @@ def features_type(metadata: DatasetMetadata) -> type[np.float32 | np.float64]:
 def bounded(values: Array) -> Array:
     """The same, infinite where a network's single precision has no such number."""
     return np.where(np.abs(values) <= np.finfo(np.float32).max, values, np.inf)
+
+
+def values_of(splits: Mapping[str, Array]) -> dict[str, Array]:
+    """Targets that are values, by split: in float32, or in float64 where float32 would round away what tells them apart, such as of times."""
+    found = {split: bounded(array.astype(np.float64)) for split, array in splits.items()}
+    every = np.concatenate([array.reshape(len(array), -1) for array in found.values()])
+    with np.errstate(invalid="ignore"):
+        lost = np.abs(every.astype(np.float32) - every).max(axis=0, initial=0)
+        kept = bool((lost <= _LOST_OF_SPREAD * every.std(axis=0)).all())
+    return {split: array.astype(np.float32) for split, array in found.items()} if kept else found
 
 
 def standardize(inputs: Mapping[str, Array]) -> Standardization:

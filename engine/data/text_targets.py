@@ -12,7 +12,7 @@ from engine.contract.errors import EngineError
 from engine.contract.json import JsonObject
 from engine.contract.text import IGNORED
 from engine.data.stored import Array
-from engine.data.tables import Scratch, numbered
+from engine.data.tables import Scratch, numbered, values_of
 from engine.files.archive import printable
 
 _CHUNK = 1 << 20
@@ -57,11 +57,8 @@ class ExampleTargets:
             return numbered({split: [text.strip() for text in texts] for split, texts in self._values.items()}, labels)
         items = [item for values in self._values.values() for value in values for item in (value if isinstance(value, list) else [value])]
         whole = all(isinstance(item, int) for item in items)
-        kind = np.int64 if whole else np.float32
-        with np.errstate(over="ignore"):
-            return {
-                split: np.array(values, dtype=np.float64 if not whole else kind).astype(kind) for split, values in self._values.items()
-            }, None
+        numbers = {split: np.array(values, dtype=np.int64 if whole else np.float64) for split, values in self._values.items()}
+        return numbers if whole else values_of(numbers), None
 
 
 class TokenTargets:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ from engine.contract.errors import EngineError
 from engine.contract.heads import Head
 from engine.contract.metric import accumulator, catalogue
 from engine.metrics.accumulator import Accumulator
+from engine.metrics.scores import counts
 from engine.tasks import task_of
 
 Array = NDArray[Any]
@@ -39,6 +41,7 @@ class Scores:
         baseline = {name: list(heads) for name, metric in catalogue().items() if metric.needs == "baseline"} if fidelity else {}
         self._against_targets = {name: [(head, _new(name, head)) for head in of] for name, of in own.items()}
         self._against_reference = {name: [(head, _new(name, head)) for head in of] for name, of in baseline.items()}
+        self._counted: Counter[str] = Counter()
 
     def add(
         self,
@@ -58,11 +61,20 @@ class Scores:
                 for head, found in pairs:
                     found.add([bounded[i] for i in head.indices], None, [expected[i] for i in head.indices])
         prepared = {head.name: task_of(head).prepare(head, targets, inputs) for head in self.heads if head.has_targets}
+        for head in self.heads:
+            target = prepared.get(head.name)
+            if target is not None:
+                self._counted[head.name] += int(counts(head, target).reshape(len(target), -1).any(axis=1).sum())
         for pairs in self._against_targets.values():
             for head, found in pairs:
                 target = prepared[head.name]
                 if target is not None:
                     found.add([outputs[i] for i in head.indices], {head.target or "": target}, None)
+
+    @property
+    def counted(self) -> dict[str, int]:
+        """By output, the examples with a target that counts: those without are in no metric against targets."""
+        return dict(self._counted)
 
     def figures(self) -> dict[str, float]:
         """All that have a finite value (a label whose score is -inf costs infinitely much), in the catalogue's order."""

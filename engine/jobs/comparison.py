@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-COMPARED_EXAMPLES, LARGE_COMPARED_EXAMPLES = 16, 4
+COMPARED_EXAMPLES, LARGE_COMPARED_EXAMPLES = 16, 2
 LARGE_FILE_BYTES = 2**24
 """A file from this size on is compared on fewer examples: each of its outputs depends on nearly all of it anyway."""
 _IMPORTED, _IMPORTED_HALF = 1e-4, 1e-2

@@ -172,6 +172,7 @@ class _Compression:
                 metrics=metrics,
                 report=context.reported,
                 shown=context.displayed(),
+                sensitivities=context.sensitivities,
             )
         )
         known = {name: value for name, value in metrics.items() if value is not None}
@@ -285,6 +286,7 @@ class _Compression:
             examiner,
             self._work / f"candidate{state.step_index}",
             score=state.score,
+            shapes=self._baseline.score.shapes,
             sizes=self._sizes,
             enter=lambda name: self._recorder.phase(name, next(fractions)),
         )
@@ -312,7 +314,7 @@ class _Compression:
             self._recorder.warn(error.code, error.message, step_index=kept)
         for file in best.publication.files:
             target = self._out / file.path.name
-            shutil.copyfile(file.path, target)
+            file.path.replace(target)
             self._recorder.artifact(
                 target,
                 kind="model",
@@ -331,6 +333,7 @@ class _Compression:
             steps=self._steps,
             publication=best.publication,
             examples_count=self._baseline.score.examples_count,
+            counted=self._baseline.score.counted,
             warnings=self._recorder.warnings,
             artifacts=self._recorder.artifacts,
             duration_seconds=self._recorder.seconds,

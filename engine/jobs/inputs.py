@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from engine.contract import events
 from engine.contract.cost import Facts
 from engine.contract.errors import EngineError
+from engine.contract.figures import Latency
 from engine.contract.file_format import format_of
 from engine.contract.heads import Head
 from engine.contract.job import Job, ModelFile
@@ -18,7 +19,15 @@ from engine.contract.metric import Key, catalogue
 from engine.contract.spec import Spec
 from engine.data import load_dataset
 from engine.formats import load_network
-from engine.measuring.examiner.messages import CountRequest, ExaminedDataset, ExampleSource, Score, ScoreRequest, TimingRequest
+from engine.measuring.examiner.messages import (
+    CountRequest,
+    ExaminedDataset,
+    ExampleSource,
+    ProfileRequest,
+    Score,
+    ScoreRequest,
+    TimingRequest,
+)
 from engine.measuring.examples import RANDOM, with_evaluation_split
 from engine.networks.network import Network
 
@@ -130,6 +139,7 @@ class JobInputs:
             metrics=_asked(self.spec),
             usual=not self.spec.evaluation.metrics,
             batch_size=self.spec.evaluation.latency.batch_sizes[0] if as_timed else self.spec.evaluation.batch_size,
+            exact_batch=as_timed,
             threads=self.job.threads,
         )
 
@@ -149,6 +159,10 @@ class JobInputs:
             threads=latency.threads,
             varied=varied or self.baseline.input_dependent,
         )
+
+    def to_profile(self, file: Path, network: Network, timing: Latency) -> ProfileRequest:
+        """The request to profile a file, of which one run takes as long as `timing` says."""
+        return ProfileRequest(file=file, source=self.source(network), threads=timing.threads, p50_ms=timing.p50)
 
     def check(self, score: Score) -> None:
         """Raise `dataset_invalid` or `shape_mismatch` where a metric that the spec asks for cannot be measured, with the reason."""

@@ -16,21 +16,20 @@ import onnx
 
 from engine.contract.errors import EngineError
 from engine.contract.figures import MOST_SETTINGS, Figures, Latency, OtherCpu, Setting, Timing
-from engine.contract.report import LayerChange
 from engine.formats.onnx.counting import count_onnx
 from engine.formats.onnx.notes import remove_notes
 from engine.formats.onnx.one_file import as_raw
 from engine.formats.onnx.runtime import Feed
 from engine.jobs.comparison import module_outputs, some_inputs
 from engine.jobs.inputs import JobInputs
+from engine.jobs.layer_changes import Layers
 from engine.jobs.other_cpu import on_other_cpu
 from engine.jobs.other_formats import OtherFormats, Written
 from engine.measuring.examiner.client import Examiner
 from engine.measuring.examiner.messages import CompareRequest, Difference, Score
-from engine.measuring.layer_table import layer_table
 from engine.measuring.measurement import FileSizes
 from engine.measuring.sizes import Sizes
-from engine.networks.network import Counts, Network
+from engine.networks.network import Counts, Network, Shapes
 from modelpress.runtime.manifest import ArtifactError
 from modelpress.runtime.subnets import open_settings
 
@@ -88,8 +87,8 @@ class Publication:
     files: tuple[PublishedFile, ...]
     measured: tuple[MeasuredFile, ...]
     """One entry for each setting of the network."""
-    layers: tuple[LayerChange, ...]
-    """What became of each layer, in the first setting."""
+    layers: Layers
+    """In the first setting."""
     refused: tuple[EngineError, ...] = ()
     """Why formats of the spec could not be published."""
 
@@ -116,6 +115,7 @@ def publish(
     directory: Path,
     *,
     score: Score | None,
+    shapes: Shapes,
     sizes: Sizes,
     enter: Callable[[str], None],
 ) -> Publication:
@@ -128,6 +128,7 @@ def publish(
         examiner: A process that has never seen the network.
         directory: Receives the files.
         score: What the examiner found for the file of the first setting, if it was asked.
+        shapes: Shapes of one example of the baseline's inputs.
         sizes: Compresses the files beside the rest.
         enter: Called with the name of each phase.
 
@@ -158,9 +159,11 @@ def publish(
         }
         for path in runnable.values() if RUNNABLE in formats else ():
             sizes.begin(path)
+        layers = Layers.compared(inputs, runnable[settings[0].name])
+        count = partial(_counted, published=RUNNABLE in formats)
+        counted = {} if inputs.added(network) else {name: count(path, networks[name], shapes) for name, path in runnable.items()}
         for name, path in runnable.items():
             networks[name].measure(on_file=partial(_check_copy, path), on_module=partial(_compare, path, networks[name], inputs, examiner))
-        layers = layer_table(inputs.onnx, runnable[settings[0].name])
         others.check(examiner)
         formats = tuple(name for name in formats if name not in others.refused)
         if not formats:
@@ -181,8 +184,9 @@ def publish(
         path, own = runnable[setting.name], found[setting.name]
         own_network = networks[setting.name]
         timings = examiner.time(inputs.to_time(path, own_network, varied=own_network.input_dependent))()
-        # The exporter folds normalizations into the layers before them: what is counted is what is in the file.
-        counts = _counted(path, own_network, own) if RUNNABLE in formats else own_network.count(own.shapes)
+        if setting == settings[0]:
+            layers = layers.profiled(inputs, path, own_network, timings[0], examiner)
+        counts = counted[setting.name] if setting.name in counted else count(path, own_network, own.shapes)
         if own_network.input_dependent:
             counts = replace(counts, macs_count=examiner.count(inputs.to_count(path, own_network))().macs_count)
         if RUNNABLE in formats and (setting == settings[0] or not network.one_file):
@@ -206,9 +210,12 @@ def _scored_again(  # noqa: PLR0917 - what the file is compared with
     return examiner.score(inputs.to_score(item.reread, network, as_timed=network.batch_dependent))()
 
 
-def _counted(path: Path, network: Network, score: Score) -> Counts:
-    """How large a published file is; a graph, of which it is a copy, has been counted already."""
-    return network.measure(on_file=lambda _: network.count(score.shapes), on_module=lambda _: count_onnx(path, score.shapes))
+def _counted(path: Path, network: Network, shapes: Shapes, *, published: bool) -> Counts:
+    """How large a file is that is published: the exporter folds normalizations into the layers before them. A graph, of which it is a copy, has been
+    counted already."""
+    if not published:
+        return network.count(shapes)
+    return network.measure(on_file=lambda _: network.count(shapes), on_module=lambda _: count_onnx(path, shapes))
 
 
 def _cut(network: Network, paths: Mapping[str, Path], directory: Path) -> dict[str, Path]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 
 from engine.contract.figures import Result
 from engine.contract.job import DatasetFile, ModelFile
 from engine.contract.metric import Key
 from engine.contract.report import EvaluatedOn, InputDescription, Inputs, Interval, Report, ReportedFile, ReportedWarning, StepReport
 from engine.jobs.inputs import JobInputs
+from engine.jobs.layer_changes import with_sensitivities
 from engine.jobs.publication import Publication
 from engine.jobs.recorder import sha256_of
 from engine.measuring import environment
@@ -24,6 +26,7 @@ def build(
     steps: Sequence[StepReport],
     publication: Publication,
     examples_count: int,
+    counted: Mapping[str, int],
     warnings: Sequence[ReportedWarning],
     artifacts: Sequence[ReportedFile],
     duration_seconds: float,
@@ -35,31 +38,32 @@ def build(
         result: Its figures, compared and judged.
         steps: What each step measured and reported.
         publication: The published state.
-        examples_count: How many examples every metric was measured on.
+        examples_count: How many examples there were to measure on.
+        counted: How many of them have a target that counts, by output.
         warnings: What the user should know.
         artifacts: The published files.
         duration_seconds: Wall time of the job so far.
     """
     job, spec = inputs.job, inputs.spec
     assert job.model is not None
+    intervals = partial(_intervals, count=examples_count, counted=counted)
     report = Report(
         **dict(result.summary()),
         job_id=job.job_id,
         name=spec.name,
         outcome=result.outcome,
         intervals={
-            "baseline": _intervals(result.baseline.metrics, examples_count),
-            "result": _intervals(result.first.figures.metrics, examples_count),
+            "baseline": intervals(result.baseline.metrics),
+            "result": intervals(result.first.figures.metrics),
         },
-        setting_intervals={
-            item.setting.name: _intervals(item.figures.metrics, examples_count) for item in result.settings if len(result.settings) > 1
-        },
+        setting_intervals={item.setting.name: intervals(item.figures.metrics) for item in result.settings if len(result.settings) > 1},
         evaluation=EvaluatedOn(split=inputs.split, examples_count=examples_count, inputs="dataset" if inputs.data else "random"),
         outputs=tuple(head.model_dump(mode="json", exclude={"indices"}) for head in inputs.heads or ()),
         constraints=result.judged.verdict.constraints,
         steps=tuple(steps),
         kept_step_index=publication.step_index,
-        layers=publication.layers,
+        layers=with_sensitivities(publication.layers.changes, steps),
+        layers_not_profiled=publication.layers.not_profiled,
         classes=publication.measured[0].score.classes,
         environment=environment.describe(threads=job.threads, seed=spec.seed, device=job.device),
         warnings=tuple(warnings),
@@ -78,14 +82,19 @@ def build(
     return report.model_copy(update={"sentence": sentence(report)})
 
 
-def _intervals(metrics: Mapping[str, float | None], count: int) -> dict[str, Interval]:
-    """95 % Wilson intervals of the metrics that count examples."""
-    found = {key: (value, Key.parse(key).metric) for key, value in metrics.items()}
-    return {
-        key: wilson_interval(value, count)
-        for key, (value, metric) in found.items()
-        if value is not None and metric is not None and metric.counts_examples
-    }
+def _intervals(metrics: Mapping[str, float | None], *, count: int, counted: Mapping[str, int]) -> dict[str, Interval]:
+    """95 % Wilson intervals of the metrics that count examples: those that they are measured on."""
+    found: dict[str, Interval] = {}
+    for name, value in metrics.items():
+        key = Key.parse(name)
+        if value is None or key.metric is None or not key.metric.counts_examples:
+            continue
+        own = count
+        if key.metric.needs == "targets":
+            own = counted.get(key.output, count) if key.output else min(counted.values(), default=count)
+        if own:
+            found[name] = wilson_interval(value, own)
+    return found
 
 
 def _input(file: ModelFile | DatasetFile) -> InputDescription:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,8 +58,10 @@ class _Row:
     figures: LayerSide
 
 
-def layer_table(baseline: Path, result: Path) -> tuple[LayerChange, ...]:
-    """One entry a layer of the baseline.
+def layer_table(
+    baseline: Path, result: Path, shares: tuple[Mapping[str, float], Mapping[str, float]] = ({}, {})
+) -> tuple[LayerChange, ...]:
+    """One entry a layer of the baseline; `shares` of the time of either file go by node.
 
     Layers are matched by name, else by their node's name, else, where both files have as many, by their place.
     """
@@ -71,7 +73,16 @@ def layer_table(baseline: Path, result: Path) -> tuple[LayerChange, ...]:
         match = by_name.get(row.name) or by_node.get(row.node)
         if match is None and len(before) == len(after) and after[index].name not in {other.name for other in before}:
             match = after[index]
-        table.append(LayerChange(name=row.name, type=row.type, before=row.figures, after=match.figures if match else None))
+        change = LayerChange(
+            name=row.name,
+            type=row.type,
+            node=row.node,
+            before=row.figures,
+            after=match.figures if match else None,
+            latency_share_before=shares[0].get(row.node),
+            latency_share_after=shares[1].get(match.node) if match else None,
+        )
+        table.append(change)
     return tuple(table)
 
 

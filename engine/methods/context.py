@@ -35,7 +35,7 @@ from engine.training.resume import History
 _PROGRESS_SECONDS = 0.2
 _MOST_RECORDS = 1000
 """Epochs in a report; of a longer training every other one is dropped, again and again."""
-_COMPARED_EXAMPLES, _FEW_COMPARED_EXAMPLES = 16, 4
+_COMPARED_EXAMPLES, _FEW_COMPARED_EXAMPLES = 16, 2
 _LARGE_NETWORK = 2**22
 """Parameters from which a network is compared on fewer examples."""
 _SEEN_EXAMPLES = 64

@@ -17,6 +17,7 @@ from engine.contract.errors import EngineError
 from engine.contract.figures import FileMetrics
 from engine.contract.heads import Head
 from engine.contract.method import MethodParams
+from engine.contract.report import LayerSensitivity
 from engine.methods.training_curves import training_curves
 from engine.networks.network import Network, Signature
 
@@ -124,6 +125,7 @@ class StepContext:
     """Absent where a method runs outside of a job."""
     step_index: int | None = None
     reported: dict[str, Any] = field(default_factory=dict)
+    sensitivities: dict[str, LayerSensitivity] = field(default_factory=dict)
     """What the method put into the step's report."""
     shown: list[Shown] = field(default_factory=list)
     """What the method shows in the readable reports."""
@@ -137,7 +139,7 @@ class StepContext:
 
     def for_step(self, index: int, span: tuple[float, float], network: Network | None = None) -> Self:
         """The context of step `index`, whose work is the given share of the whole job; it is given `network`, by default the baseline."""
-        own = replace(self, step_index=index, reported={}, shown=[], metrics={}, files=[], _span=span, _draws=0)
+        own = replace(self, step_index=index, reported={}, sensitivities={}, shown=[], metrics={}, files=[], _span=span, _draws=0)
         return own.with_network(network)
 
     def with_network(self, network: Network | None) -> Self:
@@ -291,6 +293,10 @@ class StepContext:
     def report(self, key: str, value: Any) -> None:
         """Put JSON into the step's report, for programs; what people should see is shown."""
         self.reported[key] = value
+
+    def sensitive(self, layer: str, *, tried: str, key: str, value: float, whole: float | None = None) -> None:
+        """Tell what was measured of the network in which `layer` alone was changed; see `engine.contract.report.LayerSensitivity`."""
+        self.sensitivities[layer] = LayerSensitivity(step_index=self.step_index, tried=tried, key=key, value=value, whole=whole)
 
     def show(self, item: Shown) -> None:
         """Put a table, a curve, bars or a note into the readable reports, in the order of the calls; at most 50 of them a step."""

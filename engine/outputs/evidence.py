@@ -84,7 +84,7 @@ class Column:
     whole: bool
     """Whether every value is an integer, whatever its type."""
     one_hot: bool
-    """Whether every example is a vector of zeros and a single one."""
+    """Whether every example is a vector of zeros, or of numbers -1, and a single one."""
     ignored: int | None
     """A customary number of places that do not count, where it occurs and lies apart from the other numbers."""
     counted: tuple[float, float]
@@ -98,6 +98,11 @@ class Column:
     def yes_or_no(self) -> bool:
         """Whether every value is 0 or 1."""
         return self.whole and self.low >= 0 and self.high <= 1
+
+    @property
+    def signs(self) -> bool:
+        """Whether the values are -1 and 1, as hinge losses take no and yes."""
+        return self.edges == (-1.0, 1.0)
 
     @property
     def described(self) -> str:
@@ -121,7 +126,7 @@ class Column:
             for part in _chunks(array):
                 low, high = min(low, float(part.min())), max(high, float(part.max()))
                 whole = whole and (part.dtype.kind in "iub" or bool((part == np.rint(part)).all()))
-                one_hot = one_hot and whole and bool(((part == 0) | (part == 1)).all() and (part.sum(axis=1) == 1).all())
+                one_hot = one_hot and whole and _is_one_hot(part)
                 found = [value for value in _SENTINELS if whole and part.dtype.kind != "b" and (part == value).any()]
                 sentinels.update(found)
                 edges = {*edges, *_edges(part)}
@@ -229,23 +234,6 @@ def same_places(output: Output, column: Column) -> bool:
     return [size for size in output.sample.shape[1:] if size > 1] == [size for size in column.shape if size > 1]
 
 
-def yes_or_no_head(output: Output, task: str, column: Column | None, *, ignored: int | None = None, labels_axis: int | None = None) -> Head:
-    """A head of decisions that are independent of each other, by the sign of logits or the half of probabilities."""
-    scale: Scale = "probabilities" if output.shares else "logits"
-    seen = "between 0 and 1: probabilities" if output.shares else "not all between 0 and 1: logits"
-    return Head(
-        name=output.name,
-        indices=(output.index,),
-        task=task,
-        target=None if column is None else column.name,
-        threshold=0.5 if output.shares else 0.0,
-        labels_axis=labels_axis,
-        scale=scale,
-        ignored=ignored,
-        reason=f"its values are {seen}",
-    )
-
-
 def class_head(output: Output, task: str, axis: int, column: Column | None, *, reason: str, ignored: int | None = None) -> Head:
     """A head of class scores."""
     return Head(
@@ -285,6 +273,10 @@ def _edges(part: Array) -> set[float]:
     low, high = part.min(), part.max()
     inner = part[(part != low) & (part != high)]
     return {float(low), float(high), *((float(inner.min()), float(inner.max())) if inner.size else ())}
+
+
+def _is_one_hot(part: Array) -> bool:
+    return bool((np.isin(part, (0, 1)).all() or np.isin(part, (-1, 1)).all()) and ((part == 1).sum(axis=1) == 1).all())
 
 
 def _chunks(array: Array) -> list[Array]:

@@ -9,6 +9,7 @@ from engine.contract.display import Bars, Curve, Note, Shown
 from engine.contract.report import LayerChange, Report
 from engine.reporting.details import cells, details
 from engine.reporting.drawing import bars_svg, curve_svg
+from engine.reporting.layers import layers_notes, sensitivity_text, share_text
 from engine.reporting.settings import after_each_step, classes, latencies, quality_against_size, trade_offs
 from engine.reporting.text import (
     MOST_WARNINGS,
@@ -31,7 +32,7 @@ MOST_BYTES = 380_000
 """The page of any job; what does not fit stands in the JSON document, and the page says so."""
 ROOM_BYTES = 40_000
 """Of one table, unless it is given another bound."""
-MAX_LAYERS, LAYERS_ROOM_BYTES = 200, 110_000
+MAX_LAYERS, LAYERS_ROOM_BYTES = 200, 118_000
 """Layers in the table of the page; the JSON document has all of them."""
 MAX_CELL_CHARACTERS = 200
 """Longer texts are cut, so that a stranger's names cannot blow the page up."""
@@ -80,7 +81,7 @@ def to_html(report: Report, links: Mapping[str, str] | None = None) -> str:
         _steps(report),
     ]
     after = [
-        _layers(report.layers),
+        _layers(report),
         section_of("Environment", table_of(("", ""), environment_rows(report))),
         _reproduce(report, links or {}),
     ]
@@ -176,16 +177,28 @@ def _steps(report: Report) -> Html:
     return section_of("Steps", table_of(("", "method", "measured after it", "time"), rows))
 
 
-def _layers(layers: Sequence[LayerChange]) -> Html:
+def _layers(report: Report) -> Html:
+    layers = report.layers
     if not layers:
         return Html("")
     largest = max((layer.before.bytes for layer in layers), default=1) or 1
     rows = [
-        (layer.name, layer.type, layer_text(layer.before), layer_text(layer.after), _remaining(layer), _bars(layer, largest))
+        (
+            layer.name,
+            layer.type,
+            layer_text(layer.before),
+            layer_text(layer.after),
+            _remaining(layer),
+            _bars(layer, largest),
+            share_text(layer),
+            sensitivity_text(layer.sensitivity),
+        )
         for layer in layers[:MAX_LAYERS]
     ]
-    header = ("layer", "type", "before", "after", "of its bytes", "bytes")
-    return section_of("Layers", table_of(header, rows, LAYERS_ROOM_BYTES, more=len(layers) - len(rows), what="layers"))
+    header = ("layer", "type", "before", "after", "of its bytes", "bytes", "of the time", "sensitivity")
+    notes = "".join(f"<p>{escape(text)}</p>" for text in layers_notes(report))
+    table = table_of(header, rows, LAYERS_ROOM_BYTES, more=len(layers) - len(rows), what="layers")
+    return section_of("Layers", Html(f"{table}{notes}"))
 
 
 def _remaining(layer: LayerChange) -> str:

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from engine.contract.display import Note
 from engine.contract.report import Report
 from engine.reporting.details import cells, details
+from engine.reporting.layers import layers_notes, sensitivity_text, share_text
 from engine.reporting.settings import trade_offs
 from engine.reporting.text import (
     MOST_WARNINGS,
@@ -45,8 +46,12 @@ def to_markdown(report: Report) -> str:
     parts += ["## Steps", lines_of_table(("", "method", "measured after it", "time"), steps)]
     for title, item in details(report.steps):
         parts += [f"### {plain(title)}", plain(item.text) if isinstance(item, Note) else lines_of_table(*cells(item))]
-    layers = [(layer.name, layer.type, layer_text(layer.before), layer_text(layer.after)) for layer in report.layers]
-    parts += ["## Layers", lines_of_table(("layer", "type", "before", "after"), layers)] if layers else []
+    layers = [
+        (item.name, item.type, layer_text(item.before), layer_text(item.after), share_text(item), sensitivity_text(item.sensitivity))
+        for item in report.layers
+    ]
+    header = ("layer", "type", "before", "after", "of the time", "sensitivity")
+    parts += ["## Layers", lines_of_table(header, layers), *map(plain, layers_notes(report))] if layers else []
     parts += ["## Environment", lines_of_table(("", ""), environment_rows(report))]
     parts += ["## Reproduce", f"```sh\n{reproduce_command(report).replace('`', '')}\n```"]
     files = [(item.filename, bytes_text(item.size_bytes), item.sha256) for item in report.artifacts]

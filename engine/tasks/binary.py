@@ -1,13 +1,12 @@
-"""A yes or no an example: targets are 0 and 1, the output is one logit or one probability."""
+"""A yes or no an example: targets are 0 and 1, or -1 and 1; the output is one logit, margin or probability."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from engine.outputs.evidence import Array, Column, Output, yes_or_no_head
+from engine.outputs.decisions import left_out, yes_as_one, yes_or_no_head
+from engine.outputs.evidence import Array, Column, Output
 from engine.tasks import Task
 
 if TYPE_CHECKING:
@@ -34,14 +33,16 @@ class Binary(Task):
             return f"{output.described} is not one value an example"
         if column is None and declared is None:
             return f"nothing about {output.described} shows that it decides between yes and no"
-        if column is not None and (column.shape != () or not column.yes_or_no):
+        if column is not None and (column.shape != () or not (column.yes_or_no or column.signs)):
             return f"the {column.described} is not a 0 or 1 an example"
+        if column is not None and isinstance(reason := left_out(output, column, declared), str):
+            return reason
         return yes_or_no_head(output, self.name, column)
 
     def prepare(self, head: Head, targets: Mapping[str, Array], inputs: Mapping[str, Array]) -> Array | None:
         """(N) zeros and ones as float32."""
         stored = super().prepare(head, targets, inputs)
-        return None if stored is None else np.asarray(stored.reshape(len(stored)), dtype=np.float32)
+        return None if stored is None else yes_as_one(stored.reshape(len(stored)))
 
     def loss(self, head: Head, outputs: Sequence[Tensor], target: Tensor, label_smoothing: float) -> Tensor:
         """Binary cross-entropy, in nats."""

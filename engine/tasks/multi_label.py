@@ -1,13 +1,12 @@
-"""Several labels an example (or place), independent of each other: targets are zeros and ones in the shape of the output."""
+"""Several labels an example (or place), independent of each other: targets are zeros and ones, or -1 and 1, in the shape of the output."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from engine.outputs.evidence import Array, Column, Output, same_places, yes_or_no_head
+from engine.outputs.decisions import left_out, yes_as_one, yes_or_no_head
+from engine.outputs.evidence import Array, Column, Output, same_places
 from engine.tasks import Task
 
 if TYPE_CHECKING:
@@ -34,7 +33,7 @@ class MultiLabel(Task):
             return f"{output.described} does not hold several labels"
         if column is None and declared is None:
             return f"nothing about {output.described} shows that it holds labels"
-        ignored = None if column is None else column.classes_up_to(2, declared.ignored if declared is not None else None)
+        ignored = None if column is None else left_out(output, column, declared)
         if ignored == -1 and declared is None:
             ignored = "-1, 0 and 1 may be values"
         if column is not None and (isinstance(ignored, str) or not same_places(output, column)):
@@ -44,7 +43,7 @@ class MultiLabel(Task):
     def prepare(self, head: Head, targets: Mapping[str, Array], inputs: Mapping[str, Array]) -> Array | None:
         """Zeros and ones as float32, in the stored shape."""
         stored = super().prepare(head, targets, inputs)
-        return None if stored is None else np.asarray(stored, dtype=np.float32)
+        return None if stored is None else yes_as_one(stored, head.ignored)
 
     def loss(self, head: Head, outputs: Sequence[Tensor], target: Tensor, label_smoothing: float) -> Tensor:
         """Binary cross-entropy, the mean over all labels, in nats."""

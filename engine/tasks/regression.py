@@ -43,9 +43,11 @@ class Regression(Task):
         )
 
     def prepare(self, head: Head, targets: Mapping[str, Array], inputs: Mapping[str, Array]) -> Array | None:
-        """The values as float32."""
+        """The values, as float64 where they are stored in more than float32 holds: errors are taken in that."""
         stored = super().prepare(head, targets, inputs)
-        return None if stored is None else np.asarray(stored, dtype=np.float32)
+        if stored is None:
+            return None
+        return np.asarray(stored, dtype=np.float32 if np.can_cast(stored.dtype, np.float32) else np.float64)
 
 
 TASK = Regression()

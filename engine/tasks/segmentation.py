@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from engine.outputs.evidence import Array, Column, Output, class_axis, class_head, dense_axis, same_places, yes_or_no_head
+from engine.outputs.decisions import left_out, yes_as_one, yes_or_no_head
+from engine.outputs.evidence import Array, Column, Output, class_axis, class_head, dense_axis, same_places
 from engine.tasks import Task
 
 if TYPE_CHECKING:
@@ -36,15 +37,14 @@ class Segmentation(Task):
         if column is None:
             found = (axes[0], "declared") if declared else class_axis(output)
             return found if isinstance(found, str) else class_head(output, self.name, found[0], None, reason=found[1])
-        left_out = declared.ignored if declared is not None else None
         if 1 in output.sample.shape[1:] and same_places(output, column):
-            ignored = column.classes_up_to(2, left_out)
+            ignored = left_out(output, column, declared)
             if not isinstance(ignored, str):
                 return yes_or_no_head(output, self.name, column, ignored=ignored)
         axis = dense_axis(output, column, axes)
         if axis is None:
             return f"the {column.described} is not one class number for every place of {output.described}"
-        ignored = column.classes_up_to(output.sample.shape[axis], left_out)
+        ignored = column.classes_up_to(output.sample.shape[axis], declared.ignored if declared is not None else None)
         if isinstance(ignored, str):
             return ignored
         reason = f"its targets are its own shape without dimension {axis}"
@@ -53,7 +53,9 @@ class Segmentation(Task):
     def prepare(self, head: Head, targets: Mapping[str, Array], inputs: Mapping[str, Array]) -> Array | None:
         """Class numbers as int64, or zeros and ones as float32."""
         stored = super().prepare(head, targets, inputs)
-        return None if stored is None else np.asarray(stored, dtype=np.float32 if head.class_axis is None else np.int64)
+        if stored is None:
+            return None
+        return yes_as_one(stored, head.ignored) if head.class_axis is None else np.asarray(stored, dtype=np.int64)
 
     def loss(self, head: Head, outputs: Sequence[Tensor], target: Tensor, label_smoothing: float) -> Tensor:
         """Cross-entropy, the mean over the places that count, in nats."""

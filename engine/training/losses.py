@@ -13,8 +13,9 @@ from engine.outputs.answers import share_right
 from engine.tasks import task_of
 from engine.training.batches import Batch, Examples, Outputs, as_list, batches
 
-Loss = Callable[[Outputs, Batch], Tensor]
-"""Mean loss of one batch, given the module's outputs."""
+Measure = Callable[[Outputs, Batch], Tensor]
+"""A mean over one batch, given the module's outputs."""
+Loss = Measure
 _TOGETHER = 64
 
 
@@ -34,7 +35,7 @@ def targets_loss(heads: Sequence[Head], label_smoothing: float = 0.0) -> Loss:
     return loss
 
 
-def accuracy_of(heads: Sequence[Head]) -> Callable[[Outputs, Batch], Tensor] | None:
+def accuracy_of(heads: Sequence[Head]) -> Measure | None:
     """The share of right answers in a batch, the mean over the heads that decide; None where none does."""
     deciding = [head for head in heads if head.decides]
     if not deciding:
@@ -48,13 +49,19 @@ def accuracy_of(heads: Sequence[Head]) -> Callable[[Outputs, Batch], Tensor] | N
     return measure
 
 
-@torch.no_grad()
 def mean_loss(module: nn.Module, examples: Examples, loss: Loss, names: Sequence[str], device: torch.device) -> float:
     """The loss of the module in evaluation mode, the mean over all examples."""
+    return means(module, examples, (loss,), names, device)[0]
+
+
+@torch.no_grad()
+def means(module: nn.Module, examples: Examples, measures: Sequence[Measure], names: Sequence[str], device: torch.device) -> list[float]:
+    """Several means over all examples, of the module in evaluation mode."""
     mode = module.training
     module.eval()
-    total = 0.0
+    totals = [0.0] * len(measures)
     for batch in batches(examples, names, _TOGETHER, device):
-        total += float(loss(module(*batch.inputs), batch)) * len(batch.indices)
+        outputs = module(*batch.inputs)
+        totals = [total + float(measure(outputs, batch)) * len(batch.indices) for total, measure in zip(totals, measures, strict=True)]
     module.train(mode)
-    return total / examples.count
+    return [total / examples.count for total in totals]

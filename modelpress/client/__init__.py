@@ -18,6 +18,7 @@ from modelpress.client.synchronous.client import Client
 from modelpress.client.synchronous.jobs import JobHandle
 from modelpress.resources.signatures import InvalidSignature
 from modelpress.resources.signatures import verify as verify_webhook
+from modelpress.resources.webhooks import MlflowTracker
 
 __all__ = [
     "ApiError",
@@ -28,6 +29,7 @@ __all__ = [
     "InvalidSignature",
     "JobFailed",
     "JobHandle",
+    "MlflowTracker",
     "ModelpressError",
     "TransferError",
     "UploadInterrupted",

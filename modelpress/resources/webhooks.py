@@ -1,11 +1,35 @@
 """Webhooks and their deliveries, as `core.webhooks` renders them."""
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Literal
+
+from pydantic import Field
 
 from modelpress.resources.common import Resource
 
 EventType = Literal["job.created", "job.started", "job.succeeded", "job.failed", "job.cancelled"]
+
+
+ENDINGS: tuple[EventType, ...] = ("job.succeeded", "job.failed", "job.cancelled")
+"""How jobs end: what an MLflow server is told, and what an address hears of unless it wants otherwise."""
+MLFLOW_LABEL = "mlflow"
+"""A job with this label is written as a run (`on`), or not (`off`), whatever `jobs` says of the others."""
+
+
+class MlflowTracker(Resource):
+    """What an MLflow server keeps of jobs."""
+
+    experiment: str = Field("modelpress", min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")
+    """Where runs go; made where it is missing."""
+    registered_model: str | None = Field(None, min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f/:]*$")
+    """Of which results become versions; null: named like the model that was compressed."""
+    jobs: Literal["all", "labelled"] = "all"
+    """`all`: every job without the label `mlflow: off`. `labelled`: those with `mlflow: on`."""
+
+    def wants(self, labels: Mapping[str, str]) -> bool:
+        """Whether a job with these labels is written there."""
+        return labels.get(MLFLOW_LABEL, "off" if self.jobs == "labelled" else "on") != "off"
 
 
 class Webhook(Resource):
@@ -17,6 +41,8 @@ class Webhook(Resource):
     description: str | None
     events: list[str]
     enabled: bool
+    mlflow: MlflowTracker | None = None
+    """Of an MLflow server: how jobs are written there. Null for an address that signed messages are posted to."""
     disabled_at: datetime | None
     disabled_reason: str | None
     previous_secret_until: datetime | None
@@ -29,7 +55,7 @@ class WebhookWithSecret(Webhook):
     """The same with its secret, which is shown this once."""
 
     secret: str
-    """What messages are signed with, and verified: see https://www.standardwebhooks.com."""
+    """What messages are signed with, and verified: see https://www.standardwebhooks.com. Nothing that an MLflow server gets is signed."""
 
 
 class Delivery(Resource):

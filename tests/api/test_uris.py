@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tests.api.conftest import MAX_UPLOAD_BYTES, Client, Server, problem
+from tests.mlflow_server import Stand
 
 
 class Files:
@@ -76,6 +77,27 @@ def _import(server: Server, client: Client, files: Files, onnx_bytes: bytes, npz
     problem(client.post("/v1/models", json={"uri": "s3://data/a.npz"}), 415, "unsupported_format")
     assert client.get("/v1/models").json()["data"][0]["id"] == model.json()["id"]
     assert not list(server.service.settings.staging_dir.glob("in-*"))
+
+
+def test_a_model_of_an_mlflow_server_is_fetched_by_name(start: Callable[..., Server], onnx_bytes: bytes) -> None:
+    """With what the server asks for, from the version of a registered model or from a run."""
+    stand = Stand()
+    try:
+        stand.answer("POST", "/api/2.0/mlflow/registered-models/create", b'{"name": "digits"}')
+        version = b'{"name": "digits", "run_id": "1", "source": "mlflow-artifacts:/1/ab/artifacts/model"}'
+        stand.answer("POST", "/api/2.0/mlflow/model-versions/create", version)
+        stand.files |= {"1/ab/artifacts/model/net.onnx": onnx_bytes, "1/ab/artifacts/model/MLmodel": b"flavors: {}"}
+        server = start(egress_networks=("127.0.0.1/32",), egress_plain_http=True)
+        with server.client("p") as client:
+            problem(client.post("/v1/models", json={"uri": "mlflow:models:/digits/1"}), 404, "not_found")
+            client.post("/v1/webhooks", json={"url": stand.url, "mlflow": {}, "credentials": "t0ken"})
+            for uri in ("mlflow:models:/digits/1", "mlflow:models:/digits/1/net.onnx"):
+                model = client.post("/v1/models", json={"uri": uri})
+                assert (model.status_code, model.json()["sha256"]) == (201, hashlib.sha256(onnx_bytes).hexdigest()), model.text
+            problem(client.post("/v1/models", json={"uri": "mlflow:models:/digits"}), 422, "egress_refused")
+        assert {headers["Authorization"] for _, headers in stand.requests} == {"Bearer t0ken"}
+    finally:
+        stand.close()
 
 
 @pytest.mark.parametrize(

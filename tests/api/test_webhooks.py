@@ -60,6 +60,11 @@ def test_a_webhook_is_made_changed_and_removed(client: Client) -> None:
         ({"events": ["job.exploded"]}, "invalid_body"),
         ({"secret": "mine"}, "invalid_body"),
         ({"url": None}, "invalid_body"),
+        ({"credentials": "ada:secret"}, "invalid_body"),
+        ({"mlflow": {}, "events": ["job.started"]}, "invalid_body"),
+        ({"mlflow": {"experiment": ""}}, "invalid_body"),
+        ({"mlflow": {"registered_model": "a/b"}}, "invalid_body"),
+        ({"mlflow": {"runs": "all"}}, "invalid_body"),
     ],
 )
 def test_what_is_no_webhook_is_refused(client: Client, fields: dict[str, Any], code: str) -> None:
@@ -68,6 +73,17 @@ def test_what_is_no_webhook_is_refused(client: Client, fields: dict[str, Any], c
     if set(fields) == {"url"} and fields["url"] is not None:
         problem(client.patch(path, json=fields), 422, code)
     assert client.get(path).json()["url"] == URL
+
+
+def test_an_mlflow_server_is_named_and_its_credentials_are_never_shown(client: Client) -> None:
+    made = make(client, mlflow={"experiment": "compressions", "jobs": "labelled"}, credentials="ada:lovelace")
+    assert made["mlflow"] == {"experiment": "compressions", "registered_model": None, "jobs": "labelled"}
+    path = made["urls"]["self"]
+    changed = client.patch(path, json={"mlflow": {"registered_model": "small"}, "credentials": "t0ken"}).json()
+    assert changed["mlflow"] == {"experiment": "modelpress", "registered_model": "small", "jobs": "all"}
+    assert not any(word in client.get("/v1/webhooks").text for word in ("lovelace", "t0ken", "credentials"))
+    problem(client.patch(make(client)["urls"]["self"], json={"mlflow": {}}), 400, "malformed_request")
+    problem(client.patch(path, json={"events": ["job.started"]}), 400, "malformed_request")
 
 
 def test_deliveries_are_logged_and_sent_again(client: Client, server: Server, spec: dict[str, Any]) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from cli.demo import EXAMPLES
 from cli.own_service import wait_until_ready
+from tests.collector import Collector
 from tests.plain import Client
 from tests.servers import free_port
 
@@ -25,14 +26,21 @@ def service_folder(root: Path) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session")
-def service_url(root: Path, service_folder: Path) -> Iterator[str]:
+def collector() -> Iterator[Collector]:
+    """Where the service sends its traces."""
+    made = Collector()
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="session")
+def service_url(root: Path, service_folder: Path, collector: Collector) -> Iterator[str]:
     """The README's `make serve`, with the digits uploaded."""
     port, log = free_port(), service_folder / "serve.log"
     command = ["make", "serve", f"PORT={port}", f"DATA_DIR={(service_folder / 'data').relative_to(root)}"]
+    environment = {**os.environ, "MODELPRESS_MIN_FREE_BYTES": "0", "MODELPRESS_OTLP_ENDPOINT": collector.url}
     with log.open("wb") as stream:
-        process = subprocess.Popen(
-            command, cwd=root, stdout=stream, stderr=stream, env={**os.environ, "MODELPRESS_MIN_FREE_BYTES": "0"}, start_new_session=True
-        )
+        process = subprocess.Popen(command, cwd=root, stdout=stream, stderr=stream, env=environment, start_new_session=True)
     try:
         client = Client(f"http://127.0.0.1:{port}")
         wait_until_ready(client.typed, process, log)

@@ -43,6 +43,9 @@ class Job(Base):
     dataset_id: Mapped[str | None] = mapped_column(Id, ForeignKey("datasets.id"))
     retry_of: Mapped[str | None] = mapped_column(Id)
 
+    traceparent: Mapped[str | None] = mapped_column(String(64))
+    """Where the trace stands that its request began; None where traces are off."""
+
     queue: Mapped[str] = mapped_column(String(64))
     rank: Mapped[int]
     """Minus the priority, so that the order of the line is that of an index."""

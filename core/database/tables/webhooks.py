@@ -5,7 +5,7 @@ from datetime import datetime
 from sqlalchemy import CheckConstraint, ForeignKey, Index, String, text
 from sqlalchemy.orm import Mapped, mapped_column
 
-from core.database.tables.base import Base, Id, JsonList, created
+from core.database.tables.base import Base, Id, JsonList, JsonObject, created
 
 _PENDING = text("status = 'pending'")
 
@@ -26,6 +26,10 @@ class Webhook(Base):
     previous_secret: Mapped[str | None] = mapped_column(String(100))
     previous_until: Mapped[datetime | None]
     """So long messages are signed with both."""
+    mlflow: Mapped[JsonObject | None]
+    """Of an MLflow server: what `core.mlflow.tracker.Tracker` holds, but for its credentials; None for one that messages are posted to."""
+    credentials: Mapped[str | None] = mapped_column(String(4096))
+    """What an MLflow server asks for; as they are, and never shown."""
     disabled_at: Mapped[datetime | None]
     disabled_reason: Mapped[str | None] = mapped_column(String(200))
     created_at: Mapped[datetime] = created()
@@ -48,7 +52,7 @@ class WebhookDelivery(Base):
     type: Mapped[str] = mapped_column(String(64))
     job_id: Mapped[str | None] = mapped_column(Id)
     body: Mapped[str]
-    """What is sent, byte for byte."""
+    """What is sent, byte for byte; for an MLflow server, what its run is about."""
     status: Mapped[str] = mapped_column(String(16))
     attempts_count: Mapped[int] = mapped_column(server_default=text("0"))
     """Attempts ever; the fence of the one that is under way."""

@@ -46,7 +46,7 @@ def executed_macs(path: Path, feeds: Iterable[Feed], *, threads: int) -> int | N
         onnx.save_model(model, str(file))
         for events in _profiles(file, Path(folder), feeds, threads, most=max(1, _MOST_EVENTS // max(1, len(nodes)))):
             for event in events:
-                node = counted.get(event.node)
+                node = counted.get(event.name)
                 if node is None or not multiplies(node.proto):
                     continue
                 found = single_macs(node.proto, _shapes(node.proto.input, event.inputs), _shapes(node.proto.output, event.outputs))
@@ -96,15 +96,17 @@ def _follows_from_constants(node: onnx.NodeProto, stored: frozenset[str]) -> boo
 
 
 @dataclass(frozen=True)
-class _Event:
-    """One run of one node: the types and shapes of what went in and came out, each by its type."""
+class Kernel:
+    """One run of one node: the shapes of what went in and came out, each by its type, and the time that it took."""
 
-    node: str
+    name: str
+    """The node's, unless the runtime made it of several."""
     inputs: Sequence[Mapping[str, list[int]]]
     outputs: Sequence[Mapping[str, list[int]]]
+    microseconds: float
 
 
-def _profiles(file: Path, folder: Path, feeds: Iterable[Feed], threads: int, *, most: int) -> Iterator[list[_Event]]:
+def _profiles(file: Path, folder: Path, feeds: Iterable[Feed], threads: int, *, most: int) -> Iterator[list[Kernel]]:
     """The operators that ran, `most` runs at a time."""
     session: ort.InferenceSession | None = None
     for number, feed in enumerate(feeds, 1):
@@ -112,18 +114,24 @@ def _profiles(file: Path, folder: Path, feeds: Iterable[Feed], threads: int, *, 
             session = runtime.open_session(file, threads=threads, optimized=False, profile=folder / "profile")
         runtime.run(session, {item.name: feed[item.name] for item in session.get_inputs()})
         if number % most == 0:
-            yield _events(session)
+            yield kernels(session)
             session = None
     if session is not None:
-        yield _events(session)
+        yield kernels(session)
 
 
-def _events(session: ort.InferenceSession) -> list[_Event]:
+def kernels(session: ort.InferenceSession) -> list[Kernel]:
+    """Every operator that a profiled session has run, in order; ends its profile."""
     path = Path(session.end_profiling())
     events = json.loads(path.read_bytes())
     path.unlink()
     return [
-        _Event(event["name"].removesuffix(_KERNEL), event["args"].get("input_type_shape", ()), event["args"].get("output_type_shape", ()))
+        Kernel(
+            event["name"].removesuffix(_KERNEL),
+            event["args"].get("input_type_shape", ()),
+            event["args"].get("output_type_shape", ()),
+            event["dur"],
+        )
         for event in events
         if event.get("cat") == "Node" and event["name"].endswith(_KERNEL)
     ]

@@ -32,6 +32,7 @@ class Examiner:
         """Start the process; it imports its libraries while the caller goes on."""
         self._process = start_python("engine.measuring.examiner.server", str(os.getpid()), stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         self._waiting: deque[_Asked[object]] = deque()
+        self._answered = 0
 
     def score(self, request: messages.ScoreRequest) -> Waiting[Score]:
         """Metrics of one file."""
@@ -49,6 +50,10 @@ class Examiner:
         """How far a file is from stored outputs."""
         return self._ask(request, messages.DIFFERENCE)
 
+    def profile(self, request: messages.ProfileRequest) -> Waiting[dict[str, float]]:
+        """Which nodes of a file take its time."""
+        return self._ask(request, messages.SHARES)
+
     def digest(self, request: messages.DigestRequest) -> Waiting[dict[str, TensorDigest]]:
         """Digests of the tensors of a file."""
         return self._ask(request, messages.DIGESTS)
@@ -56,18 +61,23 @@ class Examiner:
     def _ask(self, request: Request, answers: TypeAdapter[T]) -> Waiting[T]:
         asked = _Asked[T](request.do)
         self._waiting.append(asked)  # type: ignore[arg-type]  # the queue reads only what all have in common
+        self._write(request)
+        return lambda: answers.validate_python(self._wait(asked).found)
+
+    def _write(self, message: Request | messages.Waits) -> None:
         assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError):  # reading the answer raises the reason
-            self._process.stdin.write(request.model_dump_json().encode() + b"\n")
+            self._process.stdin.write(message.model_dump_json().encode() + b"\n")
             self._process.stdin.flush()
-        return lambda: answers.validate_python(self._wait(asked).found)
 
     def _wait(self, wanted: "_Asked[T]") -> Answer:
         assert self._process.stdout is not None
         while wanted.answer is None:
+            self._write(messages.Waits(answered=self._answered))
             line = self._process.stdout.readline()
             if not line:
                 raise self._death(self._waiting[0].do)
+            self._answered += 1
             self._waiting.popleft().answer = Answer.model_validate_json(line)
         if wanted.answer.error is not None:
             raise EngineError.of(wanted.answer.error)
@@ -95,19 +105,14 @@ class Examiner:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        """End the process, at once where the caller failed."""
-        if kind is not None:
-            self._process.kill()
+        """End the process: what it wrote is written, and to give its memory back by itself takes long."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
+        self._process.kill()
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.close()
         self._process.stdout.close()
-        try:
-            self._process.wait(10)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        self._process.wait()
 
 
 class _Asked(Generic[T]):

@@ -40,6 +40,8 @@ class Score(Record):
     metrics: dict[str, float]
     """By `<split>.<name>`."""
     examples_count: int
+    counted: dict[str, int] = {}
+    """By output that has targets: the examples among them with a target that counts."""
     heads: tuple[Head, ...] = ()
     """How the outputs were read."""
     unused_targets: dict[str, str] = {}
@@ -73,6 +75,9 @@ class ScoreRequest(Record):
     usual: bool = True
     """Whether those that are usual for the outputs' tasks are measured as well."""
     batch_size: int
+    """Examples at once, at most."""
+    exact_batch: bool = False
+    """Whether just so many, because what the file gives depends on it."""
     threads: int
     optimized: bool = True
     """Whether the runtime may put integer kernels into the file; without, it computes in float what the file says."""
@@ -109,6 +114,14 @@ class Counted(Record):
     """Mean over the examples; None where an operator cannot be counted."""
 
 
+class Waits(Record):
+    """No request: the parent does nothing until the next answer."""
+
+    do: Literal["waits"] = "waits"
+    answered: int
+    """How many requests had been answered when it began to wait; the note is late where there are more."""
+
+
 class CompareRequest(Record):
     """Run a file on stored inputs and compare with stored outputs (npz files); the answer is a `Difference`."""
 
@@ -129,6 +142,17 @@ class Difference(Record):
     max_abs_value: float
 
 
+class ProfileRequest(Record):
+    """Profile one file on one input; the answer is the share of the time by the name of each node."""
+
+    do: Literal["profile"] = "profile"
+    file: Path
+    source: ExampleSource
+    threads: int
+    p50_ms: float
+    """How long one run takes, which says how many there are."""
+
+
 class DigestRequest(Record):
     """Digest every tensor of a file of weights; the answer is one `TensorDigest` by name."""
 
@@ -144,12 +168,15 @@ class TensorDigest(Record):
     sha256: str
 
 
-Request = Annotated[ScoreRequest | TimingRequest | CountRequest | CompareRequest | DigestRequest, Field(discriminator="do")]
+Request = Annotated[
+    ScoreRequest | TimingRequest | CountRequest | CompareRequest | ProfileRequest | DigestRequest, Field(discriminator="do")
+]
 REQUEST: TypeAdapter[Request] = TypeAdapter(Request)
 SCORE: TypeAdapter[Score] = TypeAdapter(Score)
 TIMINGS: TypeAdapter[tuple[Timing, ...]] = TypeAdapter(tuple[Timing, ...])
 COUNTED: TypeAdapter[Counted] = TypeAdapter(Counted)
 DIFFERENCE: TypeAdapter[Difference] = TypeAdapter(Difference)
+SHARES: TypeAdapter[dict[str, float]] = TypeAdapter(dict[str, float])
 DIGESTS: TypeAdapter[dict[str, TensorDigest]] = TypeAdapter(dict[str, TensorDigest])
 
 

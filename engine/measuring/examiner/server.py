@@ -29,8 +29,8 @@ from engine.heads.chance import Chance
 from engine.heads.classes import ClassChanges
 from engine.heads.find import Found, find_heads, outputs_of
 from engine.heads.scoring import Scores
+from engine.measuring.examiner.inbox import Inbox
 from engine.measuring.examiner.messages import (
-    REQUEST,
     Answer,
     CompareRequest,
     Counted,
@@ -38,15 +38,18 @@ from engine.measuring.examiner.messages import (
     Difference,
     DigestRequest,
     ExampleSource,
+    ProfileRequest,
     Request,
     Score,
     ScoreRequest,
     TensorDigest,
     TimingRequest,
 )
+from engine.measuring.examiner.running import answers, given_by, together
 from engine.measuring.examples import Batch, CompletedExamples, Examples, RandomExamples, SplitExamples, with_evaluation_split
 from engine.measuring.measurement import timings
 from engine.measuring.outputs import Arrays, OutputStore
+from engine.measuring.profile import node_shares
 from engine.outputs.evidence import Column, columns_of
 from engine.process.linux import die_with_parent
 
@@ -58,7 +61,13 @@ SEEN_EXAMPLES = 64
 """On so many it is seen what the baseline's outputs mean."""
 
 
-def score(request: ScoreRequest, own: ort.InferenceSession, examples: Examples, columns: Mapping[str, Column]) -> Score:
+def score(
+    request: ScoreRequest,
+    own: ort.InferenceSession,
+    examples: Examples,
+    columns: Mapping[str, Column],
+    has_company: Callable[[], bool] = lambda: False,
+) -> Score:
     """Metrics of one file on all examples, in one pass.
 
     Metrics against targets are those of the outputs' tasks. Fidelity compares with the baseline: its stored outputs, or the file run beside.
@@ -68,6 +77,7 @@ def score(request: ScoreRequest, own: ort.InferenceSession, examples: Examples, 
         own: The file's session.
         examples: What to run on.
         columns: What is known of the dataset's targets, in all its splits.
+        has_company: Whether a second batch may be run beside another now.
 
     Raises:
         EngineError: `export_mismatch` where an output is NaN, `non_finite_outputs` where the baseline's is, `shape_mismatch`,
@@ -82,14 +92,14 @@ def score(request: ScoreRequest, own: ort.InferenceSession, examples: Examples, 
         reference = store.read
     else:
         baseline = runtime.open_session(request.baseline, threads=request.threads)
-        reference = lambda batch, place, _: _outputs(baseline, batch)  # noqa: E731
+        reference = lambda batch, place, _: given_by(baseline, batch)  # noqa: E731
     found = None if request.heads is None else Found(request.heads)
     scores, chance, classes = Scores(()), Chance(()), ClassChanges(())
     start = 0
     shapes: dict[str, tuple[int, ...]] = {}
     pending: list[_Answered] = []
-    for batch in examples.batches(request.batch_size):
-        outputs = _outputs(own, batch)
+    size = request.batch_size if request.exact_batch else together(request.file, examples, request.batch_size)
+    for batch, outputs in answers(own, examples.batches(size), has_company):
         expected = reference(batch, slice(start, start + batch.count), outputs)
         _refuse_nan(outputs, is_baseline=is_baseline)
         given = {name: array[: batch.count] if np.ndim(array) else array for name, array in batch.feed.items()}
@@ -114,6 +124,7 @@ def score(request: ScoreRequest, own: ort.InferenceSession, examples: Examples, 
     return Score(
         metrics={f"{examples.name}.{name}": value for name, value in scores.figures().items()},
         examples_count=examples.count,
+        counted=scores.counted,
         heads=found.heads,
         unused_targets=dict(found.unused),
         notes=found.notes,
@@ -184,13 +195,6 @@ def tensor_digests(path: Path, format: str) -> dict[str, TensorDigest]:
     return {name: TensorDigest(shape=shape, sha256=hashlib.sha256(data).hexdigest()) for name, shape, data in stored.tensors(path)}
 
 
-def _outputs(session: ort.InferenceSession, batch: Batch) -> Arrays:
-    names = {item.name for item in session.get_inputs()}
-    outputs = runtime.run(session, {name: value for name, value in batch.feed.items() if name in names})
-    padded = len(next(iter(batch.feed.values()))) if np.ndim(next(iter(batch.feed.values()))) else batch.count
-    return [output[: batch.count] if output.ndim and len(output) == padded else output for output in outputs]
-
-
 def _refuse_nan(outputs: Arrays, *, is_baseline: bool) -> None:
     if not any(np.issubdtype(output.dtype, np.floating) and np.isnan(output).any() for output in outputs):
         return
@@ -210,8 +214,9 @@ def _refuse_nan(outputs: Arrays, *, is_baseline: bool) -> None:
 class Desk:
     """Answers requests about one job; keeps its dataset loaded between them."""
 
-    def __init__(self) -> None:
+    def __init__(self, sender_waits: Callable[[], bool]) -> None:
         self._data: Data | None = None
+        self._sender_waits = sender_waits
 
     def answer(self, request: Request) -> object:
         """Do what is asked."""
@@ -219,7 +224,9 @@ class Desk:
             case ScoreRequest():
                 session = runtime.open_session(request.file, threads=request.threads, optimized=request.optimized)
                 examples = self._examples(request.source, session)
-                return score(request, session, examples, {} if self._data is None else columns_of(self._data.splits, self._data.classes))
+                columns = {} if self._data is None else columns_of(self._data.splits, self._data.classes)
+                # What was started with one thread has two processes, and the other one may be at rest.
+                return score(request, session, examples, columns, self._sender_waits if request.threads == 1 else lambda: False)
             case TimingRequest():
                 sessions = [runtime.open_session(path, threads=request.threads) for path in (request.baseline, request.result)]
                 examples = self._examples(request.source, *sessions)
@@ -231,6 +238,10 @@ class Desk:
                 return count(request, self._examples(request.source, session))
             case CompareRequest():
                 return compare(request)
+            case ProfileRequest():
+                session = runtime.open_session(request.file, threads=request.threads)
+                first = next(iter(self._examples(request.source, session).batches(1)))
+                return node_shares(request.file, first.feed, threads=request.threads, p50_ms=request.p50_ms)
             case DigestRequest():
                 return tensor_digests(request.file, request.format)
 
@@ -253,18 +264,20 @@ def main() -> None:
     """Serve requests until the input ends. Stray prints of libraries go to standard error."""
     if sys.platform == "linux":
         die_with_parent(int(sys.argv[1]), signal.SIGKILL)
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    output = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
-    desk = Desk()
-    for line in sys.stdin:
+    inbox = Inbox(sys.stdin)
+    desk = Desk(inbox.sender_waits)
+    for line in inbox.lines():
         try:
-            answer = Answer(found=desk.answer(REQUEST.validate_json(line)))
+            answer = Answer(found=desk.answer(inbox.request(line)))
         except Exception as error:
             translated = translate(error)
             if translated.category == "internal":
                 traceback.print_exc()
             answer = Answer(error=translated.described())
-        print(answer.model_dump_json(), file=answers, flush=True)
+        inbox.answered()
+        print(answer.model_dump_json(), file=output, flush=True)
 
 
 if __name__ == "__main__":

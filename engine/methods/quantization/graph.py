@@ -17,6 +17,7 @@ from engine.methods.quantization.carried import unsigned
 from engine.methods.quantization.index import Index
 from engine.methods.quantization.names import FreshNames
 from engine.methods.quantization.single import to_single
+from engine.methods.quantization.ties import STORED, turn_in_graph, turned
 from engine.networks.network import Network
 
 if TYPE_CHECKING:
@@ -116,9 +117,10 @@ def outline(path: Path) -> onnx.ModelProto:
 def finish(path: Path) -> None:
     """Strip what exporters leave in a file and no runtime reads: documentation, stack traces, scratch metadata of the quantizer.
 
-    Signed bytes that the runtime could not carry become unsigned ones (see `carried`).
+    Signed bytes that the runtime could not carry become unsigned ones (see `carried`), and a matrix that stands there turned as well is held once.
     """
     model = unsigned(onnx.load(path))
+    turn_in_graph(model, turned(model, STORED))
     for node in all_nodes(model.graph):
         node.ClearField("doc_string")
         node.ClearField("metadata_props")

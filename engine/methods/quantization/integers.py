@@ -13,6 +13,7 @@ from engine.formats.onnx.weights import int_attribute
 from engine.methods.quantization.graph import all_nodes, graph_attributes
 from engine.methods.quantization.names import FreshNames
 from engine.methods.quantization.rounding import portable_scales, rounded_weight, weight_scales
+from engine.methods.quantization.ties import FLOAT, turned
 
 RUNTIME_DOMAIN = "com.microsoft"
 _LEVELS = 127
@@ -54,6 +55,7 @@ class IntegerWriter:
         for node in all_nodes(model.graph):
             for name in node.input:
                 self._readers[name].add(node.op_type)
+        self._turned = turned(model, FLOAT)
 
     def write(self) -> onnx.ModelProto:
         """The model with everything in place."""
@@ -227,8 +229,9 @@ class IntegerWriter:
         return portable_scales(values, axis) if self._portable else weight_scales(values, axis, _LEVELS)
 
     def _one_way(self, name: str) -> bool:
-        """Whether a weight may have a scale for each channel: rows of an embedding that is picked from have one scale for all."""
-        return self._by_channel and "Gather" not in self._readers[name]
+        """Whether a weight may have a scale for each channel: rows of an embedding that is picked from have one scale for all, also where the
+        embedding stands there turned."""
+        return self._by_channel and "Gather" not in self._readers[name] | self._readers[self._turned.get(name, name)]
 
     def _add(self, kind: str, inputs: list[str], wanted: str, **attributes: Any) -> str:
         output = self._fresh.claim(wanted)

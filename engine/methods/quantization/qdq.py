@@ -16,6 +16,7 @@ from engine.methods.quantization.index import Index
 from engine.methods.quantization.names import FreshNames
 from engine.methods.quantization.plan import Plan
 from engine.methods.quantization.rounding import Scaling, bias_fits, portable_scales, rounded, rounded_weight, scaling, weight_scales
+from engine.methods.quantization.ties import FLOAT, turned
 
 
 class QdqWriter:
@@ -230,9 +231,13 @@ class QdqWriter:
     def _weight_axes(self) -> dict[str, int | None]:
         """The dimension of each weight that has a scale for each of its indices: None where readers want different ones."""
         axes: dict[str, set[int | None]] = {}
+        ties = turned(self._model, FLOAT)
+        picked = {node.input[0] for node in self._index.nodes if node.name in self._plan.weights and node.op_type == "Gather"}
         for node in self._index.nodes:
             if node.name in self._plan.weights:
                 name = node.input[self._plan.weights[node.name]]
+                if ties.get(name) in picked:
+                    axes.setdefault(name, set()).add(None)
                 axes.setdefault(name, set()).add(_channel_axis(node, list(self._index.constants[name].dims)) if self._by_channel else None)
         return {name: next(iter(found)) if len(found) == 1 else None for name, found in axes.items()}
 

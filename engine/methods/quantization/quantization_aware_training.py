@@ -78,10 +78,20 @@ def apply(network: Network, params: QuantizationAwareTraining, context: Context)
     context.report("grid", grid.document())
     context.report("best_epoch", best.epoch)
     context.report("kept", params.keep)
+    context.report("states", {"static_quantization": best.first.document(), "best": best.found.document()})
     context.report("batch_norms_count", len(form.folded()))
     kept = "Kept" if params.keep == "best" else "The last state is kept; best was"
-    context.show(Note(text=f"{kept}: the state after epoch {best.epoch}, of least loss ({best.loss:.4g}) on validation examples."))
+    context.show(Note(text=f"{kept}: the state after epoch {best.epoch}. On validation examples: {_words(best)}."))
     return calibrated.finish(context, target)
+
+
+def _words(best: Best) -> str:
+    """What static quantization and the best state came to."""
+    named = {"static quantization": best.first, "best": best.found}
+    return ", ".join(
+        f"{name} {found.loss:.4g} loss" + ("" if found.right is None else f" and {100 * found.right:.2f} % right")
+        for name, found in named.items()
+    )
 
 
 def _examples(params: QuantizationAwareTraining, context: Context) -> tuple[Examples, Examples]:

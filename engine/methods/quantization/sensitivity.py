@@ -18,6 +18,8 @@ from engine.methods.quantization.qdq import QdqWriter
 if TYPE_CHECKING:
     from engine.methods.quantization.static_quantization import Quantizer
 
+KEY = "signal_over_error"
+"""Of the ratios in reports; in dB."""
 LOSSY_DB = 25.0
 """Signal over error of a product below which it is the first to stay in float; a normal distribution whose range spans four
 deviations keeps about 40 dB in eight bits."""

@@ -17,7 +17,7 @@ class QuantizationAwareTraining(IntegerFields, TrainingRun):
 
     Starts from static quantization (the same operators, ranges and writers) and ends in the same kind of file, whose grid is bit for bit the
     one that was trained: what training sees is what ONNX Runtime computes without integer kernels, up to the order of float additions. The
-    network of least loss on validation examples is kept, the untrained one among them. Weights that are zero stay zero. With `teacher` it
+    network of least loss on validation examples is kept, the untrained one among them, and none that answers fewer of them right. Weights that are zero stay zero. With `teacher` it
     learns another network's answers.
     """
 
@@ -51,8 +51,8 @@ class QuantizationAwareTraining(IntegerFields, TrainingRun):
     freeze_batch_norm_after: Ratio = 0.5
     """Share of the training after which `corrected` statistics are frozen, too."""
     keep: Literal["best", "last"] = "best"
-    """`best`: the state of least loss on validation examples, that of static quantization before any training being the first of them;
-    `last`: the state at the end."""
+    """`best`: the state of least loss on validation examples, that of static quantization before any training being the first of them, among
+    those that answer no fewer of these right than it does; `last`: the state at the end."""
     hold_zeros: bool = True
     """Weights that are zero now, pruned ones among them, stay zero."""
     teacher: Teacher | None = None

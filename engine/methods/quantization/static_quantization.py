@@ -146,6 +146,8 @@ class Calibrated:
         chosen = self.quantizer.plan(self.prepared.excluded)
         examples = agreement.examples(self.feeds(1), self.quantizer.example_bytes)
         ratios = sensitivity.product_ratios(self.quantizer, chosen, examples, threads=context.threads, work=context.work)
+        for name, ratio in ratios.items():
+            context.sensitive(name, tried="its input and weight in 8 bits", key=sensitivity.KEY, value=ratio)
         return {name: ratios[name] for name in sorted(ratios, key=lambda name: ratios[name])}
 
     def lossy(self, context: StepContext) -> list[str]:

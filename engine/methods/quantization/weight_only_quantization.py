@@ -16,6 +16,7 @@ from engine.methods.quantization.index import Index
 from engine.methods.quantization.plan import weight_position
 from engine.methods.quantization.settings import each_setting
 from engine.methods.quantization.spec_weights import WeightOnlyQuantization
+from engine.methods.quantization.ties import FLOAT, turn_in_graph, turned
 from engine.methods.quantization.weight_writer import Moments, WeightWriter, Written
 from engine.networks.network import Network
 
@@ -45,7 +46,11 @@ def _one(network: Network, params: WeightOnlyQuantization, context: StepContext)
     if params.reads_examples:
         context.phase("calibrating")
         known = _moments(network, params, prepared, context)
-    writer = WeightWriter(onnx.load(prepared.path), params, prepared.excluded, known)
+    model = onnx.load(prepared.path)
+    if params.weights not in ("int4",) and params.group_size is None and params.activations != "int8":
+        # Those have operators of the runtime's own for either use, which read no common form.
+        turn_in_graph(model, turned(model, FLOAT))
+    writer = WeightWriter(model, params, prepared.excluded, known)
     target = context.work / "quantized.onnx"
     onnx.save(writer.write(), target)
     graph.finish(target)

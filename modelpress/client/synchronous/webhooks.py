@@ -5,7 +5,7 @@ from typing import Any
 
 from modelpress.client.synchronous.transport import Transport
 from modelpress.client.wire import Call
-from modelpress.resources.webhooks import Delivery, DeliveryWithAttempts, EventType, Webhook, WebhookWithSecret
+from modelpress.resources.webhooks import Delivery, DeliveryWithAttempts, EventType, MlflowTracker, Webhook, WebhookWithSecret
 
 
 class Webhooks:
@@ -14,9 +14,23 @@ class Webhooks:
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
 
-    def create(self, url: str, *, events: Sequence[EventType] = (), description: str | None = None) -> WebhookWithSecret:
-        """Have news posted to an address; without `events`, how jobs end. The secret is shown this once."""
-        body = {"url": url, "description": description} | ({"events": [*events]} if events else {})
+    def create(
+        self,
+        url: str,
+        *,
+        events: Sequence[EventType] = (),
+        description: str | None = None,
+        mlflow: MlflowTracker | None = None,
+        credentials: str | None = None,
+    ) -> WebhookWithSecret:
+        """Have news posted to an address; without `events`, how jobs end. The secret is shown this once.
+
+        With `mlflow` the address is that of an MLflow server, which asks for `credentials` (`user:password`, or a token), and jobs
+        become runs there.
+        """
+        body: dict[str, Any] = {"url": url, "description": description} | ({"events": [*events]} if events else {})
+        if mlflow is not None:
+            body |= {"mlflow": mlflow.model_dump(), "credentials": credentials}
         return self._transport.fetch(WebhookWithSecret, Call.of("POST", "/v1/webhooks", body, repeatable=False))
 
     def get(self, webhook_id: str) -> Webhook:

@@ -42,6 +42,19 @@ def test_what_cannot_be_an_address_is_refused_on_the_page(browser: Browser) -> N
         assert words in page.text
 
 
+def test_an_mlflow_server_is_named_on_the_page(browser: Browser) -> None:
+    fields = {"url": "https://mlflow.example", "experiment": "compressions", "credentials": "ada:lovelace", "event": ["job.succeeded"]}
+    assert browser.fill("/webhooks", "/webhooks", **fields).status_code == 303
+    (webhook,) = re.findall(r'href="/webhooks/(whk_\w+)"', text := browser.get("/webhooks").text)
+    assert "MLflow</span>" in text
+    page = browser.get(f"/webhooks/{webhook}").text
+    assert "experiment compressions" in page
+    assert "lovelace" not in text + page
+    refused = browser.fill("/webhooks", "/webhooks", **{**fields, "event": ["job.started"]})
+    assert refused.status_code == 400
+    assert "alone" in refused.text
+
+
 def test_the_log_and_sending_again(browser: Browser, server: Server, client: Client) -> None:
     webhook, _ = made(browser)
     assert "Nothing was sent" in browser.get(f"/webhooks/{webhook}").text

@@ -63,6 +63,15 @@ def test_columns_as_they_are_stated(tmp_path: Path) -> None:
     assert np.array_equal(again.splits["test"]["x"], test["x"])
 
 
+@pytest.mark.parametrize(("base", "kind"), [(0, "float32"), (1.7e9, "float64")])
+def test_targets_keep_what_tells_them_apart(tmp_path: Path, base: float, kind: str) -> None:
+    values = [base + i / 4 for i in range(200)]
+    rows = "".join(f"{i},{value!r}\n" for i, value in enumerate(values))
+    stored = load(tmp_path, f"a,b\n{rows}".encode(), table={"targets": ["b"], "test_share": 0.5})
+    assert {part["y"].dtype for part in stored.splits.values()} == {np.dtype(kind)}
+    assert sorted(np.concatenate([part["y"] for part in stored.splits.values()]).tolist()) == values
+
+
 def test_standardization_is_fitted_on_the_training_rows_alone(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     values = rng.normal(5, 3, (9000, 2)).astype(np.float32)

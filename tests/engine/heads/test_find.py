@@ -77,6 +77,41 @@ ONE_OUTPUT = {
 }
 
 
+SIGNS = {
+    "a sign": (values(1), 2 * numbers(2) - 1, ("binary", 0.0, "y")),
+    "a sign as a float": (values(1), 2.0 * numbers(2) - 1, ("binary", 0.0, "y")),
+    "several signs": (values(4), 2 * numbers(2, 4) - 1, ("multi_label", 0.0, "y")),
+    "one sign of several": (values(5), 2 * np.eye(5)[numbers(5)] - 1, ("classification", 1, "y")),
+    "a map of signs": (values(1, 8, 8), 2 * numbers(2, 8, 8) - 1, ("segmentation", 0.0, "y")),
+    "values that are signs": (np.tanh(values(1)), 2 * numbers(2) - 1, ("regression", None, "y")),
+    "several values that are signs": (np.tanh(values(4)), 2 * numbers(2, 4) - 1, ("regression", None, "y")),
+    "signs and zeros": (values(1), numbers(3) - 1, ("regression", None, "y")),
+}
+
+
+@pytest.mark.parametrize("kind", SIGNS)
+def test_targets_of_minus_one_and_one_are_a_no_and_a_yes(kind: str) -> None:
+    output, target, expected = SIGNS[kind]
+    (head,) = found({"out": output}, {"y": target}).heads
+    assert brief(head) == expected
+    assert head.ignored is None
+    if head.decides:
+        zeros = task_of(head).prepare(head, {"y": (np.asarray(target) + 1) // 2}, {})
+        np.testing.assert_array_equal(task_of(head).prepare(head, {"y": target}, {}), zeros)
+
+
+def test_outputs_between_minus_one_and_one_decide_where_it_is_declared() -> None:
+    (head,) = found({"out": np.tanh(values(1))}, {"y": 2 * numbers(2) - 1}, task="binary").heads
+    assert brief(head) == ("binary", 0.0, "y")
+
+
+def test_values_are_compared_in_the_precision_that_they_are_stored_in() -> None:
+    (head,) = found({"out": values(1)}, {"y": values() + 2.0**30}).heads
+    for stored in (np.array([2.0**30 + 1, 2.0**30]), np.array([2**30 + 1, 2**30])):
+        assert (task_of(head).prepare(head, {"y": stored}, {}) == stored).all()
+    assert task_of(head).prepare(head, {"y": np.float32([1])}, {}).dtype == np.float32
+
+
 @pytest.mark.parametrize("kind", ONE_OUTPUT)
 def test_one_output_is_read_by_its_targets(kind: str) -> None:
     output, target, expected = ONE_OUTPUT[kind]

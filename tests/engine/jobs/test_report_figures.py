@@ -73,5 +73,10 @@ def test_the_report_states_what_is_in_the_files(title: str, tmp_path: Path) -> N
         for side in ("before", "after"):
             if row[side] is not None:
                 assert row[side]["params_count"] == np.prod(row[side]["shape"], dtype=int)
+    for side in ("before", "after"):
+        shares = [row[f"latency_share_{side}"] for row in report["layers"] if row[f"latency_share_{side}"] is not None]
+        assert all(0 < share <= 1 for share in shares)
+        assert sum(shares) <= 1 + 1e-9
+        assert bool(shares) == (name != "branches"), report["layers_not_profiled"]
     if name != "branches":
         assert sum(row["after"]["params_count"] for row in report["layers"] if row["after"]) <= report["result"]["params_count"]

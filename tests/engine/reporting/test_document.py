@@ -155,7 +155,7 @@ def test_hostile_names_stay_text(document: dict[str, Any]) -> None:
     text = markdown(hostile)
     assert "<script>" not in text.partition("```sh")[0]
     layers = [line for line in text.splitlines() if "8×1×3×3" in line]
-    assert layers[0].replace("\\|", "").count("|") == 5
+    assert layers[0].replace("\\|", "").count("|") == 7
 
 
 def test_a_large_network_gives_a_small_page(document: dict[str, Any]) -> None:

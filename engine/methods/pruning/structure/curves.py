@@ -113,6 +113,11 @@ def report(curves: Mapping[str, Sequence[Point]], figures: Mapping[str, float], 
         title = f"Quality with one layer pruned (whole: {figures[name]:.4g})"
         context.show(Curve(title=title, x=Column(title="pruned", unit="share"), y=Column.of(shown), lines=lines))
     for layer, points in curves.items():
+        measured = [point for point in points if name in point.figures]
+        if measured:
+            half = min(measured, key=lambda point: abs(point.ratio - 0.5))
+            tried = f"{100 * half.ratio:.3g} % of its channels removed"
+            context.sensitive(layer, tried=tried, key=f"validation.{name}", value=half.figures[name], whole=figures[name])
         for point in points:
             if name in point.figures:
                 context.metric(f"sensitivity.{layer}.{name}", point.figures[name], step=round(100 * point.ratio))

@@ -96,6 +96,9 @@ def test_auto_takes_from_every_layer_what_its_curve_allows(world):
     assert result[0].out_channels == 8 - sum((i + 0.5) / 8 < shares["0"] for i in range(8))
     stages = setting.context.reported["stages"]
     assert set(setting.context.reported["sensitivity"]["curves"]) == {"0"}
+    shown = setting.context.sensitivities["0"]
+    half = next(point for point in setting.context.reported["sensitivity"]["curves"]["0"] if point["ratio"] == 0.5)
+    assert (shown.tried, shown.value) == ("50 % of its channels removed", half[shown.key.removeprefix("validation.")])
     assert stages
 
 

@@ -118,6 +118,9 @@ def test_products_stay_in_float_until_the_target_is_met(files: Path, tmp_path: P
     found = report["steps"][0]["report"]["mixed_precision"]
     assert found["left_in_float"] == ["first"]
     assert list(found["sqnr_db"]) == ["first", "second"]
+    shown = {row["node"]: row["sensitivity"] for row in report["layers"]}
+    assert {node: row["value"] for node, row in shown.items()} == pytest.approx(found["sqnr_db"], abs=0.006)
+    assert {row["key"] for row in shown.values()} == {"signal_over_error"}
     assert [(item["kind"], item["near_enough"], item["kept"]) for item in found["tries"]] == [
         ("0 in float", False, False),
         ("1 in float", True, True),

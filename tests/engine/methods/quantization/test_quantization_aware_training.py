@@ -20,6 +20,7 @@ from engine.contract.metadata import ModelMetadata
 from engine.formats.loading import load_network
 from engine.methods.context import Context
 from engine.methods.quantization import quantization_aware_training, static_quantization
+from engine.methods.quantization.aware.best import Best
 from engine.methods.quantization.aware.normalization import FoldedNormalization, normalized
 from engine.methods.quantization.aware.writing import write_trained
 from engine.methods.quantization.quantization_aware_training import EXACT, apply
@@ -226,3 +227,36 @@ def test_what_contradicts_itself_is_refused() -> None:
     with pytest.raises(ValidationError, match="a teacher"):
         QuantizationAwareTraining(epochs=1, alpha=0.5)
     assert QuantizationAwareTraining(epochs=1).needs.labels
+
+
+def test_a_state_of_less_loss_that_answers_fewer_right_is_not_kept(world: Callable[..., Any]) -> None:
+    """Three states of one bias: the second has less loss and one right answer fewer, the third less loss and as many right answers."""
+
+    class Scores(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.state = nn.Parameter(torch.zeros(()))
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            """Scores of the label, which stands in the first pixel; wrong for so many examples as `state` says in its tens."""
+            sure = 1 + self.state % 10
+            wrong = torch.arange(len(images)) < self.state // 10
+            return sure * (nn.functional.one_hot((images[:, 0, 0, 0].long() + wrong) % 5, 5) - 0.5)
+
+    scene = world(Scores())
+    labels = np.arange(60) % 5
+    images = np.zeros((60, 1, 8, 8), np.float32)
+    images[:, 0, 0, 0] = labels
+    context = scene.context
+    module = scene.network.module
+    loss = context.loss(module, context.labelled("train"), 0.0)
+    best = Best(module, ToySplit(images, labels), loss, context)
+    offered = []
+    for epoch, state in ((1, 14.0), (2, 2.0)):
+        module.state.data.fill_(state)
+        offered.append(best.offer(module, epoch))
+        assert best.epoch == (0 if epoch == 1 else 2)
+    assert best.first.right == offered[1].right == 1
+    assert offered[0].right == pytest.approx(59 / 60)
+    assert best.first.loss > offered[1].loss > offered[0].loss
+    assert best.found == offered[1]

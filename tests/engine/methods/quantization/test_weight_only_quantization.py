@@ -163,8 +163,9 @@ def test_an_embedding_that_is_the_last_layer_too_is_stored_small(bench: Callable
     feed = {"ids": RNG.integers(0, 64, (12, 4))}
     found, _ = run(bench, path, feed, **params)
     assert decibels(outputs(path, feed), outputs(found, feed)) > 12
-    assert sum(np.prod(item.dims) >= 64 * 32 for item in stored(found).values()) <= 2
-    assert found.stat().st_size < 1.05 * path.stat().st_size
+    # For 4 bits the runtime has operators of its own for either use, which read no common form (two numbers share a byte of one of them).
+    assert sum(np.prod(item.dims) >= 64 * 32 for item in stored(found).values()) == 1
+    assert found.stat().st_size < 0.75 * path.stat().st_size
 
 
 def test_weights_inside_of_branches_are_stored_small(bench: Callable[..., Any], tmp_path: Path) -> None:
