@@ -75,7 +75,8 @@ def run(model: Path, data: Path, steps: list[dict[str, Any]], folder: Path, meta
         )
         _, status, used = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
-    ended = "" if status == 0 else (folder / "log").read_text().strip().splitlines()[-1][:100]
+    said = (folder / "log").read_text().strip().splitlines()
+    ended = "" if status == 0 else (said[-1][:100] if said else f"ended with {process.returncode}, saying nothing")
     return used.ru_utime + used.ru_stime, used.ru_maxrss * 1024, ended
 
 

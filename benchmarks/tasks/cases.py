@@ -94,8 +94,8 @@ class Tagger(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.embed, self.look, self.head = nn.Embedding(20, 32), nn.Conv1d(32, 48, 3, padding=1), nn.Linear(48, 3)
-        self.inner = nn.Linear(48, 48)
+        self.embed, self.look = nn.Embedding(20, 32), nn.Conv1d(32, 48, 3, padding=1)
+        self.inner, self.head = nn.Linear(48, 48), nn.Linear(48, 3)
 
     def forward(self, ids: Tensor) -> Tensor:
         seen = torch.relu(self.look(self.embed(ids).transpose(1, 2))).transpose(1, 2)

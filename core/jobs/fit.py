@@ -5,7 +5,7 @@ from typing import Any
 
 from core.database.tables import Dataset, Model
 from core.errors import DatasetInvalid, FieldError, ServiceError, ShapeMismatch
-from engine.contract.arrangement import arrange, preprocessing_of
+from engine.contract.arrangement import arrange, check_type, preprocessing_of
 from engine.contract.errors import EngineError
 from engine.contract.metadata import DatasetMetadata
 
@@ -35,6 +35,7 @@ def _wrong_inputs(
     try:
         preprocessing = preprocessing_of(DatasetMetadata.model_validate(dataset.declared), names)
         for wanted in inputs:
+            check_type(str(wanted["name"]), str(wanted["dtype"]))
             name = "x" if len(inputs) == 1 and "x" in stored else f"x.{wanted['name']}"
             if name not in stored:
                 known = ", ".join(sorted(column for column in stored if column.partition(".")[0] == "x")) or "none"

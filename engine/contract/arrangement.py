@@ -33,6 +33,17 @@ class Arrangement:
         return next((axis for axis in (0, -1) if self.arranged and self.arranged[axis] == count), None)
 
 
+FED = frozenset({"float16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8", "bool"})
+"""Types of inputs that arrays of a dataset become."""
+
+
+def check_type(name: str, dtype: str) -> None:
+    """Raises `shape_mismatch` where no dataset can feed an input of the type."""
+    if dtype not in FED:
+        hint = "export the network with float32 inputs and outputs (`module.float()`)" if "float" in dtype else None
+        raise EngineError("shape_mismatch", f"Input {name!r} of the model is {dtype}, which no dataset can feed.", hint=hint)
+
+
 def preprocessing_of(metadata: DatasetMetadata, inputs: Sequence[str]) -> dict[str, PreprocessingSpec]:
     """The preprocessing of each input. Raises `dataset_invalid` where the metadata names an input that is not there."""
     stated = metadata.preprocessing

@@ -7,14 +7,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from engine.contract.arrangement import Arrangement, arrange
+from engine.contract.arrangement import Arrangement, arrange, check_type
 from engine.contract.errors import EngineError
 from engine.contract.metadata import PreprocessingSpec
 from engine.data.pictures import Picture
 from engine.networks.network import TensorSpec
 
 Array = npt.NDArray[Any]
-_DTYPES = {"float16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8", "bool"}
 
 
 class Preprocessing:
@@ -22,8 +21,7 @@ class Preprocessing:
 
     def __init__(self, spec: PreprocessingSpec, stored: tuple[int, ...], target: TensorSpec) -> None:
         """`stored` is the shape of one example as stored. Raises `shape_mismatch` where it cannot become `target`."""
-        if target.dtype not in _DTYPES:
-            raise EngineError("shape_mismatch", f"Input {target.name!r} of the model is {target.dtype}, which no dataset can feed.")
+        check_type(target.name, target.dtype)
         self.dtype = np.dtype(target.dtype)
         self.scalar = target.shape == ()
         """Whether the input is one number for a whole batch, such as a sampling rate."""

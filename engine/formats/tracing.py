@@ -13,8 +13,7 @@ from engine.networks.network import Signature, TensorSpec
 
 def open_shapes(module: nn.Module, signature: Signature) -> tuple[Any, ...]:
     """`dynamic_shapes` of an export on inputs of the signature."""
-    batched = len({spec.shape[:1] for spec in signature.inputs}) == 1
-    shapes = tuple(_open_dimensions(spec, batched=batched) for spec in signature.inputs)
+    shapes = tuple(_open_dimensions(spec, signature.batch_axis(spec)) for spec in signature.inputs)
     return (shapes,) if _takes_any_number(module) else shapes
 
 
@@ -31,12 +30,9 @@ def _takes_any_number(module: nn.Module) -> bool:
     return any(parameter.kind is parameter.VAR_POSITIONAL for parameter in inspect.signature(module.forward).parameters.values())
 
 
-def _open_dimensions(spec: TensorSpec, *, batched: bool) -> dict[int, Any]:
-    """The batch, and every other dimension that the signature leaves open, if the exporter finds that it may stay so.
-
-    A first dimension that the file fixes is the batch of its example where all inputs have it (`batched`).
-    """
+def _open_dimensions(spec: TensorSpec, batch: int | None) -> dict[int, Any]:
+    """The batch, and every other dimension that the signature leaves open, if the exporter finds that it may stay so."""
     opened: dict[int, Any] = {dim: torch.export.Dim.AUTO for dim, size in enumerate(spec.shape) if size is None}
-    if spec.shape and (spec.shape[0] is None or batched):
-        opened[0] = torch.export.Dim("batch")
+    if batch is not None:
+        opened[batch] = torch.export.Dim("batch")
     return opened

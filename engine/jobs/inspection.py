@@ -79,7 +79,7 @@ def _check_runs(path: Path, nodes: int) -> None:
 
 def module_layers(network: Network) -> list[LayerInfo]:
     """Every leaf module that runs, in the order in which it first does: name, type, shapes, parameters, MACs, and what can be done to it."""
-    from engine.networks.example_inputs import example_inputs
+    from engine.networks.example_inputs import fitting_inputs
     from engine.networks.layers import PRUNABLE
 
     module = network.module
@@ -105,7 +105,7 @@ def module_layers(network: Network) -> list[LayerInfo]:
             for name, layer in module.named_modules():
                 if name and not list(layer.children()):
                     hooks += [layer.register_forward_pre_hook(before(name, counter)), layer.register_forward_hook(after(name, counter))]
-            module.eval()(*example_inputs(network.signature, 1))
+            module.eval()(*fitting_inputs(module, network.signature, 1))
     except RuntimeError as error:
         raise EngineError("model_invalid", f"The network does not run on one example: {str(error).splitlines()[0]}.") from error
     finally:

@@ -130,7 +130,7 @@ class RandomExamples:
                 item.name: tuple(part if self._is_batch(position, dim) else slice(None) for position, dim in enumerate(item.shape))
                 for item in self._inputs
             }
-            yield Batch({name: value[places[name]] for name, value in everything.items()}, {}, part.stop - part.start)
+            yield Batch({name: np.asarray(value[places[name]]) for name, value in everything.items()}, {}, part.stop - part.start)
 
     def feed(self, size: int) -> Feed:
         """One batch of just `size` examples."""
@@ -239,7 +239,7 @@ def fixed_batch(session: runtime.Session) -> int | None:
 def _random(rng: np.random.Generator, shape: list[int], kind: str) -> NDArray[Any]:
     dtype = runtime.dtype_of(kind)
     if dtype is not None and dtype.kind == "f":
-        return rng.standard_normal(shape).astype(dtype)
+        return np.asarray(rng.standard_normal(shape), dtype)
     if dtype is not None and dtype.kind in "biu":
-        return rng.integers(0, 2, shape).astype(dtype)
+        return np.asarray(rng.integers(0, 2, shape), dtype)
     raise EngineError("shape_mismatch", f"Inputs of type {kind} cannot be drawn at random.", hint="Upload a small dataset.")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -27,9 +29,9 @@ def example_inputs(
     rng = np.random.default_rng(seed)
     tensors = []
     for tensor in signature.inputs:
-        given = (shapes or {}).get(tensor.name, ())
+        given, batch = (shapes or {}).get(tensor.name, ()), signature.batch_axis(tensor)
         shape = [
-            batch_size if dim == 0 else size or (given[dim - 1] if dim <= len(given) else open_size)
+            batch_size if dim == batch else size or (given[dim - 1] if dim <= len(given) else open_size)
             for dim, size in enumerate(tensor.shape)
         ]
         dtype: torch.dtype = getattr(torch, tensor.dtype)
@@ -39,6 +41,17 @@ def example_inputs(
             values = torch.from_numpy(rng.standard_normal(shape)) if dtype.is_floating_point else torch.zeros(shape)
         tensors.append(values.to(device, dtype))
     return tuple(tensors)
+
+
+def fitting_inputs(module: nn.Module, signature: Signature, batch_size: int, *, seed: int = 0) -> tuple[Tensor, ...]:
+    """`example_inputs` on the CPU of a size for which the module runs; where there is none, of the first: what is done with them says why."""
+    if any(size is None for spec in signature.inputs for dim, size in enumerate(spec.shape) if dim != signature.batch_axis(spec)):
+        for size in OPEN_SIZES:
+            inputs = example_inputs(signature, batch_size, open_size=size, seed=seed)
+            with suppress(RuntimeError, ValueError), torch.no_grad():
+                module.forward(*inputs)  # Not a call: a traced network that is called prints what it fails with.
+                return inputs
+    return example_inputs(signature, batch_size, seed=seed)
 
 
 @torch.no_grad()

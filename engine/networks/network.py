@@ -44,6 +44,17 @@ class Signature:
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
 
+    def batch_axis(self, tensor: TensorSpec) -> int | None:
+        """Which dimension of an input counts examples; None where it has none for them.
+
+        The first, also where all inputs fix it: it is the batch of the file's example. Of an input that fixes its first dimension alone (a
+        recurrent state, whose layers come first) the first open one.
+        """
+        first = {item.shape[0] for item in self.inputs if item.shape}
+        if not tensor.shape or tensor.shape[0] is None or len(first) == 1:
+            return 0 if tensor.shape else None
+        return tensor.shape.index(None) if None in tensor.shape else None
+
     def to_json(self) -> dict[str, list[dict[str, Any]]]:
         """The signature as JSON types, as it stands in an inspection."""
         return {

@@ -53,15 +53,21 @@ def done(client: Client, model: str, data: str, step: dict[str, Any]) -> tuple[d
     return job["summary"], {file["filename"]: file for file in files}
 
 
-def promoted(client: Client, file: dict[str, Any], target: Path) -> dict[str, Any]:
-    """The model that a file became, as it was read again; its bytes stand at `target`."""
-    model = client.json("POST", f"/v1/artifacts/{file['id']}/promote", {})
-    assert model["lineage"]["artifact_id"] == file["id"]
+def inspected(client: Client, model: dict[str, Any]) -> dict[str, Any]:
+    """The model once it is ready."""
     begun = time.monotonic()
     while model["status"] == "inspecting" and time.monotonic() < begun + 60:
         time.sleep(0.05)
         model = client.json("GET", f"/v1/models/{model['id']}")
     assert model["status"] == "ready", model
+    return model
+
+
+def promoted(client: Client, file: dict[str, Any], target: Path) -> dict[str, Any]:
+    """The model that a file became, as it was read again; its bytes stand at `target`."""
+    model = client.json("POST", f"/v1/artifacts/{file['id']}/promote", {})
+    assert model["lineage"]["artifact_id"] == file["id"]
+    model = inspected(client, model)
     client.download(f"/v1/models/{model['id']}/content", target)
     return dict(model)
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import warnings
 from collections import Counter
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ from engine.formats.onnx.notes import remove_notes
 from engine.formats.onnx.writer.write import agrees, written
 from engine.formats.tracing import first_reason, open_shapes
 from engine.networks import masks
-from engine.networks.example_inputs import example_inputs
+from engine.networks.example_inputs import fitting_inputs
 from engine.networks.network import Signature
 from engine.process.memory import present_objects_kept
 
@@ -62,7 +64,7 @@ def _written(module: nn.Module, signature: Signature, path: Path, examples: Exam
     if model is None:
         return False
     _save(plain(model), signature, path, half=half)
-    if agrees(path, module, examples or example_inputs(signature, _TRIED_BATCH, seed=1), half=half):
+    if agrees(path, module, examples or fitting_inputs(module, signature, _TRIED_BATCH, seed=1), half=half):
         return True
     path.unlink()
     return False
@@ -75,21 +77,11 @@ def _save(model: onnx.ModelProto, signature: Signature, path: Path, *, half: boo
 
 def _exported(module: nn.Module, signature: Signature, examples: Examples, *, keep_normalization: bool) -> onnx.ModelProto:
     """The network as torch writes it. Raises `export_failed`."""
-    arguments = example_inputs(signature, EXAMPLE_BATCH) if examples is None else examples
+    arguments = fitting_inputs(module, signature, EXAMPLE_BATCH) if examples is None else examples
     try:
         with warnings.catch_warnings(), _Quiet(), present_objects_kept():
             warnings.simplefilter("ignore")
-            program = torch.onnx.export(
-                module,
-                arguments,
-                dynamo=True,
-                dynamic_shapes=open_shapes(module, signature),
-                input_names=provisional("input", len(signature.inputs)),
-                output_names=provisional("output", len(signature.outputs)),
-                opset_version=OPSET,
-                verbose=False,
-                optimize=not keep_normalization,
-            )
+            program = _through_torch(module, arguments, signature, optimize=not keep_normalization)
             if keep_normalization and program is not None:
                 _optimize(program.model)
     except (OSError, MemoryError):
@@ -100,6 +92,27 @@ def _exported(module: nn.Module, signature: Signature, examples: Examples, *, ke
         ) from error
     assert program is not None
     return program.model_proto
+
+
+def _through_torch(
+    module: nn.Module, arguments: Sequence[torch.Tensor], signature: Signature, *, optimize: bool
+) -> torch.onnx.ONNXProgram | None:
+    """What torch's exporter makes of the module. Raises whatever it raises."""
+    shapes = open_shapes(module, signature)
+    write = partial(
+        torch.onnx.export,
+        dynamo=True,
+        input_names=provisional("input", len(signature.inputs)),
+        output_names=provisional("output", len(signature.outputs)),
+        opset_version=OPSET,
+        verbose=False,
+        optimize=optimize,
+    )
+    try:
+        return write(module, tuple(arguments), dynamic_shapes=shapes)
+    except torch.onnx.errors.OnnxExporterError:
+        # It traces on its own terms, in which some open dimensions may be anything. What `torch.export` has traced it takes as it is.
+        return write(torch.export.export(module, tuple(arguments), dynamic_shapes=shapes))
 
 
 def _optimize(model: Any) -> None:

@@ -20,7 +20,7 @@ from engine.contract.json import JsonObject
 from engine.files.pt2 import NAMES, PROGRAM
 from engine.formats.pt2.program import read_program
 from engine.formats.tracing import first_reason, open_shapes
-from engine.networks.example_inputs import example_inputs
+from engine.networks.example_inputs import fitting_inputs
 from engine.networks.network import Network, Signature
 from engine.process.memory import present_objects_kept
 
@@ -38,7 +38,7 @@ def save(network: Network, path: Path) -> None:
     try:
         with warnings.catch_warnings(), present_objects_kept(), _casting(module, signature):
             warnings.simplefilter("ignore")
-            program = torch.export.export(module, example_inputs(signature, _BATCH), dynamic_shapes=open_shapes(module, signature))
+            program = torch.export.export(module, fitting_inputs(module, signature, _BATCH), dynamic_shapes=open_shapes(module, signature))
             program._example_inputs = None  # they would be stored
             for node in program.graph.nodes:
                 for key in _FOREIGN:
@@ -92,7 +92,7 @@ def _casting(module: nn.Module, signature: Signature) -> Iterator[None]:
             hook.remove()
         return
     with torch.no_grad():
-        outputs = module(*example_inputs(signature, _BATCH))
+        outputs = module(*fitting_inputs(module, signature, _BATCH))
     computed = [tensor.dtype for tensor in ([outputs] if isinstance(outputs, Tensor) else outputs)]
     original = module.graph
     module.graph = _cast_graph(original, computed, signature)

@@ -25,7 +25,7 @@ from engine.formats.onnx.networks import array_of
 from engine.formats.pt2.export import unsupported
 from engine.formats.safetensors import description
 from engine.formats.safetensors.read import SIGNATURE
-from engine.networks.example_inputs import example_inputs
+from engine.networks.example_inputs import fitting_inputs
 from engine.networks.network import Network
 
 _TOLERANCE = 1e-5
@@ -77,7 +77,7 @@ def still_is(network: Network, tensors: Mapping[str, NDArray[Any]]) -> bool:
         path = Path(folder) / "weights.safetensors"
         save_file(dict(tensors), path)
         again = read(path, ModelMetadata(architecture=network.architecture), Path(folder)).module
-    inputs = example_inputs(network.signature, 2)
+    inputs = fitting_inputs(network.module.eval(), network.signature, 2)
     with torch.no_grad():
         wanted, given = (item if isinstance(item, tuple) else (item,) for item in (network.module.eval()(*inputs), again.eval()(*inputs)))
     return len(wanted) == len(given) and all(

@@ -13,6 +13,7 @@ import onnx
 
 _ROLES = {"weight", "bias", "kernel", "running_mean", "running_var", "gamma", "beta", "moving_mean", "moving_variance", "w", "b", "r"}
 _SUFFIX = re.compile(r"_(weight|bias|kernel|gamma|beta)$")
+_RECURRENT = re.compile(r"^(weight|bias)_(ih|hh)_l\d+(_reverse)?$")
 _FORM = re.compile(r"_(transposed|wide)$")
 """What this project's own writer adds to the name of a weight that it stores in another shape than the layer has it."""
 _OPERATION = re.compile(r"^(ReadVariableOp\w*|(Conv\w*|DepthwiseConv\w*|MatMul|BiasAdd|Fused\w*)(_\d+)?|resource|read|Gemm|kernel\d*)$")
@@ -40,7 +41,7 @@ def module_path(node: onnx.NodeProto, tensors: Sequence[str], *, shared: bool = 
     for name in tensors:
         if is_readable(name):
             parts = [part for part in re.split(r"[./]", _FORM.sub("", name.split(":")[0])) if part]
-            if len(parts) > 1 and parts[-1].lower() in _ROLES:
+            if len(parts) > 1 and (parts[-1].lower() in _ROLES or _RECURRENT.match(parts[-1])):
                 return ".".join(parts[:-1])
             if len(parts) > 1 and _SUFFIX.search(parts[-1]):
                 return ".".join([*parts[:-1], _SUFFIX.sub("", parts[-1])])

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from onnx import numpy_helper
 from torch.nn import functional
 
 from engine.formats.onnx.writer.functions import Args, Kwargs, Rule, given, result_type, tensor
@@ -126,7 +127,8 @@ def getitem(writer: Writer, args: Args, kwargs: Kwargs) -> Any:
     """A part of a tuple, or of a tensor by slices, places and one tensor of places."""
     source, index = args
     if isinstance(source, list | tuple):
-        return source[index].name
+        part = source[index]
+        return [item.name for item in part] if isinstance(part, list) else part.name
     value = tensor(source)
     items = list(index) if isinstance(index, tuple) else [index]
     used = sum(item is not None and item is not Ellipsis for item in items)
@@ -218,7 +220,24 @@ def pad(writer: Writer, args: Args, kwargs: Kwargs) -> str:
     return str(writer.emit("Pad", *inputs, mode=names[mode]))
 
 
+def full(writer: Writer, args: Args, kwargs: Kwargs) -> str:
+    """One number everywhere."""
+    sizes, value = args[0], torch.tensor([given(args, kwargs, 1, "fill_value")], dtype=result_type(writer)).numpy()
+    shape = str(writer.emit("Concat", *map(writer.row, sizes), axis=0))
+    return str(writer.emit("ConstantOfShape", shape, value=numpy_helper.from_array(value)))
+
+
+def flip(writer: Writer, args: Args, kwargs: Kwargs) -> str:
+    """Dimensions backwards."""
+    value, dims = tensor(args[0]), given(args, kwargs, 1, "dims")
+    count = len(dims)
+    ends = (writer.integers(*[place] * count) for place in (-1, -_FAR))
+    return str(writer.emit("Slice", value.name, *ends, writer.integers(*map(value.along, dims)), writer.integers(*[-1] * count)))
+
+
 FUNCTIONS: Mapping[Any, Rule] = {
+    torch.flip: flip,
+    torch.full: full,
     **dict.fromkeys((torch.flatten, torch.reshape), reshape),
     torch.squeeze: squeeze,
     torch.unsqueeze: unsqueeze,

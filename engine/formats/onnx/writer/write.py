@@ -16,7 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from engine.contract.errors import EngineError
 from engine.formats.onnx import runtime
 from engine.formats.onnx.counting import on_meta
-from engine.formats.onnx.writer import functional_layers, functions, moving
+from engine.formats.onnx.writer import functional_layers, functions, moving, recurrent
 from engine.formats.onnx.writer.following import followed
 from engine.formats.onnx.writer.graph import Size, Unwritten, Value, Writer, element_type
 from engine.formats.onnx.writer.layers import LAYERS, folded_norm
@@ -48,17 +48,18 @@ class _Writing:
 
     def __init__(self, module: fx.GraphModule, signature: Signature) -> None:
         self._module, self._signature = module, signature
+        self._nodes = _live(module.graph)
         self._refuse_unknown()
         names = [item.name for side in (signature.inputs, signature.outputs) for item in side]
         self._writer = Writer(module, names)
-        self._found = [_Record.of(module, inputs) for inputs in _probes(signature)]
+        self._found = _probed(module, signature)
         self._values: dict[fx.Node, Any] = {}
 
     def _refuse_unknown(self) -> None:
         """Before anything is computed."""
-        for node in self._module.graph.nodes:
+        for node in self._nodes:
             unknown = (
-                (node.op == "call_module" and type(self._module.get_submodule(str(node.target))) not in LAYERS)
+                (node.op == "call_module" and type(self._module.get_submodule(str(node.target))) not in (*LAYERS, *recurrent.LAYERS))
                 or (node.op == "call_function" and node.target not in _FUNCTIONS)
                 or (node.op == "call_method" and node.target not in _METHODS)
             )
@@ -70,7 +71,7 @@ class _Writing:
         writer, inputs, outputs = self._writer, [], []
         self._fold_norms()
         given = iter(self._signature.inputs)
-        for node in self._module.graph.nodes:
+        for node in self._nodes:
             writer.node, writer.probes = node, tuple(found[node.name] for found in self._found)
             if node.op == "placeholder":
                 spec = next(given)
@@ -113,6 +114,8 @@ class _Writing:
         args, kwargs = given
         if node.op == "call_module":
             layer = self._module.get_submodule(str(node.target))
+            if type(layer) in recurrent.LAYERS:
+                return recurrent.recurrent(writer, layer, args)
             return LAYERS[type(layer)](writer, layer, functions.tensor(args[0]))
         if all(isinstance(probe, int) for probe in writer.probes) and len(set(writer.probes)) == 1:
             return None  # a number that is the same for every batch
@@ -126,7 +129,7 @@ class _Writing:
         if name is None:
             return probes[0]
         if isinstance(name, list):
-            return [Value(own, tuple(probe[place] for probe in probes)) for place, own in enumerate(name)]
+            return _valued(name, probes)
         if not isinstance(probes[0], Tensor):
             raise Unwritten
         return Value(name, probes)
@@ -134,7 +137,7 @@ class _Writing:
     def _described(self, name: str, probes: Sequence[Tensor]) -> onnx.ValueInfoProto:
         shape: list[int | str] = []
         for dim, sizes in enumerate(zip(*(probe.shape for probe in probes), strict=True)):
-            open_name = "batch" if dim == 0 and tuple(sizes) == _BATCHES else f"{name}_{dim}"
+            open_name = "batch" if tuple(sizes) == _BATCHES else f"{name}_{dim}"
             shape.append(sizes[0] if len(set(sizes)) == 1 else open_name)
         return helper.make_tensor_value_info(name, element_type(probes[0].dtype), shape)
 
@@ -182,15 +185,39 @@ class _Record(fx.Interpreter):
         return result
 
 
-def _probes(signature: Signature) -> list[tuple[Tensor, ...]]:
-    """Inputs that differ in the batch and in every dimension that is open; a batch that all inputs fix is opened."""
-    batched = len({spec.shape[:1] for spec in signature.inputs}) == 1
-    if any(not spec.shape or (spec.shape[0] is not None and not batched) for spec in signature.inputs):
+def _live(graph: fx.Graph) -> list[fx.Node]:
+    """Inputs, outputs and what these depend on, in order."""
+    live: dict[fx.Node, None] = {}
+    for node in reversed(graph.nodes):
+        if node.op in ("placeholder", "output") or any(user in live for user in node.users):
+            live[node] = None
+    return list(live)[::-1]
+
+
+def _valued(names: list[Any], probes: Sequence[Any]) -> list[Any]:
+    """A result of several tensors, some of them in lists of their own."""
+    parts = [(own, tuple(probe[place] for probe in probes)) for place, own in enumerate(names)]
+    return [_valued(own, part) if isinstance(own, list) else Value(own, part) for own, part in parts]
+
+
+def _probed(module: fx.GraphModule, signature: Signature) -> list[dict[str, Any]]:
+    """Every value of the network on inputs that differ in the batch and in every dimension that is open. Raises `Unwritten`."""
+    axes = [signature.batch_axis(spec) for spec in signature.inputs]
+    if all(axis is None for axis in axes):
         raise Unwritten
-    meta = torch.device("meta")
-    return [
-        example_inputs(signature, batch, meta, open_size=size) for batch, size in zip(_BATCHES, (OPEN_SIZES[0], OPEN_SIZES[1]), strict=True)
-    ]
+    is_open = any(
+        size is None for spec, axis in zip(signature.inputs, axes, strict=True) for dim, size in enumerate(spec.shape) if dim != axis
+    )
+    found: list[dict[str, Any]] = []
+    for size in OPEN_SIZES:
+        try:
+            found.append(_Record.of(module, example_inputs(signature, _BATCHES[len(found)], torch.device("meta"), open_size=size)))
+        except Unwritten:
+            if not is_open:
+                raise
+        if len(found) == len(_BATCHES):
+            return found
+    raise Unwritten
 
 
 def _attribute(module: nn.Module, path: str) -> Tensor:
