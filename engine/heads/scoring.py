@@ -64,7 +64,7 @@ class Scores:
         for head in self.heads:
             target = prepared.get(head.name)
             if target is not None:
-                self._counted[head.name] += int(counts(head, target).reshape(len(target), -1).any(axis=1).sum())
+                self._counted[head.name] += int(counts(head, target).any(axis=tuple(range(1, target.ndim))).sum())
         for pairs in self._against_targets.values():
             for head, found in pairs:
                 target = prepared[head.name]

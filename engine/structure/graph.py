@@ -23,6 +23,7 @@ from engine.structure.following.follower import ALONE, CROSSED, SINGLE, Follower
 from engine.structure.following.ties import FIXED, Ties, essence, simplified, varying
 from engine.structure.imagination import LOOKS_AT_VALUES, evaluated, holds_places, imagined
 from engine.structure.resizing import as_sum, kept_by, resize
+from engine.structure.sharing import tie, tied
 
 _RULES = elementwise.RULES | shaping.RULES | products.RULES | reductions.RULES
 
@@ -223,9 +224,11 @@ class ChannelGraph:
     def remove(self, group: ChannelGroup, channels: Sequence[int]) -> None:
         """Cut the channels out of every layer that they tie, and out of the sizes that a traced network has written down.
 
-        The group may be that of another drawing of the same network: its name says which one is meant.
+        The group may be that of another drawing of the same network: its name says which one is meant. A weight of several layers that lose the same
+        of it stays one.
         """
         group = next(own for own in self.groups if own.name == group.name)
+        together = tied(group)
         marked = torch.tensor(sorted(channels))
         for part in group.parts:
             key = (id(part.layer), part.outgoing, part.dimension)
@@ -239,6 +242,7 @@ class ChannelGraph:
                 cut_slices(part, gone.nonzero().flatten(), single=part.layer in self._single)
         for owner in {part.owner for part in group.parts if isinstance(part.owner, nn.RNNBase)}:
             refresh(owner)
+        tie(together)
         newly = self._numbers[group.name][torch.isin(group.units[:, 0], marked)]
         self._gone[newly] = True
         if isinstance(self.module, fx.GraphModule):

@@ -24,8 +24,8 @@ ROOMS = (
         ("engine/measuring/*.py", "engine/measuring/examiner/server.py"),
         ("tests/engine/measuring", "tests/engine/jobs/test_pair.py"),
     ),
-    Room("metrics", ("engine/metrics/**/*.py",), ("tests/engine/metrics", "tests/engine/tasks")),
-    Room("tasks", ("engine/tasks/*.py",), ("tests/engine/tasks",)),
+    Room("metrics", ("engine/metrics/**/*.py",), ("tests/engine/metrics", "tests/engine/heads", "tests/engine/tasks")),
+    Room("tasks", ("engine/tasks/*.py",), ("tests/engine/heads", "tests/engine/tasks")),
     Room(
         "quantization",
         ("engine/methods/quantization/*.py",),

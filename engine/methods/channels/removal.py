@@ -19,10 +19,15 @@ from engine.structure.graph import ChannelGraph
 from engine.structure.imagination import holds_places, imagined
 from engine.structure.plan import Costs
 from engine.structure.proof import removable
+from engine.structure.sharing import sharers, unties
 from engine.training.batches import Batch
 
 TRIED = "tried, a network without some of them does not run or computes something else: its own code takes their number for granted"
 UNNAMED = "hidden units are cut only where include or pruning_ratio names the layer, and not by thinet"
+
+SHARED = (
+    "their weight is that of other layers too, which keep these channels; they are cut only where include or pruning_ratio names layers"
+)
 
 SEARCHED = 0.7
 """Share of the progress of a step that finds channels while it trains, and then tunes."""
@@ -42,11 +47,19 @@ def graph_inputs(module: nn.Module, context: Context) -> Inputs:
 
 
 def choose_groups(
-    groups: Sequence[ChannelGroup], graph: ChannelGraph, inputs: Inputs, choice: LayerChoice, context: Context, *, recurrent: bool = False
+    groups: Sequence[ChannelGroup],
+    graph: ChannelGraph,
+    inputs: Inputs,
+    choice: LayerChoice,
+    context: Context,
+    *,
+    recurrent: bool = False,
+    named: bool = False,
 ) -> list[ChannelGroup]:
     """Those of the graph's `groups` that the user's patterns leave and that can really be cut; a warning names the others.
 
-    Hidden units of recurrent layers are among them where `recurrent`.
+    Hidden units of recurrent layers are among them where `recurrent`. What layers with a common weight would lose apart from each other is
+    among them where layers are `named`: the file would hold a weight for each of them.
 
     Raises `pruning_impossible` where there are none.
     """
@@ -60,8 +73,12 @@ def choose_groups(
         for group in groups
         if any(name in included.layers for name in group.layers) and all(name in allowed.layers for name in group.layers)
     ]
+    shared = {} if named or choice.include else sharers(module)
+    apart = [group for group in wanted if unties(group, shared)] if shared else []
+    wanted = [group for group in wanted if all(group is not other for other in apart)]
     names = removable(module, inputs, [group.name for group in wanted], graph)
     tried = {name: TRIED for group in wanted if group.name not in names for name in group.layers}
+    tried |= {name: SHARED for group in apart for name in group.layers}
     kept_out = {name: why for name, why in graph.fixed.items() if name in included.layers and name in allowed.layers} | tried
     if not names and not recurrent:
         kept_out |= {name: UNNAMED for group in groups for name in group.layers if isinstance(module.get_submodule(name), nn.RNNBase)}

@@ -113,7 +113,7 @@ class _Cutter:
             groups = [group for group in groups if any(isinstance(part.layer, _BatchNorm) for part in group.parts)]
         # Hidden units are cut where layers are named: a share of all convolutions and linear layers says nothing of states.
         named = bool(params.include) or isinstance(params.pruning_ratio, Mapping)
-        groups = choose_groups(groups, self._graph, inputs, params, context, recurrent=named and params.importance != "thinet")
+        groups = choose_groups(groups, self._graph, inputs, params, context, recurrent=named and params.importance != "thinet", named=named)
         self._channels = {group.name: group.channels_count for group in groups}
         self._channels_count = sum(group.channels_count for group in groups)
         self._shares: dict[str, float] = {}

@@ -324,3 +324,23 @@ def test_a_joint_task_reads_all_outputs_together_and_only_where_it_is_declared(m
     assert [head.task for head in found(outputs).heads] == ["fidelity", "token_classification"]  # scores by their name
     with pytest.raises(EngineError, match="needs boxes and scores"):
         found({"boxes": values(10, 4)}, task="detection")
+
+
+def test_positions_without_a_following_token_hold_no_token() -> None:
+    vocabulary = 300
+    (head,) = found({"out": values(6, vocabulary)}, inputs={"ids": numbers(vocabulary, 6)}, task="causal_lm").heads
+    prepared = task_of(head).prepare(head, {}, {"ids": numbers(vocabulary, 6)})
+    assert (prepared[:, -1] == head.ignored).all()
+    assert head.ignored not in range(vocabulary)
+
+
+def test_the_least_widths_of_what_is_declared() -> None:
+    (head,) = found({"out": values(2)}, {"y": numbers(2, 2)}, task="multi_label").heads
+    assert brief(head) == ("multi_label", 0.0, "y")
+    for narrow in (values(1), values()):
+        with pytest.raises(EngineError, match="does not hold several labels"):
+            found({"out": narrow}, {"y": numbers(2)}, task="multi_label")
+    (head,) = found({"out": values(2)}, {"y": numbers(5)}, task="embedding").heads
+    assert head.task == "embedding"
+    (head,) = found({"out": values(6, 4)}, task="token_classification").heads
+    assert (head.class_axis, head.classes_count) == (2, 4)

@@ -12,6 +12,7 @@ import onnxruntime as ort
 import pytest
 from onnx import helper
 
+from engine.contract.figures import QUANTILES
 from engine.formats.onnx import runtime
 from engine.measuring import measurement
 from engine.measuring.examples import RandomExamples, SplitExamples
@@ -75,6 +76,8 @@ def test_neither_file_always_goes_first(monkeypatch: pytest.MonkeyPatch, repeats
     assert entry.speed.speedup == pytest.approx(1.0)
     assert entry.speed.verdict == "same"
     assert entry.baseline.p50 == pytest.approx(entry.result.p50)
+    middle = entry.baseline.quantiles[QUANTILES.index(0.5)]
+    assert middle == pytest.approx(entry.baseline.p50, rel=1e-3) == pytest.approx(1.5, rel=0.4)
 
 
 def test_time_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -164,6 +167,9 @@ def test_where_the_input_decides_every_pair_has_its_own_and_means_are_compared(m
     assert (entry.result.inputs_count, entry.result.runs_count) == (80, 240)
     assert entry.result.typical == pytest.approx(2000)
     assert entry.baseline.mean == pytest.approx(10_000)
+    monkeypatch.setattr(measurement, "SECONDS_PER_BATCH_SIZE", 0)
+    (entry,) = timings(machines, Quarter(), [1], threads=1, repeats=80, varied=True)  # type: ignore[arg-type]
+    assert entry.result.inputs_count == measurement.MIN_RUNS
 
 
 def test_all_inputs_are_timed_before_any_comes_again() -> None:

@@ -125,3 +125,18 @@ def test_small_weights_and_depthwise_convolutions_never_saturate(tmp_path: Path)
 def test_a_float_network_has_no_such_products(tmp_path: Path) -> None:
     product = helper.make_node("MatMul", ["x", "w"], ["y"], "product")
     assert saturation.inspect(saved(tmp_path / "f.onnx", [product], {"w": np.ones((8, 4), np.float32)}, ["n", 8], 2, 13)) is None
+
+
+def test_products_behind_one_that_cannot_saturate_are_found_too(tmp_path: Path) -> None:
+    nodes, constants = rounding(3, 0.1)
+    nodes += [
+        helper.make_node("MatMul", ["d", "x2"], ["h"], "plain"),
+        helper.make_node("MatMul", ["d", "small"], ["s"], "safe"),
+        helper.make_node("DequantizeLinear", ["w2", "sw", "zw"], ["small"], "d2"),
+        helper.make_node("MatMul", ["d", "v"], ["y"], "product"),
+    ]
+    nodes[4], nodes[5] = nodes[5], nodes[4]
+    weights = {"w": np.full((16, 5), 127, np.int8), "w2": np.ones((16, 5), np.int8), "x2": np.ones((16, 5), np.float32)}
+    found = saturation.inspect(saved(tmp_path / "m.onnx", nodes, {**constants, **weights}, ["n", 16], 2, 13))
+    assert found is not None
+    assert [product.node.name for product in found.products] == ["product"]

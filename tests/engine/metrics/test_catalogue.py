@@ -13,6 +13,8 @@ from engine.contract import metric as metrics
 from engine.contract.heads import Head
 from engine.contract.metric import Key, accumulator, catalogue, first_of
 from engine.contract.spec import AccuracyConstraint
+from engine.metrics.confusion import Confusion
+from engine.metrics.scores import is_probabilities
 
 RNG = np.random.default_rng(0)
 SCORES = np.round(RNG.normal(size=(101, 6)), 1)  # with ties
@@ -218,6 +220,43 @@ def test_a_direction_is_a_property_of_the_metric():
     assert {name for name, metric in known.items() if metric.goal == "min"} == {"cross_entropy", "perplexity", "mae", "rmse"}
     assert known["rmse"].loss(1.0, 3.0) == 2 == known["r2"].loss(3.0, 1.0)
     assert (known["rmse"].worst([1, 3]), known["r2"].worst([1, 3])) == (3, 1)
+
+
+def test_each_label_is_counted_in_all_batches():
+    head = CLASSES.model_copy(update={"class_axis": None, "classes_count": None, "threshold": 0.0, "labels_axis": 1, "ignored": 255})
+    outputs, target = RNG.normal(size=(30, 4)), RNG.integers(0, 2, (30, 4))
+    target[:7, 2] = 255
+    found = Confusion(head)
+    for part in (slice(0, 12), slice(12, 30)):
+        found.add([outputs[part]], {"y": target[part]}, None)
+    assert found.labels_count.tolist() == [30, 30, 23, 30]
+    known, yes = target != 255, outputs > 0
+    assert found.right.tolist() == (known & yes & (target == 1)).sum(0).tolist()
+    assert found.named.tolist() == (known & yes).sum(0).tolist()
+    assert found.wanted.tolist() == (known & (target == 1)).sum(0).tolist()
+
+
+def test_metrics_are_shown_in_this_order():
+    of_tasks = "top1 average_precision exact_match token_accuracy perplexity miou pixel_accuracy r2 rmse mae recall_at_1 recall_at_k"
+    assert list(catalogue()) == [*of_tasks.split(), *["top5", "f1_macro", "auroc", "cross_entropy", "agreement", "cosine", "sqnr_db"]]
+
+
+def test_rows_with_negative_numbers_are_no_probabilities_whatever_they_add_up_to():
+    assert not is_probabilities(np.array([[1.5, -0.5], [0.5, 0.5]]))
+    assert is_probabilities(np.array([[1.0, 0.0], [0.5, 0.5]]))
+    assert not is_probabilities(np.array([[1.0, 0.01], [0.5, 0.5]]))
+    assert not is_probabilities(np.zeros((0, 2)))
+
+
+def test_recall_of_more_neighbours_than_there_are_is_that_of_all():
+    def recall(name: str, count: int, labels: list[int]) -> float | None:
+        found = accumulator(name)(VALUES)
+        found.add([np.eye(4)[:count] + 1], {"y": np.array(labels)}, None)
+        return found.value()
+
+    assert recall("recall_at_k", 4, [0, 1, 0, 1]) == 1
+    assert recall("recall_at_1", 1, [0]) is None
+    assert recall("recall_at_1", 2, [0, 0]) == 1
 
 
 def test_every_metric_has_its_implementation_and_its_place():

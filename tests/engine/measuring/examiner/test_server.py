@@ -18,7 +18,7 @@ from safetensors.numpy import save_file
 from engine.contract.errors import EngineError
 from engine.formats.onnx import runtime
 from engine.measuring.examiner.client import Examiner
-from engine.measuring.examiner.messages import DigestRequest, ExaminedDataset, ExampleSource, ScoreRequest
+from engine.measuring.examiner.messages import CompareRequest, DigestRequest, ExaminedDataset, ExampleSource, ScoreRequest
 from engine.measuring.examples import Batch, RandomExamples
 from engine.measuring.outputs import OutputStore, stored_outputs
 from engine.networks.network import Signature, TensorSpec
@@ -106,6 +106,20 @@ def test_outputs_that_are_too_large_are_not_kept(tmp_path: Path, monkeypatch: py
     store.close()
     assert not store.complete
     assert not (tmp_path / "outputs").exists()
+
+
+@pytest.mark.parametrize("off", [0.0, 0.25])
+def test_a_file_is_compared_with_what_it_is_to_give(examiner: Examiner, folder: Path, tmp_path: Path, off: float) -> None:
+    images = make_split(5, 2).images
+    (own,) = runtime.run(runtime.open_session(folder / "first.onnx", threads=1), {"x": images})
+    np.savez(tmp_path / "inputs.npz", images)
+    np.savez(tmp_path / "expected.npz", np.where(np.arange(CLASSES) == 1, own + np.float32(off), own))
+    request = CompareRequest(
+        file=folder / "first.onnx", names=("x",), inputs=tmp_path / "inputs.npz", expected=tmp_path / "expected.npz", threads=1
+    )
+    found = examiner.compare(request)()
+    assert found.max_abs_difference == pytest.approx(off, abs=1e-6)
+    assert found.max_abs_value == pytest.approx(np.abs(own).max(), abs=off + 1e-6)
 
 
 def test_a_file_that_gives_nan_is_refused(examiner: Examiner, folder: Path) -> None:

@@ -305,3 +305,23 @@ def test_layers_that_shared_a_weight_and_lose_other_channels_are_named(world, tr
     setting = world(trained_cnn)
     apply(setting.network, StructuredPruning(), setting.context)
     assert "weights_untied" not in warnings(setting)
+
+
+class Added(Tied):
+    """The same kernel twice, at two widths, with sums that tie their channels."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = torch.relu(self.stem(x))
+        return self.head(torch.relu(self.near(h) + self.far(torch.relu(h))).mean((2, 3)))
+
+
+def test_layers_with_a_common_weight_keep_it_where_nobody_names_them(world):
+    setting = world(Tied())
+    with pytest.raises(EngineError, match="their weight is that of other layers too") as caught:
+        apply(setting.network, StructuredPruning(pruning_ratio=0.5), setting.context)
+    assert caught.value.code == "pruning_impossible"
+    setting = world(Added())
+    result = apply(setting.network, StructuredPruning(pruning_ratio=0.5, round_to=1), setting.context).module
+    assert result.near.weight is result.far.weight
+    assert result.near.weight.shape[:2] == (4, 4)
+    assert "weights_untied" not in warnings(setting)
