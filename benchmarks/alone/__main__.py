@@ -1,6 +1,6 @@
 """Early exits and skipped blocks, timed in a fresh virtual environment with onnxruntime and numpy alone.
 
-    python -m benchmarks.alone [--seeds 3] [--inputs 1000] [--rounds 5] [--keep FOLDER] --json FILE
+    python -m benchmarks.alone [--claims T11 T13] [--seeds 3] [--inputs 1000] [--rounds 5] [--keep FOLDER] --json FILE
 
 The networks are those of the claims T11 and T13 (`benchmarks/claims`), trained by jobs through the public spec; with `--keep` those of an earlier run
 are taken. The environment is made for this run, with the versions that this one has. Each file answers test digits one at a time, in turns with the
@@ -66,6 +66,7 @@ def timed(python: Path, bench: Bench, name: str, seed: int, options: argparse.Na
 def main() -> int:
     """Train, time, print, write; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--claims", nargs="+", choices=list(CASES), default=list(CASES))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--inputs", type=int, default=1000)
     parser.add_argument("--rounds", type=int, default=5)
@@ -76,12 +77,12 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as made:
         bench = Bench((options.keep or Path(made)).absolute(), DIGITS, full=False)
         python = fresh(Path(made) / "environment")
-        for name in CASES:
+        for name in options.claims:
             for seed in range(options.seeds):
                 rows.append(timed(python, bench, name, seed, options))
                 row = rows[-1]
                 print(f"{name} seed {seed}: {row['ratio']:.3f} of {row['whole_ms']['mean']:.3f} ms; {row['part_ms']}", file=sys.stderr)
-    means = {name: statistics.fmean(row["ratio"] for row in rows if row["claim"] == name) for name in CASES}
+    means = {name: statistics.fmean(row["ratio"] for row in rows if row["claim"] == name) for name in options.claims}
     for name, mean in means.items():
         print(f"{name}: {mean:.3f} of the whole network's time over {options.seeds} seeds (at most {CASES[name][2]})")
     options.json.write_text(json.dumps({"rows": rows, "means": means}, indent=1) + "\n")

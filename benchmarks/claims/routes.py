@@ -24,8 +24,7 @@ def trained(bench: Bench, seed: int) -> Outcome:
     supervised, reinforced = ({"epochs": 20}, {"epochs": 10}) if bench.full else ({"iterations": 200}, {"iterations": 160})
     step: dict[str, Any] = {
         "method": "skip_routing",
-        "alphas": [3],
-        "anneal": 0.2,
+        "alphas": [1.5],
         "supervised": {"batch_size": BATCH, "learning_rate": 3e-3, **supervised},
         "reinforcement": {"batch_size": BATCH, "learning_rate": 1e-2, "schedule": "constant", **reinforced},
         "controls": ["random", "shuffled", "full"],
