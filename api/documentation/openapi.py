@@ -105,6 +105,7 @@ def _complete(operation: dict[str, Any], route: APIRoute, schemas: dict[str, Any
         reference = {"$ref": f"#/components/schemas/{model.__name__}"}
         operation["requestBody"] = {"required": required, "content": {"application/json": {"schema": reference}}}
     for parameter in operation.get("parameters", ()):
+        parameter["schema"] = _without_null(parameter["schema"])
         # The Swagger UI fills a parameter from its own example only, not from those of its schema. Filters stay empty.
         if parameter["required"] and (examples := parameter["schema"].get("examples")):
             parameter["example"] = examples[0]
@@ -121,6 +122,14 @@ def _complete(operation: dict[str, Any], route: APIRoute, schemas: dict[str, Any
         for status, description in (("401", "No valid API key"), ("403", "The key lacks a scope")):
             answers[status] = {"description": description, **problem}
     operation["responses"] = dict(sorted(answers.items()))
+
+
+def _without_null(schema: dict[str, Any]) -> dict[str, Any]:
+    """What is left out of a query or of the headers is not sent: a null would be the word."""
+    kinds: list[dict[str, Any]] = [kind for kind in schema.get("anyOf", ()) if kind != {"type": "null"}]
+    if len(kinds) != 1:
+        return schema
+    return kinds[0] | {name: value for name, value in schema.items() if name != "anyOf"}
 
 
 def _schemas_of(name: str, schema: dict[str, Any]) -> dict[str, Any]:

@@ -7,12 +7,12 @@ from pydantic import BeforeValidator, Field, WithJsonSchema
 
 def _no_truth(value: Any) -> Any:
     if isinstance(value, bool):
-        raise ValueError("a whole number is expected, got true or false")
+        raise ValueError("a number is expected, got true or false")
     return value
 
 
-WholeNumber = Annotated[int, BeforeValidator(_no_truth)]
-"""Python takes true for 1."""
+NO_TRUTH = BeforeValidator(_no_truth)
+"""Of a number, behind its bounds: Python takes true for 1."""
 PRINTABLE = r"^[^\x00-\x1f\x7f]+$"
 """A pattern for words that clients choose: databases and terminals take no control characters."""
 Word = Annotated[str, Field(max_length=400, pattern=PRINTABLE)]

@@ -15,7 +15,7 @@ from api.http.conditional import Digests
 from api.http.fields import fields_of
 from api.http.headers import documented
 from api.http.routing import ClosedRoute
-from api.http.words import PRINTABLE, WholeNumber
+from api.http.words import NO_TRUTH, PRINTABLE
 from core.blobs import Staged
 from core.database.tables import UploadPart
 from core.library import uploads
@@ -33,7 +33,7 @@ class NewUpload(BaseModel):
     )
 
     filename: str | None = Field(None, max_length=200, pattern=PRINTABLE)
-    size_bytes: WholeNumber | None = Field(None, ge=1, lt=2**63)
+    size_bytes: Annotated[int, Field(ge=1, lt=2**63), NO_TRUTH] | None = None
     sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")
 
 

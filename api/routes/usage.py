@@ -10,11 +10,15 @@ from api.deps import IsAdmin, Reading, Writing
 from api.http import problems
 from api.http.fields import fields_of
 from api.http.routing import ClosedRoute
+from api.http.words import NO_TRUTH
 from core.access import quotas
 from core.access.keys import Principal
 from modelpress.resources.common import Resource
 
 router = APIRouter(route_class=ClosedRoute, tags=["service"])
+
+
+Count = Annotated[int, Field(ge=0, lt=2**63), NO_TRUTH]
 
 
 class Quota(Resource):
@@ -42,12 +46,12 @@ class NewQuotas(BaseModel):
         extra="forbid", use_attribute_docstrings=True, json_schema_extra={"example": {"stored_bytes": 10_000_000_000}}
     )
 
-    stored_bytes: int | None = Field(None, ge=0, lt=2**63)
+    stored_bytes: Count | None = None
     """Models, datasets, artifacts and uploads, those that are not finished included."""
-    models: int | None = Field(None, ge=0, lt=2**63)
-    queued_jobs: int | None = Field(None, ge=0, lt=2**63)
-    running_jobs: int | None = Field(None, ge=0, lt=2**63)
-    compute_seconds: float | None = Field(None, ge=0)
+    models: Count | None = None
+    queued_jobs: Count | None = None
+    running_jobs: Count | None = None
+    compute_seconds: Annotated[float, Field(ge=0), NO_TRUTH] | None = None
     """Time that jobs ran in the last thirty days."""
 
 

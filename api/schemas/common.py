@@ -70,8 +70,11 @@ OfLibrary = Annotated[Listing, Depends(_library)]
 """What is asked of a list of models or datasets."""
 
 
+_Pair = Annotated[Word, Field(json_schema_extra={"pattern": r"^[^\x00-\x1f\x7f=]{1,63}=[^\x00-\x1f\x7f]{0,255}$"})]
+
+
 def _given(
-    label: Annotated[list[Word], Query(max_length=16, description="`key=value`, to find it by; may be repeated.")] = [],  # noqa: B006 - FastAPI copies it
+    label: Annotated[list[_Pair], Query(max_length=16, description="`key=value`, to find it by; may be repeated.")] = [],  # noqa: B006 - FastAPI copies it
 ) -> dict[str, str]:
     """Labels of a new thing. Raises `invalid_parameter`."""
     pairs = [item.partition("=") for item in label]

@@ -7,6 +7,7 @@ them.
 import copy
 import gzip
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,9 @@ def before() -> tuple[set[str], set[str]]:
 
 
 def test_what_was_promised_holds(document: dict[str, Any], before: tuple[set[str], set[str]]) -> None:
-    kept = {item for item in before[0] - WITHDRAWN if not item.startswith(WITHDRAWN_SCHEMAS)}
+    # Neither a query nor a header can carry a null: it would be the word.
+    sendable = {item for item in before[0] if not re.search(r" takes (query|header) \S+: null$", item)}
+    kept = {item for item in sendable - WITHDRAWN if not item.startswith(WITHDRAWN_SCHEMAS)}
     assert len(kept) > 2000
     assert sorted(kept - promises(document)) == []
 
