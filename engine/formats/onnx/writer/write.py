@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -198,7 +198,7 @@ def _valued(names: list[Any], probes: Sequence[Any]) -> list[Any]:
     return [_valued(own, part) if isinstance(own, list) else Value(own, part) for own, part in parts]
 
 
-def _probed(module: fx.GraphModule, signature: Signature) -> list[dict[str, Any]]:
+def _probed(module: fx.GraphModule, signature: Signature) -> list[Mapping[str, Any]]:
     """Every value of the network on inputs that differ in the batch and in every dimension that is open. Raises `Unwritten`."""
     axes = [signature.batch_axis(spec) for spec in signature.inputs]
     if all(axis is None for axis in axes):
@@ -206,7 +206,7 @@ def _probed(module: fx.GraphModule, signature: Signature) -> list[dict[str, Any]
     is_open = any(
         size is None for spec, axis in zip(signature.inputs, axes, strict=True) for dim, size in enumerate(spec.shape) if dim != axis
     )
-    found: list[dict[str, Any]] = []
+    found: list[Mapping[str, Any]] = []
     for size in OPEN_SIZES:
         try:
             found.append(_Record.of(module, example_inputs(signature, _BATCHES[len(found)], torch.device("meta"), open_size=size)))
