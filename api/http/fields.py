@@ -39,5 +39,4 @@ def body_of(dependant: Dependant) -> type[BaseModel] | None:
 
 
 def _read(model: type[Fields], body: bytes, content_type: str | None) -> Fields:
-    document = documents.parse(body, content_type)
-    return checked(model, {} if document is None else document, InvalidBody)
+    return checked(model, documents.parse(body, content_type), InvalidBody)

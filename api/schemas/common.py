@@ -1,12 +1,13 @@
 """Parameters of lists, and their pages. The shapes of what is sent stand in `modelpress.resources`; a test holds them and `core` together."""
 
+import re
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, TypeVar
 
 from fastapi import Depends, Query, Request
 from fastapi.responses import JSONResponse, Response
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field
 
 from api.http.errors import InvalidParameter
 from api.http.words import PRINTABLE, LabelChanges, Word
@@ -15,6 +16,7 @@ from core.database.listing import Listing
 from core.errors import FieldError
 
 Row = TypeVar("Row")
+_DATE_AND_TIME = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d(:\d\d([.,]\d+)?)?([Zz]|[+-]\d\d:?\d\d)?$")
 
 Limit = Annotated[int, Query(ge=1, le=100, description="Entries on one page.")]
 After = Annotated[
@@ -29,7 +31,16 @@ def _in_utc(moment: datetime) -> datetime:
         raise ValueError("the time is out of range") from None
 
 
-Moment = Annotated[AwareDatetime, AfterValidator(_in_utc), Query(description="RFC 3339, with its offset from UTC.")]
+def _is_written_out(given: Any) -> Any:
+    """Numbers are no dates: they would be read as seconds since 1970."""
+    if isinstance(given, str) and not _DATE_AND_TIME.match(given):
+        raise ValueError("a date and a time with its offset from UTC, such as 2026-05-04T03:02:01Z")
+    return given
+
+
+Moment = Annotated[
+    AwareDatetime, BeforeValidator(_is_written_out), AfterValidator(_in_utc), Query(description="RFC 3339, with its offset from UTC.")
+]
 Name = Annotated[str, Query(max_length=200, pattern=PRINTABLE, description="Exactly this name.")]
 LabelFilter = Annotated[
     list[Word], Query(max_length=16, description="`key:value`, `key=value` or `key`; all must hold.", examples=[["team:vision"]])

@@ -6,6 +6,7 @@ anything: so each is loaded from where it lies, and no folder is searched for it
 
 import importlib.util
 import runpy
+import signal
 import sys
 from pathlib import Path
 
@@ -23,7 +24,8 @@ def packages() -> tuple[Path, Path]:
 
 
 def main() -> None:
-    """Load the packages, then become the module."""
+    """Load the packages, then become the module. Ctrl-C is for whoever started it, with whom it ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     for folder in packages():
         spec = importlib.util.spec_from_file_location(folder.name, folder / "__init__.py", submodule_search_locations=[str(folder)])
         assert spec is not None

@@ -1,9 +1,12 @@
 """The engine's command line, as a person or a script runs it."""
 
 import json
+import os
 import shlex
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +51,31 @@ def test_a_run_leaves_artifacts_and_a_table(files: Path, tmp_path: Path) -> None
     assert "Top-1 accuracy, test" in done.stderr
     assert json.loads((target / "report.json").read_text())["sentence"] in done.stderr
     assert done.stdout == ""
+
+
+@pytest.mark.parametrize("when", ["at once", "in a step"])
+def test_it_is_interrupted_without_a_traceback(files: Path, tmp_path: Path, when: str) -> None:
+    """As a terminal does it: the program and all that it started hear of Ctrl-C."""
+    training = {"method": "magnitude_pruning", "sparsity": 0.5, "finetune": {"iterations": 500_000, "batch_size": 16}}
+    command = [sys.executable, "-m", "engine", "run", str(spec(tmp_path, steps=[training])), "--model", str(files / "cnn.onnx")]
+    command += ["--data", str(files / "data.npz"), "--out", str(tmp_path / "out")]
+    with subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 - a suite in the background ignores it
+    ) as process:
+        assert process.stderr is not None
+        if when == "in a step":
+            next(line for line in process.stderr if "step 1/1" in line)
+        else:
+            time.sleep(0.5)
+        os.killpg(process.pid, signal.SIGINT)
+        said = process.stderr.read()
+        assert process.wait(30) == 130
+    assert "Traceback" not in said
 
 
 def test_events_can_be_read_by_a_program(files: Path, tmp_path: Path) -> None:

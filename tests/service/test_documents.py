@@ -2,12 +2,15 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy
 import pytest
 
+from modelpress import Client
 from tests.service.test_readme import ROOT, TEXT, checkout, run
 
 __all__ = ["checkout"]
@@ -76,3 +79,61 @@ def test_the_command_of_a_pipeline_runs(desk: Path, service_url: str) -> None:
     assert "https://models.example" in command
     run(["bash", "-euc", command.replace("https://models.example", service_url) + f" --data-metadata {METADATA}"], desk)
     assert (desk / "out" / "model.onnx").exists()
+
+
+def test_the_readmes_run_without_a_service(checkout: Path) -> None:
+    """The line as it stands; the files that it names hold few examples and one epoch, and more may be lost by that."""
+    (checkout / "examples").unlink()
+    shutil.copytree(EXAMPLES, checkout / "examples")
+    spec, data = checkout / "examples" / "digits.yaml", checkout / "examples" / "digits.npz"
+    spec.write_text(spec.read_text().replace("epochs: 5", "epochs: 1").replace("max_drop: 0.001", "max_drop: 0.9"))
+    with numpy.load(data) as whole:
+        numpy.savez(data.with_name("few.npz"), **{name: whole[name][:600] for name in whole.files})
+    data.with_name("few.npz").replace(data)
+    (line,) = commands(TEXT, "modelpress run")
+    run(["bash", "-euc", line], checkout)
+    assert (checkout / "build" / "digits" / "model.onnx").stat().st_size < 131_072
+    assert json.loads((checkout / "build" / "digits" / "report.json").read_text())["outcome"] == "constraints_met"
+
+
+RECEIVER = """
+import json, time
+from modelpress.resources import signatures
+
+kept, handled, known = [], [], []
+keep, handle = kept.append, handled.append
+
+
+def seen(message_id):
+    known.append(message_id)
+    return message_id in known[:-1]
+
+
+"""
+RECEIVED = """
+(secret,) = kept
+moment = int(time.time())
+signed = {"webhook-id": "msg_1", "webhook-timestamp": str(moment), "webhook-signature": signatures.signature(secret, "msg_1", moment, b"{}")}
+for _ in range(2):
+    receive(signed, b"{}")
+assert handled == [{}], handled
+"""
+"""What the example of a receiver takes for granted, and a message that comes twice."""
+
+
+def test_the_examples_of_webhooks(service_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A receiver takes what is signed, once; an MLflow server is named; the message is the one that is sent."""
+    monkeypatch.setenv("MODELPRESS_URL", service_url)
+    text = (ROOT / "docs" / "webhooks.md").read_text()
+    run([sys.executable, "-c", RECEIVER + python_of("webhooks.md") + RECEIVED], ROOT)
+    (line,) = commands(text, "curl")
+    made = json.loads(run(["bash", "-euc", line.replace("$BASE", service_url)], ROOT))
+    assert made["mlflow"]["experiment"] == "compressions"
+    (shown,) = re.findall(r"```json\n(.*?)```", text, re.DOTALL)
+    with Client(service_url) as client:
+        delivery = client.webhooks.test(made["id"])
+        job = next(iter(client.jobs.list()), None)
+        for webhook in list(client.webhooks.list()):
+            client.webhooks.delete(webhook.id)
+    assert json.loads(shown).keys() == delivery.payload.keys()
+    assert job is None or set(json.loads(shown)["data"]) - {"urls"} <= job.model_dump().keys() | {"object"}

@@ -88,6 +88,7 @@ def test_empty_bodies_and_yaml_are_fields_as_well(client: Client) -> None:
     found = problem(client.post("/v1/uploads", json={"filenam": "a"}), 422, "invalid_body")
     assert found["errors"][0]["pointer"] == "/filenam"
     problem(client.post("/v1/uploads", content=b"{", headers={"content-type": "application/json"}), 400, "malformed_request")
+    problem(client.post("/v1/uploads", content=b"null", headers={"content-type": "application/json"}), 422, "invalid_body")
 
 
 def test_nobody_waits_for_a_document_longer_than_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
