@@ -28,6 +28,8 @@ _BATCHES = (2, 5)
 """What differs between the two depends on the batch, or on another dimension that the signature leaves open."""
 ABSOLUTE_TOLERANCE = 1e-4
 """Beside a thousandth of the largest output (a hundredth in half precision), as for every published file."""
+Values = dict[str, Any]
+"""What a node gives, by its name."""
 _FUNCTIONS = {**functions.FUNCTIONS, **functional_layers.FUNCTIONS, **moving.FUNCTIONS}
 _METHODS = {**functions.METHODS, **moving.METHODS}
 
@@ -163,10 +165,10 @@ class _Record(fx.Interpreter):
 
     def __init__(self, module: fx.GraphModule) -> None:
         super().__init__(module)
-        self.found: dict[str, Any] = {}
+        self.found: Values = {}
 
     @classmethod
-    def of(cls, module: fx.GraphModule, inputs: Sequence[Tensor]) -> dict[str, Any]:
+    def of(cls, module: fx.GraphModule, inputs: Sequence[Tensor]) -> Values:
         """The values by the names of their nodes. Raises `Unwritten` where the network looks at values."""
         twin = on_meta(module)
         assert isinstance(twin, fx.GraphModule)
@@ -200,7 +202,7 @@ def _valued(names: list[Any], probes: Sequence[Any]) -> list[Any]:
     return [_valued(own, part) if isinstance(own, list) else Value(own, part) for own, part in parts]
 
 
-def _probed(module: fx.GraphModule, signature: Signature) -> list[dict[str, Any]]:
+def _probed(module: fx.GraphModule, signature: Signature) -> list[Values]:
     """Every value of the network on inputs that differ in the batch and in every dimension that is open. Raises `Unwritten`."""
     axes = [signature.batch_axis(spec) for spec in signature.inputs]
     if all(axis is None for axis in axes):
@@ -208,7 +210,7 @@ def _probed(module: fx.GraphModule, signature: Signature) -> list[dict[str, Any]
     is_open = any(
         size is None for spec, axis in zip(signature.inputs, axes, strict=True) for dim, size in enumerate(spec.shape) if dim != axis
     )
-    found: list[dict[str, Any]] = []
+    found: list[Values] = []
     for size in OPEN_SIZES:
         try:
             found.append(_Record.of(module, example_inputs(signature, _BATCHES[len(found)], torch.device("meta"), open_size=size)))
