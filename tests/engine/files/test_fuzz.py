@@ -60,7 +60,7 @@ EDITS = st.lists(
 
 
 def test_every_format_is_drawn() -> None:
-    assert set(FILES) == set(catalogue())
+    assert set(FILES) == {name for name, format in catalogue().items() if format.readable}
 
 
 @pytest.mark.parametrize("name", sorted(FILES))
