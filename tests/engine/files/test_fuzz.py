@@ -77,7 +77,7 @@ def test_a_changed_file_is_read_or_refused(name: str, tmp_path: Path) -> None:
         try:
             with path.open("rb") as file:
                 check_file(file, name)
-            if catalogue()[name].holds == "dataset":
+            if catalogue()[name].holds == "dataset" and name != "parquet":  # Arrow may end the process: tests/engine/data/test_parquet.py
                 found = read_stored(path, name, DatasetMetadata(), None, tmp_path / f"work{next(attempts)}")
         except EngineError as error:
             found = error
