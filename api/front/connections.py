@@ -16,6 +16,8 @@ from api.front.arrivals import is_open
 from api.front.room import CHUNKS_BYTES, HEAD_PIECE_BYTES, PIECE_BYTES, Bounds, Room, Whose
 from api.http import problems
 
+DISCARD_AT_MOST_SECONDS = 3.0
+"""So long the body of a refused request is dropped; a long one takes a fifth of a second where few others wait."""
 _DIGITS = 15
 """More of them make a length that no body has."""
 
@@ -44,6 +46,8 @@ class Connection(HttpToolsProtocol):
         """Bytes of the body since `_since`."""
         self._dropped = 0
         self._unsent, self._unsent_since = 0, 0.0
+        self._answered = self.since
+        """When the last answer was complete."""
         self._refusal: tuple[int, str, str] | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
@@ -143,6 +147,7 @@ class Connection(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         """The answer is complete; what is left of the request's body is dropped."""
         super().on_response_complete()
+        self._answered = time.monotonic()
         if not self.pipeline and self.cycle.response_complete:
             self._room.idle(self)
 
@@ -162,11 +167,14 @@ class Connection(HttpToolsProtocol):
         # Where the client has ended its side, the answer would go nowhere.
         if cycle.disconnected:
             return False
-        if not is_open(self.transport.get_extra_info("socket")):
+        if not self._is_open():
             self.cut()  # nobody reads its body any more, and so nobody would see its end
             return False
         super()._start_asgi_task(cycle, app)
         return True
+
+    def _is_open(self) -> bool:
+        return is_open(self.transport.get_extra_info("socket"))
 
     def pause_writing(self) -> None:
         """The client reads slowly."""
@@ -182,6 +190,11 @@ class Connection(HttpToolsProtocol):
         """Cut off a client that is too slow; called about once a second."""
         if self.transport.is_closing() and not self.transport.get_write_buffer_size():
             return
+        if self.flow.read_paused and self.cycle is not None and self.cycle.response_complete:
+            # What is left of a refused body waits to be dropped, which is done so that the client reads why.
+            if now - self._answered > DISCARD_AT_MOST_SECONDS or not self._is_open():
+                self.cut()
+                return
         unsent = self.transport.get_write_buffer_size()
         if not unsent or unsent != self._unsent:
             self._unsent, self._unsent_since = unsent, now
