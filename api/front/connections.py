@@ -190,11 +190,10 @@ class Connection(HttpToolsProtocol):
         """Cut off a client that is too slow; called about once a second."""
         if self.transport.is_closing() and not self.transport.get_write_buffer_size():
             return
-        if self.flow.read_paused and self.cycle is not None and self.cycle.response_complete:
-            # What is left of a refused body waits to be dropped, which is done so that the client reads why.
-            if now - self._answered > DISCARD_AT_MOST_SECONDS or not self._is_open():
-                self.cut()
-                return
+        discards = self.flow.read_paused and self.cycle is not None and self.cycle.response_complete
+        if discards and (now - self._answered > DISCARD_AT_MOST_SECONDS or not self._is_open()):
+            self.cut()  # what is left of a refused body was to be dropped, so that the client reads why
+            return
         unsent = self.transport.get_write_buffer_size()
         if not unsent or unsent != self._unsent:
             self._unsent, self._unsent_since = unsent, now
