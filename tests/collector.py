@@ -1,12 +1,12 @@
 """A collector of OpenTelemetry that keeps the spans which are sent to it (OTLP over HTTP)."""
 
 import gzip
-import threading
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+from tests.listening import Listening, Quiet
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Collector:
         self.spans: list[Received] = []
         outer = self
 
-        class Handler(BaseHTTPRequestHandler):
+        class Handler(Quiet):
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 outer.take(gzip.decompress(body) if self.headers.get("Content-Encoding") == "gzip" else body)
@@ -39,13 +39,8 @@ class Collector:
                 self.send_header("Content-Length", "0")
                 self.end_headers()
 
-            def log_message(self, *_: Any) -> None:
-                """Say nothing."""
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
-        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
-        self._thread.start()
+        self._listening = Listening(Handler)
+        self.url = self._listening.url
 
     def take(self, body: bytes) -> None:
         for resource in ExportTraceServiceRequest.FromString(body).resource_spans:
@@ -71,6 +66,4 @@ class Collector:
         return sorted((span for span in self.spans if span.trace == trace), key=lambda span: span.start)
 
     def close(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+        self._listening.close()

@@ -6,15 +6,14 @@ import re
 import shutil
 import signal
 import subprocess
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 from urllib.request import urlopen
 
+from tests.listening import Listening, Quiet
 from tests.servers import free_port, wait_until
 
 PROGRAM = os.environ.get("MLFLOW_PROGRAM") or shutil.which("mlflow")
@@ -66,7 +65,7 @@ class Stand:
         self.fails_at = -1
         outer = self
 
-        class Handler(BaseHTTPRequestHandler):
+        class Handler(Quiet):
             def answer(self) -> None:
                 body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
                 outer.requests.append((f"{self.command} {self.path}", dict(self.headers)))
@@ -83,18 +82,11 @@ class Stand:
 
             do_GET = do_POST = do_PUT = answer
 
-            def log_message(self, *_: Any) -> None:
-                """Say nothing."""
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
-        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-        self._thread.start()
+        self._listening = Listening(Handler)
+        self.url = self._listening.url
 
     def close(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+        self._listening.close()
 
     def answer(self, method: str, target: str, body: bytes) -> bytes:
         parts = urlsplit(target)

@@ -2,13 +2,11 @@
 
 import hashlib
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
-from typing import Any
 
 import pytest
 
 from tests.api.conftest import MAX_UPLOAD_BYTES, Client, Server, problem
+from tests.listening import Listening, Quiet
 from tests.mlflow_server import Stand
 
 
@@ -19,7 +17,7 @@ class Files:
         self.content: dict[str, bytes] = {}
         outer = self
 
-        class Handler(BaseHTTPRequestHandler):
+        class Handler(Quiet):
             def do_GET(self) -> None:
                 data = outer.content.get(self.path)
                 self.send_response(404 if data is None else 200)
@@ -27,18 +25,11 @@ class Files:
                 self.end_headers()
                 self.wfile.write(data or b"")
 
-            def log_message(self, *_: Any) -> None:
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
-        self._thread = Thread(target=self._server.serve_forever, daemon=True)
-        self._thread.start()
+        self._listening = Listening(Handler)
+        self.url = self._listening.url
 
     def close(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+        self._listening.close()
 
 
 @pytest.fixture

@@ -6,13 +6,13 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
 
 from core import egress
 from core.egress import EgressFailed, EgressRefused, Policy
+from tests.listening import Listening, Quiet
 
 LOCAL = Policy(networks=(ipaddress.ip_network("127.0.0.0/8"),), plain_http=True, connect_seconds=2)
 
@@ -113,7 +113,7 @@ class Server:
         self.asked: list[tuple[str, str | None]] = []
         outer = self
 
-        class Handler(BaseHTTPRequestHandler):
+        class Handler(Quiet):
             protocol_version = "HTTP/1.1"
 
             def do_GET(self) -> None:
@@ -149,20 +149,13 @@ class Server:
 
             do_POST = do_GET
 
-            def log_message(self, *_: Any) -> None:
-                pass
-
         self.stop = threading.Event()
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
-        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
-        self._thread.start()
+        self._listening = Listening(Handler)
+        self.url = self._listening.url
 
     def close(self) -> None:
         self.stop.set()
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+        self._listening.close()
 
 
 @pytest.fixture

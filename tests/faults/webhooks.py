@@ -9,7 +9,6 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from sqlalchemy import func, select
@@ -19,6 +18,7 @@ from core.database.tables import JobEvent, WebhookDelivery
 from core.webhooks import outbox
 from modelpress.resources import signatures
 from tests.faults.house import House
+from tests.listening import Listening, Quiet
 
 EVENTS = list(outbox.TYPES)
 
@@ -36,20 +36,15 @@ class Receiver:
         self._lock = threading.Lock()
         outer = self
 
-        class Handler(BaseHTTPRequestHandler):
+        class Handler(Quiet):
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 outer.take(dict(self.headers), body)
                 self.send_response(204)
                 self.end_headers()
 
-            def log_message(self, *_: Any) -> None:
-                """Say nothing."""
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._server.server_port}/hook"
-        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
-        self._thread.start()
+        self._listening = Listening(Handler)
+        self.url = f"{self._listening.url}/hook"
 
     def take(self, headers: dict[str, str], body: bytes) -> None:
         """One attempt: signed, and of something that is in the database already."""
@@ -65,9 +60,7 @@ class Receiver:
 
     def close(self) -> None:
         """Stop listening."""
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+        self._listening.close()
         self._database.close()
 
 

@@ -4,22 +4,20 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 
 import pytest
 from sqlalchemy import select
 
 from core.access import projects
-from core.database import migrate
 from core.database.tables import WebhookDelivery
 from core.service import Service
-from core.settings import Settings
 from core.webhooks import endpoints
 from modelpress.resources import signatures
 from modelpress.resources.signatures import InvalidSignature
+from tests.listening import Listening, Quiet
 from tests.servers import wait_until
+from tests.worker.delivering import LOOPBACK, delivering
 from worker.deliverer import Deliverer
 
 
@@ -32,7 +30,7 @@ class Receiver:
         self.stop = threading.Event()
         outer = self
 
-        class Handler(BaseHTTPRequestHandler):
+        class Handler(Quiet):
             def do_POST(self) -> None:
                 outer.got.append((self.path, dict(self.headers), self.rfile.read(int(self.headers["Content-Length"]))))
                 if self.path == "/slow":
@@ -46,19 +44,12 @@ class Receiver:
                 self.end_headers()
                 self.wfile.write(content)
 
-            def log_message(self, *_: Any) -> None:
-                """Say nothing."""
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
-        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-        self._thread.start()
+        self._listening = Listening(Handler)
+        self.url = self._listening.url
 
     def close(self) -> None:
         self.stop.set()
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+        self._listening.close()
 
 
 @pytest.fixture
@@ -71,13 +62,10 @@ def receiver() -> Iterator[Receiver]:
 class Sender:
     """A service with one project and a deliverer."""
 
-    def __init__(self, service: Service) -> None:
-        self.service = service
+    def __init__(self, service: Service, deliverer: Deliverer) -> None:
+        self.service, self.deliverer = service, deliverer
         with service.database.reader() as session:
             self.project_id = projects.default(session).id
-        self.deliverer = Deliverer(service)
-        service.database.doorbell = lambda _: self.deliverer.ring()
-        self.deliverer.start()
 
     def ping(self, url: str) -> tuple[str, str]:
         """Have a test message sent there; returns the delivery's id and the secret."""
@@ -96,16 +84,8 @@ class Sender:
 
 @pytest.fixture
 def sender(tmp_path: Path) -> Iterator[Sender]:
-    settings = Settings(
-        data_dir=tmp_path, min_free_bytes=0, egress_networks=("127.0.0.0/8",), egress_plain_http=True, webhook_lease_seconds=1
-    )
-    migrate.upgrade(settings)
-    with Service.open(settings) as service:
-        made = Sender(service)
-        yield made
-        made.deliverer.drain()
-        made.deliverer.join(20)
-        assert not made.deliverer.is_alive()
+    with delivering(tmp_path, join_seconds=20, webhook_lease_seconds=1, **LOOPBACK) as (service, deliverer):
+        yield Sender(service, deliverer)
 
 
 def test_a_message_arrives_signed(sender: Sender, receiver: Receiver) -> None:
@@ -148,14 +128,10 @@ def test_answers_of_every_kind(sender: Sender, receiver: Receiver, path: str, co
 
 def test_addresses_inside_are_not_reached(tmp_path: Path, receiver: Receiver) -> None:
     """Nor is anything told about them."""
-    settings = Settings(data_dir=tmp_path, min_free_bytes=0)
-    migrate.upgrade(settings)
-    with Service.open(settings) as service:
-        sender = Sender(service)
+    with delivering(tmp_path, join_seconds=20) as (service, deliverer):
+        sender = Sender(service, deliverer)
         delivery_id, _ = sender.ping("https://127.0.0.1:8443/x")
         row = sender.until(delivery_id, lambda row: row.last_error is not None)
-        sender.deliverer.drain()
-        sender.deliverer.join(20)
     assert row.last_error == "'127.0.0.1' is not a public address that this service connects to"
     assert receiver.got == []
 

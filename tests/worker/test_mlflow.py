@@ -15,15 +15,12 @@ import pytest
 from sqlalchemy import select, update
 
 from core import jobs
-from core.database import migrate
 from core.database.clock import db_now
 from core.database.tables import WebhookDelivery
 from core.egress import EgressRefused
 from core.errors import NotFound
 from core.jobs.records import NewArtifact, Point, Report
 from core.mlflow import source
-from core.service import Service
-from core.settings import Settings
 from core.webhooks import deliveries, endpoints
 from modelpress.resources.webhooks import ENDINGS, MlflowTracker
 from tests import mlflow_server
@@ -31,7 +28,7 @@ from tests.core.conftest import World, make_world
 from tests.mlflow_server import Stand
 from tests.results import summary
 from tests.servers import wait_until
-from worker.deliverer import Deliverer
+from tests.worker.delivering import LOOPBACK, delivering
 
 MODEL = b"the bytes of a small network"
 
@@ -57,19 +54,8 @@ def url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 
 @pytest.fixture
 def world(tmp_path: Path) -> Iterator[World]:
-    settings = Settings(
-        data_dir=tmp_path, min_free_bytes=0, egress_networks=("127.0.0.0/8",), egress_plain_http=True, webhook_lease_seconds=2
-    )
-    migrate.upgrade(settings)
-    with Service.open(settings) as service:
-        made = make_world(service)
-        deliverer = Deliverer(service)
-        service.database.doorbell = lambda _: deliverer.ring()
-        deliverer.start()
-        yield made
-        deliverer.drain()
-        deliverer.join(30)
-        assert not deliverer.is_alive()
+    with delivering(tmp_path, join_seconds=30, webhook_lease_seconds=2, **LOOPBACK) as (service, _):
+        yield make_world(service)
 
 
 def track(world: World, url: str, **options: Any) -> str:

@@ -45,11 +45,11 @@ class Session:
 
     def get_inputs(self) -> list[End]:
         """The inputs, in their order."""
-        return [_end(item) for item in self._compiled.inputs]
+        return ends(self._compiled.inputs)
 
     def get_outputs(self) -> list[End]:
         """The outputs, in their order."""
-        return [_end(item) for item in self._compiled.outputs]
+        return ends(self._compiled.outputs)
 
     def run(self, outputs: Sequence[str] | None, feed: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
         """Run one batch; of all outputs where `outputs` is None. Several threads may do so at once."""
@@ -61,6 +61,11 @@ class Session:
 def open_session(path: Path, *, threads: int) -> Session:
     """Load a file."""
     return Session(path, threads=threads)
+
+
+def ends(items: Sequence[Any]) -> list[End]:
+    """Inputs or outputs of a model, compiled or not."""
+    return [_end(item) for item in items]
 
 
 def _end(item: Any) -> End:

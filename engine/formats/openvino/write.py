@@ -8,7 +8,7 @@ from pathlib import Path
 
 from engine.contract.errors import EngineError
 from engine.formats.openvino.package import loaded, refused
-from engine.formats.openvino.session import Session
+from engine.formats.openvino.session import ends
 from engine.networks.network import Network
 
 
@@ -22,13 +22,13 @@ def write(network: Network, path: Path) -> Sequence[Path]:
         source = Path(folder) / path.with_suffix(".onnx").name
         network.write_onnx(source)
         try:
-            openvino.save_model(openvino.convert_model(source), path, compress_to_fp16=False)
+            model = openvino.convert_model(source)
+            openvino.save_model(model, path, compress_to_fp16=False)
         except Exception as error:  # its errors have no type of their own
             raise refused(error) from error
-    session = Session(path, threads=1)
     for kind, found, wanted in (
-        ("inputs", session.get_inputs(), network.signature.inputs),
-        ("outputs", session.get_outputs(), network.signature.outputs),
+        ("inputs", ends(model.inputs), network.signature.inputs),
+        ("outputs", ends(model.outputs), network.signature.outputs),
     ):
         if [(item.name, item.element) for item in found] != [(spec.name, spec.dtype) for spec in wanted]:
             names = ", ".join(f"{item.name} ({item.element})" for item in found)
