@@ -16,12 +16,13 @@ from pathlib import Path
 
 import typer
 
+from cli.stopped_writer import StoppedWriter
 from cli.supervisor import Program, Supervisor
 from core import logging
 from core.access import keys
 from core.blobs.store import open_store
 from core.database import migrate
-from core.database.db import Database
+from core.database.db import Database, sqlite_file
 from core.operations.startup import CannotStart, check_database, explained, listen
 from core.queue import check_url
 from core.settings import Settings
@@ -93,7 +94,9 @@ def _supervise(settings: Settings, run_dir: Path, listener: socket.socket, *, wo
         as_json = "log_format" in settings.model_fields_set and settings.log_format == "json"
         host, port = listener.getsockname()[:2]
         url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-        supervisor.run(lambda: _announce(url, supervisor, demo=demo, as_json=as_json))
+        database = sqlite_file(settings)
+        watch = None if database is None else StoppedWriter(database).look
+        supervisor.run(lambda: _announce(url, supervisor, demo=demo, as_json=as_json), watch)
     finally:
         supervisor.stop()
 

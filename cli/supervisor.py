@@ -64,14 +64,16 @@ class Supervisor:
         self._programs.append(program)
         self._start(program)
 
-    def run(self, ready: Callable[[], bool]) -> None:
-        """Supervise until SIGTERM or SIGINT. `ready` is called about five times a second until it returns True."""
+    def run(self, ready: Callable[[], bool], watch: Callable[[], None] | None = None) -> None:
+        """Supervise until SIGTERM or SIGINT. About five times a second, `ready` is called until it returns True, and `watch` always."""
         waiting = True
         while True:
             received = self._wait(_TICK_SECONDS)
             if received is not None and received[0] != signal.SIGCHLD:
                 _log.info("stopping", signal=received[0].name, sent_by=received[1], sender=_command(received[1]))
                 return
+            if watch is not None:
+                watch()
             self._reap()
             for program in self._programs:
                 if program.process is None and time.monotonic() >= program.not_before:

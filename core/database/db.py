@@ -9,6 +9,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, Engine, create_engine, event, make_url
@@ -22,7 +23,7 @@ from core.settings import Settings
 if TYPE_CHECKING:
     import psycopg
 
-__all__ = ["Database", "Session", "after_commit", "ring"]
+__all__ = ["Database", "Session", "after_commit", "ring", "sqlite_file"]
 
 _HOOKS = "after_commit"
 _RINGS = "rings"
@@ -65,6 +66,14 @@ class Database:
         self.engine.dispose()
 
 
+def sqlite_file(settings: Settings) -> Path | None:
+    """The file of an embedded database; None for one on a server or in memory."""
+    url = make_url(settings.resolved_database_url)
+    if url.get_backend_name() != "sqlite" or not url.database or url.database == ":memory:":
+        return None
+    return Path(url.database)
+
+
 def after_commit(session: Session, hook: Callable[[], None]) -> None:
     """Call `hook` once the session's unit of work has committed."""
     session.info.setdefault(_HOOKS, []).append(hook)
@@ -78,7 +87,7 @@ def ring(session: Session, queue: str) -> None:
 def _engine(settings: Settings) -> Engine:
     url = make_url(settings.resolved_database_url)
     if url.get_backend_name() == "sqlite":
-        if url.database and url.database != ":memory:":
+        if sqlite_file(settings) is not None:
             settings.data_dir.mkdir(parents=True, exist_ok=True)
         engine = create_engine(url, json_serializer=to_json, pool_size=8, max_overflow=32, connect_args={"check_same_thread": False})
         event.listen(engine, "connect", _sqlite_connect(settings.lock_wait_seconds))

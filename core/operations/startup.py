@@ -5,14 +5,13 @@ import socket
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from pathlib import Path
 
 from alembic.util.exc import CommandError
 from pydantic import ValidationError
-from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 
 from core.database import wal
+from core.database.db import sqlite_file
 from core.database.errors import translated
 from core.errors import ServiceError
 from core.settings import Settings
@@ -60,11 +59,8 @@ def check_database(settings: Settings) -> None:
     Raises CannotStart for a log that lost committed pages, for pages that are damaged, and for a disk on which SQLite cannot keep its
     promise. A database that was closed in good order is not looked through.
     """
-    url = make_url(settings.resolved_database_url)
-    if url.get_backend_name() != "sqlite" or not url.database or url.database == ":memory:":
-        return
-    path = Path(url.database)
-    if not path.exists():
+    path = sqlite_file(settings)
+    if path is None or not path.exists():
         return
     if lost := wal.lost_frames(path):
         raise CannotStart(

@@ -5,6 +5,7 @@ A row is a function of a house that works; it leaves one that works. What holds 
 
 import base64
 import hashlib
+import os
 import signal
 import socket
 import struct
@@ -18,6 +19,7 @@ import numpy as np
 import redis
 
 from core.blobs.ingest import key_of
+from core.database.writer import writer
 from core.service import Service
 from tests.clock import quickest
 from tests.faults.house import LEASE_SECONDS, House, examples
@@ -131,6 +133,27 @@ def zombie_worker(house: House) -> None:
     assert gone(*children, seconds=2)
     job = house.end(job_id)
     assert (job["status"], job["attempt"]) == ("succeeded", 2)
+
+
+def stopped_within_a_transaction(house: House) -> str:
+    """A worker is stopped while it holds the lock of the embedded database: it is killed, others write on, and its job is tried again."""
+    job_id = house.submit(6000)
+    house.in_training(job_id)
+    children = set(house.pids("child"))
+    (worker,) = (pid for pid in house.pids("worker") if children & set(descendants(pid)))
+    database, tries = house.settings.data_dir / "modelpress.db", 0
+    while True:
+        os.kill(worker, signal.SIGSTOP)
+        tries += 1
+        if writer(database) == worker:
+            break
+        os.kill(worker, signal.SIGCONT)
+        assert not house.has_ended(job_id), f"not caught in a transaction in {tries} tries"
+    started = time.monotonic()
+    other = house.submit(10)  # waits for the lock, and gets it
+    seconds = time.monotonic() - started
+    assert (house.end(other)["status"], house.end(job_id)["status"], house.job(job_id)["attempt"]) == ("succeeded", "succeeded", 2)
+    return f"caught after {tries} tries, others waited for {seconds:.1f} s"
 
 
 def crash(house: House) -> None:
@@ -362,6 +385,7 @@ QUICK: tuple[Row, ...] = (
 )
 """Part of every test run."""
 LONG: tuple[Row, ...] = (
+    stopped_within_a_transaction,
     cancel_of_two_processes,
     flush_broker_of_fifty,
     upload_is_cut_off,
