@@ -165,7 +165,8 @@ def _first_along(numbers: Tensor, dimension: int, size: int) -> Tensor:
 
 
 def windowed(follower: Follower, call: Call) -> None:
-    """Pooling and resizing: channels stay in their dimension, positions are mixed."""
+    """Pooling, resizing and sampling: channels stay in their dimension, positions are mixed. What says where to sample stays whole."""
+    follower.fix((call.args[1:], dict(call.kwargs)), f"{call.name} reads them as places")
     value, result = call.first, call.result[0] if isinstance(call.result, tuple) else call.result
     rank = _SPATIAL.get(call.name[-2:], value.dim() - 2)
     along = value.dim() - rank - 1

@@ -28,6 +28,8 @@ from engine.formats.onnx.importer import (
     reductions,
     reshape,
     resize,
+    sampling,
+    scattering,
     shapes,
     sizes,
 )
@@ -38,7 +40,22 @@ from engine.formats.onnx.importer.reader import KEEP_HINT, OPEN_BATCH_HINT, Op
 from engine.formats.onnx.importer.values import Constant, Value
 
 Handler = Callable[[Op, Builder], Any]
-_GROUPS = (activations, attention, elementwise, linear, making, normalization, pooling, recurrent, reductions, reshape, resize, shapes)
+_GROUPS = (
+    activations,
+    attention,
+    elementwise,
+    linear,
+    making,
+    normalization,
+    pooling,
+    recurrent,
+    reductions,
+    reshape,
+    resize,
+    sampling,
+    scattering,
+    shapes,
+)
 OPERATORS: Mapping[str, Handler] = {name: handler for group in _GROUPS for name, handler in group.OPERATORS.items()}
 OWN_DOMAIN = "modelpress"
 """Of operators that a method writes into a graph before it is rebuilt, and handles itself."""

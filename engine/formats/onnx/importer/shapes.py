@@ -141,33 +141,43 @@ def gather(op: Op, build: Builder) -> Value:
         if isinstance(length, int) and all(-length <= place < length for place in places):
             index = Constant(torch.tensor([place % length for place in places], dtype=torch.int64))
             return build.call(torch.index_select, table, axis, index)
-    index = build.call("to", index, torch.int64) if dtype_of(index) != torch.int64 else index
+    index = whole(build, index)
     return build.call(operator.getitem, table, (*[slice(None)] * axis, index))
 
 
 def gather_elements(op: Op, build: Builder) -> Value:
     """GatherElements."""
-    return build.call(torch.gather, op.value(0), int(op.attribute("axis", 0)), build.call("to", op.value(1), torch.int64))
+    axis = int(op.attribute("axis", 0))
+    return build.call(torch.gather, op.value(0), axis, places_along(op, build, axis))
 
 
 def gather_nd(op: Op, build: Builder) -> Value:
     """GatherND: places by all their leading coordinates, each example by its own where there are batch dimensions."""
-    return build.call(operator.getitem, op.value(0), tuple(_coordinates(op, build, int(op.attribute("batch_dims", 0)))))
+    return build.call(operator.getitem, op.value(0), tuple(coordinates(op, build, int(op.attribute("batch_dims", 0)))))
 
 
-def scatter_nd(op: Op, build: Builder) -> Value:
-    """ScatterND: a copy with the updates in their places."""
-    op.only(reduction="none")
-    return build.call(torch.index_put, op.value(0), tuple(_coordinates(op, build, 0)), op.value(2))
+def whole(build: Builder, places: Value) -> Value:
+    """Places as whole numbers of 64 bits, as torch wants them."""
+    return build.call("to", places, torch.int64) if dtype_of(places) != torch.int64 else places
 
 
-def _coordinates(op: Op, build: Builder, batch_dims: int) -> list[Value]:
+def places_along(op: Op, build: Builder, axis: int) -> Value:
+    """Places of an axis of the first input. Known ones that count from its end are counted from its start, as torch wants them."""
+    places, length = whole(build, op.value(1)), build.size(op.value(0), axis)
+    if not isinstance(places, Constant) or bool((places.tensor >= 0).all()):
+        return places
+    if not isinstance(length, int):
+        op.fail("its places count from the end of an open dimension")
+    return Constant(torch.where(places.tensor < 0, places.tensor + length, places.tensor))
+
+
+def coordinates(op: Op, build: Builder, batch_dims: int) -> list[Value]:
     """The index of each leading dimension: those of the batch count up, the others stand in the last dimension of the indices."""
     indices, rank = op.value(1), op.rank(1)
     depth = build.size(indices, -1)
     if not isinstance(depth, int):
         op.fail("the depth of its indices is open")
-    indices = build.call("to", indices, torch.int64) if dtype_of(indices) != torch.int64 else indices
+    indices = whole(build, indices)
     places = [build.call("select", indices, -1, position) for position in range(depth)]
     counted = []
     for dim in range(batch_dims):
@@ -243,7 +253,6 @@ OPERATORS = {
     "GatherElements": gather_elements,
     "GatherND": gather_nd,
     "Pad": pad,
-    "ScatterND": scatter_nd,
     "Slice": slice_,
     "SpaceToDepth": space_to_depth,
     "Split": split,

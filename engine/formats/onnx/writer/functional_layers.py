@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 from torch.nn import functional
 
-from engine.formats.onnx.writer.functions import Args, Kwargs, Rule, tensor
+from engine.formats.onnx.writer.functions import Args, Kwargs, Rule, given, tensor
 from engine.formats.onnx.writer.graph import Size, Unwritten, Value, Writer
 from engine.formats.onnx.writer.layers import LAYERS
 
@@ -26,7 +26,19 @@ def as_layer(make: Callable[..., nn.Module]) -> Rule:
     return rule
 
 
+def grid_sample(writer: Writer, args: Args, kwargs: Kwargs) -> str:
+    """Pictures read at computed places; the operator of the opset that is written knows no volumes."""
+    value, grid = tensor(args[0]), tensor(given(args, kwargs, 1, "grid"))
+    mode = str(given(args, kwargs, 2, "mode", "bilinear"))
+    if value.rank != 4 or value.dtype != grid.dtype:
+        raise Unwritten
+    padding = str(given(args, kwargs, 3, "padding_mode", "zeros"))
+    align = int(bool(given(args, kwargs, 4, "align_corners", False)))
+    return str(writer.emit("GridSample", value.name, grid.name, mode=mode, padding_mode=padding, align_corners=align))
+
+
 FUNCTIONS: Mapping[Any, Rule] = {
+    functional.grid_sample: grid_sample,
     functional.relu: as_layer(nn.ReLU),
     functional.relu6: as_layer(nn.ReLU6),
     functional.silu: as_layer(nn.SiLU),

@@ -193,6 +193,20 @@ def to(writer: Writer, args: Args, kwargs: Kwargs) -> str:
     return writer.cast(value, dtype)
 
 
+def topk(writer: Writer, args: Args, kwargs: Kwargs) -> list[str]:
+    """The largest or smallest of a dimension, and their places."""
+    value, count = tensor(args[0]), given(args, kwargs, 1, "k")
+    if not isinstance(count, int):
+        raise Unwritten
+    axis, largest, ordered = (
+        given(args, kwargs, 2, "dim", -1),
+        given(args, kwargs, 3, "largest", True),
+        given(args, kwargs, 4, "sorted", True),
+    )
+    settings = {"axis": value.along(int(axis)), "largest": int(bool(largest)), "sorted": int(bool(ordered))}
+    return list(writer.emit("TopK", value.name, writer.integers(count), outputs=2, **settings))
+
+
 def triangle(upper: int) -> Rule:
     """The upper or lower triangle of matrices."""
 
@@ -246,6 +260,7 @@ FUNCTIONS: Mapping[Any, Rule] = {
     torch.matmul: matmul,
     torch.einsum: einsum,
     functional.layer_norm: layer_norm,
+    torch.topk: topk,
     torch.triu: triangle(1),
     torch.tril: triangle(0),
 }

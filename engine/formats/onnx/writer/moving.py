@@ -14,6 +14,7 @@ from engine.formats.onnx.writer.functions import Args, Kwargs, Rule, given, resu
 from engine.formats.onnx.writer.graph import Size, Unwritten, Value, Writer, shapes
 
 _FAR = 2**63 - 1
+_REDUCTIONS = {"sum": "add", "prod": "mul", "amax": "max", "amin": "min"}
 
 
 def reshape(writer: Writer, args: Args, kwargs: Kwargs) -> str:
@@ -121,6 +122,28 @@ def gather(writer: Writer, args: Args, kwargs: Kwargs) -> str:
     """Of each line the places that another tensor says."""
     value = tensor(args[0])
     return str(writer.emit("GatherElements", value.name, tensor(args[2]).name, axis=value.along(int(args[1]))))
+
+
+def scatter(writer: Writer, args: Args, kwargs: Kwargs) -> str:
+    """Other values in places of each line, or reduced with what stands there."""
+    value, dtype = tensor(args[0]), result_type(writer)
+    source, reduce = args[3], given(args, kwargs, 4, "reduce")
+    if kwargs or not isinstance(source, Value) or reduce not in (None, *_REDUCTIONS) or shapes(tensor(args[2])) != shapes(source):
+        raise Unwritten
+    names = value.name, tensor(args[2]).name, writer.operand(source, dtype)
+    return str(writer.emit("ScatterElements", *names, axis=value.along(int(args[1])), reduction=_REDUCTIONS.get(reduce, "none")))
+
+
+def index_put(writer: Writer, args: Args, kwargs: Kwargs) -> str:
+    """Other values in places that are given by all their leading coordinates."""
+    value, places = tensor(args[0]), [tensor(item) for item in args[1]]
+    if any(item.dtype != torch.int64 or shapes(item) != shapes(places[0]) for item in places):
+        raise Unwritten
+    last = places[0].rank
+    columns = [str(writer.emit("Unsqueeze", item.name, writer.integers(last))) for item in places]
+    index = columns[0] if len(columns) == 1 else str(writer.emit("Concat", *columns, axis=last))
+    reduction = "add" if given(args, kwargs, 3, "accumulate", False) else "none"
+    return str(writer.emit("ScatterND", value.name, index, writer.operand(args[2], result_type(writer)), reduction=reduction))
 
 
 def getitem(writer: Writer, args: Args, kwargs: Kwargs) -> Any:
@@ -246,6 +269,8 @@ FUNCTIONS: Mapping[Any, Rule] = {
     **dict.fromkeys((torch.chunk, torch.split), split),
     torch.index_select: index_select,
     torch.gather: gather,
+    **dict.fromkeys((torch.scatter, torch.scatter_reduce), scatter),
+    torch.index_put: index_put,
     torch.movedim: movedim,
     torch.transpose: transpose,
     operator.getitem: getitem,
