@@ -11,8 +11,10 @@ import onnx
 from engine.contract.errors import EngineError
 from engine.contract.patterns import matches
 from engine.formats.onnx import runtime
-from engine.formats.onnx.checks import inferred, skeleton_of
+from engine.formats.onnx.checks import inferred, own_constants, skeleton_of
+from engine.formats.onnx.einsum import with_products
 from engine.formats.onnx.importer.names import module_path
+from engine.formats.onnx.naming import FreeNames
 from engine.methods.quantization.carried import unsigned
 from engine.methods.quantization.index import Index
 from engine.methods.quantization.names import FreshNames
@@ -74,6 +76,7 @@ def prepare(source: Path, work: Path, *, ignore: Sequence[str], minimum_opset: i
     widened = to_single(model)
     unmatched = tuple(p for p in ignore if not any(_named_by(p, node) for node in all_nodes(model.graph)))
     kept_names, kept_tensors = _kept(model.graph, ignore)
+    _spell_einsums_out(model.graph)
     metadata = {item.key: item.value for item in model.metadata_props}
     opsets = {item.domain: item.version for item in model.opset_import}
     named = work / "named.onnx"
@@ -157,6 +160,13 @@ def layer_name(node: onnx.NodeProto, suffix: str = ".weight") -> str | None:
 def _named_by(pattern: str, node: onnx.NodeProto) -> bool:
     layer = layer_name(node) or module_path(node, [])
     return matches(pattern, node.name, (node.op_type,)) or (layer is not None and matches(pattern, layer))
+
+
+def _spell_einsums_out(graph: onnx.GraphProto) -> None:
+    """Products with a weight, written as Einsum, become MatMul of the same name, which has an integer form."""
+    nodes = with_products(list(graph.node), own_constants(graph), FreeNames(graph))
+    del graph.node[:]
+    graph.node.extend(nodes)
 
 
 def _optimized(source: Path, target: Path) -> onnx.ModelProto:

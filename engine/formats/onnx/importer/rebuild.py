@@ -14,6 +14,7 @@ from torch import fx
 from engine.contract import limits
 from engine.contract.errors import EngineError
 from engine.formats.onnx.checks import inner_nodes, own_constants
+from engine.formats.onnx.einsum import with_products
 from engine.formats.onnx.file import fixed_batch, graph_inputs
 from engine.formats.onnx.flat import subgraphs
 from engine.formats.onnx.importer import (
@@ -38,6 +39,7 @@ from engine.formats.onnx.importer.elementwise import DTYPES, HALF_TYPES
 from engine.formats.onnx.importer.patterns import Patterns
 from engine.formats.onnx.importer.reader import KEEP_HINT, OPEN_BATCH_HINT, Op
 from engine.formats.onnx.importer.values import Constant, Value
+from engine.formats.onnx.naming import FreeNames
 
 Handler = Callable[[Op, Builder], Any]
 _GROUPS = (
@@ -178,7 +180,8 @@ class _Walk:
 
     def run(self, graph: onnx.GraphProto, values: dict[str, Value], around: Consumers) -> list[Value]:
         """The graph's outputs. `values` are those that it may read; `around` says who reads the ones of the graph around it."""
-        nodes = Patterns(graph, own_constants(graph)).rewritten()
+        constants = own_constants(graph)
+        nodes = with_products(Patterns(graph, constants).rewritten(), constants, FreeNames(graph))
         consumers = _consumers(nodes, graph, around)
         for node in nodes:
             try:
