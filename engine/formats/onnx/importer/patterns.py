@@ -114,15 +114,29 @@ class Patterns:
         scaled, shifted = self._only_reader(merged), self._only_reader(self._only_reader(merged))
         if scaled is None or shifted is None or (scaled.op_type, shifted.op_type) != ("Mul", "Add"):
             return
-        weight, offset = _partner(scaled, merged.output[0]), _partner(shifted, scaled.output[0])
-        whole = all(name in self._constants for name in (weight, offset)) and (scale == 1).all() and (bias == 0).all()
-        if not whole or target is None or target.size != 3 or len(self._consumers[split.output[0]]) != 1 or not weight or not offset:
+        if (scale != 1).any() or (bias != 0).any() or target is None or target.size != 3 or len(self._consumers[split.output[0]]) != 1:
             return
-        channels = math.prod(self._constants[weight].dims)
-        if channels == math.prod(self._constants[offset].dims) == max(self._constants[weight].dims, default=0):
+        weight, offset = self._row(_partner(scaled, merged.output[0])), self._row(_partner(shifted, scaled.output[0]))
+        if weight is not None and offset is not None and weight[1] == offset[1]:
             epsilon = next((item.f for item in norm.attribute if item.name == "epsilon"), 1e-5)
-            inputs = [split.input[0], weight, offset]
+            inputs = [split.input[0], weight[0], offset[0]]
             self._replace([split, norm, merged, scaled], shifted, "GroupNormalization", inputs, num_groups=int(scale.size), epsilon=epsilon)
+
+    def _row(self, name: str | None) -> tuple[str, tuple[int, ...]] | None:
+        """The constant behind one number a channel, and its shape as it is read: (channels, 1, …)."""
+        found = self._viewed(name or "")
+        return found if found is not None and len(found[1]) > 1 and found[1][0] == math.prod(found[1]) else None
+
+    def _viewed(self, name: str) -> tuple[str, tuple[int, ...]] | None:
+        """A constant and the shape in which it is read: exporters that fold nothing leave nodes between the two."""
+        if name in self._constants:
+            return name, tuple(self._constants[name].dims)
+        node = self._producers.get(name)
+        found = self._viewed(node.input[0]) if node is not None and node.op_type in ("Identity", "Unsqueeze") else None
+        if node is None or found is None or node.op_type == "Identity":
+            return found
+        axes = self._axes(node)
+        return None if axes is None else (found[0], np.expand_dims(np.empty(found[1]), tuple(axes)).shape)
 
     def _replace(
         self, inner: Iterable[onnx.NodeProto | None], last: onnx.NodeProto, kind: str, inputs: list[str], **attributes: Any
@@ -166,12 +180,14 @@ class Patterns:
             return str(node.input[0])
         return str(node.input[1]) if kind != "Div" and self._is_number(node.input[0], number) else None
 
-    def _over_last_axis(self, node: onnx.NodeProto) -> bool:
+    def _axes(self, node: onnx.NodeProto) -> list[int] | None:
+        """Axes that stand in an attribute, or in later opsets in a constant."""
         axes = next((list(item.ints) for item in node.attribute if item.name == "axes"), None)
-        if axes is None and len(node.input) > 1:
-            array = self._array(node.input[1])
-            axes = None if array is None else [int(axis) for axis in array.ravel()]
-        return axes == [-1] and next((item.i for item in node.attribute if item.name == "keepdims"), 1) == 1
+        array = self._array(node.input[1]) if axes is None and len(node.input) > 1 else None
+        return axes if array is None else [int(axis) for axis in array.ravel()]
+
+    def _over_last_axis(self, node: onnx.NodeProto) -> bool:
+        return self._axes(node) == [-1] and next((item.i for item in node.attribute if item.name == "keepdims"), 1) == 1
 
     def _array(self, name: str) -> Array | None:
         tensor = self._constants.get(name)
