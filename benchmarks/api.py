@@ -27,6 +27,8 @@ from core.library import datasets, models
 from core.service import Service
 from core.settings import Settings
 
+HOT_READ = 0.9
+"""What a read of a polled job may cost beside a bare route: requests a second over those of the route."""
 BARE = """
 from starlette.applications import Starlette
 from starlette.responses import JSONResponse
@@ -165,7 +167,9 @@ async def _follow(server: tuple[int, int], count: int, service: Service, claim: 
 
 def followers(folder: Path, count: int) -> dict[str, float]:
     """Memory a client, and delay from commit to arrival, for clients that follow one job."""
-    settings = Settings(data_dir=folder, auth="off", min_free_bytes=0)
+    # All followers are of one project, and open at once: more than a service grants one by default.
+    most = {"max_requests_at_once": 2 * count, "max_connections": 2 * count, "requests_per_second": 0}
+    settings = Settings(data_dir=folder, auth="off", min_free_bytes=0, **most)
     with ExitStack() as stack:
         server = stack.enter_context(api_server(settings))
         service = stack.enter_context(Service.open(settings))
@@ -209,7 +213,7 @@ def main() -> None:
     cold = cold_import(arguments.rounds)
     print(
         f"GET /v1/jobs/{{id}}: {hot['requests_per_second']:.0f}/s ({hot['cpu_ms']:.3f} ms of CPU each), bare Starlette "
-        f"{hot['bare_requests_per_second']:.0f}/s ({hot['bare_cpu_ms']:.3f} ms): ratio {hot['ratio']:.2f}, target 0.5"
+        f"{hot['bare_requests_per_second']:.0f}/s ({hot['bare_cpu_ms']:.3f} ms): ratio {hot['ratio']:.2f}, target {HOT_READ}"
     )
     print(
         f"event stream: {sse['clients']} clients, {sse['kb_per_client']:.0f} KB each (target < 100), delay p50 {sse['delay_p50_ms']:.0f} ms, "
@@ -218,7 +222,7 @@ def main() -> None:
     print(f"import api.app: {cold['seconds']:.2f} s (target < 1.5), {cold['rss_mib']:.0f} MiB (target < 120)")
     if arguments.json:
         arguments.json.write_text(json.dumps({"hot_job": hot, "events": sse, "import": cold}, indent=1))
-    met = hot["ratio"] >= 0.5 and sse["kb_per_client"] < 100 and cold["seconds"] < 1.5 and cold["rss_mib"] < 120
+    met = hot["ratio"] >= HOT_READ and sse["kb_per_client"] < 100 and cold["seconds"] < 1.5 and cold["rss_mib"] < 120
     sys.exit(0 if met else 1)
 
 

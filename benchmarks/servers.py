@@ -34,11 +34,12 @@ def process(command: list[str], port: int, **environment: str) -> Iterator[int]:
 
 @contextmanager
 def api_server(settings: Settings) -> Iterator[tuple[int, int]]:
-    """The service's API over a fresh database, without keys; gives its port and process id."""
+    """The service's API with these settings over a fresh database; gives its port and process id."""
     migrate.upgrade(settings)
     port = free_port()
     command = [sys.executable, "-m", "api.server", "--port", str(port)]
-    with process(command, port, MODELPRESS_AUTH="off", MODELPRESS_LOG_LEVEL="warning", MODELPRESS_DATA_DIR=str(settings.data_dir)) as pid:
+    stated = {f"MODELPRESS_{name.upper()}": str(getattr(settings, name)) for name in settings.model_fields_set}
+    with process(command, port, MODELPRESS_LOG_LEVEL="warning", **stated) as pid:
         yield port, pid
 
 
