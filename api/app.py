@@ -8,6 +8,9 @@ from functools import partial
 from anyio import to_thread
 from fastapi import FastAPI
 from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import ASGIApp
 
 from api.documentation import openapi
 from api.front.allocation import keep_buffers
@@ -41,9 +44,26 @@ THREADS = 16
 """Threads that wait for database and disk. Python runs one at a time: more of them that compute would only delay the event loop."""
 
 
-def create_app(settings: Settings) -> FastAPI:
+class Application(FastAPI):
+    """FastAPI with this project's own layers outside of all of its: what is answered from memory passes none of them."""
+
+    def build_middleware_stack(self) -> ASGIApp:
+        """Called once, before the first request."""
+        self.add_exception_handler(Exception, _hand_up)
+        state = self.state
+        gate = Gate(super().build_middleware_stack(), hot=state.hot, limits=state.limits)
+        settings: Settings = state.settings
+        return Front(gate, only_local=settings.auth == "off", cors=Cors(settings.cors_origins), metrics=state.metrics)
+
+
+def _hand_up(_: Request, error: Exception) -> Response:
+    """What nobody foresaw is answered and logged by the outermost layer."""
+    raise error
+
+
+def create_app(settings: Settings) -> Application:
     """The application; its parts are opened when it starts and closed when it ends. The database must have been migrated."""
-    app = FastAPI(
+    app = Application(
         title="Modelpress",
         version=__version__,
         description=openapi.DESCRIPTION,
@@ -54,6 +74,7 @@ def create_app(settings: Settings) -> FastAPI:
         redirect_slashes=False,
         lifespan=_lifespan,
         separate_input_output_schemas=False,
+        telemetry={"tracing": False, "metrics": False, "logs": False},  # core.tracing and api.front.metrics are this project's
     )
     app.state.settings = settings
     app.state.metrics = Metrics()
@@ -82,8 +103,6 @@ def create_app(settings: Settings) -> FastAPI:
     pages_errors.install(app)
     openapi.install(app)
     app.add_middleware(Coding)
-    app.add_middleware(Gate, hot=app.state.hot, limits=app.state.limits)
-    app.add_middleware(Front, only_local=settings.auth == "off", cors=Cors(settings.cors_origins), metrics=app.state.metrics)
     return app
 
 

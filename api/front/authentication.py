@@ -100,6 +100,8 @@ class Authenticator:
 
     def whose(self, authorization: bytes, address: str) -> str:
         """A name for whoever sends this header, from memory: the project, or the address where the key is not known yet."""
+        if not authorization:
+            return address
         known = self._known.get(_digest(authorization.decode("latin-1").partition(" ")[2]))
         return known[1].project_id if known is not None else address
 

@@ -18,6 +18,8 @@ from api.http import problems
 
 DISCARD_AT_MOST_SECONDS = 3.0
 """So long the body of a refused request is dropped; a long one takes a fifth of a second where few others wait."""
+_WAITED_SECONDS = 0.005
+"""A client whose request was begun sooner after its head is not asked whether it is still there."""
 _DIGITS = 15
 """More of them make a length that no body has."""
 
@@ -164,10 +166,10 @@ class Connection(HttpToolsProtocol):
             self.flow.resume_reading()
 
     def _start(self, cycle: RequestResponseCycle, app: Any) -> bool:
-        # Where the client has ended its side, the answer would go nowhere.
+        # Where the client has ended its side, the answer would go nowhere: whoever has waited is looked at once more.
         if cycle.disconnected:
             return False
-        if not self._is_open():
+        if time.monotonic() - self.since > _WAITED_SECONDS and not self._is_open():
             self.cut()  # nobody reads its body any more, and so nobody would see its end
             return False
         super()._start_asgi_task(cycle, app)

@@ -4,6 +4,7 @@ import functools
 import ipaddress
 import re
 import time
+from collections.abc import Sequence
 from http import HTTPStatus
 from urllib.parse import urlsplit
 
@@ -31,6 +32,7 @@ _SECURITY_HEADERS = (
     (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
 )
 """What every answer says, where it does not say something else."""
+_SECURITY_NAMES = frozenset(name for name, _ in _SECURITY_HEADERS)
 REFUSALS_SECONDS = 1.0
 """Requests that are refused because there are too many of them share a line of the log, once in so many seconds."""
 
@@ -77,9 +79,8 @@ class Front:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                present = {name for name, _ in message["headers"]}
-                missing = (header for header in _SECURITY_HEADERS if header[0] not in present)
-                message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode()), *beside, *missing]
+                own = message["headers"]
+                message["headers"] = [*own, (b"x-request-id", request_id.encode()), *beside, *_missing(own)]
             elif head:
                 message = {**message, "body": b""}
             await send(message)
@@ -119,6 +120,13 @@ class Front:
         if now - self._refusals_logged_at >= REFUSALS_SECONDS:
             log.info("requests_refused", requests=self._refused, last_method=scope["method"], last_path=scope["path"], status=429)
             self._refused, self._refusals_logged_at = 0, now
+
+
+def _missing(own: Sequence[tuple[bytes, bytes]]) -> Sequence[tuple[bytes, bytes]]:
+    present = dict(own)
+    if _SECURITY_NAMES.isdisjoint(present):
+        return _SECURITY_HEADERS
+    return [header for header in _SECURITY_HEADERS if header[0] not in present]
 
 
 def _refusal(scope: Scope, headers: dict[bytes, bytes], cors: Cors) -> tuple[int, str, str] | None:
