@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import functools
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -11,7 +14,7 @@ from torch.nn import functional
 
 from engine.networks.layers import PRUNABLE
 from engine.process.memory import give_back_memory
-from engine.structure.channels import ChannelGroup, Inputs, mask_channels, own_parameters
+from engine.structure.channels import ChannelGroup, Inputs, Part, own_parameters, zero_slices
 from engine.structure.graph import ChannelGraph, leaves
 from engine.structure.imagination import evaluated, shared_copy
 
@@ -63,11 +66,8 @@ def _agrees(graph: ChannelGraph, inputs: Inputs, groups: Sequence[ChannelGroup])
             if sum(tensor.numel() for tensor in graph.module.parameters()) > _LARGE:
                 give_back_memory()
             masked = shared_copy(graph.module)
-            masking = graph.on(masked)
-            chosen = [group for group in masking.groups if group.name in wanted]
-            with _restored(masked, chosen):
-                for group in chosen:
-                    mask_as_cut(group, wanted[group.name])
+            chosen = [group for group in graph.on(masked).groups if group.name in wanted]
+            with _masked(masked, chosen, wanted):
                 # A traced network prints what it fails with where it is called as a module.
                 expected = leaves(masked.forward(*inputs))
     except Exception:  # Whatever a cut network fails with, the answer is the same: these channels cannot be cut.
@@ -78,33 +78,67 @@ def _agrees(graph: ChannelGraph, inputs: Inputs, groups: Sequence[ChannelGroup])
 
 
 @contextmanager
-def _restored(module: nn.Module, groups: Sequence[ChannelGroup]) -> Iterator[None]:
-    """Masks may be written into the tensors that `module` shares: what they overwrite is put back. Tied weights are masked apart."""
+def _masked(module: nn.Module, groups: Sequence[ChannelGroup], wanted: Mapping[str, Tensor]) -> Iterator[None]:
+    """The module with the wanted channels of each group masked, after which layer and group normalization leave them out, too.
+
+    Masks are written into the tensors that `module` may share: what they overwrite is put back. In a traced network a layer is masked
+    while it is called, so that no more than one layer's weights are held twice. Tied weights are masked apart.
+    """
     own_parameters(module, [layer for layer in module.modules() if isinstance(layer, PRUNABLE)])
-    touched: dict[int, tuple[Tensor, Tensor]] = {}
+    looked_up = (
+        {id(_attribute(module, str(node.target))) for node in module.graph.nodes if node.op == "get_attr"}
+        if isinstance(module, fx.GraphModule)
+        else None
+    )
+    while_called: dict[nn.Module, list[tuple[Part, Tensor]]] = defaultdict(list)
+    overwritten: list[tuple[Tensor, Tensor]] = []
     for group in groups:
         for part in group.parts:
-            tensors = (
-                [part.layer]
-                if isinstance(part.layer, Tensor)
-                else [*part.layer.parameters(recurse=False), *part.layer.buffers(recurse=False)]
-            )
-            for tensor in tensors:
-                if id(tensor) not in touched:
-                    touched[id(tensor)] = (tensor, tensor.detach().clone())
+            layer, indices = part.layer, part.indices[torch.isin(part.channels, wanted[group.name])]
+            normalize_what_is_left(part, indices)
+            if isinstance(layer, nn.Module) and looked_up is not None and looked_up.isdisjoint(map(id, _tensors(layer))):
+                while_called[layer].append((part, indices))
+            else:
+                overwritten += [(tensor, tensor.detach().clone()) for tensor in _tensors(layer)]
+                zero_slices(part, indices)
+    for layer, slices in while_called.items():
+        _mask_while_called(layer, slices)
     try:
         yield
     finally:
-        for tensor, before in touched.values():
+        for tensor, before in reversed(overwritten):
             tensor.data.copy_(before)
 
 
-def mask_as_cut(group: ChannelGroup, channels: Tensor) -> None:
-    """`mask_channels`, after which layer and group normalization leave the channels out, too: hooks make them normalize the others."""
-    mask_channels(group, channels)
-    for part in group.parts:
-        if isinstance(part.layer, nn.LayerNorm | nn.GroupNorm):
-            part.layer.register_forward_hook(_over_kept(part.layer, part.indices[torch.isin(part.channels, channels)]))
+def _mask_while_called(layer: nn.Module, slices: Sequence[tuple[Part, Tensor]]) -> None:
+    overwritten: list[tuple[Tensor, Tensor]] = []
+
+    def mask(*_: Any) -> None:
+        overwritten.extend((tensor, tensor.detach().clone()) for tensor in _tensors(layer))
+        for part, indices in slices:
+            zero_slices(part, indices)
+
+    def restore(*_: Any) -> None:
+        while overwritten:
+            tensor, before = overwritten.pop()
+            tensor.data.copy_(before)
+
+    layer.register_forward_pre_hook(mask)
+    layer.register_forward_hook(restore, always_call=True)
+
+
+def _tensors(layer: nn.Module | Tensor) -> list[Tensor]:
+    return [layer] if isinstance(layer, Tensor) else [*layer.parameters(recurse=False), *layer.buffers(recurse=False)]
+
+
+def _attribute(module: nn.Module, path: str) -> Any:
+    return functools.reduce(getattr, path.split("."), module)
+
+
+def normalize_what_is_left(part: Part, gone: Tensor) -> None:
+    """A hook makes layer and group normalization leave these slices out, as if they were cut."""
+    if isinstance(part.layer, nn.LayerNorm | nn.GroupNorm):
+        part.layer.register_forward_hook(_over_kept(part.layer, gone))
 
 
 def _over_kept(layer: nn.LayerNorm | nn.GroupNorm, gone: Tensor) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:

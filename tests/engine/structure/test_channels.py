@@ -12,7 +12,8 @@ from engine.networks.network import Signature, TensorSpec
 from engine.structure.channels import is_single, zero_slices
 from engine.structure.graph import ChannelGraph
 from engine.structure.plan import Costs, rank
-from engine.structure.proof import mask_as_cut, removable
+from engine.structure.proof import removable
+from tests.engine.structure.masking import mask_as_cut
 
 X = (torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(0)),)
 

@@ -17,11 +17,12 @@ from engine.methods.pruning.spec import StructuredPruning
 from engine.methods.pruning.structured_pruning import apply
 from engine.structure.following.follower import FIXED_SIZE, SINGLE
 from engine.structure.graph import ChannelGraph
-from engine.structure.proof import mask_as_cut, removable
+from engine.structure.proof import removable
 from tests.engine.conftest import CLASSES
 from tests.engine.formats.onnx.exporting import export
 from tests.engine.formats.onnx.networks import Case
 from tests.engine.structure import images, sequences
+from tests.engine.structure.masking import mask_as_cut
 
 
 class Shuffled(nn.Module):

@@ -18,10 +18,11 @@ from engine.methods.pruning.spec import StructuredPruning
 from engine.methods.pruning.structured_pruning import apply
 from engine.networks.network import Signature, TensorSpec
 from engine.structure.graph import ChannelGraph
-from engine.structure.proof import mask_as_cut, removable
+from engine.structure.proof import removable
 from tests.engine.conftest import signature
 from tests.engine.formats.onnx.exporting import export
 from tests.engine.formats.onnx.networks import Case
+from tests.engine.structure.masking import mask_as_cut
 
 WIDTH, HEADS, HEAD = 24, 3, 8
 """As many heads as there are projections: nothing may be found by size."""

@@ -25,13 +25,13 @@ from engine.methods.slimming.supernet import Supernet
 from engine.methods.slimming.switchable import Switchable
 from engine.structure.graph import ChannelGraph
 from engine.structure.plan import Costs
-from engine.structure.proof import mask_as_cut
 from engine.training.batches import Batch
 from engine.training.losses import targets_loss
 from modelpress.runtime.subnets import SettingsFile
 from tests.engine.conftest import CLASSES
 from tests.engine.formats.onnx.exporting import export
 from tests.engine.formats.onnx.networks import Case
+from tests.engine.structure.masking import mask_as_cut
 
 INPUTS = (torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(0)),)
 WIDTHS = (0.25, 0.5, 1.0)
