@@ -13,7 +13,7 @@ from torch import nn
 
 from benchmarks.compatibility.networks import Inputs
 from engine.contract.errors import EngineError
-from engine.contract.file_format import ending_of, writable_names
+from engine.contract.file_format import ending_of, format_of, writable_names
 from engine.contract.metadata import ModelMetadata
 from engine.formats.loading import load_network, write_network
 from engine.networks.layers import PRUNABLE
@@ -103,12 +103,12 @@ def quantizable(network: Network, inputs: Inputs, work: Path) -> str:
 
 
 def exports(network: Network, inputs: Inputs, work: Path) -> str:
-    """Every format that is written: read again, it computes the same; ONNX in ONNX Runtime."""
+    """Every format that is written and read: read again, it computes the same; ONNX in ONNX Runtime."""
     held = network.with_module(network.module).plain()
     with torch.no_grad():
         expected = tensors(held.module.eval()(*inputs))
     found = {}
-    for format in sorted(writable_names()):
+    for format in sorted(name for name in writable_names() if format_of(name, "model").readable):
         try:
             path, *_ = write_network(held, format, work / f"again{ending_of(format)}")
             if format == "onnx":

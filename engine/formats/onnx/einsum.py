@@ -9,6 +9,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx
@@ -103,7 +104,7 @@ class _Product:
         self._made.append(helper.make_node("Constant", [], [shape], self._made_up("Constant"), value=tensor))
         return self._emit("Reshape", [value, shape])
 
-    def _emit(self, kind: str, inputs: Sequence[str], **attributes: list[int]) -> str:
+    def _emit(self, kind: str, inputs: Sequence[str], **attributes: Any) -> str:
         output = self._made_up(kind.lower())
         self._made.append(helper.make_node(kind, inputs, [output], self._made_up(kind), **attributes))
         return output

@@ -1,7 +1,7 @@
 """Who writes and who reads each tensor of a graph, and what is known about it."""
 
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import onnx
 
@@ -31,17 +31,6 @@ class Index:
         self._types = {item.name: item.type.tensor_type.elem_type for item in known} | {i.name: i.data_type for i in graph.initializer}
         self._ranks = {item.name: len(item.type.tensor_type.shape.dim) for item in known if item.type.tensor_type.HasField("shape")}
 
-    def exposed(self, moving: Collection[str]) -> set[str]:
-        """Tensors that a subgraph reads, and those that reach one through operators of the kinds `moving`.
-
-        ONNX Runtime carries a DequantizeLinear through such operators to their readers, and ends the process where a subgraph is one.
-        """
-        found = set(self.read_inside)
-        for node in reversed(self.nodes):
-            if node.op_type in moving and not found.isdisjoint(node.output):
-                found.update(node.input)
-        return found
-
     def is_float(self, name: str) -> bool:
         """Whether a tensor is known to hold float32."""
         return bool(self._types.get(name) == FLOAT)
@@ -59,6 +48,38 @@ class Index:
         if name in self.outputs or name in self.read_inside or len(self.readers[name]) != 1:
             return None
         return self.readers[name][0]
+
+
+MOVING = frozenset(
+    [
+        "DepthToSpace",
+        "Expand",
+        "Flatten",
+        "Identity",
+        "MaxPool",
+        "Reshape",
+        "Slice",
+        "SpaceToDepth",
+        "Split",
+        "Squeeze",
+        "Tile",
+        "Transpose",
+        "Unsqueeze",
+    ]
+)
+"""Operators whose results are among the numbers that they read, so that both are rounded the same way and nothing is lost."""
+
+
+def exposed(nodes: Sequence[onnx.NodeProto]) -> set[str]:
+    """Tensors that a subgraph of these nodes reads, and those that reach one through operators that move.
+
+    ONNX Runtime carries a DequantizeLinear through such operators to their readers, and ends the process where a subgraph is one.
+    """
+    found = {name for node in nodes for name in _read_inside(node)}
+    for node in reversed(nodes):
+        if node.op_type in MOVING and not found.isdisjoint(node.output):
+            found.update(node.input)
+    return found
 
 
 def _read_inside(node: onnx.NodeProto) -> Iterator[str]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from engine.contract.display import Table
 from engine.contract.errors import EngineError
-from engine.methods.quantization import dynamic_quantization
+from engine.methods.quantization import dynamic_quantization, graph
 from engine.methods.quantization.settings import each_setting
 from engine.methods.quantization.spec import DynamicQuantization, Int8Quantization, StaticQuantization
 from engine.methods.quantization.static_quantization import Calibrated
@@ -33,7 +33,7 @@ def _one(network: Network, params: Int8Quantization, context: StepContext) -> Ne
     if not done:
         assert tries[0].error is not None
         raise tries[0].error
-    kept = choose(done, context.judge)
+    kept = choose(done, context.judge, graph.onnx_file(network, context.work).stat().st_size)
     context.show(Table.of("Kinds of int8 quantization that were tried", "kind", [item.row(kept) for item in tries]))
     result = publish(kept, context)
     context.report("kept", kept.kind)
@@ -41,20 +41,21 @@ def _one(network: Network, params: Int8Quantization, context: StepContext) -> Ne
     return result
 
 
-def choose(done: list[Try], judge: Judge | None) -> Try:
+def choose(done: list[Try], judge: Judge | None, file_bytes: int) -> Try:
     """The try that is kept; the first one where nothing was measured.
 
     With an accuracy target the smallest of those that meet it, without one the fastest of those that are near enough; the one nearest to the
-    original where none is.
+    original where none is. One whose file is larger than the network's own, of `file_bytes`, is kept only where all of these are.
     """
-    near = [item for item in done if item.near]
     if judge is None:
         return done[0]
+    near = [item for item in done if item.near]
+    smaller = [item for item in near or done if item.file_bytes < file_bytes] or near or done
     if not near:
-        return max(done, key=lambda item: judge.quality(item.metrics))
+        return max(smaller, key=lambda item: judge.quality(item.metrics))
     if judge.has_target:
-        return min(near, key=lambda item: item.file_bytes)
-    return max(near, key=lambda item: item.speedup or 0.0)
+        return min(smaller, key=lambda item: item.file_bytes)
+    return max(smaller, key=lambda item: item.speedup or 0.0)
 
 
 def _tries(network: Network, params: Int8Quantization, context: StepContext) -> Iterator[Try]:

@@ -11,7 +11,10 @@ from onnx import TensorProto, helper, numpy_helper
 
 from engine.formats.onnx.weights import int_attribute
 from engine.methods.quantization.graph import all_nodes, graph_attributes
+from engine.methods.quantization.index import exposed
+from engine.methods.quantization.lookups import looked_up
 from engine.methods.quantization.names import FreshNames
+from engine.methods.quantization.plan import LOOPS
 from engine.methods.quantization.rounding import portable_scales, rounded_weight, weight_scales
 from engine.methods.quantization.ties import FLOAT, turned
 
@@ -50,6 +53,8 @@ class IntegerWriter:
         self._nodes: list[onnx.NodeProto] = []
         self._rounded: dict[str, tuple[str, str, str]] = {}
         """By tensor of the graph at hand: its bytes, their scale and their zero point."""
+        self._exposed: set[str] = set()
+        """Of the graph at hand."""
         self._stored: dict[tuple[Any, ...], tuple[str, str, str]] = {}
         self._readers: dict[str, set[str]] = defaultdict(set)
         for node in all_nodes(model.graph):
@@ -70,8 +75,8 @@ class IntegerWriter:
 
     def _graph(self, graph: onnx.GraphProto, around: Constants) -> None:
         constants = {**around, **{item.name: item for item in graph.initializer}}
-        outer = self._nodes, self._rounded
-        self._nodes, self._rounded = [], {}
+        outer = self._nodes, self._rounded, self._exposed
+        self._nodes, self._rounded, self._exposed = [], {}, exposed(graph.node)
         for node in list(graph.node):
             for attribute in node.attribute:
                 for inner in graph_attributes(attribute):
@@ -79,12 +84,16 @@ class IntegerWriter:
             self._node(node, constants)
         del graph.node[:]
         graph.node.extend(self._nodes)
-        self._nodes, self._rounded = outer
+        self._nodes, self._rounded, self._exposed = outer
 
     def _node(self, node: onnx.NodeProto, constants: Constants) -> None:
         def stored(*positions: int) -> bool:
             names = [node.input[i] if len(node.input) > i else "" for i in positions]
-            return all(name in constants and constants[name].data_type == TensorProto.FLOAT for name in names)
+            # What a loop takes along stays in float, and would be stored twice.
+            return all(
+                name in constants and constants[name].data_type == TensorProto.FLOAT and LOOPS.isdisjoint(self._readers[name])
+                for name in names
+            )
 
         kind = node.op_type if node.domain in ("", "ai.onnx") and node.name not in self._excluded else ""
         if kind == "MatMul" and stored(1) and not stored(0) and len(constants[node.input[1]].dims) >= 2:
@@ -188,13 +197,9 @@ class IntegerWriter:
 
     def _gather(self, node: onnx.NodeProto, constants: Constants) -> None:
         """Pick rows of 8-bit numbers, and widen only those."""
-        name, after = node.input[0], node.output[0]
+        name = node.input[0]
         stored = self._weight((name, False, 1.0), numpy_helper.to_array(constants[name]), None)
-        node.input[0], node.output[0] = stored[0], self._fresh.claim(f"{after}_q")
-        self._nodes.append(node)
-        self._nodes.append(
-            helper.make_node("DequantizeLinear", [node.output[0], *stored[1:]], [after], self._fresh.claim(f"{after}_widened"))
-        )
+        self._nodes += looked_up(node, stored, self._fresh, apart=node.output[0] in self._exposed)
 
     def _round(self, tensor: str) -> tuple[str, str, str]:
         if tensor not in self._rounded:

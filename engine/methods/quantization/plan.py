@@ -16,7 +16,7 @@ import numpy as np
 import onnx
 
 from engine.formats.onnx.weights import int_attribute
-from engine.methods.quantization.index import Index
+from engine.methods.quantization.index import MOVING, Index, exposed
 
 Operators = Literal["weighted", "all"]
 
@@ -26,30 +26,13 @@ STORED = frozenset({"ConvTranspose", "Gather"})
 """Operators without such a kernel: their weights are stored in 8 bits and widened where they are used."""
 ABSORBED = frozenset({"Relu", "Clip"})
 """Activations that the runtime leaves to the rounding that follows, where its range is the same."""
-_MOVING = frozenset(
-    [
-        "DepthToSpace",
-        "Expand",
-        "Flatten",
-        "Identity",
-        "MaxPool",
-        "Reshape",
-        "Slice",
-        "SpaceToDepth",
-        "Split",
-        "Squeeze",
-        "Tile",
-        "Transpose",
-        "Unsqueeze",
-    ]
-)
-"""Operators whose results are among the numbers that they read, so that both are rounded the same way and nothing is lost."""
 _MIXING = frozenset({"Add", "AveragePool", "Concat", "GlobalAveragePool", "LeakyRelu", "Mul", "Resize", "Sigmoid"})
-_ANYWHERE = _MOVING | _MIXING | ABSORBED | {"MatMul", "Pad", "Softmax", "Sub", "Tanh", "Where"}
+_ANYWHERE = MOVING | _MIXING | ABSORBED | {"MatMul", "Pad", "Softmax", "Sub", "Tanh", "Where"}
 _OPERANDS = frozenset({"Add", "Concat", "MatMul", "Mul", "Sub"})
 """Operators whose constants are read in 8 bits, with `all`."""
 MASKED = -5000.0
 """What lies below, on its way to a softmax, is a mask that was added: exporters write -1e4, -1e9, the lowest float or -infinity."""
+LOOPS = frozenset({"Loop", "Scan"})
 _FIRST_ONLY = ABSORBED | {"Pad", "Resize"}
 """Operators whose further floats are settings."""
 
@@ -102,8 +85,8 @@ def plan(index: Index, operators: Operators, excluded: Collection[str], *, symme
         node.name: place for node in index.nodes if node.name not in excluded and (place := weight_position(index, node)) is not None
     }
     products = {node.name for node in index.nodes if node.name in weights and node.op_type in PRODUCTS}
-    exposed = index.exposed(_MOVING)
-    others = _others(index, operators, excluded, products, exposed)
+    kept_whole = exposed(index.nodes)
+    others = _others(index, operators, excluded, products, kept_whole)
     draft = _Draft(
         {node.name: (0,) if node.name in products else tuple(index.flowing(node)) for node in index.nodes if node.name in products | others}
     )
@@ -112,7 +95,7 @@ def plan(index: Index, operators: Operators, excluded: Collection[str], *, symme
             draft.absorb(index, node, symmetric=symmetric)
         elif node.name in others or (node.name in products and node.op_type == "Conv"):
             draft.owners.update(name for name in node.output if name and index.is_float(name))
-            if node.op_type in _MOVING and node.name in others:
+            if node.op_type in MOVING and node.name in others:
                 draft.same.update(dict.fromkeys(node.output, node.input[0]))
     constants = {
         node.name: tuple(i for i, name in enumerate(node.input) if name in index.constants and index.is_float(name))
@@ -120,14 +103,16 @@ def plan(index: Index, operators: Operators, excluded: Collection[str], *, symme
         if node.name in others and node.op_type in _OPERANDS
     }
     constants = {name: found for name, found in constants.items() if found}
-    return Plan(draft.inputs, weights, constants, frozenset(draft.owners - exposed), draft.same, draft.upper)
+    return Plan(draft.inputs, weights, constants, frozenset(draft.owners - kept_whole), draft.same, draft.upper)
 
 
 def weight_position(index: Index, node: onnx.NodeProto) -> int | None:
     """Where a node reads a weight that can be stored in 8 bits; None where it reads none."""
 
     def stored(position: int) -> bool:
-        return len(node.input) > position and node.input[position] in index.constants and index.is_float(node.input[position])
+        name = node.input[position] if len(node.input) > position else ""
+        # What a loop takes along stays in float, and would be stored twice.
+        return name in index.constants and index.is_float(name) and LOOPS.isdisjoint(reader.op_type for reader in index.readers[name])
 
     kind = node.op_type
     if node.domain not in ("", "ai.onnx") or not index.is_float(node.output[0]):
@@ -143,9 +128,9 @@ def weight_position(index: Index, node: onnx.NodeProto) -> int | None:
     return None
 
 
-def _others(index: Index, operators: Operators, excluded: Collection[str], products: set[str], exposed: set[str]) -> set[str]:
+def _others(index: Index, operators: Operators, excluded: Collection[str], products: set[str], kept_whole: set[str]) -> set[str]:
     """Names of the operators without weights that compute in 8 bits."""
-    kinds = _ANYWHERE if operators == "all" else _MOVING | _MIXING | ABSORBED
+    kinds = _ANYWHERE if operators == "all" else MOVING | _MIXING | ABSORBED
     found = {
         node.name
         for node in index.nodes
@@ -153,7 +138,7 @@ def _others(index: Index, operators: Operators, excluded: Collection[str], produ
         and node.domain in ("", "ai.onnx")
         and node.name not in excluded
         and node.name not in products
-        and exposed.isdisjoint(node.output)
+        and kept_whole.isdisjoint(node.output)
         and index.flowing(node)
         and all(index.is_float(name) for name in node.output if name)
         and (node.op_type not in _FIRST_ONLY or index.flowing(node) == [0])

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from engine.formats.onnx.weights import int_attribute
-from engine.methods.quantization.index import Index
+from engine.methods.quantization.index import Index, exposed
+from engine.methods.quantization.lookups import looked_up
 from engine.methods.quantization.names import FreshNames
 from engine.methods.quantization.plan import Plan
 from engine.methods.quantization.rounding import Scaling, bias_fits, portable_scales, rounded, rounded_weight, scaling, weight_scales
@@ -59,6 +60,7 @@ class QdqWriter:
         self._read: dict[str, str] = {}
         """What a quantized operator reads in place of a tensor."""
         self._axes = self._weight_axes()
+        self._exposed = exposed(self._index.nodes)
         self._stored: dict[tuple[Any, ...], tuple[str, str, str]] = {}
         self._widened: dict[str, str] = {}
         self._parameters: dict[Any, tuple[str, str]] = {}
@@ -207,12 +209,10 @@ class QdqWriter:
 
     def _gather(self, node: onnx.NodeProto) -> None:
         """Pick rows of 8-bit numbers, and widen only those."""
-        name, after = node.input[0], node.output[0]
+        name = node.input[0]
         values = numpy_helper.to_array(self._index.constants[name])
         stored = self._store((name, 1.0), values, self.weight_scales(name, values, None), None)
-        node.input[0], node.output[0] = stored[0], self._fresh.claim(f"{after}_q")
-        self._nodes.append(node)
-        self.add("DequantizeLinear", [node.output[0], *stored[1:]], after)
+        self._nodes += looked_up(node, stored, self._fresh, apart=node.output[0] in self._exposed)
 
     def _operand(self, name: str) -> str:
         """A constant that is added or multiplied, rounded like an activation."""

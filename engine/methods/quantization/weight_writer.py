@@ -18,6 +18,7 @@ from engine.methods.quantization.graph import all_nodes, graph_attributes
 from engine.methods.quantization.groups import Grouped, grouped, packed_blocks
 from engine.methods.quantization.integers import RUNTIME_DOMAIN
 from engine.methods.quantization.names import FreshNames
+from engine.methods.quantization.plan import LOOPS
 from engine.methods.quantization.rounding import rounded_weight, weight_scales
 from engine.methods.quantization.spec_weights import WeightOnlyQuantization
 
@@ -66,10 +67,10 @@ class WeightWriter:
         for node in all_nodes(model.graph):
             for place, name in enumerate(node.input):
                 self._readers[name].add((node.op_type, place))
-                if node.name in self._excluded:
+                if node.name in self._excluded or node.op_type in LOOPS:
                     held.add(name)
         self._held = held
-        """What an ignored node reads."""
+        """What an ignored node reads, or a loop takes along."""
 
     def write(self) -> onnx.ModelProto:
         """The model with everything in place."""

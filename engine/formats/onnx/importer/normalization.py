@@ -51,7 +51,7 @@ def layer_norm(op: Op, build: Builder) -> Value:
     """LayerNormalization over the last dimensions, with or without a bias."""
     rank = op.rank(0)
     axis = int(op.attribute("axis", -1)) % rank
-    scale, bias = op.constant(1), op.constant(2)
+    scale, bias = _row(op.constant(1)), _row(op.constant(2))
     if any(name and op.consumers.get(name) for name in op.node.output[1:]):
         op.fail("its statistics are used as outputs")
     shape = [build.size(op.value(0), dim) for dim in range(axis, rank)]
@@ -66,6 +66,12 @@ def layer_norm(op: Op, build: Builder) -> Value:
     if bias is not None:
         layer.bias = build.parameter(bias)
     return build.layer(layer, op.path(list(op.node.input[1:3])), op.value(0))
+
+
+def _row(constant: Constant | None) -> Constant | None:
+    """One number a feature, however many dimensions of one place stand before."""
+    rows = constant is not None and constant.tensor.dim() > 1 and constant.tensor.shape[-1] == constant.tensor.numel()
+    return Constant(constant.tensor.reshape(-1)) if constant is not None and rows else constant
 
 
 def rms_norm(op: Op, build: Builder) -> Value:

@@ -42,8 +42,9 @@ class Patterns:
                 self._gelu(node)
             elif node.op_type == "Sigmoid":
                 self._silu(node)
-            elif node.op_type == "ReduceMean":
+            elif node.op_type in ("ReduceMean", "GlobalAveragePool"):
                 self._layer_norm(node)
+                self._layer_norm_of_sums(node)
             elif node.op_type == "InstanceNormalization":
                 self._group_norm(node)
         kept = [self._replaced.get(id(node), node) for node in self._nodes if id(node) not in self._gone]
@@ -103,6 +104,61 @@ class Patterns:
             inner = [mean, centered, square, *chain[:-1]]
             self._replace(inner, shifted, "LayerNormalization", [x, scale, bias], axis=-1, epsilon=epsilon)
 
+    def _layer_norm_of_sums(self, mean: onnx.NodeProto) -> None:
+        """x · s + (bias - mean · s) with s = scale / √(variance + ε) over the last axis: layer normalization as Keras writes it."""
+        x, m = mean.input[0], mean.output[0]
+        square = next(
+            (n for c in self._consumers[m] if list(c.input) == [x, m] for n in self._consumers[c.output[0]] if n.op_type == "Mul"), None
+        )
+        centered = self._producers.get(square.input[0]) if square is not None else None
+        chain = self._chain(square, (mean.op_type, "Add", "Sqrt", "Reciprocal", "Mul"))
+        if square is None or centered is None or chain is None or square.input[0] != square.input[1] or centered.op_type != "Sub":
+            return
+        variance, stable, _, inverse, scaled = chain
+        s, epsilon = scaled.output[0], self._number(_partner(stable, variance.output[0]))
+        products = self._consumers[s]
+        whole = next((n for n in products if _partner(n, s) == x), None)
+        shift = next((n for n in products if n is not whole), None)
+        moved = self._producers.get(_partner(shift, s) or "") if shift is not None else None
+        summed = self._only_reader(shift)
+        if whole is None or shift is None or moved is None or summed is None or len(products) != 2:
+            return
+        negated = moved.op_type == "Neg" and moved.input[0] == m
+        kinds = [n.op_type for n in (whole, shift, summed)]
+        if (
+            kinds != ["Mul", "Mul", "Add"]
+            if negated
+            else (moved is not mean or kinds != ["Mul", "Mul", "Sub"] or summed.input[1] != shift.output[0])
+        ):
+            return
+        scale, bias = _partner(scaled, inverse.output[0]), _partner(summed, shift.output[0])
+        last = self._only_reader(summed)
+        if (
+            last is None
+            or last.op_type != "Add"
+            or _partner(last, summed.output[0]) != whole.output[0]
+            or self._only_reader(whole) is not last
+        ):
+            return
+        readers = {id(n) for n in self._consumers[m]}
+        alone = readers == {id(centered), id(moved if negated else shift)} and {id(n) for n in self._consumers[centered.output[0]]} == {
+            id(square)
+        }
+        over_last = all(self._over_features(n, scale) for n in (mean, variance))
+        if epsilon is not None and alone and over_last and scale and bias and self._is_row(scale) and self._is_row(bias):
+            inner = [mean, centered, square, *chain, *([moved] if negated else []), whole, shift, summed]
+            self._replace(inner, last, "LayerNormalization", [x, scale, bias], axis=-1, epsilon=epsilon)
+
+    def _over_features(self, node: onnx.NodeProto, scale: str | None) -> bool:
+        """Whether a mean is that of the last axis. That of a pooling is where there is one spatial axis, as a scale of three dimensions says."""
+        if node.op_type == "ReduceMean":
+            return self._over_last_axis(node)
+        return scale is not None and scale in self._constants and len(self._constants[scale].dims) == 3
+
+    def _is_row(self, name: str) -> bool:
+        """Whether a constant has one number for each place of the last axis."""
+        return name in self._constants and self._constants[name].dims[-1:] == [math.prod(self._constants[name].dims)]
+
     def _group_norm(self, norm: onnx.NodeProto) -> None:
         """Instance normalization of (batch, groups, rest), reshaped back, with a scale and bias a channel (Wu & He 2018)."""
         split = self._producers.get(norm.input[0])
@@ -148,7 +204,12 @@ class Patterns:
             return
         node = onnx.helper.make_node(kind, inputs, [last.output[0]], name=last.name, **attributes)
         noted = next(
-            (piece for piece in [*pieces, last] if piece.op_type in ("Erf", "ReduceMean", "InstanceNormalization", "Sigmoid")), last
+            (
+                piece
+                for piece in [*pieces, last]
+                if piece.op_type in ("Erf", "ReduceMean", "GlobalAveragePool", "InstanceNormalization", "Sigmoid")
+            ),
+            last,
         )
         node.name = noted.name
         node.metadata_props.extend(noted.metadata_props)

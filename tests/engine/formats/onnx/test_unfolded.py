@@ -1,7 +1,8 @@
-"""Files whose exporter folded no constants, as the hint of this project recommends: nodes stand between a layer and its weights."""
+"""Normalizations whose exporter folded no constants, as the hint of this project recommends, or wrote sums of products, as Keras does."""
 
 from pathlib import Path
 
+import onnx
 import pytest
 import torch
 from torch import Tensor, nn
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 from engine.contract.metadata import ModelMetadata
 from engine.formats import load_network
 from tests.engine.formats.onnx.exporting import export
+from tests.engine.formats.onnx.graphs import BATCH, assert_same, model, node, normal, scalar
 from tests.engine.formats.onnx.networks import Case
 
 
@@ -36,3 +38,38 @@ def test_group_normalization_stays_a_layer(keep_norms: bool, tmp_path: Path) -> 
     assert sorted(layer.num_groups for layer in found.modules() if isinstance(layer, nn.GroupNorm)) == [2, 4]
     (x,) = case.inputs(5)
     torch.testing.assert_close(found(x), module(x), atol=1e-5, rtol=1e-5)
+
+
+def sums(*, pooled: bool, negated: bool, shared: bool = False) -> onnx.ModelProto:
+    """Layer normalization as x · s + (bias - mean · s); `shared` says that the mean is an output as well."""
+    kind, axes = ("GlobalAveragePool", {}) if pooled else ("ReduceMean", {"axes": [-1]})
+    shift = [node("Neg", ["m"], ["n"]), node("Mul", ["n", "s"], ["ms"]), node("Add", ["ms", "b"], ["o"])]
+    if not negated:
+        shift = [node("Mul", ["m", "s"], ["ms"]), node("Sub", ["b", "ms"], ["o"])]
+    nodes = [
+        node(kind, ["x"], ["m"], **axes),
+        node("Sub", ["x", "m"], ["c"]),
+        node("Mul", ["c", "c"], ["q"]),
+        node(kind, ["q"], ["v"], **axes),
+        node("Add", ["v", "e"], ["ve"]),
+        node("Sqrt", ["ve"], ["r"]),
+        node("Reciprocal", ["r"], ["i"]),
+        node("Mul", ["i", "w"], ["s"]),
+        node("Mul", ["x", "s"], ["xs"]),
+        *shift,
+        node("Add", ["xs", "o"], ["y"]),
+    ]
+    constants = {"e": scalar(1e-3), "w": normal(1, 1, 6), "b": normal(1, 1, 6, seed=1)}
+    return model(nodes, {"x": [BATCH, 4, 6]}, ["y", "m"] if shared else ["y"], constants, opset=17)
+
+
+@pytest.mark.parametrize("pooled", [False, True])
+@pytest.mark.parametrize("negated", [False, True])
+def test_layer_normalization_of_sums_is_a_layer(pooled: bool, negated: bool) -> None:
+    module = assert_same(sums(pooled=pooled, negated=negated), {"x": normal(3, 4, 6)}, {"x": normal(1, 4, 6)})
+    assert [type(layer) for layer in module.children()] == [nn.LayerNorm]
+
+
+def test_sums_whose_mean_is_read_elsewhere_stay() -> None:
+    module = assert_same(sums(pooled=False, negated=True, shared=True), {"x": normal(3, 4, 6)})
+    assert not any(isinstance(layer, nn.LayerNorm) for layer in module.modules())

@@ -145,12 +145,22 @@ def made(kind: str, size: int, speed: float, quality: float, *, near: bool) -> T
 
 def test_the_smallest_that_meets_the_target_or_the_fastest_that_is_near_or_the_nearest() -> None:
     tries = [made("a", 10, 1.0, 0.9, near=True), made("b", 20, 2.0, 0.8, near=True), made("c", 5, 9.0, 0.1, near=False)]
-    assert choose(tries, Judging(has_target=True)).kind == "a"  # type: ignore[arg-type]
-    assert choose(tries, Judging(has_target=False)).kind == "b"  # type: ignore[arg-type]
+    assert choose(tries, Judging(has_target=True), 30).kind == "a"  # type: ignore[arg-type]
+    assert choose(tries, Judging(has_target=False), 30).kind == "b"  # type: ignore[arg-type]
     for item in tries:
         item.near = False
-    assert choose(tries, Judging(has_target=True)).kind == "a"  # type: ignore[arg-type]
-    assert choose(tries[1:], None).kind == "b"
+    assert choose(tries, Judging(has_target=True), 30).kind == "a"  # type: ignore[arg-type]
+    assert choose(tries[1:], None, 30).kind == "b"
+
+
+def test_a_file_that_is_larger_than_the_networks_own_is_kept_only_where_all_are() -> None:
+    tries = [made("larger", 40, 2.0, 0.9, near=True), made("a", 10, 1.0, 0.8, near=True), made("far", 5, 9.0, 0.1, near=False)]
+    assert choose(tries, Judging(has_target=False), 30).kind == "a"  # type: ignore[arg-type]
+    assert choose(tries, Judging(has_target=False), 8).kind == "larger"  # type: ignore[arg-type]
+    assert choose(tries[::2], Judging(has_target=False), 30).kind == "larger"  # type: ignore[arg-type]
+    for item in tries:
+        item.near = False
+    assert choose(tries, Judging(has_target=False), 30).kind == "a"  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
