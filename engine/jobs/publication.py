@@ -20,7 +20,7 @@ from engine.formats.onnx.counting import count_onnx
 from engine.formats.onnx.notes import remove_notes
 from engine.formats.onnx.one_file import as_raw
 from engine.formats.onnx.runtime import Feed
-from engine.jobs.comparison import module_outputs, some_inputs
+from engine.jobs.comparison import decided, module_outputs, some_inputs
 from engine.jobs.inputs import JobInputs
 from engine.jobs.layer_changes import Layers
 from engine.jobs.other_cpu import on_other_cpu
@@ -288,7 +288,7 @@ def _settled(file: Path) -> onnx.ModelProto:
 
 def _compare(file: Path, network: Network, inputs: JobInputs, examiner: Examiner, module: nn.Module, *, like: Path | None = None) -> None:
     """The exported file against the module in memory, on the same inputs; they are those of `like`, where the file is no ONNX."""
-    feed = some_inputs(inputs, like or file, network)
+    feed = decided(module, network.signature, some_inputs(inputs, like or file, network))
     given, expected = inputs.work / "compared_inputs.npz", inputs.work / "compared_outputs.npz"
     np.savez(given, *feed.values())
     np.savez(expected, *module_outputs(module, network.signature, feed))

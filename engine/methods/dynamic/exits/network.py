@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from engine.methods.dynamic.exits.stages import Plan, joined, run, selected
 from engine.methods.dynamic.exits.thresholds import ALWAYS, NEVER
 from engine.networks import masks
 from engine.networks.network import Signature
-from engine.networks.routed import RoutedModule
+from engine.networks.routed import NEAR, RoutedModule
 
 Answers = list[list[Tensor]]
 """The outputs of every exit, in the network's order."""
@@ -118,6 +119,10 @@ class FixedExit(RoutedModule):
         found: Tensor | tuple[Tensor, ...] = self.layers(*inputs)
         return found
 
+    def borderline(self, *inputs: Tensor) -> Tensor:
+        """Nothing is decided."""
+        return torch.zeros(len(inputs[0]), dtype=torch.bool)
+
     def write_onnx(self, signature: Signature, path: Path, *, half: bool) -> None:
         """The stages up to the exit, put together."""
         (network,) = self._whole
@@ -167,6 +172,15 @@ class BudgetNetwork(RoutedModule):
             rows = rows[on]
             live = {name: selected(value, self.network.batch_axes[name], on) for name, value in live.items()}
         return found, taken
+
+    def borderline(self, *inputs: Tensor) -> Tensor:
+        """Whether an exit is about as sure as it has to be."""
+        _, confidences = self.network.answers(*inputs)
+        near = torch.zeros(len(confidences[0]), dtype=torch.bool, device=confidences[0].device)
+        for sure, threshold in zip(confidences[:-1], self.thresholds.tolist(), strict=True):
+            if math.isfinite(threshold):
+                near |= (sure - threshold).abs() <= NEAR * max(1.0, abs(threshold))
+        return near
 
     def write_onnx(self, signature: Signature, path: Path, *, half: bool) -> None:
         """One file with an If behind each exit at which examples stop."""

@@ -20,7 +20,7 @@ from engine.methods.dynamic.routing.blocks import ResidualBlock
 from engine.methods.dynamic.routing.gates import Decision, Embedding, FeedForward, Head, Join, Mode, Reading, RoutedNorm, Step
 from engine.methods.dynamic.spec_skip import SkipRouting
 from engine.networks.network import Signature
-from engine.networks.routed import RoutedModule
+from engine.networks.routed import NEAR, RoutedModule
 
 _GATES, _DECISIONS, _JOINS = "gates", "decisions", "joins"
 _SUREST = 1e-6
@@ -68,6 +68,13 @@ class SkippingNetwork(RoutedModule):
     def gate_parameters(self) -> list[nn.Parameter]:
         """Of the gates alone."""
         return list(self.network.get_submodule(_GATES).parameters())
+
+    def borderline(self, *inputs: Tensor) -> Tensor:
+        """Whether a block is about as likely to run as it has to be."""
+        self(*inputs)
+        probabilities, _ = self.last()
+        thresholds = torch.stack([decision.threshold for decision in self.decisions])
+        return ((probabilities - thresholds).abs() <= NEAR).any(1)
 
     def learn(self, mode: Mode) -> None:
         """How decisions are taken in training from now on."""

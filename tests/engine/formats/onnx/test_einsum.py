@@ -13,7 +13,9 @@ from engine.jobs.run import run_job
 from tests.engine.formats.onnx.graphs import BATCH, assert_same, model, node, normal, run_reference
 from tests.engine.small import write_job
 
-PRODUCTS = {
+Shapes = list[tuple[int, ...]]
+
+PRODUCTS: dict[str, Shapes] = {
     "abc,cd->abd": [(4, 3), (3, 5)],
     "abc,cde->abde": [(4, 6), (6, 2, 5)],
     "abcd,cde->abe": [(4, 2, 6), (2, 6, 5)],
@@ -25,14 +27,14 @@ PRODUCTS = {
     "ab,bc->ca": [(4,), (4, 5)],
     "ab, b c -> a c": [(4,), (4, 5)],
 }
-PER_PLACE = {
+PER_PLACE: dict[str, Shapes] = {
     "abc,bcd->abd": [(4, 3), (4, 3, 5)],
     "abcd,bde->abce": [(4, 3, 6), (4, 6, 5)],
     "abcd,ced->abce": [(4, 3, 6), (3, 5, 6)],
     "abcd,bdef->abcfe": [(4, 3, 6), (4, 6, 5, 2)],
     "abc,acd->abd": [(4, 3), (1, 3, 5)],
 }
-OTHERS = {
+OTHERS: dict[str, Shapes] = {
     "abc,c->abc": [(4, 3), (3,)],
     "abc,cd->ad": [(4, 3), (3, 5)],
     "abc,c->ab": [(4, 3), (3,)],
@@ -41,7 +43,7 @@ OTHERS = {
     "abc,cd": [(4, 3), (3, 5)],
     "ab,cd->abcd": [(4,), (3, 5)],
 }
-OF_INPUTS = {
+OF_INPUTS: dict[str, Shapes] = {
     "aecd,abcd->acbe": [(6, 4, 8), (5, 4, 8)],
     "acbe,aecd->abcd": [(4, 5, 6), (6, 4, 8)],
     "abc,adc->abd": [(4, 6), (5, 6)],

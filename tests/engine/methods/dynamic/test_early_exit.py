@@ -31,6 +31,17 @@ def module(request: pytest.FixtureRequest, msdnet: nn.Module) -> nn.Module:
     return msdnet if request.param == "msdnet" else MODULES[request.param]()
 
 
+def _check_borderline(exits: ExitNetwork, inputs: torch.Tensor, first: torch.Tensor) -> None:
+    """Examples about as sure as they have to be: another runtime may send them another way."""
+    threshold = float(first[7])
+    network = BudgetNetwork(exits, [threshold + 1e-6, *[NEVER] * (len(exits.stages) - 2)])
+    near = (first - threshold).abs() < 1e-5 * max(1.0, abs(threshold))
+    with torch.no_grad():
+        assert network.borderline(inputs)[7]
+        assert int(network.borderline(inputs).sum()) <= int(near.sum()) + 1
+        assert not BudgetNetwork(exits, [NEVER] * (len(exits.stages) - 1)).borderline(inputs).any()
+
+
 def test_everything_about_a_network_with_exits(world: Build, module: nn.Module, tmp_path: Path) -> None:
     """One trained network, many checks: training is what takes time."""
     own = world(module, train=240)
@@ -80,6 +91,7 @@ def test_everything_about_a_network_with_exits(world: Build, module: nn.Module, 
         assert parts.exits.tolist() == found.exits.tolist()
         module_outputs, module_taken = BudgetNetwork(exits, thresholds).routed(inputs)
         assert module_taken.tolist() == taken.tolist()
+        _check_borderline(exits, inputs, confidences[0])
         for outputs in (
             _run(files[name], images),
             one_by_one,

@@ -154,6 +154,19 @@ def test_a_masked_network_a_skipping_one_and_its_file_give_the_same(tmp_path: Pa
     assert executed == EXAMPLES * (rest + of_gates) + sum(int(on.sum()) * macs for on, macs in zip(taken.T, branches, strict=True))
 
 
+def test_an_example_whose_gate_stands_at_its_threshold_is_borderline() -> None:
+    module, signature = resnet(8, 2), Signature((TensorSpec("x", (None, 1, 8, 8)),), (TensorSpec("y", (None, CLASSES)),))
+    network = gated(module, signature).eval()
+    inputs = torch.randn(6, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        network(inputs)
+        probabilities, _ = network.last()
+        network.set_threshold(float(probabilities[4, 0]))
+        near = (probabilities - probabilities[4, 0]).abs() <= 1e-5
+        assert network.borderline(inputs).tolist() == near.any(1).tolist()
+        assert network.borderline(inputs)[4]
+
+
 def test_the_file_runs_with_onnxruntime_and_numpy_alone_and_skipping_is_faster(tmp_path: Path) -> None:
     """A network of which no block runs against the same with all, in turns; the best of three tries, as other processes disturb."""
     module, signature = resnet(32, 4), Signature((TensorSpec("x", (None, 1, 8, 8)),), (TensorSpec("y", (None, CLASSES)),))
