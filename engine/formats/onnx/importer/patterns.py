@@ -18,6 +18,8 @@ import onnx
 from engine.formats.onnx.checks import inner_nodes
 
 Array = npt.NDArray[np.generic]
+_NAMED_BY = frozenset(["Erf", "GlobalAveragePool", "InstanceNormalization", "ReduceMean", "Sigmoid"])
+"""The piece whose name a layer takes."""
 
 
 class Patterns:
@@ -125,35 +127,26 @@ class Patterns:
             return
         negated = moved.op_type == "Neg" and moved.input[0] == m
         kinds = [n.op_type for n in (whole, shift, summed)]
-        if (
-            kinds != ["Mul", "Mul", "Add"]
-            if negated
-            else (moved is not mean or kinds != ["Mul", "Mul", "Sub"] or summed.input[1] != shift.output[0])
-        ):
+        added = negated and kinds == ["Mul", "Mul", "Add"]
+        taken_off = moved is mean and kinds == ["Mul", "Mul", "Sub"] and summed.input[1] == shift.output[0]
+        last = self._only_reader(summed)
+        ends = last is not None and last.op_type == "Add" and _partner(last, summed.output[0]) == whole.output[0]
+        if last is None or not ends or not (added or taken_off) or self._only_reader(whole) is not last:
             return
         scale, bias = _partner(scaled, inverse.output[0]), _partner(summed, shift.output[0])
-        last = self._only_reader(summed)
-        if (
-            last is None
-            or last.op_type != "Add"
-            or _partner(last, summed.output[0]) != whole.output[0]
-            or self._only_reader(whole) is not last
-        ):
-            return
         readers = {id(n) for n in self._consumers[m]}
-        alone = readers == {id(centered), id(moved if negated else shift)} and {id(n) for n in self._consumers[centered.output[0]]} == {
-            id(square)
-        }
-        over_last = all(self._over_features(n, scale) for n in (mean, variance))
-        if epsilon is not None and alone and over_last and scale and bias and self._is_row(scale) and self._is_row(bias):
+        alone = readers == {id(centered), id(moved if negated else shift)} and all(n is square for n in self._consumers[centered.output[0]])
+        if epsilon is None or not alone or not scale or not bias or not self._is_row(scale) or not self._is_row(bias):
+            return
+        if all(self._over_features(n, len(self._constants[scale].dims)) for n in (mean, variance)):
             inner = [mean, centered, square, *chain, *([moved] if negated else []), whole, shift, summed]
             self._replace(inner, last, "LayerNormalization", [x, scale, bias], axis=-1, epsilon=epsilon)
 
-    def _over_features(self, node: onnx.NodeProto, scale: str | None) -> bool:
-        """Whether a mean is that of the last axis. That of a pooling is where there is one spatial axis, as a scale of three dimensions says."""
+    def _over_features(self, node: onnx.NodeProto, rank: int) -> bool:
+        """Whether a mean is that of the last of so many axes. That of a pooling is where there is one spatial axis."""
         if node.op_type == "ReduceMean":
-            return self._over_last_axis(node)
-        return scale is not None and scale in self._constants and len(self._constants[scale].dims) == 3
+            return self._over_last_axis(node) or (rank > 1 and self._axes(node) == [rank - 1] and _keeps_rank(node))
+        return rank == 3
 
     def _is_row(self, name: str) -> bool:
         """Whether a constant has one number for each place of the last axis."""
@@ -203,14 +196,7 @@ class Patterns:
         if taken or any(name in self._outputs for node in pieces for name in node.output):
             return
         node = onnx.helper.make_node(kind, inputs, [last.output[0]], name=last.name, **attributes)
-        noted = next(
-            (
-                piece
-                for piece in [*pieces, last]
-                if piece.op_type in ("Erf", "ReduceMean", "GlobalAveragePool", "InstanceNormalization", "Sigmoid")
-            ),
-            last,
-        )
+        noted = next((piece for piece in [*pieces, last] if piece.op_type in _NAMED_BY), last)
         node.name = noted.name
         node.metadata_props.extend(noted.metadata_props)
         self._gone.update(id(piece) for piece in pieces)
@@ -248,7 +234,7 @@ class Patterns:
         return axes if array is None else [int(axis) for axis in array.ravel()]
 
     def _over_last_axis(self, node: onnx.NodeProto) -> bool:
-        return self._axes(node) == [-1] and next((item.i for item in node.attribute if item.name == "keepdims"), 1) == 1
+        return self._axes(node) == [-1] and _keeps_rank(node)
 
     def _array(self, name: str) -> Array | None:
         tensor = self._constants.get(name)
@@ -261,6 +247,10 @@ class Patterns:
     def _is_number(self, name: str | None, number: float) -> bool:
         found = self._number(name)
         return found is not None and math.isclose(found, number, rel_tol=1e-5)
+
+
+def _keeps_rank(reduction: onnx.NodeProto) -> bool:
+    return next((item.i for item in reduction.attribute if item.name == "keepdims"), 1) == 1
 
 
 def _partner(node: onnx.NodeProto, name: str) -> str | None:

@@ -40,9 +40,9 @@ def test_group_normalization_stays_a_layer(keep_norms: bool, tmp_path: Path) -> 
     torch.testing.assert_close(found(x), module(x), atol=1e-5, rtol=1e-5)
 
 
-def sums(*, pooled: bool, negated: bool, shared: bool = False) -> onnx.ModelProto:
+def sums(*, pooled: bool, negated: bool, shared: bool = False, axis: int = -1) -> onnx.ModelProto:
     """Layer normalization as x · s + (bias - mean · s); `shared` says that the mean is an output as well."""
-    kind, axes = ("GlobalAveragePool", {}) if pooled else ("ReduceMean", {"axes": [-1]})
+    kind, axes = ("GlobalAveragePool", {}) if pooled else ("ReduceMean", {"axes": [axis]})
     shift = [node("Neg", ["m"], ["n"]), node("Mul", ["n", "s"], ["ms"]), node("Add", ["ms", "b"], ["o"])]
     if not negated:
         shift = [node("Mul", ["m", "s"], ["ms"]), node("Sub", ["b", "ms"], ["o"])]
@@ -63,11 +63,16 @@ def sums(*, pooled: bool, negated: bool, shared: bool = False) -> onnx.ModelProt
     return model(nodes, {"x": [BATCH, 4, 6]}, ["y", "m"] if shared else ["y"], constants, opset=17)
 
 
-@pytest.mark.parametrize("pooled", [False, True])
+@pytest.mark.parametrize(("pooled", "axis"), [(True, -1), (False, -1), (False, 2)])
 @pytest.mark.parametrize("negated", [False, True])
-def test_layer_normalization_of_sums_is_a_layer(pooled: bool, negated: bool) -> None:
-    module = assert_same(sums(pooled=pooled, negated=negated), {"x": normal(3, 4, 6)}, {"x": normal(1, 4, 6)})
+def test_layer_normalization_of_sums_is_a_layer(pooled: bool, axis: int, negated: bool) -> None:
+    module = assert_same(sums(pooled=pooled, negated=negated, axis=axis), {"x": normal(3, 4, 6)}, {"x": normal(1, 4, 6)})
     assert [type(layer) for layer in module.children()] == [nn.LayerNorm]
+
+
+def test_sums_over_another_axis_stay() -> None:
+    module = assert_same(sums(pooled=False, negated=True, axis=1), {"x": normal(3, 4, 6)})
+    assert not any(isinstance(layer, nn.LayerNorm) for layer in module.modules())
 
 
 def test_sums_whose_mean_is_read_elsewhere_stay() -> None:
