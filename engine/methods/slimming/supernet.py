@@ -127,5 +127,11 @@ def calibrate(network: Switchable, numbers: range, context: Context) -> None:
 
 
 def _is_stream(group: ChannelGroup) -> bool:
-    """What the blocks of a transformer add to: normalized as a whole, or made by a table."""
-    return any(isinstance(part.layer, nn.LayerNorm | nn.RMSNorm | nn.Embedding | nn.Parameter) for part in group.parts)
+    """What the blocks of a transformer add to: normalized as a whole, or made by a table. One number a channel is a bias, and no table."""
+    if group.heads:
+        return False
+    return any(
+        isinstance(part.layer, nn.LayerNorm | nn.RMSNorm | nn.Embedding)
+        or (isinstance(part.layer, nn.Parameter) and part.layer.numel() > len(part.indices))
+        for part in group.parts
+    )
