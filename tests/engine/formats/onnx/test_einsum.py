@@ -103,19 +103,22 @@ def einsum(left: str, right: str, result: str, equation: str) -> onnx.NodeProto:
 def transformer(path: Path) -> Path:
     """One block as Keras writes it: a projection to heads, products of two inputs, a projection back, two Dense layers."""
     nodes = [
-        *(einsum("x", f"w{name}", name, "abc,cde->abde") for name in "qkv"),
+        *(einsum("x", f"w{name}", f"{name}_", "abc,cde->abde") for name in "qkv"),
+        *(node("Add", [f"{name}_", f"b{name}"], [name]) for name in "qkv"),
         einsum("k", "q", "s", "aecd,abcd->acbe"),
         node("Softmax", ["s"], ["p"], axis=-1),
         einsum("p", "v", "o", "acbe,aecd->abcd"),
         einsum("o", "wo", "a", "abcd,cde->abe"),
         node("Add", ["x", "a"], ["r"]),
-        einsum("r", "w1", "h", "abc,cd->abd"),
+        einsum("r", "w1", "h_", "abc,cd->abd"),
+        node("Add", ["h_", "b1"], ["h"]),
         node("Relu", ["h"], ["g"]),
         einsum("g", "w2", "m", "abc,cd->abd"),
         node("ReduceMean", ["m"], ["y"], axes=[1], keepdims=0),
     ]
     shapes = {"wq": (16, 4, 8), "wk": (16, 4, 8), "wv": (16, 4, 8), "wo": (4, 8, 16), "w1": (16, 64), "w2": (64, 16)}
-    weights = {name: normal(*shape, seed=place) / np.float32(np.sqrt(16)) for place, (name, shape) in enumerate(shapes.items())}
+    biases = {"bq": (4, 8), "bk": (4, 8), "bv": (4, 8), "b1": (64,)}
+    weights = {name: normal(*shape, seed=place) / np.float32(np.sqrt(16)) for place, (name, shape) in enumerate((shapes | biases).items())}
     onnx.save(model(nodes, {"x": [BATCH, 6, 16]}, ["y"], weights, opset=17), path)
     return path
 
@@ -146,9 +149,17 @@ def test_a_transformer_of_einsums_is_pruned(tmp_path: Path) -> None:
     assert report["result"]["params_count"] < 0.6 * report["baseline"]["params_count"]
 
 
+def test_a_transformer_of_einsums_becomes_slimmable_in_heads_and_hidden_units(tmp_path: Path) -> None:
+    """Its biases are parameters of their own, one number a channel: no stream that blocks add to."""
+    _, report = compressed(tmp_path, {"method": "slimmable", "widths": [0.5, 1.0], "iterations": 2, "batch_size": 16})
+    macs = {item["setting"]["name"]: item["figures"]["macs_count"] for item in report["settings"]}
+    assert macs["width 0.5"] < 0.6 * macs["width 1"]
+
+
 def compressed(folder: Path, step: dict[str, object]) -> tuple[Path, dict[str, dict[str, float]]]:
     data = folder / "data.npz"
-    np.savez(data, x_train=normal(64, 6, 16, seed=1), x_test=normal(64, 6, 16, seed=2))
+    labels = np.arange(64) % 16
+    np.savez(data, x_train=normal(64, 6, 16, seed=1), x_test=normal(64, 6, 16, seed=2), y_train=labels, y_test=labels)
     spec = {"steps": [step], "evaluation": {"latency": {"repeats": 5}}}
     directory = write_job(folder / "job", spec, model=transformer(folder / "in.onnx"), dataset=data)
     assert run_job(directory, lambda event: None) == 0
