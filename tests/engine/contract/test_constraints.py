@@ -162,6 +162,12 @@ def test_of_settings_of_one_quality_the_one_that_computes_less_is_better() -> No
     assert constraints.decisive(None, each, "test").setting.name == "large"
 
 
+def test_without_an_accuracy_target_quality_is_that_of_the_splits_first_metric() -> None:
+    target = Constraints(max_macs_count=5000)
+    each = settings_of(target, right=figures(0.99, macs_count=1000), small=figures(0.5, macs_count=10))
+    assert constraints.decisive(target, each, "test").setting.name == "right"
+
+
 def test_a_loss_is_better_where_it_is_smaller() -> None:
     target = Constraints(accuracy=AccuracyConstraint(metric="cross_entropy", max_drop=1))
     each = settings_of(target, worse=figures(1.0, loss=0.3), better=figures(0.5, loss=0.2))

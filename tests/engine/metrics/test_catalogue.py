@@ -248,6 +248,14 @@ def test_rows_with_negative_numbers_are_no_probabilities_whatever_they_add_up_to
     assert not is_probabilities(np.zeros((0, 2)))
 
 
+def test_a_class_of_one_example_counts_and_one_of_none_does_not():
+    rows, labels = np.array([[3.0, 1.0, 0.0], [2.0, 3.0, 0.0], [1.0, 0.5, 9.0], [5.0, 0.0, 0.0]]), np.array([0, 1, 1, 1])
+    logs = rows - np.log(np.exp(rows).sum(1, keepdims=True))
+    expected = np.mean([area(logs[:, c], labels == c) for c in (0, 1)])
+    assert measured("auroc", CLASSES, rows, labels, cut=(1, 3)) == pytest.approx(expected)
+    assert area(logs[:, 0], labels == 0) != area(logs[:, 1], labels == 1)
+
+
 def test_recall_of_more_neighbours_than_there_are_is_that_of_all():
     def recall(name: str, count: int, labels: list[int]) -> float | None:
         found = accumulator(name)(VALUES)
