@@ -17,7 +17,7 @@ from engine.networks.network import Network, Signature
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from torch import nn
+    from torch import Tensor, nn
 
 COMPARED_EXAMPLES, LARGE_COMPARED_EXAMPLES = 16, 2
 LARGE_FILE_BYTES = 2**24
@@ -45,9 +45,14 @@ def module_outputs(module: nn.Module, signature: Signature, feed: Feed) -> list[
     import torch
 
     with torch.no_grad():
-        given = [torch.from_numpy(np.require(feed[tensor.name], requirements=("C", "W"))) for tensor in signature.inputs]
-        outputs = module(*given)
+        outputs = module(*_given(signature, feed))
     return [output.detach().numpy() for output in ([outputs] if isinstance(outputs, torch.Tensor) else outputs)]
+
+
+def _given(signature: Signature, feed: Feed) -> list[Tensor]:
+    import torch
+
+    return [torch.from_numpy(np.require(feed[tensor.name], requirements=("C", "W"))) for tensor in signature.inputs]
 
 
 def decided(module: nn.Module, signature: Signature, feed: Feed) -> Feed:
@@ -62,7 +67,7 @@ def decided(module: nn.Module, signature: Signature, feed: Feed) -> Feed:
     if not isinstance(module, RoutedModule):
         return feed
     with torch.no_grad():
-        near = module.borderline(*(torch.from_numpy(np.require(feed[item.name], requirements=("C", "W"))) for item in signature.inputs))
+        near = module.borderline(*_given(signature, feed))
     clear = np.flatnonzero(~near.numpy())
     if len(clear) in (0, len(near)):
         return feed

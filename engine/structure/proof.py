@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import functools
+import operator
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -86,7 +86,7 @@ def _masked(module: nn.Module, groups: Sequence[ChannelGroup], wanted: Mapping[s
     """
     own_parameters(module, [layer for layer in module.modules() if isinstance(layer, PRUNABLE)])
     looked_up = (
-        {id(_attribute(module, str(node.target))) for node in module.graph.nodes if node.op == "get_attr"}
+        {id(operator.attrgetter(str(node.target))(module)) for node in module.graph.nodes if node.op == "get_attr"}
         if isinstance(module, fx.GraphModule)
         else None
     )
@@ -129,10 +129,6 @@ def _mask_while_called(layer: nn.Module, slices: Sequence[tuple[Part, Tensor]]) 
 
 def _tensors(layer: nn.Module | Tensor) -> list[Tensor]:
     return [layer] if isinstance(layer, Tensor) else [*layer.parameters(recurse=False), *layer.buffers(recurse=False)]
-
-
-def _attribute(module: nn.Module, path: str) -> Any:
-    return functools.reduce(getattr, path.split("."), module)
 
 
 def normalize_what_is_left(part: Part, gone: Tensor) -> None:

@@ -18,12 +18,17 @@ from onnx import helper, numpy_helper
 from engine.formats.onnx.naming import FreeNames
 
 
-def with_products(nodes: Sequence[onnx.NodeProto], constants: Mapping[str, onnx.TensorProto], names: FreeNames) -> list[onnx.NodeProto]:
-    """The nodes, each Einsum that is a product of matrices replaced by Transpose, Reshape and MatMul; the MatMul has its name.
+def with_products(
+    graph: onnx.GraphProto, nodes: Sequence[onnx.NodeProto], constants: Mapping[str, onnx.TensorProto]
+) -> list[onnx.NodeProto]:
+    """The nodes of a graph, each Einsum that is a product of matrices replaced by Transpose, Reshape and MatMul; the MatMul has its name.
 
     Others stay: those of one tensor or of three, that take a diagonal, or sum over what one tensor alone has; and those whose weight
     somebody else reads as well.
     """
+    if not any(node.op_type == "Einsum" for node in nodes):
+        return list(nodes)
+    names = FreeNames(graph)
     readers = Counter(name for node in nodes for name in node.input)
     found: list[onnx.NodeProto] = []
     for node in nodes:

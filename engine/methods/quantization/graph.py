@@ -14,7 +14,6 @@ from engine.formats.onnx import runtime
 from engine.formats.onnx.checks import inferred, own_constants, skeleton_of
 from engine.formats.onnx.einsum import with_products
 from engine.formats.onnx.importer.names import module_path
-from engine.formats.onnx.naming import FreeNames
 from engine.methods.quantization.carried import unsigned
 from engine.methods.quantization.index import Index
 from engine.methods.quantization.names import FreshNames
@@ -164,7 +163,7 @@ def _named_by(pattern: str, node: onnx.NodeProto) -> bool:
 
 def _spell_einsums_out(graph: onnx.GraphProto) -> None:
     """Products with a weight, written as Einsum, become MatMul of the same name, which has an integer form."""
-    nodes = with_products(list(graph.node), own_constants(graph), FreeNames(graph))
+    nodes = with_products(graph, list(graph.node), own_constants(graph))
     del graph.node[:]
     graph.node.extend(nodes)
 

@@ -33,6 +33,7 @@ _OPERANDS = frozenset({"Add", "Concat", "MatMul", "Mul", "Sub"})
 MASKED = -5000.0
 """What lies below, on its way to a softmax, is a mask that was added: exporters write -1e4, -1e9, the lowest float or -infinity."""
 LOOPS = frozenset({"Loop", "Scan"})
+"""Operators that take tensors along from step to step."""
 _FIRST_ONLY = ABSORBED | {"Pad", "Resize"}
 """Operators whose further floats are settings."""
 

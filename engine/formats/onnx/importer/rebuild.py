@@ -39,7 +39,6 @@ from engine.formats.onnx.importer.elementwise import DTYPES, HALF_TYPES
 from engine.formats.onnx.importer.patterns import Patterns
 from engine.formats.onnx.importer.reader import KEEP_HINT, OPEN_BATCH_HINT, Op
 from engine.formats.onnx.importer.values import Constant, Value
-from engine.formats.onnx.naming import FreeNames
 
 Handler = Callable[[Op, Builder], Any]
 _GROUPS = (
@@ -181,7 +180,7 @@ class _Walk:
     def run(self, graph: onnx.GraphProto, values: dict[str, Value], around: Consumers) -> list[Value]:
         """The graph's outputs. `values` are those that it may read; `around` says who reads the ones of the graph around it."""
         constants = own_constants(graph)
-        nodes = with_products(Patterns(graph, constants).rewritten(), constants, FreeNames(graph))
+        nodes = with_products(graph, Patterns(graph, constants).rewritten(), constants)
         consumers = _consumers(nodes, graph, around)
         for node in nodes:
             try:
