@@ -83,17 +83,29 @@ def open_session(
         return ort.InferenceSession(path, options, providers=CPU)
 
 
-def optimize(source: Path, target: Path, *, without: Sequence[str] = ()) -> None:
-    """Write `source` to `target` after the optimizations that do not depend on the machine, less those named in `without`.
+def optimize(model: bytes, constants: Mapping[str, NDArray[Any]], target: Path, *, apart: Path, from_bytes: int) -> None:
+    """Write a model to `target` after the optimizations that do not depend on the machine.
 
-    Raises `model_invalid` where the runtime refuses the file.
+    Args:
+        model: The file's bytes.
+        constants: Values of the constants that the model states to lie in another file, by name.
+        target: The file.
+        apart: Takes the constants that have `from_bytes` or more; in the same directory.
+        from_bytes: See there.
+
+    Raises:
+        EngineError: `model_invalid` where the runtime refuses the model, `out_of_memory`.
     """
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
     options.optimized_model_filepath = str(target)
     options.log_severity_level = 4
-    with _translated("model_invalid", f"ONNX Runtime cannot load {source.name}"):
-        ort.InferenceSession(source, options, providers=CPU, disabled_optimizers=list(without))
+    options.add_session_config_entry("session.optimized_model_external_initializers_file_name", apart.name)
+    options.add_session_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", str(from_bytes))
+    if constants:
+        options.add_external_initializers(list(constants), [ort.OrtValue.ortvalue_from_numpy(value) for value in constants.values()])
+    with _translated("model_invalid", "ONNX Runtime cannot load the network"):
+        ort.InferenceSession(model, options, providers=CPU)
 
 
 def run(session: Session, feed: Feed, outputs: list[str] | None = None) -> list[NDArray[Any]]:

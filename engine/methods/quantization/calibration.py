@@ -10,7 +10,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from engine.formats.onnx import runtime
+from engine.formats.onnx import apart, runtime
 from engine.formats.onnx.runtime import Feed
 from engine.methods.quantization import footprint
 from engine.methods.quantization.histograms import BINS, entropy_threshold, mse_range, percentile_range
@@ -37,7 +37,6 @@ class Observer:
     feeds: Feeds
     params: Calibration
     threads: int
-    work: Path
     batch_size: int
     by_priority: bool = False
     example_bytes: int = 0
@@ -73,7 +72,7 @@ class Observer:
 
     def _extrema(self, tensors: Sequence[str]) -> Ranges:
         """Smallest and largest value of each tensor, reduced inside the runtime so that no activation is copied out."""
-        instrumented = self.work / "extrema.onnx"
+        instrumented = self.graph.with_name("extrema.onnx")
         masked, outputs = _write_extrema(self.graph, tensors, instrumented)
         low, high = np.full(len(tensors), np.inf), np.full(len(tensors), -np.inf)
         broken = np.zeros(len(tensors), bool)
@@ -94,7 +93,7 @@ class Observer:
         return result
 
     def _histograms(self, ranges: Ranges, *, absolute: bool) -> dict[str, NDArray[np.int64]]:
-        instrumented = self.work / "histograms.onnx"
+        instrumented = self.graph.with_name("histograms.onnx")
         computed = _write_with_outputs(self.graph, list(ranges), instrumented)
         passed_through = set(ranges) - set(computed)
         counts = {name: np.zeros(BINS, np.int64) for name in ranges}
@@ -118,7 +117,7 @@ class Observer:
 
 def _write_extrema(graph: Path, tensors: Sequence[str], target: Path) -> tuple[set[str], list[str]]:
     """Write the graph with the smallest and the largest element of each tensor as outputs; returns which may be masked, and the outputs."""
-    model = onnx.load(graph)
+    model = apart.outline(graph)
     masked = towards_softmax(Index(model))
     probe = _Probe(model)
     pairs = [probe.extrema(name, unmasked=name in masked) for name in tensors]
@@ -129,7 +128,7 @@ def _write_extrema(graph: Path, tensors: Sequence[str], target: Path) -> tuple[s
 
 def _write_with_outputs(graph: Path, tensors: Sequence[str], target: Path) -> list[str]:
     """Write the graph with those tensors as outputs that are no inputs of it; returns them."""
-    model = onnx.load(graph)
+    model = apart.outline(graph)
     inputs = {item.name for item in model.graph.input}
     computed = [name for name in tensors if name not in inputs]
     types = {item.name: item for item in (*model.graph.value_info, *model.graph.output)}
@@ -140,19 +139,18 @@ def _write_with_outputs(graph: Path, tensors: Sequence[str], target: Path) -> li
     return computed
 
 
-def observer(graph: Path, feeds: Feeds, params: Calibration, *, threads: int, work: Path) -> Observer:
+def observer(graph: Path, feeds: Feeds, params: Calibration, *, threads: int) -> Observer:
     """An observer whose batches keep their activations within a bound, in the runtime's order of nodes that needs less.
 
     Args:
-        graph: A float network.
+        graph: A float network; an instrumented copy is written beside it while it runs.
         feeds: Starts a pass over the calibration examples.
         params: Which ranges to read, and the batch size where the user chose one.
         threads: Threads of ONNX Runtime.
-        work: Directory for the instrumented graph.
     """
     first = next(feeds(1))
     chosen = footprint.choose(graph, first, params.batch_size, threads=threads)
-    return Observer(graph, feeds, params, threads, work, chosen.batch_size, chosen.by_priority, chosen.example_bytes)
+    return Observer(graph, feeds, params, threads, chosen.batch_size, chosen.by_priority, chosen.example_bytes)
 
 
 def towards_softmax(index: Index) -> set[str]:

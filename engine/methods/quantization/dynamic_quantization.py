@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 import onnx
 
+from engine.formats.onnx import apart
 from engine.methods.quantization import graph, precision
 from engine.methods.quantization.integers import IntegerWriter
 from engine.methods.quantization.settings import each_setting
@@ -53,5 +54,5 @@ def _one(network: Network, params: DynamicQuantization, context: "StepContext") 
     context.report("reduce_range", params.reduces_range)
     context.report("convolutions", convolutions)
     precision.report(source, target, context, otherwise="use static_quantization, which knows more operators")
-    prepared.path.unlink()
+    apart.remove(prepared.path)
     return network.with_onnx(target, batch_dependent=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import onnx
 
-from engine.formats.onnx import runtime
+from engine.formats.onnx import apart, runtime
 from engine.formats.onnx.checks import inferred, skeleton_of
 from engine.formats.onnx.runtime import Feed
 from engine.methods.quantization.spec import ACTIVATION_BYTES
@@ -55,7 +55,7 @@ def activation_bytes(graph: Path, example: Feed) -> int:
 
 def _values(graph: Path, example: Feed) -> tuple[Sequence[onnx.NodeProto], dict[str, int]]:
     """The nodes, and the bytes of each value that one example makes, as far as its shape is known."""
-    skeleton = skeleton_of(onnx.load(graph))
+    skeleton = skeleton_of(apart.outline(graph))
     for item in skeleton.graph.input:
         for dim, size in zip(item.type.tensor_type.shape.dim, example[item.name].shape if item.name in example else (), strict=False):
             dim.dim_value = size

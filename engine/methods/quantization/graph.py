@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
+from onnx.external_data_helper import uses_external_data
 
 from engine.contract.errors import EngineError
 from engine.contract.patterns import matches
-from engine.formats.onnx import runtime
+from engine.formats.onnx import apart
 from engine.formats.onnx.checks import inferred, own_constants, skeleton_of
 from engine.formats.onnx.einsum import with_products
 from engine.formats.onnx.importer.names import module_path
@@ -44,7 +45,7 @@ _PRODUCTS = frozenset({"Conv", "ConvTranspose", "GRU", "Gather", "Gemm", "LSTM",
 
 @dataclass(frozen=True)
 class Prepared:
-    """A float graph on disk and the nodes of it that `ignore` keeps in floating point."""
+    """A float graph on disk, its large constants beside it, and the nodes of it that `ignore` keeps in floating point."""
 
     path: Path
     excluded: tuple[str, ...]
@@ -78,12 +79,11 @@ def prepare(source: Path, work: Path, *, ignore: Sequence[str], minimum_opset: i
     _spell_einsums_out(model.graph)
     metadata = {item.key: item.value for item in model.metadata_props}
     opsets = {item.domain: item.version for item in model.opset_import}
-    named = work / "named.onnx"
-    onnx.save(_with_opset(model, minimum_opset), named)
+    parts = apart.split(_with_opset(model, minimum_opset))
     del model
     path = work / "prepared.onnx"
-    prepared = _optimized(named, path)
-    named.unlink()
+    prepared = _optimized(*parts, path)
+    del parts
     _name_nodes(prepared.graph)
     _drop_unused_domains(prepared, opsets)
     onnx.helper.set_model_props(prepared, metadata)
@@ -102,17 +102,19 @@ def prepare(source: Path, work: Path, *, ignore: Sequence[str], minimum_opset: i
 
 def outline(path: Path) -> onnx.ModelProto:
     """A graph with the names, types and shapes of its weights, and without the data of large ones."""
-    model = onnx.load(path)
+    model = apart.outline(path)
     result = onnx.ModelProto()
     result.opset_import.extend(model.opset_import)
     for field in ("node", "input", "output", "value_info"):
         getattr(result.graph, field).extend(getattr(model.graph, field))
     summed = {name for node in all_nodes(model.graph) if node.op_type not in _PRODUCTS for name in node.input}
     for tensor in model.graph.initializer:
-        small = len(tensor.raw_data) <= _SMALL_BYTES or tensor.name in summed
-        result.graph.initializer.append(
-            tensor if small else onnx.TensorProto(name=tensor.name, dims=tensor.dims, data_type=tensor.data_type)
-        )
+        if tensor.name in summed:
+            apart.load_constant(tensor, path)
+        elif len(tensor.raw_data) > _SMALL_BYTES or uses_external_data(tensor):
+            result.graph.initializer.add(name=tensor.name, dims=tensor.dims, data_type=tensor.data_type)
+            continue
+        result.graph.initializer.append(tensor)
     return result
 
 
@@ -129,6 +131,8 @@ def finish(path: Path) -> None:
     for item in (*model.graph.value_info, *model.graph.initializer):
         item.ClearField("doc_string")
         item.ClearField("metadata_props")
+    for item in model.graph.initializer:
+        item.ClearField("data_location")
     del model.graph.value_info[:]
     kept = [item for item in model.metadata_props if item.key not in ("onnx.infer", "onnx.quant.pre_process")]
     onnx.helper.set_model_props(model, {item.key: item.value for item in kept})
@@ -168,13 +172,13 @@ def _spell_einsums_out(graph: onnx.GraphProto) -> None:
     graph.node.extend(nodes)
 
 
-def _optimized(source: Path, target: Path) -> onnx.ModelProto:
+def _optimized(rest: onnx.ModelProto, constants: apart.Constants, target: Path) -> onnx.ModelProto:
     """The graph after the runtime's basic optimizations, or as it is where the runtime cannot load it alone."""
     try:
-        runtime.optimize(source, target)
+        apart.optimize(rest, constants, target)
     except EngineError:
-        return onnx.load(source)
-    return onnx.load(target)
+        return apart.joined(rest, constants)
+    return apart.outline(target)
 
 
 def _add_types(model: onnx.ModelProto) -> None:

@@ -17,7 +17,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper
 
-from engine.formats.onnx import runtime
+from engine.formats.onnx import apart, runtime
 from engine.formats.onnx.runtime import Feed
 from engine.formats.onnx.weights import int_attribute
 from engine.methods.quantization.index import Index
@@ -87,7 +87,7 @@ def layouts(index: Index, nodes: Iterable[str], positions: Callable[[onnx.NodePr
 
 
 def gather(
-    graph: Path, wanted: dict[str, Layout], feeds: Callable[[int], Iterator[Feed]], *, threads: int, work: Path
+    graph: Path, wanted: dict[str, Layout], feeds: Callable[[int], Iterator[Feed]], *, threads: int
 ) -> Iterator[tuple[str, NDArray[np.float64], NDArray[np.float64]]]:
     """The second moments of the inputs of each weight, and their means (groups, inputs), a few weights at a time: one pass over the examples for each `MOST_BYTES`.
 
@@ -96,13 +96,12 @@ def gather(
         wanted: The weights.
         feeds: Starts a pass over the examples.
         threads: Threads of ONNX Runtime.
-        work: Directory for the instrumented graph.
     """
     for part in _parts(wanted):
         totals = {name: np.zeros((layout.groups, layout.inputs, layout.inputs), np.float32) for name, layout in part.items()}
         sums = {name: np.zeros((layout.groups, layout.inputs)) for name, layout in part.items()}
         seen = dict.fromkeys(part, 0)
-        run = _runner(graph, part, threads=threads, path=work / "moments.onnx")
+        run = _runner(graph, part, threads=threads, path=graph.with_name("moments.onnx"))
         for feed in itertools.islice(feeds(1), MOST_EXAMPLES):
             values = run(feed)
             for name, layout in part.items():
@@ -132,7 +131,7 @@ def _parts(wanted: dict[str, Layout]) -> Iterator[dict[str, Layout]]:
 
 def _runner(graph: Path, part: dict[str, Layout], *, threads: int, path: Path) -> Callable[[Feed], Feed]:
     """Computes what the weights are multiplied with, by its name; nothing that stands behind the last of it."""
-    model = onnx.load(graph)
+    model = apart.outline(graph)
     given = {item.name for item in model.graph.input}
     names = [name for name in dict.fromkeys(layout.node.input[0] for layout in part.values()) if name not in given]
     if not names:

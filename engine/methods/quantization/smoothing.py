@@ -18,7 +18,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from engine.formats.onnx import runtime
+from engine.formats.onnx import apart, runtime
 from engine.formats.onnx.runtime import Feed
 from engine.formats.onnx.weights import int_attribute
 from engine.methods.quantization.index import Index
@@ -44,9 +44,7 @@ class Features:
     """Its mean square."""
 
 
-def smooth(
-    graph: Path, excluded: set[str], feeds: Callable[[int], Iterator[Feed]], *, levels: int, threads: int, work: Path
-) -> dict[str, float]:
+def smooth(graph: Path, excluded: set[str], feeds: Callable[[int], Iterator[Feed]], *, levels: int, threads: int) -> dict[str, float]:
     """Smooth the inputs of matrix products with stored weights; writes the graph anew.
 
     Args:
@@ -55,7 +53,6 @@ def smooth(
         feeds: Starts a pass over the examples.
         levels: The largest 8-bit weight to expect.
         threads: Threads of ONNX Runtime.
-        work: Directory for the instrumented graph.
 
     Returns:
         The tensors that were smoothed, with the share of the expected error that is left.
@@ -65,7 +62,7 @@ def smooth(
     readers = _products(index, excluded)
     if not readers:
         return {}
-    seen = _observe(graph, list(readers), feeds, threads=threads, work=work)
+    seen = _observe(graph, list(readers), feeds, threads=threads)
     smoother = _Smoother(model, index)
     found: dict[str, float] = {}
     for name, nodes in readers.items():
@@ -102,9 +99,9 @@ def _rows(index: Index, node: onnx.NodeProto) -> Array:
     return values.T if node.op_type == "Gemm" and int_attribute(node, "transB") else values
 
 
-def _observe(graph: Path, tensors: list[str], feeds: Callable[[int], Iterator[Feed]], *, threads: int, work: Path) -> dict[str, Features]:
+def _observe(graph: Path, tensors: list[str], feeds: Callable[[int], Iterator[Feed]], *, threads: int) -> dict[str, Features]:
     """The extremes and the mean square of every feature, reduced inside the runtime."""
-    model = onnx.load(graph)
+    model = apart.outline(graph)
     index, fresh = Index(model), FreshNames(model)
     nodes: list[onnx.NodeProto] = []
     outputs: list[str] = []
@@ -126,7 +123,7 @@ def _observe(graph: Path, tensors: list[str], feeds: Callable[[int], Iterator[Fe
     del model.graph.node[:], model.graph.output[:]
     model.graph.node.extend(nodes)
     model.graph.output.extend(helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in outputs)
-    path = work / "features.onnx"
+    path = graph.with_name("features.onnx")
     onnx.save(model, path)
     del model, index
     session = runtime.open_session(path, threads=threads, frugal=True)

@@ -93,11 +93,11 @@ class Calibrated:
         if params.equalization:
             context.report("equalized_pairs_count", equalization.equalize(prepared.path, set(prepared.excluded)))
         smoothed = _smoothed(prepared, params, feeds, context)
-        ranges = calibration.observer(prepared.path, feeds, params.calibration, threads=context.threads, work=context.work)
+        ranges = calibration.observer(prepared.path, feeds, params.calibration, threads=context.threads)
         quantizer = Quantizer(prepared.path, params, ranges)
         chosen = quantizer.plan(prepared.excluded)
         if params.rounding != "nearest" or params.bias_correction:
-            quantizer.refine(chosen, feeds, threads=context.threads, work=context.work)
+            quantizer.refine(chosen, feeds, threads=context.threads)
         calibrated = {
             "split": split_name,
             "examples_count": count,
@@ -202,7 +202,7 @@ class Quantizer:
                     hint="Check metadata.preprocessing of the dataset and the network's own operators for overflow.",
                 )
 
-    def refine(self, chosen: Plan, feeds: calibration.Feeds, *, threads: int, work: Path) -> None:
+    def refine(self, chosen: Plan, feeds: calibration.Feeds, *, threads: int) -> None:
         """Round the weights of products by what the examples make of them; every graph that is written from now on holds those."""
         model = onnx.load(self.path)
         index = Index(model)
@@ -210,7 +210,7 @@ class Quantizer:
             index, [node.name for node in index.nodes if node.name in chosen.weights], lambda node: chosen.weights[node.name]
         )
         writer = QdqWriter(model, chosen, self.scalings(chosen), **self._grid)
-        for name, second, mean in moments.gather(self.path, wanted, feeds, threads=threads, work=work):
+        for name, second, mean in moments.gather(self.path, wanted, feeds, threads=threads):
             scales, axis = writer.scales_of(name)
             values = numpy_helper.to_array(index.constants[name])
             if self._params.rounding == "nearest":
@@ -280,7 +280,7 @@ def _smoothed(prepared: graph.Prepared, params: StaticQuantization, feeds: calib
     if not params.smoothing:
         return {}
     levels = 64 if params.reduces_range else 127
-    return smoothing.smooth(prepared.path, set(prepared.excluded), feeds, levels=levels, threads=context.threads, work=context.work)
+    return smoothing.smooth(prepared.path, set(prepared.excluded), feeds, levels=levels, threads=context.threads)
 
 
 def _report(quantizer: Quantizer, excluded: set[str], blamed: dict[str, float], context: StepContext) -> None:

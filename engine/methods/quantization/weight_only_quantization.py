@@ -10,6 +10,7 @@ import onnx
 
 from engine.contract.display import Table
 from engine.contract.errors import EngineError
+from engine.formats.onnx import apart
 from engine.methods.quantization import graph, moments, precision
 from engine.methods.quantization.calibration_feeds import calibration_feeds
 from engine.methods.quantization.index import Index
@@ -55,7 +56,7 @@ def _one(network: Network, params: WeightOnlyQuantization, context: StepContext)
     onnx.save(writer.write(), target)
     graph.finish(target)
     _report(source, target, writer.written, context)
-    prepared.path.unlink()
+    apart.remove(prepared.path)
     return network.with_onnx(target)
 
 
@@ -65,7 +66,7 @@ def _moments(network: Network, params: WeightOnlyQuantization, prepared: graph.P
     places = {node.name: place for node in index.nodes if (place := weight_position(index, node)) is not None}
     wanted = moments.layouts(index, [name for name in places if name not in prepared.excluded], lambda node: places[node.name])
     context.report("calibration", {"split": split, "examples_count": count})
-    found = moments.gather(prepared.path, wanted, feeds, threads=context.threads, work=context.work)
+    found = moments.gather(prepared.path, wanted, feeds, threads=context.threads)
     return {name: second for name, second, _ in found}
 
 

@@ -53,7 +53,7 @@ def quantizer(path: Path, feeds: Sequence[Feed], work: Path, **params: object) -
         yield from feeds
 
     settings = StaticQuantization(**params)  # type: ignore[arg-type]
-    ranges = calibration.observer(prepared.path, passes, settings.calibration or Calibration(), threads=1, work=work)
+    ranges = calibration.observer(prepared.path, passes, settings.calibration or Calibration(), threads=1)
     return Quantizer(prepared.path, settings, ranges), prepared.excluded
 
 

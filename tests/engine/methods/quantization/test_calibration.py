@@ -31,7 +31,7 @@ def ranges(path: Path, batch_size: int, values: np.ndarray = VALUES, **params: o
         for start in range(0, len(values), size):
             yield {"x": values[start : start + size]}
 
-    found = observer(path, feeds, Calibration(batch_size=batch_size, **params), threads=1, work=path.parent)  # type: ignore[arg-type]
+    found = observer(path, feeds, Calibration(batch_size=batch_size, **params), threads=1)  # type: ignore[arg-type]
     found.observe(["x", "doubled", "y"])
     return found.ranges
 

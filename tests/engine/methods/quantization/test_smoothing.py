@@ -54,7 +54,7 @@ def test_a_smoothed_network_computes_the_same(tmp_path: Path, feed: dict[str, np
     def feeds(size: int) -> Any:
         yield feed
 
-    found = smoothing.smooth(prepared.path, set(), feeds, levels=127, threads=1, work=tmp_path)
+    found = smoothing.smooth(prepared.path, set(), feeds, levels=127, threads=1)
     assert list(found) == ["n"]
     assert found["n"] < 0.5
     assert decibels(outputs(path, feed), outputs(prepared.path, feed)) > 110
@@ -86,7 +86,7 @@ def test_nothing_is_smoothed_where_features_are_alike_or_a_layer_is_ignored(tmp_
     def feeds(size: int) -> Any:
         yield feed
 
-    assert smoothing.smooth(prepared.path, set(prepared.excluded), feeds, levels=127, threads=1, work=tmp_path) == {}
+    assert smoothing.smooth(prepared.path, set(prepared.excluded), feeds, levels=127, threads=1) == {}
     assert prepared.path.read_bytes() == before
 
 
