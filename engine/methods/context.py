@@ -298,13 +298,13 @@ class Context(StepContext):
 
     def _outputs_of_baseline(self, split: str) -> Sequence[Any]:
         """Those of the uploaded file, where the module that was built from it says the same about a few examples; else the module's."""
-        module, stored = masks.fold(self.baseline.module), self.outputs_of_file(split)
+        module, stored = masks.plain(self.baseline.module, self.device), self.outputs_of_file(split)
         names = tuple(tensor.name for tensor in self.baseline.signature.inputs)
         if stored is not None:
             examples = self.split(split)
             large = sum(item.numel() for item in module.parameters()) >= _LARGE_NETWORK
             indices = np.arange(min(_FEW_COMPARED_EXAMPLES if large else _COMPARED_EXAMPLES, examples.count))
-            few = predict(module.to(self.device), examples, names, self.device, indices=indices)
+            few = predict(module, examples, names, self.device, indices=indices)
             if all(same_outputs(kept[: len(own)], own) for kept, own in zip(stored, few.outputs, strict=True)):
                 return stored
         self.check_import()

@@ -146,6 +146,14 @@ def fold(module: nn.Module) -> nn.Module:
     return module
 
 
+def plain(module: nn.Module, device: torch.device) -> nn.Module:
+    """The module itself where no weight of it is parametrized and it stands on the device, else a plain copy there. Only to be read."""
+    on_device = all(tensor.device == device for tensor in (*module.parameters(), *module.buffers()))
+    if on_device and not any(parametrize.is_parametrized(layer) for layer in module.modules()):
+        return module
+    return fold(module).to(device)
+
+
 def weights_of(layers: Mapping[str, nn.Module]) -> list[str]:
     """Names of the weights of the named layers, each weight once: one that several of them share goes by the first of these."""
     names: dict[nn.Parameter, str] = {}

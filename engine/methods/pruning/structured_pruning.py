@@ -66,7 +66,7 @@ def apply(network: Network, params: StructuredPruning, context: Context) -> Netw
             if number == 1 and params.regularization is None:
                 # The job may still be measuring the uploaded network, whose figures these mostly are: what need not wait comes first.
                 context.measured(module)
-                context.stage("before", masks.fold(network.module).to(context.device))
+                context.stage("before", masks.plain(network.module, context.device))
             context.stage(f"pruned{suffix}", module)
             if params.finetune is not None:
                 context.phase("training")

@@ -72,6 +72,18 @@ def test_folding_gives_a_plain_copy_that_computes_the_same():
     assert not torch.signbit(plain[0].weight[plain[0].weight == 0]).any(), "a negative zero would spoil compression"
 
 
+def test_a_plain_module_is_read_where_it_stands_and_a_masked_one_as_a_copy():
+    network = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3))
+    assert masks.plain(network, torch.device("cpu")) is network
+    masks.hold(network, {"0.weight": Mask(torch.rand(3, 4) > 0.5)})
+    copied = masks.plain(network, torch.device("cpu"))
+    assert not masks.held(copied)
+    assert masks.held(network)
+    torch.testing.assert_close(copied.eval()(torch.ones(2, 4)), network.eval()(torch.ones(2, 4)))
+    elsewhere = masks.plain(nn.Linear(4, 3), torch.device("meta"))
+    assert elsewhere.weight.device.type == "meta"
+
+
 def test_masks_survive_a_deep_copy_and_can_be_folded_from_a_traced_module():
     module = torch.fx.symbolic_trace(nn.Sequential(nn.Linear(4, 4), nn.ReLU()))
     masks.hold(module, {"0.weight": Mask(torch.eye(4) > 0)})
