@@ -5,7 +5,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -64,19 +64,15 @@ class Compose:
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    def start(
-        self, service: str, *, volume: Path, log: Path, port: int | None = None, before: Sequence[str] = (), **changes: str
-    ) -> "subprocess.Popen[bytes]":
-        """Start a container of the service; one that listens does so on `port` of the loopback. `before` are words to put
-        before the command, such as another program that runs it.
-        """
+    def start(self, service: str, *, volume: Path, log: Path, port: int | None = None, **changes: str) -> "subprocess.Popen[bytes]":
+        """Start a container of the service; one that listens does so on `port` of the loopback."""
         command = self.command(service)
         if port is not None:
             command[command.index("--port") + 1] = str(port)
             command[command.index("--host") + 1] = "127.0.0.1"
         with log.open("ab") as stream:
             environment = {**self._whole_environment(service), **changes}
-            return subprocess.Popen([*before, *command], env=environment, cwd=volume, stdout=stream, stderr=stream)
+            return subprocess.Popen(command, env=environment, cwd=volume, stdout=stream, stderr=stream)
 
     def _whole_environment(self, service: str) -> dict[str, str]:
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("MODELPRESS_", "AWS_"))}

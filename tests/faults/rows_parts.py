@@ -1,8 +1,7 @@
 """The rows of the fault matrix that need PostgreSQL, a broker over TCP, S3 and several hosts; see `parts.py`."""
 
+import importlib.util
 import json
-import os
-import shutil
 import signal
 import statistics
 import subprocess
@@ -14,6 +13,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
+from pathlib import Path
 
 from sqlalchemy import select
 
@@ -169,16 +169,13 @@ def host_is_stopped(house: PartsHouse) -> str:
 
 def clock_of_a_host_jumps(house: PartsHouse) -> str:
     """Two hosts whose clocks are 30 days ahead join, and one becomes the reconciler: no lease ends early, and one of a dead host ends in time."""
-    ahead = [shutil.which("faketime") or "", "-f", "+30d"]
-    if not ahead[0]:
-        raise NotHere("faketime (the package of that name)")
     port = free_port()
+    ahead = {"LD_PRELOAD": str(_other_clock()), "FAKETIME": "+30d", "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
     others = []
     for service, own_port in (("worker", None), ("api", port)):
         volume = house.folder / f"ahead-{service}-{port}"
         volume.mkdir()
-        settings = {**SHORT, "DONT_FAKE_MONOTONIC": "1", "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
-        others.append(house.compose.start(service, volume=volume, log=volume / "log", port=own_port, before=ahead, **settings))
+        others.append(house.compose.start(service, volume=volume, log=volume / "log", port=own_port, **SHORT, **ahead))
     worker, api = others
     log = house.folder / f"ahead-worker-{port}" / "log"
     try:
@@ -206,26 +203,30 @@ def clock_of_a_host_jumps(house: PartsHouse) -> str:
         assert days == [30, 30]
         return "the clocks of a worker and of the reconciler were 30 days ahead"
     finally:
-        for pid in [pid for process in others for pid in descendants(process.pid)]:  # faketime itself passes no signal on
-            os.kill(pid, signal.SIGTERM)
+        for process in others:
+            process.terminate()
         for process in others:
             process.wait(20)
         house.client = Client(f"http://127.0.0.1:{house.port}", house.token)
 
 
 def _is_of(program: "subprocess.Popen[bytes]", owner: str) -> bool:
-    """Whether `owner`, a host, a process and more, is the program that `faketime` started."""
-    return any(f":{pid}:" in owner for pid in descendants(program.pid))
+    """Whether `owner`, a host, a process and more, is the program or one that it started."""
+    return any(f":{pid}:" in owner for pid in (program.pid, *descendants(program.pid)))
+
+
+def _other_clock() -> Path:
+    """The library that moves the clock of a process which is started with it (libfaketime)."""
+    found = importlib.util.find_spec("libfaketime")
+    assert found is not None
+    assert found.origin is not None
+    return Path(found.origin).parent / "vendor" / "libfaketime" / "src" / "libfaketime.so.1"
 
 
 def _reconciler(house: PartsHouse) -> str:
     """Who has the database's lease for it: host, process and object; empty while nobody has."""
     with Service.open(house.settings) as service, service.database.reader() as session:
         return session.scalar(select(Lease.owner).where(Lease.name == LEASE, Lease.expires_at > db_now())) or ""
-
-
-class NotHere(Exception):
-    """The fault cannot be injected on this machine: the program that does it is missing."""
 
 
 @contextmanager

@@ -183,8 +183,12 @@ class Builder:
         """The parameter of which a matrix is the transpose, where another operator reads it in its other orientation."""
         if weight.source is None or weight.is_uniform or (weight.source, not weight.transposed) not in self._shared:
             return None
-        node = self._attribute(Constant(weight.tensor.t(), weight.source, not weight.transposed))
-        return self._flow(node, (torch.empty(weight.tensor.t().shape, dtype=weight.tensor.dtype, device="meta"),) * self.probes)
+        return self.flowing(Constant(weight.tensor.t(), weight.source, not weight.transposed))
+
+    def flowing(self, constant: Constant) -> Flow:
+        """The constant as a value of the running network, which is not computed with before it runs."""
+        imagined = torch.empty(constant.tensor.shape, dtype=constant.tensor.dtype, device="meta")
+        return self._flow(self._attribute(constant), (imagined,) * self.probes)
 
     def bias(self, constant: Constant, weight: torch.Tensor) -> nn.Parameter:
         """The bias of a layer: shared with the layers that share its weight, too, and with no others.

@@ -126,13 +126,7 @@ def gather(op: Op, build: Builder) -> Value:
         and table.tensor.dim() == 2
         and table.tensor.is_floating_point()
     ):
-        weight = table if not table.transposed else Constant(table.tensor)
-        with torch.device("meta"):
-            layer = nn.Embedding(*weight.tensor.shape)
-        layer.weight = build.parameter(weight)
-        build.embeddings.append(layer.weight)
-        key = ("Embedding", weight.source) if weight.source else None
-        return build.layer(layer, op.path([op.node.input[0]]), index, key=key)
+        return embedding(op, build, table, index)
     if isinstance(index, Constant) and index.tensor.dim() == 0:
         return build.call("select", table, axis, int(index.tensor))
     if isinstance(index, Constant) and index.tensor.dim() == 1:
@@ -143,6 +137,17 @@ def gather(op: Op, build: Builder) -> Value:
             return build.call(torch.index_select, table, axis, index)
     index = whole(build, index)
     return build.call(operator.getitem, table, (*[slice(None)] * axis, index))
+
+
+def embedding(op: Op, build: Builder, table: Constant, index: Flow) -> Value:
+    """Rows of a stored matrix, which is a layer's weight."""
+    weight = table if not table.transposed else Constant(table.tensor)
+    with torch.device("meta"):
+        layer = nn.Embedding(*weight.tensor.shape)
+    layer.weight = build.parameter(weight)
+    build.embeddings.append(layer.weight)
+    key = ("Embedding", weight.source) if weight.source else None
+    return build.layer(layer, op.path([op.node.input[0]]), index, key=key)
 
 
 def gather_elements(op: Op, build: Builder) -> Value:

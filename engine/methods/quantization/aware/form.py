@@ -15,14 +15,16 @@ from numpy.typing import NDArray
 from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from engine.formats.onnx.importer import shapes
 from engine.formats.onnx.importer.builder import Builder, Origin
 from engine.formats.onnx.importer.reader import Op
 from engine.formats.onnx.importer.rebuild import Rebuilt, rebuild
-from engine.formats.onnx.importer.values import Value
+from engine.formats.onnx.importer.values import Constant as Known
+from engine.formats.onnx.importer.values import Flow, Value
 from engine.methods.quantization.aware.fake import FakeQuantize, Weigher, WeightStep
 from engine.methods.quantization.aware.layers import Constant, RoundedLayer
 from engine.methods.quantization.aware.normalization import CONVOLUTIONS, FoldedNormalization, Normalized, matching
-from engine.methods.quantization.aware.writing import FAKE_QUANTIZE, Layout, TrainingWriter, Weighed
+from engine.methods.quantization.aware.writing import FAKE_QUANTIZE, LOOK_UP, Layout, TrainingWriter, Weighed
 from engine.methods.quantization.plan import Plan
 from engine.methods.quantization.rounding import Scaling
 from engine.methods.quantization.spec_training import QuantizationAwareTraining
@@ -137,13 +139,25 @@ def build(model: onnx.ModelProto, rounding: Rounding, normalizations: Sequence[N
             quantizers[tensor] = FakeQuantize(rounding.scalings[tensor], learned=rounding.learned)
         return build.layer(quantizers[tensor], "rounding", op.value(0), key=(FAKE_QUANTIZE, tensor))
 
-    rebuilt = rebuild(written, {FAKE_QUANTIZE: fake})
+    rebuilt = rebuild(written, {FAKE_QUANTIZE: fake, LOOK_UP: _look_up})
     # Of a constant that the file repeats for every example of its batch, a part cannot be written back.
     whole = tuple(origin for origin in rebuilt.origins if origin.parameter.numel() == sizes.get(origin.initializer))
     rebuilt = replace(rebuilt, origins=whole)
     form = TrainingForm(rebuilt.module, quantizers)
     _Fitter(form, rebuilt, writer.layout, rounding, hold_zeros=hold_zeros).fit(normalizations)
     return form.eval()
+
+
+def _look_up(op: Op, build: Builder) -> Value:
+    """Rows of a matrix that is trained and rounded, also where the graph says which ones."""
+    table, index = op.constant(0), op.value(1)
+    assert table is not None
+    if isinstance(index, Known):
+        index = build.flowing(Known(index.tensor.long() % len(table.tensor)))
+    elif not isinstance(index, Flow):
+        index = build.call("to", index, torch.int64)
+    assert isinstance(index, Flow)
+    return shapes.embedding(op, build, table, index)
 
 
 class _Fitter:

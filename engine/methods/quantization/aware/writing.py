@@ -24,6 +24,10 @@ FAKE_QUANTIZE = "FakeQuantize"
 """Operator of the domain `modelpress`: its attribute `tensor` names the tensor whose scaling rounds its input."""
 
 
+LOOK_UP = "LookUp"
+"""Gather, of rows of a trained matrix, which an operator of the standard would fold where it knows the places."""
+
+
 @dataclass(frozen=True)
 class Weighed:
     """A layer with a weight in 8 bits."""
@@ -146,6 +150,7 @@ class TrainingWriter(QdqWriter):
 
     def _gather(self, node: onnx.NodeProto) -> None:
         self.layout.layers.append(Weighed(node.input[0], None, is_table=True))
+        node.op_type, node.domain = LOOK_UP, OWN_DOMAIN
         self._nodes.append(node)
 
     def _operand(self, name: str) -> str:

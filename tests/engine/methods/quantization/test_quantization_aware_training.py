@@ -30,6 +30,7 @@ from engine.networks.masks import Mask
 from tests.engine.conftest import ToyData, ToySplit, cnn, make_split
 from tests.engine.drawn.checks import Split, Splits
 from tests.engine.formats.onnx.exporting import export
+from tests.engine.formats.onnx.graphs import model, node
 from tests.engine.formats.onnx.networks import CASES
 
 BRIEF = {"epochs": 2, "batch_size": 16, "learning_rate": 1e-3, "keep": "last"}
@@ -64,6 +65,41 @@ def test_the_file_computes_what_was_trained(tmp_path: Path, name: str, keep_norm
     assert grid["largest_difference"] < EXACT
     assert grid["equal_outputs_ratio"] == 1.0
     assert context.reported["batch_norms_count"] == norms
+
+
+def test_a_table_that_is_read_at_known_places_is_rounded_and_trained(tmp_path: Path) -> None:
+    """Positions: the places follow from the length of the input, so that an importer may fold the table away, but the file rounds it."""
+    rng = np.random.default_rng(0)
+    arrays = {"words": rng.normal(size=(20, 16)), "places": rng.normal(size=(6, 16)), "out": rng.normal(size=(16, 3))}
+    constants = {name: value.astype(np.float32) for name, value in arrays.items()}
+    constants |= {"all": np.arange(6)[None], "one": np.array([1]), "zero": np.array([0]), "end": np.array([6])}
+    graph = model(
+        [
+            node("Gather", ["words", "ids"], ["w"], axis=0),
+            node("Shape", ["ids"], ["shape"]),
+            node("Slice", ["shape", "one", "end", "zero"], ["length"]),
+            node("Slice", ["all", "zero", "length", "one"], ["range"]),
+            node("Gather", ["places", "range"], ["p"], axis=0),
+            node("Add", ["w", "p"], ["sum"]),
+            node("Tanh", ["sum"], ["bent"]),
+            node("ReduceMean", ["bent", "one"], ["mean"], keepdims=0),
+            node("MatMul", ["mean", "out"], ["y"]),
+        ],
+        {"ids": ["n", 6]},
+        ["y"],
+        constants,
+        types={"ids": "i"},
+    )
+    path = tmp_path / "m.onnx"
+    onnx.save(graph, path)
+    network = load_network(path, "onnx", ModelMetadata(), tmp_path)
+    splits = {name: Split({"ids": rng.integers(0, 20, (48, 6))}) for name in ("train", "test")}
+    context = Context(seed=0, device=torch.device("cpu"), work=tmp_path, emit=lambda event: None, baseline=network, data=Splits(splits))
+    params = QuantizationAwareTraining(teacher="baseline", alpha=1.0, **{**BRIEF, "learning_rate": 0.05, "epochs": 4})
+    result = apply(network, params, context.for_step(0, (0.0, 1.0)))
+    stored = {item.name: numpy_helper.to_array(item) for item in onnx.load(result.file(tmp_path / "x.onnx")).graph.initializer}
+    trained = stored["places_quantized"] * stored["places_scale"]
+    assert np.abs(trained - constants["places"]).max() > stored["places_scale"], "moved by more than rounding"
 
 
 def accuracy(path: Path, images: np.ndarray, labels: np.ndarray) -> float:
