@@ -34,7 +34,7 @@ def apply(network: Network, params: AutoSlim, context: Context) -> Network:
 
     What a `slimmable` step before it trained is the supernet as it is; more training goes on from there.
 
-    Raises `width_empties_layer` where `smallest` leaves nothing of a layer. A budget that no widths meet is told by a warning.
+    Every layer keeps one unit at least, whatever `smallest` says. A budget that no widths meet is told by a warning.
     """
     context.phase("training")
     supernet = Supernet(network.module, params, context)
@@ -64,7 +64,7 @@ def apply(network: Network, params: AutoSlim, context: Context) -> Network:
 
 def _train(supernet: Supernet, params: AutoSlim, context: Context) -> None:
     """The supernet's module at every width, with in-place distillation and shared scales; in place."""
-    every = [supernet.counts(1 - (1 - params.smallest) * level / LEVELS) for level in range(LEVELS + 1)]
+    every = [supernet.counts(1 - (1 - params.smallest) * level / LEVELS, one_at_least=True) for level in range(LEVELS + 1)]
     different = [counts for place, counts in enumerate(every) if counts not in every[:place]]
     switchable = Switchable(supernet.graph, [supernet.units(counts) for counts in different[1:]], own_scales=False)
     seed = context.new_seed()
@@ -106,7 +106,7 @@ class _Search:
     def run(self) -> Counts:
         """Units of each group within the budget, or the least that there may be."""
         supernet, params = self._supernet, self._params
-        full, least = supernet.counts(1.0), supernet.counts(params.smallest)
+        full, least = supernet.counts(1.0), supernet.counts(params.smallest, one_at_least=True)
         steps = {name: max(1, round(params.step * count)) for name, count in full.items()}
         counts, left = dict(full), 1.0
         path: list[Cut] = []

@@ -34,7 +34,7 @@ class AutoSlim(MethodParams, SlimmableParams):
     budget: Budget
     """What the network may still cost, as a share of what it costs at first. Latency is measured on this worker's CPU, in turns."""
     smallest: Width = 0.15
-    """Smallest share of its channels that a layer may be left with, and the smallest width that the supernet is trained at."""
+    """Smallest share of its channels that a layer may be left with (one channel or head at least), and the smallest width that the supernet is trained at."""
     samples: int = Field(4, ge=3, le=16)
     """Widths of one step of the supernet's training."""
     step: OpenRatio = 0.1

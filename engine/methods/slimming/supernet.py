@@ -64,14 +64,14 @@ class Supernet:
         """The units of each group, the best first."""
         return self._order
 
-    def counts(self, width: float) -> dict[str, int]:
-        """How many units of each group a width has. Raises `width_empties_layer` where that is none of some layer."""
+    def counts(self, width: float, *, one_at_least: bool = False) -> dict[str, int]:
+        """How many units of each group a width has. Raises `width_empties_layer` where that is none of some layer, unless it keeps one then."""
         found = {}
         for group in self.groups:
             units, size = self._shapes[group.name]
             step = self._params.round_to // math.gcd(self._params.round_to, size)
             count = math.floor(width * units / step + 0.5) * step
-            if math.floor(width * units + 0.5) == 0:
+            if math.floor(width * units + 0.5) == 0 and not one_at_least:
                 what = "heads" if group.heads else "channels"
                 raise EngineError(
                     "width_empties_layer",

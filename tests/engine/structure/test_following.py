@@ -188,8 +188,9 @@ def _kill(group, channels):
             if isinstance(part.layer, torch.Tensor):
                 part.layer.index_fill_(part.dimension, places, 0.0)
                 continue
-            part.layer.weight.index_fill_(int(getattr(part.layer, "transposed", False)), places, 0.0)
-            if part.layer.bias is not None:
+            dimension = 1 if isinstance(part.layer, nn.Embedding) else int(getattr(part.layer, "transposed", False))
+            part.layer.weight.index_fill_(dimension, places, 0.0)
+            if getattr(part.layer, "bias", None) is not None:
                 part.layer.bias[places] = 0
 
 

@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from engine.formats.onnx.importer.builder import Builder
 from engine.formats.onnx.importer.elementwise import dtype_of
+from engine.formats.onnx.importer.names import is_readable
 from engine.formats.onnx.importer.reader import Op
 from engine.formats.onnx.importer.values import Constant, Flow, Value
 
@@ -119,14 +120,12 @@ def gather(op: Op, build: Builder) -> Value:
     """Gather: an Embedding for a constant table, selection of one place for a constant number, a lookup otherwise."""
     axis = int(op.attribute("axis", 0)) % max(1, op.rank(0))
     table, index = op.value(0), op.value(1)
-    if (
-        isinstance(table, Constant)
-        and isinstance(index, Flow)
-        and axis == 0
-        and table.tensor.dim() == 2
-        and table.tensor.is_floating_point()
-    ):
-        return embedding(op, build, table, index)
+    if isinstance(table, Constant) and axis == 0 and table.tensor.dim() == 2 and table.tensor.is_floating_point():
+        if isinstance(index, Flow):
+            return embedding(op, build, table, index)
+        if isinstance(index, Constant) and index.tensor.dim() and table.source and is_readable(table.source):
+            # Positions, and what attention adds for them: known places of a table that is trained.
+            return embedding(op, build, table, build.flowing(Constant(index.tensor.long() % len(table.tensor))))
     if isinstance(index, Constant) and index.tensor.dim() == 0:
         return build.call("select", table, axis, int(index.tensor))
     if isinstance(index, Constant) and index.tensor.dim() == 1:

@@ -14,7 +14,7 @@ from torch import nn
 from engine.formats.onnx.file import read_model
 from engine.formats.onnx.importer.rebuild import build_module
 from tests.engine.formats.onnx.exporting import export
-from tests.engine.formats.onnx.graphs import BATCH, assert_same, model, node, normal
+from tests.engine.formats.onnx.graphs import BATCH, assert_same, model, node, normal, run_imported, run_reference
 from tests.engine.formats.onnx.networks import CASES
 
 DYNAMO = ("simple_cnn", "mobilenet", "vit", "torch_transformer", "tied_lm", "audio", "lstm")
@@ -250,3 +250,27 @@ def test_layers_may_be_called_like_methods(reserved: str, exported: Exported) ->
     proto.graph.input[0].name = reserved
     module = copy.deepcopy(build_module(proto))
     torch.testing.assert_close(outputs(module, CASES["mlp"].inputs(2)), outputs(CASES["mlp"].network(), CASES["mlp"].inputs(2)))
+
+
+def test_a_table_that_is_read_at_known_places_is_trained() -> None:
+    """What attention adds for positions: each number of the table stands at many places, and is one parameter."""
+    rng = np.random.default_rng(0)
+    table, places = rng.normal(size=(5, 2)).astype(np.float32), np.array([[0, -1, 2], [1, 2, 3], [2, 3, 4]])
+    graph = model(
+        [
+            node("Gather", ["attention.table", "places"], ["bias"], axis=0),
+            node("Transpose", ["bias"], ["turned"], perm=[2, 0, 1]),
+            node("Add", ["x", "turned"], ["y"]),
+        ],
+        {"x": [BATCH, 2, 3, 3]},
+        ["y"],
+        {"attention.table": table, "places": places},
+    )
+    module = build_module(graph)
+    feed = {"x": rng.normal(size=(4, 2, 3, 3)).astype(np.float32)}
+    np.testing.assert_array_equal(run_imported(module, feed)[0], run_reference(graph, feed)[0])
+    (parameter,) = module.parameters()
+    assert parameter.shape == (5, 2)
+    module(torch.from_numpy(feed["x"])).sum().backward()
+    assert parameter.grad is not None
+    np.testing.assert_array_equal(parameter.grad[:, 0], 4 * np.bincount(places.ravel() % 5))

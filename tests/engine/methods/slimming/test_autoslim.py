@@ -84,3 +84,13 @@ def test_layers_of_which_one_channel_is_left_are_cut_all_the_same(world):
     made = apply(here.network, params(budget={"params_ratio": 0.01}), here.context).module
     assert [made[0].out_channels, made[3].out_channels] == [1, 2]
     assert [event.code for event in here.of("warning")] == ["budget_missed"]
+
+
+def test_a_layer_with_fewer_units_than_the_smallest_share_keeps_one(world):
+    module = nn.Sequential(
+        nn.Conv2d(1, 2, 3, padding=1), nn.BatchNorm2d(2), nn.ReLU(), nn.Conv2d(2, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(),
+        nn.Flatten(), nn.Linear(1024, CLASSES),
+    )  # fmt: skip
+    made = apply(world(module).network, params(budget={"params_ratio": 0.1}, smallest=0.05), world(module).context).module
+    assert made[0].out_channels >= 1
+    assert made[3].out_channels < 16
