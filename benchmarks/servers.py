@@ -11,6 +11,7 @@ from pathlib import Path
 
 from core.database import migrate
 from core.settings import Settings
+from engine.process.linux import stat_of
 
 
 @contextmanager
@@ -52,7 +53,7 @@ def free_port() -> int:
 
 def cpu_seconds(pid: int) -> float:
     """Processor time that a process has used."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    fields = stat_of(pid)
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from cli.supervisor import children_of
 from core.database.writer import writer
 from core.logging import logger
+from engine.process.linux import stat_of
 
 _STOPPED_SECONDS = 3.0
 """Shorter than others wait for the lock (`lock_wait_seconds`), so that they wait instead of being refused."""
@@ -44,6 +45,6 @@ class StoppedWriter:
 
 def _stopped(pid: int) -> bool:
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+        return stat_of(pid)[0] == "T"
     except OSError:
         return False

@@ -5,6 +5,8 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+from engine.process.linux import stat_of
+
 
 def descendants(root: int) -> list[int]:
     """Every process below `root`."""
@@ -42,7 +44,7 @@ def outside(pid: int) -> int:
 def alive(pid: int) -> bool:
     """Whether a process runs; a zombie does not."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+        return stat_of(pid)[0] != "Z"
     except (FileNotFoundError, ProcessLookupError):  # the second one where it ends between opening and reading
         return False
 

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from engine.process.linux import stat_of
+
 _ROOT = Path("/")
 _SERVICE = "service"
 _PREFIX = "modelpress-"
@@ -220,7 +222,7 @@ def _is_ours(pid: int) -> bool:
         if pid == os.getpid():
             return True
         try:
-            pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+            pid = int(stat_of(pid)[1])
         except OSError:
             return True  # it is gone
     return False

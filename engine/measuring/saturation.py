@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from engine.formats.onnx.checks import all_nodes
-from engine.formats.onnx.naming import FreeNames
+from engine.formats.onnx.naming import FreshNames
 from engine.formats.onnx.weights import int_attribute
 
 SAFE_SUM = 128
@@ -165,14 +165,14 @@ class _Writer:
     """Writes products and takes off what is cut."""
 
     def __init__(self, model: onnx.ModelProto) -> None:
-        self._model, self._names = model, FreeNames(model.graph)
+        self._model, self._names = model, FreshNames(model.graph)
         self._types = {item.name: item.data_type for item in model.graph.initializer}
         self.nodes: list[onnx.NodeProto] = []
 
     def saturate(self, node: onnx.NodeProto, product: Product) -> None:
         """The node, and behind it the same tensor less what a 16-bit sum cuts off."""
         result = node.output[0]
-        exact = self._names.free(f"{result}_exact")
+        exact = self._names.claim(f"{result}_exact")
         node.output[0] = exact
         self.nodes.append(node)
         wide = self._add("Cast", [product.data], to=TensorProto.FLOAT)
@@ -181,14 +181,14 @@ class _Writer:
         excess = self._of_convolution(node, product, wide) if "Conv" in node.op_type else self._of_matrix(node, product, wide)
         if not product.scales:
             total = self._add("Sub", [self._add("Cast", [exact], to=TensorProto.FLOAT), excess])
-            self.nodes.append(helper.make_node("Cast", [total], [result], self._names.free(f"{result}_saturated"), to=TensorProto.INT32))
+            self.nodes.append(helper.make_node("Cast", [total], [result], self._names.claim(f"{result}_saturated"), to=TensorProto.INT32))
             return
         step = self._add("Mul", list(product.scales))
         if "Conv" in node.op_type:
             shape = self._constant(np.array([-1, *(1,) * self._spatial(node)], np.int64))
             step = self._add("Reshape", [step, shape])
         scaled = self._add("Mul", [excess, step])
-        self.nodes.append(helper.make_node("Sub", [exact, scaled], [result], self._names.free(f"{result}_saturated")))
+        self.nodes.append(helper.make_node("Sub", [exact, scaled], [result], self._names.claim(f"{result}_saturated")))
 
     def _of_matrix(self, node: onnx.NodeProto, product: Product, wide: str) -> str:
         danger = _dangerous(product.rows)
@@ -256,11 +256,11 @@ class _Writer:
         return len(next(item for item in self._model.graph.initializer if item.name == name).dims) - 2
 
     def _add(self, kind: str, inputs: list[str], **attributes: Any) -> str:
-        output = self._names.free(f"saturation_{kind}")
+        output = self._names.claim(f"saturation_{kind}")
         self.nodes.append(helper.make_node(kind, inputs, [output], f"{output}_node", **attributes))
         return output
 
     def _constant(self, array: NDArray[Any] | np.float32) -> str:
-        name = self._names.free("saturation_constant")
+        name = self._names.claim("saturation_constant")
         self._model.graph.initializer.append(numpy_helper.from_array(np.asarray(array, order="C"), name))
         return name

@@ -1,4 +1,4 @@
-"""What every step of a job is given: data, randomness and a voice. Imports no torch; `engine.methods.context` adds training."""
+"""What every step of a job is given: data, randomness, and where it reports. Imports no torch; `engine.methods.context` adds training."""
 
 from __future__ import annotations
 

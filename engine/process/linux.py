@@ -70,7 +70,12 @@ def die_with_parent(parent: int, signal_number: int) -> None:
 
 def _parent_outside() -> int:
     """The parent of the first process of a process namespace, by the numbers of the namespace whose /proc is still mounted."""
-    return int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[1])
+    return int(stat_of("self")[1])
+
+
+def stat_of(pid: int | str) -> list[str]:
+    """The fields of /proc/PID/stat that follow the name: state, parent and so on, see proc(5). Raises OSError where there is no such process."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
 
 
 def signal_file(signals: Iterable[signal.Signals]) -> int:

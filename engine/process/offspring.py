@@ -6,8 +6,8 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 
+from engine.process.linux import stat_of
 from engine.process.sandbox.namespaces import returncode
 
 REPORT_SECONDS = 2.0
@@ -89,7 +89,7 @@ class Child:
 def dead_status(pid: int) -> int | None:
     """The wait status of a process that is dead and not collected by its parent; None while it lives, or once it is gone."""
     try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        fields = stat_of(pid)
     except OSError:
         return None
     return int(fields[49]) if fields[0] == "Z" else None

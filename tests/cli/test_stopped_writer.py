@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from core.database.writer import writer
+from engine.process.linux import stat_of
 
 PROGRAM = """
 import sys
@@ -97,5 +98,5 @@ def test_a_stopped_writer_is_killed_and_whoever_waits_for_it_goes_on(supervised:
 def test_a_stopped_process_that_holds_nothing_is_left_alone(supervised: object, database: Path) -> None:
     holder = supervised("connection.execute('ROLLBACK'); os.kill(os.getpid(), signal.SIGSTOP)")  # type: ignore[operator]
     time.sleep(4.5)
-    assert Path(f"/proc/{holder}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+    assert stat_of(holder)[0] == "T"
     assert _holders(database) == [holder]

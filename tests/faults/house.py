@@ -18,7 +18,7 @@ from safetensors.numpy import load_file
 
 from core.service import Service
 from core.settings import Settings
-from engine.process.linux import PR_SET_PDEATHSIG, prctl
+from engine.process.linux import PR_SET_PDEATHSIG, prctl, stat_of
 from tests.faults.invariants import Seen, violations
 from tests.plain import TERMINAL, ApiError, Client
 from tests.processes import descendants
@@ -254,7 +254,7 @@ class House:
         for pid in self.everyone():
             try:
                 words = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
-                parent = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+                parent = int(stat_of(pid)[1])
                 above = Path(f"/proc/{parent}/cmdline").read_bytes().replace(b"\0", b" ").decode()
             except OSError:
                 continue

@@ -15,7 +15,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from engine.formats.onnx.naming import FreeNames
+from engine.formats.onnx.naming import FreshNames
 
 
 def with_products(
@@ -28,7 +28,7 @@ def with_products(
     """
     if not any(node.op_type == "Einsum" for node in nodes):
         return list(nodes)
-    names = FreeNames(graph)
+    names = FreshNames(graph)
     readers = Counter(name for node in nodes for name in node.input)
     found: list[onnx.NodeProto] = []
     for node in nodes:
@@ -49,7 +49,7 @@ class _Side:
     sizes: Mapping[str, int]
 
 
-def _spelled_out(node: onnx.NodeProto, sizes: Mapping[str, tuple[int, ...]], names: FreeNames) -> list[onnx.NodeProto]:
+def _spelled_out(node: onnx.NodeProto, sizes: Mapping[str, tuple[int, ...]], names: FreshNames) -> list[onnx.NodeProto]:
     """What computes the same; nothing where no product of two matrices does."""
     equation = next(item.s.decode() for item in node.attribute if item.name == "equation").replace(" ", "")
     terms, arrow, result = equation.partition("->")
@@ -65,7 +65,7 @@ def _spelled_out(node: onnx.NodeProto, sizes: Mapping[str, tuple[int, ...]], nam
 class _Product:
     """Nodes in the place of one: free dimensions of the left times those of the right, for each place of the dimensions that both keep."""
 
-    def __init__(self, node: onnx.NodeProto, names: FreeNames, left: _Side, right: _Side, result: str) -> None:
+    def __init__(self, node: onnx.NodeProto, names: FreshNames, left: _Side, right: _Side, result: str) -> None:
         self._node, self._names, self._left, self._right, self._result = node, names, left, right, result
         self._made: list[onnx.NodeProto] = []
 
@@ -115,4 +115,4 @@ class _Product:
         return output
 
     def _made_up(self, what: str) -> str:
-        return self._names.free(f"{self._node.output[0]}_{what}")
+        return self._names.claim(f"{self._node.output[0]}_{what}")

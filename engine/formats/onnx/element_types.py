@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from engine.formats.onnx.file import TYPES
-from engine.formats.onnx.naming import FreeNames
+from engine.formats.onnx.naming import FreshNames
 from engine.networks.network import TensorSpec
 
 _HALF_MAX = 65504.0
@@ -35,7 +35,7 @@ def round_weights(module: nn.Module) -> nn.Module:
 def store_in_half(model: onnx.ModelProto) -> onnx.ModelProto:
     """The model, changed in place, with its float32 weights stored as float16, each behind a Cast."""
     graph = model.graph
-    names = FreeNames(graph)
+    names = FreshNames(graph)
     outputs = {item.name for item in graph.output}
     casts = []
     for tensor in graph.initializer:
@@ -44,7 +44,7 @@ def store_in_half(model: onnx.ModelProto) -> onnx.ModelProto:
         array = onnx.numpy_helper.to_array(tensor)
         if not float(np.abs(array).max()) <= _HALF_MAX:
             continue
-        name, stored = tensor.name, names.free(f"{tensor.name}_half")
+        name, stored = tensor.name, names.claim(f"{tensor.name}_half")
         tensor.CopyFrom(onnx.numpy_helper.from_array(array.astype(np.float16), stored))
         casts.append(onnx.helper.make_node("Cast", [stored], [name], name=f"{stored}/Cast", to=onnx.TensorProto.FLOAT))
     nodes = [*casts, *graph.node]
@@ -56,15 +56,15 @@ def store_in_half(model: onnx.ModelProto) -> onnx.ModelProto:
 def cast_outputs(model: onnx.ModelProto, outputs: Sequence[TensorSpec]) -> onnx.ModelProto:
     """The model, changed in place, with outputs of the types that its signature states."""
     graph = model.graph
-    names = FreeNames(graph)
+    names = FreshNames(graph)
     for item, spec in zip(graph.output, outputs, strict=True):
         wanted = next((kind for kind, name in TYPES.items() if name == spec.dtype), None)
         if wanted is None or item.type.tensor_type.elem_type == wanted:
             continue
-        inner = names.free(f"{item.name}_computed")
+        inner = names.claim(f"{item.name}_computed")
         for node in graph.node:
             for side in (node.input, node.output):
                 side[:] = [inner if name == item.name else name for name in side]
-        graph.node.append(onnx.helper.make_node("Cast", [inner], [item.name], name=names.free(f"/{item.name}/Cast"), to=wanted))
+        graph.node.append(onnx.helper.make_node("Cast", [inner], [item.name], name=names.claim(f"/{item.name}/Cast"), to=wanted))
         item.type.tensor_type.elem_type = wanted
     return model

@@ -9,23 +9,20 @@ import onnx
 from engine.formats.onnx.flat import subgraphs
 
 
-class FreeNames:
-    """Names that a graph has not taken yet, at any depth."""
+class FreshNames:
+    """Hands out names that no value, node or subgraph of a graph has; a number is added where a name is taken."""
 
     def __init__(self, graph: onnx.GraphProto) -> None:
-        self._taken: set[str] = set()
-        self._add(graph)
-
-    def free(self, wanted: str) -> str:
-        """`wanted`, with a line at its end for each time that it is taken."""
-        while wanted in self._taken:
-            wanted += "_"
-        self._taken.add(wanted)
-        return wanted
-
-    def _add(self, graph: onnx.GraphProto) -> None:
-        self._taken |= value_names(graph)
+        self._taken = value_names(graph) | {item.name for item in graph.value_info}
         self._add_nodes(graph)
+
+    def claim(self, wanted: str) -> str:
+        """A free name like `wanted`; it is taken from now on."""
+        name, number = wanted, 1
+        while name in self._taken:
+            name, number = f"{wanted}_{number}", number + 1
+        self._taken.add(name)
+        return name
 
     def _add_nodes(self, graph: onnx.GraphProto) -> None:
         for node in graph.node:
@@ -52,14 +49,14 @@ def provisional(prefix: str, count: int) -> list[str]:
 def name_ends(model: onnx.ModelProto, inputs: Sequence[str], outputs: Sequence[str]) -> onnx.ModelProto:
     """The model, changed in place, with these inputs and outputs; inner values of the same names get other ones."""
     graph = model.graph
-    names = FreeNames(graph)
+    names = FreshNames(graph)
     ends = {
         **{item.name: name for item, name in zip(graph.input, inputs, strict=True)},
         **{item.name: name for item, name in zip(graph.output, outputs, strict=True)},
     }
     wanted = set(ends.values())
     inner = {item.name for item in graph.initializer} | {name for node in graph.node for name in node.output}
-    moved = {name: names.free(f"{name}_inner") for name in sorted((inner & wanted) - set(ends))}
+    moved = {name: names.claim(f"{name}_inner") for name in sorted((inner & wanted) - set(ends))}
     rename(graph, {**ends, **moved})
     return model
 

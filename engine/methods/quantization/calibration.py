@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from engine.formats.onnx import apart, runtime
+from engine.formats.onnx.naming import FreshNames
 from engine.formats.onnx.runtime import Feed
 from engine.methods.quantization import footprint
 from engine.methods.quantization.histograms import BINS, entropy_threshold, mse_range, percentile_range
 from engine.methods.quantization.index import Index
-from engine.methods.quantization.names import FreshNames
 from engine.methods.quantization.plan import MASKED
 from engine.methods.quantization.spec import Calibration
 from engine.process.memory import give_back_memory
@@ -172,7 +172,7 @@ class _Probe:
 
     def __init__(self, model: onnx.ModelProto) -> None:
         self._graph = model.graph
-        self._fresh = FreshNames(model)
+        self._fresh = FreshNames(model.graph)
         self._places = {name: i for i, node in enumerate(model.graph.node) for name in node.output}
         self._behind: dict[int, list[onnx.NodeProto]] = {}
         self._outputs: list[onnx.ValueInfoProto] = []

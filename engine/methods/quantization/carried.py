@@ -11,7 +11,7 @@ import onnx
 from onnx import numpy_helper
 
 from engine.formats.onnx.flat import subgraphs
-from engine.methods.quantization.names import FreshNames
+from engine.formats.onnx.naming import FreshNames
 
 FIRST_OPSET = 21
 
@@ -28,7 +28,7 @@ class _Unsigned:
     def __init__(self, model: onnx.ModelProto) -> None:
         self._model = model
         self._stored = {item.name: item for item in model.graph.initializer if item.data_type == onnx.TensorProto.INT8}
-        self._fresh = FreshNames(model)
+        self._fresh = FreshNames(model.graph)
         self._moved: dict[str, str] = {}
 
     def write(self) -> None:

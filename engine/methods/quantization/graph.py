@@ -15,9 +15,9 @@ from engine.formats.onnx import apart
 from engine.formats.onnx.checks import inferred, own_constants, skeleton_of
 from engine.formats.onnx.einsum import with_products
 from engine.formats.onnx.importer.names import module_path
+from engine.formats.onnx.naming import FreshNames
 from engine.methods.quantization.carried import unsigned
 from engine.methods.quantization.index import Index
-from engine.methods.quantization.names import FreshNames
 from engine.methods.quantization.single import to_single
 from engine.methods.quantization.ties import STORED, turn_in_graph, turned
 from engine.networks.network import Network
@@ -200,7 +200,7 @@ def _lift_constants(graph: onnx.GraphProto) -> None:
 
 def _split_sums(model: onnx.ModelProto) -> None:
     """Take what a Gemm adds out of it where that is no constant vector: only those have an integer form."""
-    graph, fresh = model.graph, FreshNames(model)
+    graph, fresh = model.graph, FreshNames(model.graph)
     constants = {item.name: item for item in graph.initializer}
     nodes: list[onnx.NodeProto] = []
     for node in graph.node:
@@ -283,7 +283,7 @@ def _with_opset(model: onnx.ModelProto, minimum: int) -> onnx.ModelProto:
 
 def _with_fills(model: onnx.ModelProto) -> onnx.ModelProto:
     """Pads whose fill became an input in operator set 11: the converter leaves it where it was."""
-    fresh = FreshNames(model)
+    fresh = FreshNames(model.graph)
     for node in model.graph.node:
         fill = next((item for item in node.attribute if item.name == "value"), None)
         if node.op_type == "Pad" and node.domain in ("", "ai.onnx") and fill is not None and len(node.input) == 2:

@@ -9,11 +9,11 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from engine.formats.onnx.naming import FreshNames
 from engine.formats.onnx.weights import int_attribute
 from engine.methods.quantization.graph import all_nodes, graph_attributes
 from engine.methods.quantization.index import exposed
 from engine.methods.quantization.lookups import looked_up
-from engine.methods.quantization.names import FreshNames
 from engine.methods.quantization.plan import LOOPS
 from engine.methods.quantization.rounding import portable_scales, rounded_weight, weight_scales
 from engine.methods.quantization.ties import FLOAT, turned
@@ -48,7 +48,7 @@ class IntegerWriter:
         """
         self._model, self._excluded, self._by_channel, self._portable = model, set(excluded), by_channel, portable
         self._convolutions = convolutions
-        self._fresh = FreshNames(model)
+        self._fresh = FreshNames(model.graph)
         self._added: list[onnx.TensorProto] = []
         self._nodes: list[onnx.NodeProto] = []
         self._rounded: dict[str, tuple[str, str, str]] = {}

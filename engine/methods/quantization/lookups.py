@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import onnx
 from onnx import TensorProto, helper
 
-from engine.methods.quantization.names import FreshNames
+from engine.formats.onnx.naming import FreshNames
 
 
 def looked_up(node: onnx.NodeProto, stored: Sequence[str], fresh: FreshNames, *, apart: bool) -> list[onnx.NodeProto]:

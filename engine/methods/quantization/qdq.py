@@ -11,10 +11,10 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
+from engine.formats.onnx.naming import FreshNames
 from engine.formats.onnx.weights import int_attribute
 from engine.methods.quantization.index import Index, exposed
 from engine.methods.quantization.lookups import looked_up
-from engine.methods.quantization.names import FreshNames
 from engine.methods.quantization.plan import Plan
 from engine.methods.quantization.rounding import Scaling, bias_fits, portable_scales, rounded, rounded_weight, scaling, weight_scales
 from engine.methods.quantization.ties import FLOAT, turned
@@ -54,7 +54,7 @@ class QdqWriter:
         self._refined, self._shifts = refined or {}, shifts or {}
         self._kept = {} if kept is None else kept
         self._index = Index(model)
-        self._fresh = FreshNames(model)
+        self._fresh = FreshNames(model.graph)
         self._nodes: list[onnx.NodeProto] = []
         self._added: list[onnx.TensorProto] = []
         self._read: dict[str, str] = {}

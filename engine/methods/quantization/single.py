@@ -5,7 +5,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from engine.formats.onnx.checks import all_nodes
-from engine.methods.quantization.names import FreshNames
+from engine.formats.onnx.naming import FreshNames
 
 _OTHER = (TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16)
 _WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "LSTM", "GRU", "RNN", "Gather"})
@@ -24,7 +24,7 @@ def to_single(model: onnx.ModelProto) -> str | None:
     }
     if not found:
         return None
-    fresh = FreshNames(model)
+    fresh = FreshNames(model.graph)
     graph = model.graph
     renamed: dict[str, str] = {}
     before, after = [], []

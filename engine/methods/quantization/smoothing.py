@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from engine.formats.onnx import apart, runtime
+from engine.formats.onnx.naming import FreshNames
 from engine.formats.onnx.runtime import Feed
 from engine.formats.onnx.weights import int_attribute
 from engine.methods.quantization.index import Index
-from engine.methods.quantization.names import FreshNames
 from engine.process.memory import give_back_memory
 
 Array = NDArray[np.float64]
@@ -102,7 +102,7 @@ def _rows(index: Index, node: onnx.NodeProto) -> Array:
 def _observe(graph: Path, tensors: list[str], feeds: Callable[[int], Iterator[Feed]], *, threads: int) -> dict[str, Features]:
     """The extremes and the mean square of every feature, reduced inside the runtime."""
     model = apart.outline(graph)
-    index, fresh = Index(model), FreshNames(model)
+    index, fresh = Index(model), FreshNames(model.graph)
     nodes: list[onnx.NodeProto] = []
     outputs: list[str] = []
     behind = {name: place for place, node in enumerate(model.graph.node) for name in node.output}
@@ -196,7 +196,7 @@ class _Smoother:
     """Changes a graph: factors go into what makes a tensor where only products read it, else into a multiplication of its own."""
 
     def __init__(self, model: onnx.ModelProto, index: Index) -> None:
-        self._model, self._index, self._fresh = model, index, FreshNames(model)
+        self._model, self._index, self._fresh = model, index, FreshNames(model.graph)
         self._before: dict[str, list[onnx.NodeProto]] = {}
         """New nodes by the name of the node that they stand in front of."""
 

@@ -10,7 +10,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from engine.methods.quantization.names import FreshNames
+from engine.formats.onnx.naming import FreshNames
 
 FLOAT = frozenset({TensorProto.FLOAT})
 STORED = frozenset({TensorProto.INT8, TensorProto.UINT8, TensorProto.FLOAT16, TensorProto.BFLOAT16})
@@ -44,7 +44,7 @@ def _key(values: NDArray[np.generic]) -> bytes:
 
 def turn_in_graph(model: onnx.ModelProto, names: dict[str, str]) -> None:
     """Let the graph turn matrices itself instead of holding them, in place. The runtime does it once, as it loads the file."""
-    fresh, graph = FreshNames(model), model.graph
+    fresh, graph = FreshNames(model.graph), model.graph
     nodes = [helper.make_node("Transpose", [one], [other], fresh.claim(f"{other}_turned"), perm=[1, 0]) for other, one in names.items()]
     kept = [item for item in graph.initializer if item.name not in names]
     del graph.initializer[:]

@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from engine.formats.onnx.flat import NodeAttributes
+from engine.formats.onnx.naming import FreshNames
 from engine.formats.onnx.weights import int_attribute
 from engine.methods.quantization.graph import all_nodes, graph_attributes
 from engine.methods.quantization.groups import Grouped, grouped, packed_blocks
 from engine.methods.quantization.integers import RUNTIME_DOMAIN
-from engine.methods.quantization.names import FreshNames
 from engine.methods.quantization.plan import LOOPS
 from engine.methods.quantization.rounding import rounded_weight, weight_scales
 from engine.methods.quantization.spec_weights import WeightOnlyQuantization
@@ -55,7 +55,7 @@ class WeightWriter:
             moments: Of the inputs of weights, where they are known.
         """
         self._model, self._params, self._excluded, self._moments = model, params, set(excluded), moments
-        self._fresh = FreshNames(model)
+        self._fresh = FreshNames(model.graph)
         self._added: list[onnx.TensorProto] = []
         self._nodes: list[onnx.NodeProto] = []
         self._widened: dict[str, str] = {}

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from engine.formats.onnx.importer.rebuild import OWN_DOMAIN
+from engine.formats.onnx.naming import FreshNames
 from engine.formats.onnx.weights import int_attribute
 from engine.methods.quantization.graph import all_nodes
-from engine.methods.quantization.names import FreshNames
 from engine.methods.quantization.plan import Plan
 from engine.methods.quantization.qdq import QdqWriter
 from engine.methods.quantization.rounding import Scaling, rounded, scaling
@@ -48,7 +48,7 @@ def trainable(model: onnx.ModelProto) -> onnx.ModelProto:
     Factors of a Gemm go into what they multiply. Biases, and vectors of one repeated number, are not shared: exporters store equal ones once,
     whatever they belong to. Weights that several layers share stay shared.
     """
-    fresh = FreshNames(model)
+    fresh = FreshNames(model.graph)
     constants = {item.name: item for item in model.graph.initializer}
     uses = Counter(name for node in all_nodes(model.graph) for name in node.input)
     uses.update(item.name for item in model.graph.output)

@@ -22,6 +22,7 @@ from engine.measuring.examiner.messages import CompareRequest, DigestRequest, Ex
 from engine.measuring.examples import Batch, RandomExamples
 from engine.measuring.outputs import OutputStore, stored_outputs
 from engine.networks.network import Signature, TensorSpec
+from engine.process.linux import stat_of
 from tests.engine.conftest import CLASSES, make_split
 from tests.engine.small import IMAGE, cnn_file, dataset_file, save, trained_cnn
 
@@ -237,7 +238,7 @@ def test_it_dies_with_its_parent(tmp_path: Path) -> None:
 def _runs(pid: int) -> bool:
     try:
         os.kill(pid, 0)
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        return stat_of(pid)[0] != "Z"
     except (ProcessLookupError, FileNotFoundError):
         return False
 

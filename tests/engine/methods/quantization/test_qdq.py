@@ -11,8 +11,8 @@ import pytest
 from onnx import TensorProto, helper
 
 from engine.formats.onnx import runtime
+from engine.formats.onnx.naming import FreshNames
 from engine.methods.quantization import graph
-from engine.methods.quantization.names import FreshNames
 from tests.engine.methods.quantization.checking import decibels, dynamic, outputs, static
 from tests.engine.small import save
 
@@ -239,7 +239,7 @@ def test_fresh_names_are_new_in_subgraphs_too(tmp_path: Path) -> None:
     outer = helper.make_graph(
         [node("Relu", "x", "h"), helper.make_node("If", ["c"], ["t"], then_branch=inner, else_branch=inner)], "g", [], []
     )
-    fresh = FreshNames(helper.make_model(outer))
+    fresh = FreshNames(outer)
     assert [fresh.claim(name) for name in ("t", "t", "deep", "new", "new")] == ["t_2", "t_3", "deep_1", "new", "new_1"]
 
 
