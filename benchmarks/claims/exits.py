@@ -30,10 +30,10 @@ LATENCY = {"latency": {"batch_sizes": [1], "repeats": 300}}
 
 
 def trained(bench: Bench, seed: int) -> Outcome:
-    """The job: its first setting stops at the budget, its last exit is the whole network."""
+    """The job: its first setting stops at the budget, its last one runs the whole network."""
     length: dict[str, Any] = {"epochs": FULL_EPOCHS} if bench.full else {"iterations": QUICK_ITERATIONS}
     step = {
-        "method": "early_exit", "budgets": [BUDGET, 0.2, 0.5], "controls": ["random_exits"], "anytime": False, "optimizer": "sgd", "learning_rate": 0.1,
+        "method": "early_exit", "budgets": [BUDGET, 0.2, 0.5, 1.0], "controls": ["random_exits"], "anytime": False, "optimizer": "sgd", "learning_rate": 0.1,
         "weight_decay": 1e-4, "batch_size": 64, **length,
     }  # fmt: skip
     model = _described(bench.folder / f"msdnet-{seed}.json", seed)
