@@ -29,11 +29,11 @@ QUICK_ITERATIONS, FULL_EPOCHS = 350, 30
 LATENCY = {"latency": {"batch_sizes": [1], "repeats": 300}}
 
 
-def trained(bench: Bench, seed: int) -> Outcome:
-    """The job: its first setting stops at the budget, its last one runs the whole network."""
+def trained(bench: Bench, seed: int, *, every_exit: bool = False) -> Outcome:
+    """The job: its first setting stops at the budget. With `every_exit`, its last one is the whole network and no other exit."""
     length: dict[str, Any] = {"epochs": FULL_EPOCHS} if bench.full else {"iterations": QUICK_ITERATIONS}
     step = {
-        "method": "early_exit", "budgets": [BUDGET, 0.2, 0.5, 1.0], "controls": ["random_exits"], "anytime": False, "optimizer": "sgd", "learning_rate": 0.1,
+        "method": "early_exit", "budgets": [BUDGET, 0.2, 0.5], "controls": ["random_exits"], "anytime": every_exit, "optimizer": "sgd", "learning_rate": 0.1,
         "weight_decay": 1e-4, "batch_size": 64, **length,
     }  # fmt: skip
     model = _described(bench.folder / f"msdnet-{seed}.json", seed)

@@ -37,6 +37,15 @@ def test_help_is_instant_and_loads_nothing_heavy() -> None:
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "0 []"
 
 
+@pytest.mark.parametrize(("typed", "found"), [("jo", "jobs"), ("jobs wa", "wait"), ("compress --max-d", "--max-drop")])
+def test_words_are_completed(tmp_path: Path, typed: str, found: str) -> None:
+    """As the script asks that `modelpress --install-completion` puts into the shell's settings."""
+    script = "import cli.main as main; main.app(prog_name='modelpress')"
+    variables = {"_MODELPRESS_COMPLETE": "complete_bash", "COMP_WORDS": f"modelpress {typed}", "COMP_CWORD": str(len(typed.split()))}
+    done = subprocess.run([sys.executable, "-c", script], env={**os.environ, **variables}, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [found]
+
+
 def test_a_key_is_made_listed_and_revoked(tmp_path: Path) -> None:
     made = modelpress("keys", "create", "--name", "pipeline", "--scopes", "jobs:read,jobs:write", "--project", "vision", data=tmp_path)
     token = made.stdout.strip()

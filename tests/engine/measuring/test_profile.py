@@ -8,9 +8,11 @@ import pytest
 from onnx import helper
 
 from engine.contract.report import LayerChange, LayerSensitivity, LayerSide, StepReport
+from engine.formats.onnx.executed import Kernel
 from engine.jobs.layer_changes import with_sensitivities
+from engine.measuring import profile
 from engine.measuring.layer_table import layer_table
-from engine.measuring.profile import Names, is_cheap, node_shares
+from engine.measuring.profile import WARM_UP_RUNS, Names, is_cheap, node_shares
 from tests.engine.formats.onnx.test_counting_hidden import conditional
 from tests.engine.small import save
 
@@ -44,6 +46,15 @@ def test_a_layer_has_the_time_of_its_kernels(tmp_path: Path) -> None:
     conv, matmul = layer_table(path, path, (shares, {}))
     assert (conv.latency_share_before, conv.latency_share_after) == (shares["conv"], None)
     assert (conv.node, matmul.node, matmul.latency_share_before) == ("conv", "matmul", shares["matmul"])
+
+
+def test_the_first_runs_of_a_kernel_do_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The runtime allocates and packs weights then: here the first runs of the one layer take a thousand times as long."""
+    runs = [*[(1000.0, 1.0)] * WARM_UP_RUNS, *[(1.0, 3.0)] * 5]
+    measured = [Kernel(name, (), (), took) for pair in runs for name, took in zip(("conv", "matmul"), pair, strict=True)]
+    monkeypatch.setattr(profile, "kernels", lambda session: measured)
+    shares = node_shares(two_layers(tmp_path / "model.onnx"), {"x": EXAMPLE}, threads=1, p50_ms=1.0)
+    assert shares == {"conv": 0.25, "matmul": 0.75}
 
 
 @pytest.mark.parametrize(

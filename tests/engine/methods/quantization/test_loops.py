@@ -10,10 +10,20 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from engine.methods.quantization.spec import DynamicQuantization, Int8Quantization, StaticQuantization
+from engine.methods.quantization.spec_training import QuantizationAwareTraining
+from engine.methods.quantization.spec_weights import WeightOnlyQuantization
 from tests.engine.formats.onnx.graphs import BATCH, I64, model, node, normal
 from tests.engine.methods.quantization.checking import decibels, dynamic, outputs, static
 
 STEPS, WIDTH = 4, 12
+
+
+def test_methods_that_train_nothing_need_no_trainable_form() -> None:
+    """What cannot be trained, such as a loop, is quantized all the same; a trainable form would be asked for before any work."""
+    methods = (StaticQuantization, DynamicQuantization, WeightOnlyQuantization, Int8Quantization)
+    assert [method.requires.trainable for method in methods] == [False] * 4
+    assert QuantizationAwareTraining.requires.trainable
 
 
 def looping(folder: Path) -> Path:

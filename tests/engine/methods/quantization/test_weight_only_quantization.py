@@ -168,6 +168,30 @@ def test_an_embedding_that_is_the_last_layer_too_is_stored_small(bench: Callable
     assert found.stat().st_size < 0.75 * path.stat().st_size
 
 
+@pytest.mark.parametrize("params", [{"weights": "int8"}, {"weights": "int4"}, {"weights": "float16"}])
+def test_tables_of_whole_numbers_and_vectors_stay_as_they_are(bench: Callable[..., Any], tmp_path: Path, params: dict[str, Any]) -> None:
+    table, vector = RNG.integers(-(2**40), 2**40, (64, 16)), weight(1, 512)[0]
+    nodes = [
+        helper.make_node("Gather", ["table", "ids"], ["found"], "whole"),
+        helper.make_node("Cast", ["found"], ["as_float"], "cast", to=TensorProto.FLOAT),
+        helper.make_node("Gather", ["vector", "ids"], ["v"], "numbers"),
+        helper.make_node("Unsqueeze", ["v", "last"], ["u"], "unsqueeze"),
+        helper.make_node("Mul", ["as_float", "u"], ["exact"], "mul"),
+        helper.make_node("MatMul", ["u", "w"], ["y"], "product"),
+    ]
+    constants = {"table": table, "vector": vector, "last": np.array([-1]), "w": weight(1, 256)}
+    outputs_of = {"y": ["batch", 256], "exact": ["batch", 16]}
+    path = save(tmp_path / "whole.onnx", nodes, constants, {"ids": ["batch"]}, outputs_of, opset=17)
+    model = onnx.load(path)
+    model.graph.input[0].type.tensor_type.elem_type = TensorProto.INT64
+    onnx.save(model, path)
+    found, _ = run(bench, path, {"ids": RNG.integers(0, 64, 12)}, **params)
+    kept = stored(found)
+    np.testing.assert_array_equal(numpy_helper.to_array(kept["table"]), table)
+    np.testing.assert_array_equal(numpy_helper.to_array(kept["vector"]), vector)
+    assert "w" not in kept, "the matrix is stored small"
+
+
 def test_weights_inside_of_branches_are_stored_small(bench: Callable[..., Any], tmp_path: Path) -> None:
     def branch(name: str) -> onnx.GraphProto:
         constant = numpy_helper.from_array(weight(16, 16), f"{name}.weight")
