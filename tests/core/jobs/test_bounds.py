@@ -30,6 +30,12 @@ def test_many_or_long_warnings_are_counted(count: int, characters: int) -> None:
         assert kept[-1]["message"] == f"{count - len(told)} further warnings are not kept."
 
 
+def test_as_many_warnings_are_kept_as_may_be() -> None:
+    kept = bounds.bounded_warnings(_warnings(bounds.MAX_WARNINGS + 1))
+    assert kept[:-1] == _warnings(bounds.MAX_WARNINGS - 1)
+    assert kept[-1]["message"] == "2 further warnings are not kept."
+
+
 def test_an_object_that_is_too_long_keeps_what_is_short() -> None:
     event = {"code": "c", "message": "m" * 100_000, "reasons": ["r"] * 50_000, "step_index": 3}
     short = bounds.shortened(event, 16_000)

@@ -30,6 +30,25 @@ def test_the_same_key_and_body_give_the_same_job(world: World) -> None:
     assert first.job.id == second.job.id != other.job.id
 
 
+@pytest.mark.parametrize("key", ["a", None])
+def test_what_is_made_once_is_found_again_and_said_to_be(world: World, key: str | None) -> None:
+    made: list[str] = []
+
+    def ask(new_id: str) -> tuple[str, bool]:
+        with world.service.database.unit_of_work() as session:
+            asked = None if key is None else idempotency.request(key, "POST /v1/models", {"name": "m"})
+            return idempotency.once(session, world.project_id, asked, new_id, find=lambda name: f"found {name}", make=make)
+
+    def make(new_id: str) -> str:
+        made.append(new_id)
+        return new_id
+
+    first, second = ask("mdl_1"), ask("mdl_2")
+    assert first == ("mdl_1", False)
+    assert second == (("found mdl_1", True) if key else ("mdl_2", False))
+    assert made == (["mdl_1"] if key else ["mdl_1", "mdl_2"])
+
+
 def test_another_body_is_refused(world: World) -> None:
     _create(world, "a")
     with pytest.raises(IdempotencyKeyReused):
