@@ -50,7 +50,7 @@ def test_events_and_points_end_at_their_bounds_and_the_job_does_not(world: World
     claim = world.running()
     for _ in range(5):
         report = Report(
-            events=[NewEvent("phase", {"phase": "p" * 100_000})] * 4, metrics=[Point("loss", 1.0)] * 4, warnings=_warnings(1000)
+            events=[NewEvent("phase", {"phase": "p" * 100_000})] * 4, metrics=[Point("loss", 1.0)] * 3, warnings=_warnings(1000)
         )
         with world.service.database.unit_of_work() as session:
             jobs.heartbeat(session, claim.job_id, claim.fence, lease_seconds=30, report=report)

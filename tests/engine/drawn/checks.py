@@ -182,6 +182,8 @@ def _or_refused(make: Callable[[], T], codes: set[str]) -> T | None:
 
 def sqnr_db(want: Array, got: Array) -> float:
     a, b = want.astype(np.float64), got.astype(np.float64)
+    if np.array_equal(a, b):
+        return float("inf")
     return float(10 * np.log10(max(float((a * a).sum()), 1e-12) / max(float(((a - b) ** 2).sum()), 1e-12)))
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import math
 import operator
 from collections.abc import Callable
 from typing import Any
@@ -40,11 +42,11 @@ def max_pool(op: Op, build: Builder) -> Value:
 def average_pool(op: Op, build: Builder) -> Value:
     """AveragePool; uneven padding that does not count is divided out by pooling a mask of ones."""
     window, spatial = _window(op)
-    if set(window.dilation) != {1}:
-        op.fail("dilations")
     counted = bool(op.attribute("count_include_pad", 0))
     ceil = bool(op.attribute("ceil_mode", 0))
     pads = read_pads(op, build, op.value(0), window)
+    if set(window.dilation) != {1}:
+        return _dilated(op, build, window, pads, counted=counted, ceil=ceil)
     if all(before == after and before <= size // 2 for (before, after), size in zip(pads, window.kernel, strict=True)):
         padding = tuple(before for before, _ in pads)
         return build.activation(op, _AVERAGE[spatial](window.kernel, window.stride, padding, ceil_mode=ceil, count_include_pad=counted))
@@ -54,6 +56,30 @@ def average_pool(op: Op, build: Builder) -> Value:
         mask = pad_input(build, build.call(torch.ones_like, op.value(0)), pads, 0.0)
         mean = build.call(torch.div, mean, build.call(pool, mask, window.kernel, window.stride, ceil_mode=ceil))
     return _cropped(op, build, mean, window, pads) if ceil else mean
+
+
+def _dilated(op: Op, build: Builder, window: Window, pads: list[tuple[int, int]], *, counted: bool, ceil: bool) -> Value:
+    """The mean of elements that are apart, for which torch has no layer: slices of the input are added up, one dimension after the other."""
+    if ceil:
+        for dim, ((before, after), size) in enumerate(zip(pads, window.kernel, strict=True)):
+            length, reach = build.size(op.value(0), 2 + dim), (size - 1) * window.dilation[dim] + 1
+            if not isinstance(length, int) or (length + before + after - reach) % window.stride[dim]:
+                op.fail("dilations with a ceil_mode that begins windows outside of the image")
+    total = _window_sums(build, pad_input(build, op.value(0), pads, 0.0), window)
+    if counted or not any(size for pair in pads for size in pair):
+        return build.call(torch.div, total, math.prod(window.kernel))
+    mask = pad_input(build, build.call(torch.ones_like, op.value(0)), pads, 0.0)
+    return build.call(torch.div, total, _window_sums(build, mask, window))
+
+
+def _window_sums(build: Builder, value: Value, window: Window) -> Value:
+    """The sum of each window of a padded image."""
+    for dim, (size, stride, apart) in enumerate(zip(window.kernel, window.stride, window.dilation, strict=True)):
+        whole = [slice(None)] * (2 + dim)
+        ends = [apart * (place - size + 1) or None for place in range(size)]
+        parts = [build.call(operator.getitem, value, (*whole, slice(apart * place, end, stride))) for place, end in enumerate(ends)]
+        value = functools.reduce(functools.partial(build.call, torch.add), parts)
+    return value
 
 
 def _cropped(op: Op, build: Builder, pooled: Value, window: Window, pads: list[tuple[int, int]]) -> Value:

@@ -73,6 +73,15 @@ def test_gemm(attributes: dict, weight: np.ndarray, bias: np.ndarray | None) -> 
     assert [type(layer).__name__ for layer in module.children()] == ["Linear"]
 
 
+@pytest.mark.parametrize("counted", [0, 1])
+@pytest.mark.parametrize("pads", [[0, 0, 0, 0], [1, 0, 2, 1]])
+@pytest.mark.parametrize(("strides", "dilations", "ceil"), [([1, 1], [2, 1], 0), ([2, 3], [2, 3], 0), ([1, 1], [1, 2], 1)])
+def test_an_average_of_elements_that_are_apart(counted: int, pads: list[int], strides: list[int], dilations: list[int], ceil: int) -> None:
+    attributes = {"pads": pads, "strides": strides, "dilations": dilations, "count_include_pad": counted, "ceil_mode": ceil}
+    proto = model([node("AveragePool", ["x"], ["y"], kernel_shape=[3, 2], **attributes)], {"x": [BATCH, 3, 11, 12]}, ["y"], opset=19)
+    assert_same(proto, {"x": normal(2, 3, 11, 12)}, {"x": normal(5, 3, 11, 12)})
+
+
 @pytest.mark.parametrize("kind", ["TopK", "Split"])
 def test_linear_layer_behind_a_part_of_several_outputs(kind: str) -> None:
     """Flattened: the layer looks back for features that were moved, and finds an operator of two outputs."""
