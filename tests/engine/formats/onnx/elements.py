@@ -32,6 +32,9 @@ def elements(source: onnx.ModelProto | Path) -> int:
     nodes = list(every_node(proto.graph))
     settings = {name for item in nodes for name in item.input[3:5] if item.op_type == "BatchNormalization"}
     settings |= {name for item in nodes for name in item.input[1:3] if item.op_type in ("Resize", "Upsample")}
+    settings |= {
+        name for item in nodes if item.op_type == "InstanceNormalization" for name in plain_scale(item, dict(every_tensor(proto.graph)))
+    }
     multiplied = {name for item in nodes if item.op_type in LAYERS for name in item.input}
     is_quantized = any(item.op_type in QUANTIZED for item in nodes)
     dequantized = {item.input[0] for item in nodes if item.op_type == "DequantizeLinear"}
@@ -46,6 +49,12 @@ def elements(source: onnx.ModelProto | Path) -> int:
         elif is_quantized and (tensor.data_type in BYTES or (tensor.data_type == onnx.TensorProto.INT32 and name in dequantized)):
             total += size if size > 1 or name.endswith("_quantized") else 0
     return total
+
+
+def plain_scale(item: onnx.NodeProto, tensors: dict[str, onnx.TensorProto]) -> list[str]:
+    """The ones and zeros of a normalization that scales nothing, as an exporter spells group normalization."""
+    values = [onnx.numpy_helper.to_array(tensors[name]) for name in item.input[1:3] if name in tensors]
+    return list(item.input[1:3]) if len(values) == 2 and (values[0] == 1).all() and not values[1].any() else []
 
 
 def every_node(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
