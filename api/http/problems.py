@@ -98,9 +98,14 @@ async def _http_exception(request: Request, error: Exception) -> Response:
 
 
 def _verbs(request: Request) -> list[str]:
-    """Every verb that the path answers: several routes may share it (RFC 9110, section 10.2.1), and whatever answers GET answers HEAD."""
+    """Every verb that the path answers: several routes may share it (RFC 9110, section 10.2.1), and whatever answers GET answers HEAD.
+
+    A path that some route states whole (`/v1/jobs/validate`) is none of the ids that another one takes (`/v1/jobs/{job_id}`).
+    """
     path = request.scope["path"]
-    found = {verb for route in request.app.routes if route.path_regex.match(path) for verb in route.methods or ()}
+    matching = [route for route in request.app.routes if route.path_regex.match(path)]
+    matching = [route for route in matching if route.path == path] or matching
+    found = {verb for route in matching for verb in route.methods or ()}
     return sorted(found | ({"HEAD"} if "GET" in found else set()))
 
 
