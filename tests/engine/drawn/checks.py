@@ -118,7 +118,7 @@ def exported(bench: Bench, module: torch.nn.Module) -> Path:
 
 
 def quantized_computes_nearly_the_same(bench: Bench, apply: Callable[..., Network], params: Any) -> Path | None:
-    """An 8-bit file, run without the runtime's optimizations on examples that it was calibrated on: of a network with a number or two an
+    """An 8-bit file, which the runtime loads with its integer kernels too, run without its optimizations on examples that it was calibrated on: of a network with a number or two an
     example, they say little about others. None where it was refused with a reason."""
     codes = {"nothing_quantized", "calibration_failed", "quantization_mismatch", "unsupported_operator"}
     result = _or_refused(lambda: apply(bench.network, params, bench.context), codes)
@@ -129,6 +129,7 @@ def quantized_computes_nearly_the_same(bench: Bench, apply: Callable[..., Networ
     known = bench.drawn.feed(24, 11)
     feed = {name: value[: bench.drawn.batch or 24] for name, value in known.items()}
     before, after = run(bench.drawn.model, feed), run(written, feed, optimize=False)
+    assert [value.shape for value in run(written, feed)] == [value.shape for value in before]
     assert [item.name for item in written.graph.output] == [item.name for item in bench.drawn.model.graph.output]
     for want, got in zip(before, after, strict=True):
         assert (want.shape, want.dtype) == (got.shape, got.dtype)
