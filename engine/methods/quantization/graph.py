@@ -17,7 +17,7 @@ from engine.formats.onnx.einsum import with_products
 from engine.formats.onnx.importer.names import module_path
 from engine.formats.onnx.naming import FreshNames
 from engine.methods.quantization.carried import unsigned
-from engine.methods.quantization.index import Index
+from engine.methods.quantization.index import Index, is_apart
 from engine.methods.quantization.single import to_single
 from engine.methods.quantization.ties import STORED, turn_in_graph, turned
 from engine.networks.network import Network
@@ -91,6 +91,7 @@ def prepare(source: Path, work: Path, *, ignore: Sequence[str], minimum_opset: i
     _split_sums(prepared)
     _add_types(prepared)
     _keep_apart(prepared)
+    _keep_in_float(prepared)
     onnx.save(prepared, path)
     excluded = tuple(
         node.name
@@ -233,6 +234,24 @@ def _keep_apart(model: onnx.ModelProto) -> None:
         reader = index.only_reader(node.output[0]) if node.op_type == "MatMul" and not node.domain else None
         if reader is not None and reader.op_type == "Add" and index.rank(node.input[0]) == index.rank(node.input[1]) == 2:
             node.op_type = "Gemm"
+
+
+def _keep_in_float(model: onnx.ModelProto) -> None:
+    """Put a Sum of one behind an average of elements that are apart, so that it never stands between integers (see `is_apart`)."""
+    graph, fresh = model.graph, FreshNames(model.graph)
+    nodes: list[onnx.NodeProto] = []
+    for node in graph.node:
+        nodes.append(node)
+        if is_apart(node):
+            result = node.output[0]
+            node.output[0] = fresh.claim(f"{result}_average")
+            nodes.append(onnx.helper.make_node("Sum", [node.output[0]], [result], fresh.claim(f"{node.name}_sum")))
+            known = next((item for item in graph.value_info if item.name == result), None)
+            if known is not None:
+                graph.value_info.add().CopyFrom(known)
+                graph.value_info[-1].name = node.output[0]
+    del graph.node[:]
+    graph.node.extend(nodes)
 
 
 def _kept(graph: onnx.GraphProto, ignore: Sequence[str]) -> tuple[set[str], set[str]]:

@@ -82,6 +82,12 @@ def exposed(nodes: Sequence[onnx.NodeProto]) -> set[str]:
     return found
 
 
+def is_apart(node: onnx.NodeProto) -> bool:
+    """Whether an average is of elements that are apart: between integers the runtime makes an operator of it that knows no dilations, and
+    then refuses the graph."""
+    return node.op_type == "AveragePool" and any(size != 1 for item in node.attribute if item.name == "dilations" for size in item.ints)
+
+
 def _read_inside(node: onnx.NodeProto) -> Iterator[str]:
     for item in inner_nodes(node):
         yield from item.input

@@ -16,7 +16,7 @@ import numpy as np
 import onnx
 
 from engine.formats.onnx.weights import int_attribute
-from engine.methods.quantization.index import MOVING, Index, exposed
+from engine.methods.quantization.index import MOVING, Index, exposed, is_apart
 
 Operators = Literal["weighted", "all"]
 
@@ -137,7 +137,7 @@ def _others(index: Index, operators: Operators, excluded: Collection[str], produ
         for node in index.nodes
         if node.op_type in kinds
         and node.domain in ("", "ai.onnx")
-        and not _is_apart(node)
+        and not is_apart(node)
         and node.name not in excluded
         and node.name not in products
         and kept_whole.isdisjoint(node.output)
@@ -154,12 +154,6 @@ def _others(index: Index, operators: Operators, excluded: Collection[str], produ
         if kept == found:
             return found
         found = kept
-
-
-def _is_apart(node: onnx.NodeProto) -> bool:
-    """Whether an average is of elements that are apart: the runtime makes an integer operator of it that knows no dilations, and then
-    refuses the graph."""
-    return node.op_type == "AveragePool" and any(size != 1 for item in node.attribute if item.name == "dilations" for size in item.ints)
 
 
 def _operands_fit(index: Index, node: onnx.NodeProto) -> bool:

@@ -246,3 +246,22 @@ def test_fresh_names_are_new_in_subgraphs_too(tmp_path: Path) -> None:
 def test_a_graph_that_is_planned_holds_no_large_weights(tmp_path: Path) -> None:
     path = save(tmp_path / "net.onnx", [node("MatMul", "x w", "y", "m")], {"w": normal(512, 512)}, {"x": ["n", 512]}, {"y": ["n", 512]})
     assert graph.outline(path).ByteSize() < 1000
+
+
+def test_an_average_of_elements_that_are_apart_stays_in_float(tmp_path: Path) -> None:
+    """Between rows that are widened and a product that rounds: the runtime would make an operator of it that refuses its dilations."""
+    path = tmp_path / "net.onnx"
+    nodes = [
+        node("Gather", "table ids", "rows", "embed"),
+        node("AveragePool", "rows", "mean", "pool", kernel_shape=[2], dilations=[2]),
+        node("MatMul", "mean w", "y", "product"),
+    ]
+    save(path, nodes, {"table": normal(9, 6), "w": normal(4, 5)}, {"ids": ["n", 3]}, {"y": ["n", 3, 5]}, opset=19)
+    model = onnx.load(path)
+    model.graph.input[0].type.tensor_type.elem_type = TensorProto.INT64
+    onnx.save(model, path)
+    feed = {"ids": np.random.default_rng(3).integers(0, 9, (40, 3))}
+    for operators in ("weighted", "all"):
+        found, chosen, _ = static(path, [feed], tmp_path, operators=operators)
+        assert "product" in chosen.nodes
+        assert decibels(outputs(path, feed), outputs(found, feed)) > 25
