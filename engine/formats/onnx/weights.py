@@ -129,7 +129,7 @@ def weight_tensors(model: onnx.ModelProto) -> dict[str, Weight]:
     """Every weight of a graph, by the unique name of its constant (a name in a subgraph has a prefix)."""
     flat = FlatGraph.of(model)
     stored = flat.stored()
-    scales = _scales(flat, stored)
+    scales = _scales(flat, stored) | _scaling_nothing(flat)
     weights = ((name, _weight(name, _readers(name, flat, stored), flat)) for name in flat.constants if name not in scales)
     return {name: weight for name, weight in weights if weight is not None}
 
@@ -224,6 +224,20 @@ def _scales(flat: FlatGraph, stored: set[str]) -> set[str]:
         found |= behind
         waiting += behind
     return found
+
+
+def _scaling_nothing(flat: FlatGraph) -> set[str]:
+    """Ones and zeros of instance normalizations whose results are scaled behind them, as group normalization of one channel a group is written."""
+    found: set[str] = set()
+    for node in flat.nodes:
+        if node.kind != "InstanceNormalization" or not all(name in flat.constants for name in node.inputs[1:3]):
+            continue
+        scale, bias = (onnx.numpy_helper.to_array(flat.constants[name]) for name in node.inputs[1:3])
+        behind = [reader for reader, _ in flat.readers[node.outputs[0]]]
+        scaled = bool(behind) and all(reader.kind == "Mul" and not flat.constants.keys().isdisjoint(reader.inputs) for reader in behind)
+        if scaled and (scale == 1).all() and not bias.any():
+            found.update(node.inputs[1:3])
+    return {name for name in found if all(reader.kind == "InstanceNormalization" for reader, _ in flat.readers[name])}
 
 
 def _zero_point(name: str, flat: FlatGraph) -> Any:

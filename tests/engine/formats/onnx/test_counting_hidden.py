@@ -203,3 +203,13 @@ def test_recurrent_layers_whose_last_states_alone_are_read_all_count() -> None:
     counts = count_graph(proto)
     assert (counts.params_count, counts.macs_count) == (2 * 20 * (3 + 5), 2 * 4 * 20 * (3 + 5))
     assert all(weight.readers in (("h",), ("g",)) for weight in weight_tensors(proto).values())
+
+
+def test_ones_and_zeros_of_a_normalization_that_is_scaled_behind_it_are_no_weights() -> None:
+    """Group normalization of one channel a group, as exporters write it; alone, the same operator has two numbers a channel."""
+    constants = {"one": np.ones(4, np.float32), "none": np.zeros(4, np.float32), "s": normal(4, 1), "b": normal(4, 1)}
+    alone = [node("InstanceNormalization", ["x", "one", "none"], ["n"])]
+    scaled = [*alone, node("Mul", ["n", "s"], ["m"]), node("Add", ["m", "b"], ["y"])]
+    assert sum(weight.size or 0 for weight in weight_tensors(model(scaled, {"x": ["batch", 4, 6]}, ["y"], constants)).values()) == 8
+    few = {name: constants[name] for name in ("one", "none")}
+    assert sum(weight.size or 0 for weight in weight_tensors(model(alone, {"x": ["batch", 4, 6]}, ["n"], few)).values()) == 8
