@@ -118,8 +118,8 @@ def exported(bench: Bench, module: torch.nn.Module) -> Path:
 
 
 def quantized_computes_nearly_the_same(bench: Bench, apply: Callable[..., Network], params: Any) -> Path | None:
-    """An 8-bit file, which the runtime loads with its integer kernels too, run without its optimizations on examples that it was calibrated on: of a network with a number or two an
-    example, they say little about others. None where it was refused with a reason."""
+    """An 8-bit file, which the runtime loads with its integer kernels too, run without its optimizations; None where it was refused with a
+    reason. The examples are those of calibration: of a network with a number or two an example, they say little about others."""
     codes = {"nothing_quantized", "calibration_failed", "quantization_mismatch", "unsupported_operator"}
     result = _or_refused(lambda: apply(bench.network, params, bench.context), codes)
     if result is None:

@@ -125,7 +125,7 @@ def gather(op: Op, build: Builder) -> Value:
             return embedding(op, build, table, index)
         if isinstance(index, Constant) and index.tensor.dim() and table.source and is_readable(table.source):
             # Positions, and what attention adds for them: known places of a table that is trained.
-            return embedding(op, build, table, build.flowing(Constant(index.tensor.long() % len(table.tensor))))
+            return embedding(op, build, table, index)
     if isinstance(index, Constant) and index.tensor.dim() == 0:
         return build.call("select", table, axis, int(index.tensor))
     if isinstance(index, Constant) and index.tensor.dim() == 1:
@@ -138,8 +138,10 @@ def gather(op: Op, build: Builder) -> Value:
     return build.call(operator.getitem, table, (*[slice(None)] * axis, index))
 
 
-def embedding(op: Op, build: Builder, table: Constant, index: Flow) -> Value:
-    """Rows of a stored matrix, which is a layer's weight."""
+def embedding(op: Op, build: Builder, table: Constant, index: Value) -> Value:
+    """Rows of a stored matrix, which is a layer's weight, at places that are computed or known."""
+    if isinstance(index, Constant):
+        index = build.flowing(Constant(index.tensor.long() % len(table.tensor)))
     weight = table if not table.transposed else Constant(table.tensor)
     with torch.device("meta"):
         layer = nn.Embedding(*weight.tensor.shape)

@@ -152,11 +152,8 @@ def _look_up(op: Op, build: Builder) -> Value:
     """Rows of a matrix that is trained and rounded, also where the graph says which ones."""
     table, index = op.constant(0), op.value(1)
     assert table is not None
-    if isinstance(index, Known):
-        index = build.flowing(Known(index.tensor.long() % len(table.tensor)))
-    elif not isinstance(index, Flow):
+    if not isinstance(index, Known | Flow):
         index = build.call("to", index, torch.int64)
-    assert isinstance(index, Flow)
     return shapes.embedding(op, build, table, index)
 
 

@@ -32,9 +32,8 @@ def elements(source: onnx.ModelProto | Path) -> int:
     nodes = list(every_node(proto.graph))
     settings = {name for item in nodes for name in item.input[3:5] if item.op_type == "BatchNormalization"}
     settings |= {name for item in nodes for name in item.input[1:3] if item.op_type in ("Resize", "Upsample")}
-    settings |= {
-        name for item in nodes if item.op_type == "InstanceNormalization" for name in plain_scale(item, dict(every_tensor(proto.graph)))
-    }
+    tensors = dict(every_tensor(proto.graph))
+    settings |= {name for item in nodes if item.op_type == "InstanceNormalization" for name in plain_scale(item, tensors)}
     multiplied = {name for item in nodes if item.op_type in LAYERS for name in item.input}
     is_quantized = any(item.op_type in QUANTIZED for item in nodes)
     dequantized = {item.input[0] for item in nodes if item.op_type == "DequantizeLinear"}
