@@ -51,7 +51,7 @@ _LEAST_DISK_BYTES = 64 << 20
 _RETRY_SECONDS = 0.5
 _log = logger(__name__)
 
-End = Callable[[Session], object]
+End = Callable[[Session, jobs.Report], object]
 
 
 class Attempt:
@@ -175,14 +175,14 @@ class Attempt:
         if done.error is not None:
             return self._failed(done.error, outcome=done.outcome, result=result, artifacts=artifacts)
         claim = self._claim
-        return lambda session: jobs.finish(
+        return lambda session, report: jobs.finish(
             session,
             claim.job_id,
             claim.fence,
             outcome=done.outcome,
             result=result,
             artifacts=artifacts,
-            report=self._transcript.report(),
+            report=report,
         )
 
     def _result(self, done: events.Done, directory: Path) -> tuple[dict[str, Any], dict[str, Measured]]:
@@ -276,7 +276,7 @@ class Attempt:
         if self._transcript.ending is None:  # otherwise the process itself said so
             self._transcript.note(f"{error.message} [{error.code}]", "error")
         self._transcript.close_running_steps("pending" if error.category == "transient" else "failed")
-        return lambda session: jobs.fail(
+        return lambda session, report: jobs.fail(
             session,
             claim.job_id,
             claim.fence,
@@ -284,7 +284,7 @@ class Attempt:
             outcome=outcome,
             result=result,
             artifacts=artifacts,
-            report=self._transcript.report(),
+            report=report,
             retry_delay_seconds=self._service.settings.retry_delay_seconds * 2 ** (claim.attempt - 1),
         )
 
@@ -293,10 +293,10 @@ class Attempt:
         match self._stop.reason:
             case Reason.CANCELLED:
                 self._transcript.close_running_steps("cancelled")
-                return lambda session: jobs.cancelled(session, claim.job_id, claim.fence, report=self._transcript.report())
+                return lambda session, report: jobs.cancelled(session, claim.job_id, claim.fence, report=report)
             case Reason.DRAINED:
                 self._transcript.close_running_steps("pending")
-                return lambda session: jobs.release(session, claim.job_id, claim.fence, report=self._transcript.report())
+                return lambda session, report: jobs.release(session, claim.job_id, claim.fence, report=report)
             case _:
                 _log.warning("lease lost")
                 return None
@@ -305,8 +305,8 @@ class Attempt:
         """Write the end, again and again while the database does not answer and the lease holds."""
         while end is not None:
             try:
-                with self._service.database.unit_of_work() as session:
-                    end(session)
+                with self._transcript.reporting() as report, self._service.database.unit_of_work() as session:
+                    end(session, report)
             except LeaseLost:
                 _log.warning("lease lost at the end")
                 return

@@ -75,13 +75,8 @@ class Pulse(threading.Thread):
                 self._asked.ask(Reason.LEASE_LOST)
 
     def _beat(self, lease_seconds: float) -> bool:
-        report = self._transcript.report()
-        try:
-            with self._service.database.unit_of_work() as session:
-                beat = jobs.heartbeat(session, self._claim.job_id, self._claim.fence, lease_seconds=lease_seconds, report=report)
-        except BaseException:
-            self._transcript.take_back(report)
-            raise
+        with self._transcript.reporting() as report, self._service.database.unit_of_work() as session:
+            beat = jobs.heartbeat(session, self._claim.job_id, self._claim.fence, lease_seconds=lease_seconds, report=report)
         return beat.cancel_requested
 
     def _look(self) -> bool:

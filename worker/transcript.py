@@ -2,7 +2,8 @@
 
 import codecs
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -35,6 +36,7 @@ class Transcript:
         self._steps = [dict(step) if step["index"] <= done else {**step, "status": "pending", "metrics": {}} for step in steps]
         self._warnings = [item for item in warnings if item["step_index"] is not None and item["step_index"] <= done]
         self._lock = threading.Lock()
+        self._reporting = threading.Lock()
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._bytes = 0
         self._pending = Report(steps=self._copied_steps(), warnings=list(self._warnings))
@@ -71,16 +73,28 @@ class Transcript:
         with self._lock:
             self._add_log(self._decoder.decode(data))
 
-    def report(self) -> Report:
-        """Everything that was not reported yet."""
+    @contextmanager
+    def reporting(self) -> Iterator[Report]:
+        """Give what was not reported yet to a transaction; what raises has not arrived, and is reported again.
+
+        One at a time: the attempt's last transaction waits for a heartbeat that is under way, after which nothing more is taken in.
+        """
+        with self._reporting:
+            report = self._taken()
+            try:
+                yield report
+            except BaseException:
+                self._take_back(report)
+                raise
+
+    def _taken(self) -> Report:
         with self._lock:
             self._add_lines(self._lines.waiting())
             report = replace(self._pending, events=self._events, metrics=self._metrics, log="".join(self._log))
             self._pending, self._events, self._metrics, self._log, self._log_bytes = Report(), [], [], [], 0
             return report
 
-    def take_back(self, report: Report) -> None:
-        """A report did not arrive: the next one will carry it as well."""
+    def _take_back(self, report: Report) -> None:
         with self._lock:
             newer = {
                 name: value for name, value in vars(self._pending).items() if value is not None and name not in ("events", "metrics", "log")

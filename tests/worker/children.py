@@ -80,6 +80,17 @@ def succeed(directory: Path, emit: Emit) -> int:
     return 0
 
 
+def succeed_slowly(directory: Path, emit: Emit) -> int:
+    """A good job whose step takes a while."""
+
+    def emit_slowly(event: BaseModel) -> None:
+        emit(event)
+        if isinstance(event, StepStarted):
+            time.sleep(0.5)
+
+    return succeed(directory, emit_slowly)
+
+
 def wait_long(directory: Path, emit: Emit) -> int:
     """Stay, with a process beside it that ignores SIGTERM."""
     code = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(60)"

@@ -8,6 +8,7 @@ import time
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import select
@@ -16,6 +17,7 @@ from core import jobs
 from core.blobs.ingest import key_of
 from core.database.db import Session
 from core.database.tables import Artifact, Job, JobMetric, LedgerEntry
+from core.errors import Unavailable
 from engine.process.sandbox.probe import Isolation
 from tests.clock import quickest
 from tests.processes import gone, outside
@@ -63,6 +65,50 @@ def test_a_good_job_is_published_whole(bench: Bench) -> None:
         assert model.blob_sha256 == hashlib.sha256(b"krowten").hexdigest()
     assert bench.service.blobs.store.size(key_of(model.blob_sha256)) == 7
     assert left_over(bench) == []
+
+
+def test_a_heartbeat_that_is_late_loses_nothing(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    beaten, late = jobs.heartbeat, threading.Event()
+
+    def beat(session: Session, job_id: str, fence: int, *, lease_seconds: float, report: jobs.Report) -> jobs.Heartbeat:
+        if report.events and not late.is_set():
+            late.set()
+            time.sleep(2)  # the child ends long before
+        return beaten(session, job_id, fence, lease_seconds=lease_seconds, report=report)
+
+    monkeypatch.setattr(jobs, "heartbeat", beat)
+    job = bench.run("succeed_slowly")
+    assert late.is_set()
+    assert job.status == "succeeded"
+    assert bench.events(job.id) == ["created", "started", "phase", "phase", "step_started", "warning", "step_finished", "succeeded"]
+    assert "read the model" in bench.log(job.id)
+
+
+@pytest.mark.parametrize("entry", ["succeed", "fail_well"])
+def test_an_end_that_is_written_late_loses_nothing(bench: Bench, monkeypatch: pytest.MonkeyPatch, entry: str) -> None:
+    refused = 0
+
+    def away(name: str) -> None:
+        ending = getattr(jobs, name)
+
+        def end(session: Session, *arguments: Any, **named: Any) -> object:
+            nonlocal refused
+            ended = ending(session, *arguments, **named)
+            if refused < 2:
+                refused += 1
+                raise Unavailable("The database is away.")
+            return ended
+
+        monkeypatch.setattr(jobs, name, end)
+
+    expected = bench.run(entry)
+    away("finish")
+    away("fail")
+    job = bench.run(entry)
+    assert refused == 2
+    assert bench.events(job.id) == bench.events(expected.id)
+    logs = [sorted(str(jobs.log_line(line)["message"]) for line in bench.log(found.id).splitlines()) for found in (job, expected)]
+    assert logs[0] == logs[1]
 
 
 def test_what_confines_the_child_stands_in_the_job(bench: Bench) -> None:

@@ -16,6 +16,11 @@ def _read(transcript: Transcript, *found: events.Event) -> None:
         transcript.read_line(event.model_dump_json().encode())
 
 
+def _log(transcript: Transcript) -> str:
+    with transcript.reporting() as report:
+        return report.log
+
+
 def test_a_training_can_be_followed() -> None:
     transcript = _transcript()
     _read(
@@ -31,7 +36,7 @@ def test_a_training_can_be_followed() -> None:
         events.StepFinished(step_index=0, method="train", metrics={"test.top1": 0.975}),
         events.Failed(error=JobError.of("budget_missed", "user", "it is too large")),
     )
-    found = [log_line(line) for line in transcript.report().log.splitlines()]
+    found = [log_line(line) for line in _log(transcript).splitlines()]
     assert [(line["level"], line["message"]) for line in found] == [
         ("info", "phase: training"),
         ("info", "step 1 of 2 begins: train"),
@@ -47,8 +52,8 @@ def test_a_training_can_be_followed() -> None:
 def test_points_that_wait_are_not_lost_at_a_heartbeat() -> None:
     transcript = _transcript()
     _read(transcript, events.MetricPoint(step_index=0, name="train.loss", value=0.5, step=3))
-    assert transcript.report().log.endswith("info at 3: train.loss 0.5\n")
-    assert transcript.report().log == ""
+    assert _log(transcript).endswith("info at 3: train.loss 0.5\n")
+    assert _log(transcript) == ""
 
 
 def test_a_series_without_an_axis_has_a_line_for_each_value() -> None:
@@ -63,7 +68,7 @@ def test_a_line_begins_where_a_library_stopped_in_the_middle_of_one() -> None:
     _read(transcript, events.Log(message="half"))
     transcript.hear_log(b"100 %\n")
     transcript.note("ended", "error")
-    log = [log_line(line) for line in transcript.report().log.splitlines()]
+    log = [log_line(line) for line in _log(transcript).splitlines()]
     assert [(line["level"], line["message"]) for line in log] == [(None, "50 %"), ("info", "half"), (None, "100 %"), ("error", "ended")]
 
 
