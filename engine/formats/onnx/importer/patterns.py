@@ -153,23 +153,30 @@ class Patterns:
         return name in self._constants and self._constants[name].dims[-1:] == [math.prod(self._constants[name].dims)]
 
     def _group_norm(self, norm: onnx.NodeProto) -> None:
-        """Instance normalization of (batch, groups, rest), reshaped back, with a scale and bias a channel (Wu & He 2018)."""
-        split = self._producers.get(norm.input[0])
-        scale, bias = (self._array(name) for name in norm.input[1:3])
-        merged = self._only_reader(norm)
-        if split is None or split.op_type != "Reshape" or merged is None or merged.op_type != "Reshape" or scale is None or bias is None:
-            return
-        target = self._array(split.input[1])
-        scaled, shifted = self._only_reader(merged), self._only_reader(self._only_reader(merged))
+        """Instance normalization of (batch, groups, rest), reshaped back, with a scale and bias a channel (Wu & He 2018).
+
+        Exporters leave both reshapes out where every channel is a group of its own.
+        """
+        split, merged = self._producers.get(norm.input[0]), self._only_reader(norm)
+        inner, x, last = [norm], norm.input[0], norm
+        if split is not None and merged is not None and (split.op_type, merged.op_type) == ("Reshape", "Reshape"):
+            target = self._array(split.input[1])
+            if target is None or target.size != 3 or len(self._consumers[split.output[0]]) != 1:
+                return
+            inner, x, last = [split, norm, merged], split.input[0], merged
+        ones, zeros = (self._array(name) for name in norm.input[1:3])
+        scaled = self._only_reader(last)
+        shifted = self._only_reader(scaled)
         if scaled is None or shifted is None or (scaled.op_type, shifted.op_type) != ("Mul", "Add"):
             return
-        if (scale != 1).any() or (bias != 0).any() or target is None or target.size != 3 or len(self._consumers[split.output[0]]) != 1:
+        if ones is None or zeros is None or (ones != 1).any() or (zeros != 0).any():
             return
-        weight, offset = self._row(_partner(scaled, merged.output[0])), self._row(_partner(shifted, scaled.output[0]))
-        if weight is not None and offset is not None and weight[1] == offset[1]:
-            epsilon = next((item.f for item in norm.attribute if item.name == "epsilon"), 1e-5)
-            inputs = [split.input[0], weight[0], offset[0]]
-            self._replace([split, norm, merged, scaled], shifted, "GroupNormalization", inputs, num_groups=int(scale.size), epsilon=epsilon)
+        weight, offset = self._row(_partner(scaled, last.output[0])), self._row(_partner(shifted, scaled.output[0]))
+        if weight is None or offset is None or weight[1] != offset[1] or (last is norm and weight[1][0] != ones.size):
+            return
+        epsilon = next((item.f for item in norm.attribute if item.name == "epsilon"), 1e-5)
+        inputs = [x, weight[0], offset[0]]
+        self._replace([*inner, scaled], shifted, "GroupNormalization", inputs, num_groups=int(ones.size), epsilon=epsilon)
 
     def _row(self, name: str | None) -> tuple[str, tuple[int, ...]] | None:
         """The constant behind one number a channel, and its shape as it is read: (channels, 1, …)."""

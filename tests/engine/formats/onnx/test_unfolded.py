@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 
 from engine.contract.metadata import ModelMetadata
 from engine.formats import load_network
+from engine.formats.onnx.weights import weight_tensors
 from tests.engine.formats.onnx.exporting import export
 from tests.engine.formats.onnx.graphs import BATCH, assert_same, model, node, normal, scalar
 from tests.engine.formats.onnx.networks import Case
@@ -78,3 +80,19 @@ def test_sums_over_another_axis_stay() -> None:
 def test_sums_whose_mean_is_read_elsewhere_stay() -> None:
     module = assert_same(sums(pooled=False, negated=True, shared=True), {"x": normal(3, 4, 6)})
     assert not any(isinstance(layer, nn.LayerNorm) for layer in module.modules())
+
+
+@pytest.mark.parametrize(("inner", "taken"), [(0.0, True), (0.5, False)])
+def test_group_normalization_of_one_channel_a_group_is_a_layer(inner: float, taken: bool) -> None:
+    """As exporters write it, without reshapes; an offset of the normalization's own says that it is another one."""
+    nodes = [
+        node("InstanceNormalization", ["x", "ones", "zeros"], ["n"], epsilon=1e-3),
+        node("Mul", ["n", "w"], ["s"]),
+        node("Add", ["b", "s"], ["y"]),
+    ]
+    constants = {"ones": np.ones(5, np.float32), "zeros": np.full(5, inner, np.float32), "w": normal(5, 1), "b": normal(5, 1, seed=1)}
+    proto = model(nodes, {"x": [BATCH, 5, 6]}, ["y"], constants, opset=17)
+    module = assert_same(proto, {"x": normal(3, 5, 6)})
+    assert [type(layer) for layer in module.children()] == [nn.GroupNorm if taken else nn.InstanceNorm1d]
+    if taken:
+        assert sum(item.numel() for item in module.parameters()) == 10 == sum(item.size or 0 for item in weight_tensors(proto).values())
