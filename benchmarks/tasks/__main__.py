@@ -1,7 +1,7 @@
 """Prunes 30 % of the channels, distils and quantizes a network of each task, beside the same by hand: `python -m benchmarks.tasks`.
 
 By hand is torch-pruning, a loop with the task's loss and the distance to the teacher's outputs, and ONNX Runtime's static quantization;
-both are scored by the service on the very files. `--only WORD` runs the tasks with that word in their name.
+both are scored by the service on the very files. `--only WORD` runs the tasks with that word in their name; `--seeds 3` draws data, weights and orders three times.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ def signature(case: Case) -> Signature:
     return Signature(tuple(arrays), tuple(TensorSpec(name, (None,)) for name in case.outputs))
 
 
-def measured(case: Case, work: Path) -> dict[str, Any]:
+def measured(case: Case, work: Path, seed: int) -> dict[str, Any]:
     """One row: the metric before and after, ours and by hand."""
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     by_hand.train(case.module, case, epochs=case.epochs)
     original = work / "original.onnx"
     export_onnx(case.module.eval(), signature(case), original)
@@ -47,7 +47,7 @@ def measured(case: Case, work: Path) -> dict[str, Any]:
         {"method": "int8_quantization"},
     ]
     begin = time.monotonic()
-    before, after = run(case, original, data, steps, work / "job")
+    before, after = run(case, original, data, steps, work / "job", seed)
     seconds = time.monotonic() - begin
     theirs: float | None = None
     try:
@@ -63,20 +63,20 @@ def measured(case: Case, work: Path) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="")
+    parser.add_argument("--seeds", type=int, default=1)
     asked = parser.parse_args()
     torch.set_num_threads(1)
     logging.disable(logging.WARNING)
-    print("| task | metric | original | ours | by hand | allowed drop | kept | seconds |\n|---|---|---|---|---|---|---|---|")
-    for case in cases():
-        if asked.only not in case.name:
-            continue
+    print("| task | seed | metric | original | ours | by hand | allowed drop | kept | seconds |\n|---|---|---|---|---|---|---|---|---|")
+    every = ((seed, case) for seed in range(asked.seeds) for case in cases(seed) if asked.only in case.name)
+    for seed, case in every:
         with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            row = measured(case, Path(folder))
+            row = measured(case, Path(folder), seed)
         kept = row["after"] >= row["before"] - case.largest_drop and (row["hand"] is None or row["after"] >= row["hand"] - 0.01)
         hand = f"{row['hand']:.4f}" if row["hand"] is not None else row["reason"]
         print(
-            f"| {case.name} | {case.metric} | {row['before']:.4f} | {row['after']:.4f} | {hand} | {case.largest_drop} | "
+            f"| {case.name} | {seed} | {case.metric} | {row['before']:.4f} | {row['after']:.4f} | {hand} | {case.largest_drop} | "
             f"{'yes' if kept else 'NO'} | {row['seconds']:.0f} |",
             flush=True,
         )

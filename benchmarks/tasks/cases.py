@@ -140,9 +140,9 @@ def _shapes(rng: np.random.Generator, count: int) -> tuple[NDArray[Any], NDArray
     return images.astype(np.float32), masks
 
 
-def cases() -> list[Case]:
-    """Every task, untrained."""
-    rng, total = np.random.default_rng(0), TRAIN + TEST
+def cases(seed: int) -> list[Case]:
+    """Every task, untrained; its data and first weights are drawn with `seed`."""
+    rng, total = np.random.default_rng(seed), TRAIN + TEST
     table = rng.normal(size=(total, 12)).astype(np.float32)
     mixed = np.tanh(table @ rng.normal(size=(12, 8))) @ rng.normal(size=(8, 6))
     patterns = rng.normal(size=(10, 1, 12, 12))
@@ -155,7 +155,7 @@ def cases() -> list[Case]:
     counted = ((rng.integers(0, 30, (total, 1)) + steps * np.arange(16)) % 30) + 1
     from engine.architectures.build import build_architecture
 
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     model, _ = build_architecture({"name": "byte_language_model", "params": {"depth": 2, "width": 64, "heads": 4, "length": 16}})
     binary = functional.binary_cross_entropy_with_logits
     next_token = lambda outputs, targets, inputs: functional.cross_entropy(outputs[0][:, :-1].flatten(0, 1), inputs[0][:, 1:].flatten())  # noqa: E731
@@ -179,8 +179,9 @@ def cases() -> list[Case]:
         Case("causal_lm", model, {"text": counted}, {}, ("logits",), next_token, "agreement", 0.25, {"task": "causal_lm"}, epochs=6),
         Case("embedding", nn.Sequential(*convolutions(16), Normalized()), {"x": pictures}, {"y": kinds}, ("embedding",), alike, "recall_at_1", 0.01, {"task": "embedding"}),
         Case("fidelity (detector)", Detector(), {"x": images}, {}, ("fine", "coarse"), lambda outputs, targets, inputs: outputs[0].sum() * 0, "cosine", 0.02, {}, epochs=0),
-        Case("two heads", TwoHeads(), {"x": table}, {"kind": classes, "size": value}, ("kind", "size"), both, "top1", 0.02,
-             {"outputs": [{"name": "kind", "task": "classification", "target": "y.kind"}, {"name": "size", "task": "regression", "target": "y.size"}]}, epochs=30),
+        *(Case(f"two heads ({name})", TwoHeads(), {"x": table}, {"kind": classes, "size": value}, ("kind", "size"), both, metric, 0.02,
+               {"outputs": [{"name": "kind", "task": "classification", "target": "y.kind"}, {"name": "size", "task": "regression", "target": "y.size"}]}, epochs=30)
+          for name, metric in (("kind", "top1"), ("size", "r2"))),
     ]  # fmt: skip
 
 

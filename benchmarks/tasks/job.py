@@ -14,12 +14,15 @@ from engine.measuring.examiner.messages import ExaminedDataset, ExampleSource, S
 from engine.networks.network import Signature
 
 
-def run(case: Case, model: Path, data: Path, steps: list[dict[str, Any]], folder: Path) -> tuple[float, float]:
+def run(  # noqa: PLR0917 - what a job is
+    case: Case, model: Path, data: Path, steps: list[dict[str, Any]], folder: Path, seed: int
+) -> tuple[float, float]:
     """The metric of the original and of the result. Raises RuntimeError where the job fails."""
     folder.mkdir()
     spec = {
         "model": "mdl_case",
         "dataset": "ds_case",
+        "seed": seed,
         "steps": steps,
         "evaluation": {"metrics": [case.metric], "latency": {"repeats": 5}},
     }
