@@ -127,7 +127,8 @@ def _translated(code: str, what: str) -> Iterator[None]:
                 hint="Lower evaluation.batch_size or calibration.batch_size, or raise limits.memory_bytes.",
                 category="resource",
             ) from error
-        raise EngineError(code, f"{what}: {_first_line(error)}") from error
+        hint = "Export the network in float32 (`module.float()`)." if "bfloat16" in str(error) else None
+        raise EngineError(code, f"{what}: {_first_line(error)}", hint=hint) from error
 
 
 def _first_line(error: Exception) -> str:

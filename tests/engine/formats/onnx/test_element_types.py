@@ -8,8 +8,10 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
+from engine.contract.errors import EngineError
 from engine.contract.metadata import ModelMetadata
 from engine.formats import load_network
+from engine.formats.onnx import runtime
 from engine.formats.onnx.counting import count_onnx
 from tests.engine.formats.onnx.graphs import BATCH, node, normal, run_reference
 
@@ -89,3 +91,11 @@ def test_weights_beyond_half_precision_stay_single(tmp_path: Path) -> None:
     original.with_module(module).write_onnx(tmp_path / "out.onnx")
     stored = {item.name: item for item in onnx.load(tmp_path / "out.onnx").graph.initializer}
     assert numpy_helper.to_array(stored["fc2.bias"])[0] == np.float32(1e6)
+
+
+def test_a_network_in_a_type_that_the_runtime_has_no_kernels_for_is_refused_with_the_way_out(tmp_path: Path) -> None:
+    path = network(tmp_path, given=F32, stored=F32, computed=TensorProto.BFLOAT16, returned=F32)
+    with pytest.raises(EngineError) as refused:
+        runtime.open_session(path, threads=1)
+    assert refused.value.code == "model_invalid"
+    assert "float32" in (refused.value.hint or "")
