@@ -115,6 +115,9 @@ def run(session: Session, feed: Feed, outputs: list[str] | None = None) -> list[
         return results
 
 
+_NO_KERNEL = ("tensor(bfloat16)", "Could not find an implementation")
+
+
 @contextmanager
 def _translated(code: str, what: str) -> Iterator[None]:
     try:
@@ -127,8 +130,10 @@ def _translated(code: str, what: str) -> Iterator[None]:
                 hint="Lower evaluation.batch_size or calibration.batch_size, or raise limits.memory_bytes.",
                 category="resource",
             ) from error
-        hint = "Export the network in float32 (`module.float()`)." if "bfloat16" in str(error) else None
-        raise EngineError(code, f"{what}: {_first_line(error)}", hint=hint) from error
+        hint = "Export the network in float32 (`module.float()`): the runtime has no kernel for the operator in its present type."
+        raise EngineError(
+            code, f"{what}: {_first_line(error)}", hint=hint if any(words in str(error) for words in _NO_KERNEL) else None
+        ) from error
 
 
 def _first_line(error: Exception) -> str:
