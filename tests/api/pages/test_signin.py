@@ -6,7 +6,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import func, select, update
 
 from core.access import keys, sessions
 from core.access.keys import Scope
@@ -82,8 +82,8 @@ def test_a_session_ends_in_time(server: Server, browser: Browser) -> None:
     time.sleep(1.1)
     assert browser.get("/").status_code == 303
     with server.service.database.unit_of_work() as session:
-        assert sessions.expire(session) >= 1
-        assert sessions.expire(session) == 0
+        sessions.expire(session)  # the service itself may have done so already
+        assert session.scalar(select(func.count()).select_from(WebSession)) == 0
 
 
 def test_logging_out_ends_the_session_wherever_its_cookie_is(server: Server, browser: Browser) -> None:
