@@ -7,6 +7,7 @@ from functools import partial
 
 from anyio import to_thread
 from fastapi import FastAPI
+from fastapi.routing import APIRoute
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
@@ -100,6 +101,9 @@ def create_app(settings: Settings) -> Application:
         pages_of_problems,
     ):
         app.router.routes.extend(page.router.routes)
+    app.state.whole_paths = frozenset(
+        route.path for route in app.router.routes if isinstance(route, APIRoute) and not route.param_convertors
+    )
     pages_errors.install(app)
     openapi.install(app)
     app.add_middleware(Coding)

@@ -10,6 +10,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from api.codes.catalogue import path_of
 from core.errors import MOST_ERRORS, FieldError, ServiceError, bounded
@@ -98,13 +99,8 @@ async def _http_exception(request: Request, error: Exception) -> Response:
 
 
 def _verbs(request: Request) -> list[str]:
-    """Every verb that the path answers: several routes may share it (RFC 9110, section 10.2.1), and whatever answers GET answers HEAD.
-
-    A path that some route states whole (`/v1/jobs/validate`) is none of the ids that another one takes (`/v1/jobs/{job_id}`).
-    """
-    path = request.scope["path"]
-    matching = [route for route in request.app.routes if route.path_regex.match(path)]
-    matching = [route for route in matching if route.path == path] or matching
+    """Every verb that the path answers: several routes may share it (RFC 9110, section 10.2.1), and whatever answers GET answers HEAD."""
+    matching = (route for route in request.app.routes if route.matches(request.scope)[0] is not Match.NONE)
     found = {verb for route in matching for verb in route.methods or ()}
     return sorted(found | ({"HEAD"} if "GET" in found else set()))
 

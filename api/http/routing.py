@@ -7,6 +7,8 @@ from typing import Any, get_origin
 from fastapi import Request, Response
 from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
+from starlette.routing import Match
+from starlette.types import Scope as Asked
 
 from api.http.errors import InvalidParameter
 from core.access.keys import Principal, Scope
@@ -53,6 +55,11 @@ class ClosedRoute(APIRoute):
     FastAPI reads a body that it knows of whole, and before any dependency is asked. So these routes declare none: they read their
     bodies by `api.http.documents`, within a bound.
     """
+
+    def matches(self, scope: Asked) -> tuple[Match, Asked]:
+        """As any route; a path that some route states whole (`/v1/jobs/validate`) is none of the ids that another one takes (`/v1/jobs/{job_id}`)."""
+        match, found = super().matches(scope)
+        return (Match.NONE, {}) if self.param_convertors and scope["path"] in scope["app"].state.whole_paths else (match, found)
 
     def get_route_handler(self) -> Handler:
         """FastAPI's handler, behind the check of the key's rights and the parameters' names."""

@@ -185,9 +185,10 @@ def test_an_expired_key(server: Server, client: Client) -> None:
 )
 def test_every_verb_of_a_path_is_allowed(client: Client, path: str, verbs: set[str]) -> None:
     """405 names the verbs of all routes of the path, and none of those that take an id in the place of its last word."""
-    answer = client.put(path, json={})
-    assert answer.status_code == 405
-    assert {verb.strip() for verb in answer.headers["Allow"].split(",")} == verbs
+    for verb in {"DELETE", "GET", "PATCH", "PUT"} - verbs:
+        answer = client.request(verb, path)
+        assert answer.status_code == 405, verb
+        assert {verb.strip() for verb in answer.headers["Allow"].split(",")} == verbs
 
 
 def test_labels_are_found_by_either_separator(home: Home) -> None:
