@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
-from engine.formats.onnx.checks import inner_nodes
+from engine.formats.onnx.contents import inner_nodes
 
 Array = npt.NDArray[np.generic]
 _NAMED_BY = frozenset(["Erf", "GlobalAveragePool", "InstanceNormalization", "ReduceMean", "Sigmoid"])

@@ -13,7 +13,7 @@ from torch import fx
 
 from engine.contract import limits
 from engine.contract.errors import EngineError
-from engine.formats.onnx.checks import inner_nodes, own_constants
+from engine.formats.onnx.contents import inner_nodes, own_constants
 from engine.formats.onnx.einsum import with_products
 from engine.formats.onnx.file import fixed_batch, graph_inputs
 from engine.formats.onnx.flat import subgraphs
