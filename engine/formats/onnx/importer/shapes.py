@@ -145,8 +145,8 @@ def embedding(op: Op, build: Builder, table: Constant, index: Value) -> Value:
     weight = table if not table.transposed else Constant(table.tensor)
     with torch.device("meta"):
         layer = nn.Embedding(*weight.tensor.shape)
-    layer.weight = build.parameter(weight)
-    build.embeddings.append(layer.weight)
+    layer.weight = build.parameters.of(weight)
+    build.parameters.embeddings.append(layer.weight)
     key = ("Embedding", weight.source) if weight.source else None
     return build.layer(layer, op.path([op.node.input[0]]), index, key=key)
 
