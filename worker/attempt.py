@@ -12,7 +12,7 @@ from typing import Any
 from sqlalchemy.exc import SQLAlchemyError
 
 from core import failpoints, jobs
-from core.blobs.ingest import free_bytes
+from core.blobs.staged import free_bytes
 from core.database.db import Session
 from core.errors import LeaseLost, ServiceError, StorageFull, Unavailable
 from core.jobs import JobError
