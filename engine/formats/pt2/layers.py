@@ -190,7 +190,7 @@ def _batch_norm(given: Arguments) -> Found | None:
     layer: nn.Module = kind(len(mean), eps=eps, momentum=momentum, affine=False)
     for name, value in (("weight", weight), ("bias", bias)):
         layer.register_parameter(name, None if value is None else nn.Parameter(value) if not isinstance(value, nn.Parameter) else value)
-    layer.affine = weight is not None  # type: ignore[assignment]
+    layer.affine = weight is not None  # type: ignore[assignment]  # torch takes attributes of a module for tensors and modules
     layer.running_mean, layer.running_var = mean, variance
     return Found(layer, (source,), given.path("running_mean"), ("norm", momentum, eps))
 

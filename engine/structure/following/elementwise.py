@@ -31,7 +31,7 @@ def combine(
     free; one that meets a fixed size along it stays. Where that depends on which dimension is cut, it is decided later: heads, say,
     go as a whole, which is known once they have met in a product.
     """
-    shape: torch.Size = torch.broadcast_shapes(first_shape, second_shape)  # type: ignore[no-untyped-call]
+    shape: torch.Size = torch.broadcast_shapes(first_shape, second_shape)
     a, b = _Operand.of(first, first_shape, shape), _Operand.of(second, second_shape, shape)
     kept: list[Tensor] = []
     dropped: set[int] = set()

@@ -57,7 +57,7 @@ class Call:
     @property
     def first(self) -> Tensor:
         """The first operand, which may be given by name."""
-        return self.args[0] if self.args else next(iter(self.kwargs.values()))  # type: ignore[no-any-return]
+        return self.args[0] if self.args else next(iter(self.kwargs.values()))  # type: ignore[no-any-return]  # operands are of any type, the first is a tensor
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,7 @@ class Follower(TorchFunctionMode):
             found = []
         self.seen += found
         if isinstance(value, Tensor):
-            value._families = tuple(found)  # type: ignore[attr-defined]
+            value._families = tuple(found)  # type: ignore[attr-defined]  # so that they go where the value goes
 
     def repeats(self, *shape: int) -> Tensor:
         """Numbers for repetitions of one thing: where they are in the way of channels, they stay."""

@@ -163,7 +163,7 @@ class SkippingNetwork(RoutedModule):
         step = Step(cell)
         compact = nn.Module()
         compact.cell, compact.head = step, gates.head
-        compact.embeddings = nn.ModuleList(step.embedding(part, cell) for part in gates.embeddings.children())  # type: ignore[union-attr, arg-type]
+        compact.embeddings = nn.ModuleList(step.embedding(part, cell) for part in gates.embeddings.children())  # type: ignore[union-attr, arg-type]  # torch takes attributes of a module for tensors and modules
         graph = fx.GraphModule(self.network, self.network.graph)
         setattr(graph, _GATES, compact.eval())
         return graph.eval()
