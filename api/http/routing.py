@@ -11,7 +11,7 @@ from fastapi.routing import APIRoute
 from api.http.errors import InvalidParameter
 from core.access.keys import Principal, Scope
 from core.errors import MOST_ERRORS, FieldError, bounded
-from engine.contract.findings import suggestion
+from engine.contract.sentences import suggestion
 
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
