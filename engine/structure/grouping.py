@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from engine.networks.layers import PRUNABLE
 from engine.structure.channels import ChannelGroup, Part
-from engine.structure.following.follower import ALONE, CROSSED, SINGLE, Follower, Slices
+from engine.structure.following.follower import ALONE, CROSSED, SINGLE, Follower
+from engine.structure.following.records import Slices
 from engine.structure.following.ties import FIXED, essence, simplified, varying
 
 

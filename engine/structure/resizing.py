@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from engine.structure.following.follower import Families, Resized
+from engine.structure.following.records import Families, Resized
 from engine.structure.following.ties import essence, simplified, varying
 
 Kept = Callable[[torch.Size, Families, int], Tensor]

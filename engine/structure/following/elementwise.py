@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from engine.structure.following.follower import FIXED_SIZE, Call, Families, Follower, Rule
+from engine.structure.following.follower import FIXED_SIZE, Follower, Rule
+from engine.structure.following.records import Call, Families
 from engine.structure.following.ties import varying
 
 

@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils._pytree import tree_leaves
 
-from engine.structure.following.follower import CROSSED, FIXED_SIZE, Call, Families, Follower, Resized, Rule
+from engine.structure.following.follower import CROSSED, FIXED_SIZE, Follower, Rule
+from engine.structure.following.records import Call, Families, Resized
 from engine.structure.following.ties import FIXED, simplified, varying
 
 _LOOKED_UP = "they are looked up at places that depend on the data"
