@@ -210,12 +210,6 @@ def looked_up(follower: Follower, call: Call) -> None:
     follower.give(call.result, found)
 
 
-def _is_constant(node: Any, index: Tensor) -> bool:
-    return (
-        any(getattr(item, "op", "") == "get_attr" and item in node.args for item in node.all_input_nodes) and not index.is_floating_point()
-    )
-
-
 def taken(follower: Follower, call: Call) -> None:
     """Indexing: with slices and places, and with tensors of places as far as they do not choose among channels."""
     index = call.args[1] if isinstance(call.args[1], tuple) else (call.args[1],)
