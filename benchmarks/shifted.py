@@ -9,7 +9,6 @@ Runtime. Prints a Markdown table.
 
 from __future__ import annotations
 
-import argparse
 import json
 import tempfile
 from collections.abc import Iterator
@@ -21,7 +20,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from benchmarks.claims import exits, routes, slimming
-from benchmarks.claims.bench import Bench, Outcome, shrunk
+from benchmarks.claims.bench import Bench, Outcome, parser_of, shrunk
 from modelpress.runtime import load
 from modelpress.runtime.subnets import open_settings
 
@@ -84,12 +83,10 @@ def measured(done: Outcome, sets: dict[str, Digits]) -> list[dict[str, Any]]:
 
 def main() -> None:
     """Train, score, print, write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of("python -m benchmarks.shifted", __doc__)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--shifted", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--keep", type=Path)
-    parser.add_argument("--json", type=Path, required=True)
     options = parser.parse_args()
     rows = []
     with tempfile.TemporaryDirectory() as made:

@@ -113,13 +113,13 @@ def migrate() -> None:
 @app.command(context_settings=_PASSED_ON)
 def run(context: typer.Context) -> None:
     """Run one spec here, without a service (`modelpress run --help`)."""
-    os.execv(sys.executable, [sys.executable, "-m", "engine", "run", *context.args])  # noqa: S606
+    os.execv(sys.executable, [sys.executable, "-m", "engine", "run", *context.args])  # noqa: S606 - this interpreter, and no shell
 
 
 @app.command(context_settings=_PASSED_ON)
 def inspect(context: typer.Context) -> None:
     """Describe a model or dataset file as JSON, without a service (`modelpress inspect --help`)."""
-    os.execv(sys.executable, [sys.executable, "-m", "engine", "inspect", *context.args])  # noqa: S606
+    os.execv(sys.executable, [sys.executable, "-m", "engine", "inspect", *context.args])  # noqa: S606 - this interpreter, and no shell
 
 
 @app.command()

@@ -1,6 +1,5 @@
 """One attempt at one job, from the claim to the last transaction."""
 
-import math
 import os
 import threading
 import time
@@ -12,21 +11,18 @@ from typing import Any
 from sqlalchemy.exc import SQLAlchemyError
 
 from core import failpoints, jobs
-from core.blobs.ingest import free_bytes
 from core.database.db import Session
 from core.errors import LeaseLost, ServiceError, StorageFull, Unavailable
 from core.jobs import JobError
 from core.logging import logger
 from core.service import Service
 from engine.contract import events
-from engine.contract.figures import Measured, Outcome, Summary
-from engine.contract.files import MAX_SUMMARY_BYTES
-from engine.contract.inspection import INSPECTIONS
+from engine.contract.figures import Outcome
 from engine.contract.job import DRAIN_FILE
 from engine.process.launcher import Launcher
-from engine.process.request import Limits, Request
 from engine.process.sandbox.probe import Isolation
 from worker import endings
+from worker.allowance import MOST_TASKS, Allowance
 from worker.cgroups import Groups, JobGroups
 from worker.devices import Device
 from worker.memory import bound_bytes
@@ -34,20 +30,14 @@ from worker.publishing import ManifestError, publish, read_result, store_checkpo
 from worker.pulse import Pulse
 from worker.staging import stage
 from worker.stop import Reason, Stop, Stopped
-from worker.supervision import Bounds, Watched, watch
+from worker.supervision import Watched, watch
 from worker.traces import AttemptTrace
 from worker.transcript import Transcript
-from worker.usage import folder_usage
 from worker.workplace import Workplace
 
 ENTRY = "engine.jobs.run:run_job"
 THREADS = 1
 """Numerical threads of a child: more of them slow small networks down on a busy machine."""
-_OWN_BYTES = 512 << 20
-"""Memory that each process of a job takes before it does anything: libraries, of which a fresh interpreter loads its own."""
-_MOST_TASKS = 4096
-"""Processes and threads of a job, where its control group counts them; processes alone are bounded to fewer."""
-_LEAST_DISK_BYTES = 64 << 20
 _RETRY_SECONDS = 0.5
 _log = logger(__name__)
 
@@ -84,10 +74,10 @@ class Attempt:
         self._failure: str | None = None
         self._is_inspection = not claim.shown
         asked = claim.spec["limits"]["memory_bytes"]
-        self._memory_bytes = bound_bytes(service.settings, asked=asked, inspection=self._is_inspection)
+        memory_bytes = bound_bytes(service.settings, asked=asked, inspection=self._is_inspection)
+        self._allowance = Allowance(service.settings, claim, device, isolation, memory_bytes)
         state = claim.checkpoint_state or {}
         self._transcript = Transcript(claim.steps, claim.warnings, state.get("step_index") if claim.checkpoint else None)
-
         self._trace = AttemptTrace(claim, device.name)
         self._pulse = Pulse(service, claim, self._transcript, self._stop)
 
@@ -143,8 +133,7 @@ class Attempt:
             checkpoint_seconds=self._service.settings.checkpoint_seconds,
         )
         failpoints.hit("worker.staged")
-        bound = self._memory_bytes + self._claim.devices * _OWN_BYTES
-        with self._groups.of_job(bound, _MOST_TASKS) as groups:
+        with self._groups.of_job(self._allowance.bound_bytes, MOST_TASKS) as groups:
             group, kills = groups.own, endings.out_of_memory_kills()
             watched = self._run_child(directory, groups)
             starved = bool(group.out_of_memory_kills()) if group is not None else endings.out_of_memory_kills() > kills
@@ -156,7 +145,7 @@ class Attempt:
             self._transcript,
             self._stop.reason,
             timeout_seconds=self._claim.timeout_seconds,
-            memory_bytes=self._memory_bytes,
+            memory_bytes=self._allowance.memory_bytes,
             inspection=self._is_inspection,
             starved=starved,
             full=endings.is_full(directory),
@@ -169,7 +158,7 @@ class Attempt:
             return self._failed(error)
         done = self._transcript.ending
         assert isinstance(done, events.Done)
-        result, settings = self._result(done, directory)
+        result, settings = read_result(done.result, directory, inspection=None if self._claim.shown else self._claim.kind)
         artifacts = publish(self._transcript.artifacts, directory, self._service.blobs, self._stop, settings)
         failpoints.hit("worker.published")
         if done.error is not None:
@@ -185,39 +174,8 @@ class Attempt:
             report=report,
         )
 
-    def _result(self, done: events.Done, directory: Path) -> tuple[dict[str, Any], dict[str, Measured]]:
-        """What the job came to, as JSON types, and its figures by the names of the settings. Raises ManifestError."""
-        content = read_result(done.result, directory)
-        try:
-            if content is None:
-                raise ManifestError("the job ended without figures")
-            if not self._claim.shown:
-                found = INSPECTIONS[self._claim.kind].model_validate_json(content)
-                return found.model_dump(mode="json"), {}
-            if len(content) > MAX_SUMMARY_BYTES:
-                raise ManifestError(f"the job's figures have {len(content)} bytes, more than {MAX_SUMMARY_BYTES}")
-            summary = Summary.model_validate_json(content)
-        except ValueError as error:
-            raise ManifestError(f"the job's result is of another form: {str(error)[:500]}") from None
-        return summary.model_dump(mode="json"), {item.setting.name: item for item in summary.settings}
-
     def _run_child(self, directory: Path, groups: JobGroups) -> Watched:
-        settings, count, memory = self._service.settings, self._claim.devices, self._memory_bytes
-        disk_bytes = settings.job_disk_bytes or max(_LEAST_DISK_BYTES, free_bytes(directory) // 2)
-        before = folder_usage(directory, group=None)
-        cpu_seconds = math.ceil(self._claim.timeout_seconds * (os.cpu_count() or 1)) + 60
-        request = Request(
-            directory,
-            entry=self._entry,
-            layers=self._isolation.layers,
-            # CUDA maps more private memory than it uses: on a GPU the supervisor's own count must do
-            limits=Limits(memory_bytes=None if self._device.gpus else memory, cpu_seconds=cpu_seconds),
-            environment=self._device.environment(count),
-            gpu=bool(self._device.gpus),
-            sockets=self._isolation.sockets,
-            group=None if groups.own is None else str(groups.own.entrance),
-            next_group=None if groups.following is None else str(groups.following.entrance),
-        )
+        request, bounds = self._allowance.request(self._entry, directory, groups), self._allowance.bounds(directory, groups)
         self._stop.check()
         self._directory = directory
         if self._draining.is_set():
@@ -229,14 +187,6 @@ class Attempt:
         finally:
             self._starting_since = None
         failpoints.hit("worker.child_started")
-        bounds = Bounds(
-            self._claim.timeout_seconds,
-            memory + count * _OWN_BYTES,
-            directory=directory,
-            disk_bytes=before.size_bytes + disk_bytes,
-            files=before.count + settings.job_files,
-            group=groups.own,
-        )
         watched = watch(child, self._transcript, self._stop, bounds, lambda event: self._hear(event, directory))
         self._trace.child_ended(watched.exit.returncode)
         return watched

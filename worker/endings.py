@@ -6,7 +6,7 @@ from pathlib import Path
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from core.blobs.ingest import free_bytes
+from core.blobs.staged import free_bytes
 from core.errors import ChecksumMismatch, ServiceError, StorageFull
 from core.jobs import JobError
 from engine.contract.events import Done, Failed

@@ -5,14 +5,15 @@ import os
 import stat
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from core.blobs import Blob, Blobs
 from core.errors import DigestMismatch
 from core.jobs import NewArtifact
 from engine.contract.events import ArtifactWritten, Checkpointed
-from engine.contract.figures import Measured
-from engine.contract.files import FileRef
+from engine.contract.figures import Measured, Summary
+from engine.contract.files import MAX_SUMMARY_BYTES, FileRef
+from engine.contract.inspection import INSPECTIONS
 from worker.staging import OUT
 from worker.stop import Reason, Stop
 
@@ -21,8 +22,32 @@ class ManifestError(Exception):
     """A file is not what the child announced."""
 
 
-def read_result(announced: FileRef | None, directory: Path) -> bytes | None:
-    """The file that holds what the job came to. Raises ManifestError where it is not the one that was announced."""
+def read_result(announced: FileRef | None, directory: Path, *, inspection: str | None) -> tuple[dict[str, Any], dict[str, Measured]]:
+    """What the job came to, as JSON types, and its figures by the names of the settings.
+
+    Args:
+        announced: The file that holds it, as the child announced it.
+        directory: The job's directory.
+        inspection: The kind of the inspection that it was, if it was one; it has no figures.
+
+    Raises:
+        ManifestError: There is no such file, it is not the one that was announced, or it holds something else.
+    """
+    content = _content(announced, directory)
+    try:
+        if content is None:
+            raise ManifestError("the job ended without figures")
+        if inspection is not None:
+            return INSPECTIONS[inspection].model_validate_json(content).model_dump(mode="json"), {}
+        if len(content) > MAX_SUMMARY_BYTES:
+            raise ManifestError(f"the job's figures have {len(content)} bytes, more than {MAX_SUMMARY_BYTES}")
+        summary = Summary.model_validate_json(content)
+    except ValueError as error:
+        raise ManifestError(f"the job's result is of another form: {str(error)[:500]}") from None
+    return summary.model_dump(mode="json"), {item.setting.name: item for item in summary.settings}
+
+
+def _content(announced: FileRef | None, directory: Path) -> bytes | None:
     if announced is None:
         return None
     with _plain_file(directory, Path(announced.path), levels=8) as file:

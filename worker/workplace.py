@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from core.blobs.ingest import free_bytes
+from core.blobs.staged import free_bytes
 
 LEAST_FREE_BYTES = 4 << 20
 """With less room than this no job is begun."""

@@ -267,6 +267,7 @@ class Wire(asyncio.BufferedProtocol):
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
+        # Set on the instance, so that each call goes to the connection at once; for mypy methods are of the class.
         self.connection_made = connection.connection_made  # type: ignore[method-assign, assignment]
         self.connection_lost = connection.connection_lost  # type: ignore[method-assign]
         self.eof_received = connection.eof_received  # type: ignore[method-assign]

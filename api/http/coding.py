@@ -56,7 +56,7 @@ def chosen(accepted: bytes) -> str | None:
 def packed(content: bytes, coding: str) -> bytes:
     """The content in a coding; the same bytes each time."""
     if coding == "br":
-        return brotli.compress(content, mode=brotli.MODE_TEXT, quality=_BROTLI_QUALITY)  # type: ignore[no-any-return]
+        return brotli.compress(content, mode=brotli.MODE_TEXT, quality=_BROTLI_QUALITY)  # type: ignore[no-any-return]  # the library has no types
     return gzip.compress(content, _GZIP_LEVEL, mtime=0)
 
 

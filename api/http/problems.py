@@ -14,7 +14,8 @@ from starlette.routing import Match
 
 from api.codes.catalogue import path_of
 from core.errors import MOST_ERRORS, FieldError, ServiceError, bounded
-from engine.contract.findings import pointer, sentence
+from engine.contract.findings import pointer
+from engine.contract.sentences import sentence
 from modelpress.resources.common import Problem, ProblemDetail
 
 MEDIA_TYPE = "application/problem+json"

@@ -13,7 +13,7 @@ from starlette.types import Scope as Asked
 from api.http.errors import InvalidParameter
 from core.access.keys import Principal, Scope
 from core.errors import MOST_ERRORS, FieldError, bounded
-from engine.contract.findings import suggestion
+from engine.contract.sentences import suggestion
 
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 

@@ -13,8 +13,8 @@ from api.pages.rendering import Content, View, show
 from api.pages.words import yaml_text
 from api.routes.methods import Method, describe
 from core.errors import NotFound
-from engine.contract.findings import suggestion
 from engine.contract.method import catalogue
+from engine.contract.sentences import suggestion
 
 router = APIRouter(route_class=ClosedRoute, include_in_schema=False)
 EFFECTS = {

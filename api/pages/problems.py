@@ -9,7 +9,7 @@ from api.codes.catalogue import entries
 from api.http.routing import ClosedRoute
 from api.pages.rendering import Content, framed, render
 from core.errors import NotFound
-from engine.contract.findings import suggestion
+from engine.contract.sentences import suggestion
 
 router = APIRouter(route_class=ClosedRoute, include_in_schema=False)
 

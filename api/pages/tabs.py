@@ -9,9 +9,10 @@ from urllib.parse import urlencode
 
 from api.live.sse import sequence
 from api.pages import so_far
+from api.pages.cards import cards_of
 from api.pages.charts import chart, training
 from api.pages.graph import FOLDER, VIEW, published
-from api.pages.jobs import Gain, summary_of
+from api.pages.jobs import summary_of
 from api.pages.rendering import View, render
 from api.pages.words import MOST_DOCUMENT_CHARACTERS, first_metric, yaml_text
 from core import jobs
@@ -20,7 +21,6 @@ from core.database.tables import Artifact, Job
 from core.errors import NotFound
 from core.library import models
 from engine.contract.display import Bar, Bars, Column, Curve, Table
-from engine.contract.figures import Summary
 from engine.contract.file_format import ending_of
 from engine.contract.report import LayerChange, Report
 from engine.reporting.details import details
@@ -35,12 +35,10 @@ from engine.reporting.text import (
     key_text,
     layer_text,
     number_text,
-    ratio_text,
     setting_rows,
     step_metrics,
 )
 
-CARDS = (("file_bytes", "File"), ("gzip_bytes", "File after gzip"), ("params_count", "Parameters"), ("macs_count", "Operations"))
 MOST_LAYERS = 200
 PAGE_EVENTS = 100
 MOST_DRAWN_BYTES = 200 * 2**20
@@ -74,17 +72,6 @@ class Part(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class Card:
-    """One figure of the result, beside what it was."""
-
-    what: str
-    after: str
-    before: str
-    change: str
-    look: str = ""
-
-
 def summary(about: About, asked: Part) -> str:
     """Before and after, targets, warnings."""
     job, report = about.job, about.report
@@ -92,7 +79,7 @@ def summary(about: About, asked: Part) -> str:
     return about.render(
         "summary",
         so_far=so_far.tables(about.view, job),
-        cards=[] if found is None else _cards(found),
+        cards=[] if found is None else cards_of(found),
         sentence="" if report is None else report.sentence,
         checks=[] if report is None else [(constraint_words(item), item) for item in report.constraints],
         rows=[] if report is None else before_after(report),
@@ -102,38 +89,6 @@ def summary(about: About, asked: Part) -> str:
         more_warnings=max(0, len(job.warnings) - 20),
         environment=[] if report is None else environment_rows(report),
     )
-
-
-def _cards(found: Summary) -> list[Card]:
-    """The figures that people ask for first."""
-    gain = Gain.of(found)
-    before, after, compared = found.baseline, found.result, found.comparison
-    cards = []
-    if key := first_metric(after.metrics):
-        worse = gain.change is not None and gain.change < 0
-        change = (
-            "" if gain.change is None else f"{100 * gain.change:+.2f} points" if Column.of(key).unit == "share" else f"{gain.change:+.4g}"
-        )
-        cards.append(
-            Card(gain.metric, key_text(key, gain.after), key_text(key, before.metrics.get(key)), change, "bad" if worse else "good")
-        )
-    ratios = {
-        "file_bytes": compared.file_ratio,
-        "gzip_bytes": compared.gzip_ratio,
-        "params_count": compared.params_ratio,
-        "macs_count": compared.macs_ratio,
-    }
-    for name, label in CARDS:
-        ratio, less = ratios[name], "smaller" if name.endswith("bytes") else "fewer"
-        look = "" if ratio is None or abs(ratio - 1) < 0.005 else "good" if ratio > 1 else "bad"
-        change = "" if ratio is None else f"{ratio_text(ratio)} {less}" if ratio >= 0.995 else f"{ratio_text(1 / ratio)} larger"
-        cards.append(Card(label, key_text(name, getattr(after, name)), key_text(name, getattr(before, name)), change, look))
-    look = {"faster": "good", "slower": "bad"}.get(found.verdict, "")
-    ratio = gain.speedup if found.verdict != "slower" else 1 / gain.speedup
-    change = "as fast" if found.verdict == "same" else f"{ratio_text(ratio)} {found.verdict}"
-    now, then = (number_text(item.latency_ms.typical, "ms") for item in (after, before))
-    cards.append(Card(f"Latency, batch {after.latency_ms.batch_size}", now, then, change, look))
-    return cards
 
 
 def _curves(report: Report) -> Iterator[Curve | Table]:

@@ -18,7 +18,7 @@ from api.schemas.common import Change, GivenLabels, OfLibrary, page_of
 from core.errors import FieldError
 from core.library import datasets
 from engine.contract.file_format import ending_of
-from engine.contract.findings import suggestion
+from engine.contract.sentences import suggestion
 from modelpress.resources.common import Page
 from modelpress.resources.library import Dataset, Preview
 

@@ -16,8 +16,8 @@ from api.http.routing import ClosedRoute
 from core.errors import NotFound
 from engine.architectures.spec import catalogue as architectures
 from engine.architectures.spec import listing
-from engine.contract.findings import suggestion
 from engine.contract.method import Effect, Reference, Requires, catalogue
+from engine.contract.sentences import suggestion
 from engine.contract.spec import json_schema
 from modelpress.resources.common import Page, Resource
 

@@ -26,7 +26,7 @@ import numpy as np
 
 from benchmarks.claims import exits, routes
 from benchmarks.claims.__main__ import DIGITS
-from benchmarks.claims.bench import Bench, Outcome
+from benchmarks.claims.bench import Bench, Outcome, parser_of
 
 PACKAGES = ("numpy", "onnxruntime")
 CASES: dict[str, tuple[Callable[[Bench, int], Outcome], int, float]] = {
@@ -66,13 +66,11 @@ def timed(python: Path, bench: Bench, name: str, seed: int, options: argparse.Na
 
 def main() -> int:
     """Train, time, print, write; returns the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of("python -m benchmarks.alone", __doc__)
     parser.add_argument("--claims", nargs="+", choices=list(CASES), default=list(CASES))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--inputs", type=int, default=1000)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--keep", type=Path)
-    parser.add_argument("--json", type=Path, required=True)
     options = parser.parse_args()
     rows = []
     with tempfile.TemporaryDirectory() as made:

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.claims import binary, distillation, exits, removal, rethinking, routes, slimming, supermasks, tickets
-from benchmarks.claims.bench import Bench
+from benchmarks.claims.bench import Bench, parser_of
 from benchmarks.claims.claim import Claim, Figures
 from benchmarks.claims.table import NEW, updated
 
@@ -83,18 +83,14 @@ def measure(claims: Sequence[Claim], bench: Bench, seeds: int) -> list[dict[str,
 
 
 def _parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.claims", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of("python -m benchmarks.claims", __doc__)
     parser.add_argument("claims", nargs="*", metavar="ID", help="which claims; all by default")
     mode = parser.add_mutually_exclusive_group()
     mode.add_argument("--quick", action="store_true", help="5,000 digits for training and validation (default)")
     mode.add_argument("--full", action="store_true", help="all digits of --data")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--data", type=Path, default=DIGITS, help="npz with x_train y_train x_test y_test, 28×28, uint8")
-    parser.add_argument("--json", type=Path, required=True)
     parser.add_argument("--table", type=Path, help="Markdown page in which the rows of these claims are replaced")
-    parser.add_argument("--keep", type=Path, help="work in this folder and leave the jobs' files there; a second run goes on from them")
     options = parser.parse_args()
     unknown = set(options.claims) - {claim.id for claim in CLAIMS}
     if unknown:

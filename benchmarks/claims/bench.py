@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import subprocess
@@ -108,6 +109,14 @@ class Bench:
         if done.returncode != 0:
             raise RuntimeError(f"{folder.name}: exit status {done.returncode}\n{done.stderr[-2000:]}")
         return Outcome(json.loads(report.read_text()), report.parent)
+
+
+def parser_of(program: str, description: str | None) -> argparse.ArgumentParser:
+    """Options of all that run jobs on digits: where the figures and the jobs' files go."""
+    made = argparse.ArgumentParser(prog=program, description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("--json", type=Path, required=True)
+    made.add_argument("--keep", type=Path, help="work in this folder and leave the jobs' files there; a second run goes on from them")
+    return made
 
 
 def shrunk(images: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:

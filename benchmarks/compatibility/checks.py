@@ -27,7 +27,7 @@ Check = Callable[[Network, Inputs, Path], str]
 
 def tensors(value: object) -> list[torch.Tensor]:
     """The outputs of a module."""
-    return [value] if isinstance(value, torch.Tensor) else list(value)  # type: ignore[call-overload]
+    return [value] if isinstance(value, torch.Tensor) else list(value)  # type: ignore[call-overload]  # several come as a tuple
 
 
 def agrees(wanted: list[torch.Tensor], given: list[torch.Tensor], *, half: bool = False) -> str:

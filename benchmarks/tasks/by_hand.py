@@ -40,7 +40,7 @@ def train(module: nn.Module, case: Case, *, epochs: int) -> None:
     module.train()
     for inputs, targets in batches(case, epochs):
         optimizer.zero_grad()
-        case.loss(outputs(module, inputs), targets, inputs).backward()  # type: ignore[no-untyped-call]
+        case.loss(outputs(module, inputs), targets, inputs).backward()
         optimizer.step()
     module.eval()
 
@@ -73,7 +73,7 @@ def compressed(case: Case, signature: Signature, work: Path, *, ratio: float, ep
         if alpha < 1:
             loss = loss + (1 - alpha) * case.loss(given, targets, inputs)
         optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         optimizer.step()
     pruned, made = work / "hand_pruned.onnx", work / "hand.onnx"
     export_onnx(student.eval(), signature, pruned)

@@ -158,11 +158,11 @@ def cases(seed: int) -> list[Case]:
     torch.manual_seed(seed)
     model, _ = build_architecture({"name": "byte_language_model", "params": {"depth": 2, "width": 64, "heads": 4, "length": 16}})
     binary = functional.binary_cross_entropy_with_logits
-    next_token = lambda outputs, targets, inputs: functional.cross_entropy(outputs[0][:, :-1].flatten(0, 1), inputs[0][:, 1:].flatten())  # noqa: E731
-    both = lambda outputs, targets, inputs: (  # noqa: E731
+    next_token = lambda outputs, targets, inputs: functional.cross_entropy(outputs[0][:, :-1].flatten(0, 1), inputs[0][:, 1:].flatten())  # noqa: E731 - losses of one case each
+    both = lambda outputs, targets, inputs: (  # noqa: E731 - losses of one case each
         functional.cross_entropy(outputs[0], targets["kind"]) + functional.mse_loss(outputs[1], targets["size"])
     )
-    alike = lambda outputs, targets, inputs: _contrast(outputs[0], next(iter(targets.values())))  # noqa: E731
+    alike = lambda outputs, targets, inputs: _contrast(outputs[0], next(iter(targets.values())))  # noqa: E731 - losses of one case each
     wave = np.stack([np.sin(2 * mixed[:, 0]), mixed[:, 1]], 1).astype(np.float32)
     value = (mixed[:, 2:3] / mixed[:, 2].std()).astype(np.float32)
     classes = mixed[:, :4].argmax(1)

@@ -81,4 +81,4 @@ def once(
 
 def expire(session: Session) -> int:
     """Forget keys past their time; returns how many."""
-    return session.execute(delete(IdempotencyKey).where(IdempotencyKey.expires_at < db_now())).rowcount  # type: ignore[attr-defined,no-any-return]
+    return session.execute(delete(IdempotencyKey).where(IdempotencyKey.expires_at < db_now())).rowcount  # type: ignore[attr-defined,no-any-return]  # of a DELETE

@@ -8,9 +8,9 @@ from typing import Any
 
 from core.database.tables import Model
 from core.errors import FieldError
-from engine.contract.findings import suggestion
 from engine.contract.method import MethodParams
 from engine.contract.patterns import matches
+from engine.contract.sentences import suggestion
 from engine.contract.spec import Spec
 
 Layer = Mapping[str, Any]

@@ -15,7 +15,7 @@ from core.database.db import sqlite_file
 from core.database.errors import translated
 from core.errors import ServiceError
 from core.settings import Settings
-from engine.contract.findings import sentence
+from engine.contract.sentences import sentence
 
 _MOST_CHECKED_BYTES = 4 * 2**30
 """A larger database is looked through without its indexes."""

@@ -22,5 +22,5 @@ def build_architecture(stated: Any) -> tuple[nn.Module, Signature]:
     """
     entry, params = read_architecture(stated)
     module: nn.Module = importlib.import_module(f"engine.architectures.{entry.family}.build").build(params)
-    module.architecture = {"name": entry.name, "params": params.model_dump(mode="json")}  # type: ignore[assignment]
+    module.architecture = {"name": entry.name, "params": params.model_dump(mode="json")}  # type: ignore[assignment]  # torch takes attributes of a module for tensors and modules
     return module, params.signature()

@@ -12,42 +12,10 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from engine.contract.params import Params
+from engine.contract.sentences import MOST_NAMES, SHOWN_CHARACTERS, in_quotes, in_words, sentence, suggestion
 
 MOST_PROBLEMS = 100
 """Problems of a document that are listed; more of them are counted."""
-SHOWN_CHARACTERS = 80
-"""How much of a text that a stranger chose is repeated in a sentence."""
-_COMMON_STEM = 4
-"""Letters at the beginning that make two words the same one in other forms, as prune and pruning are."""
-_MOST_NAMES = 24
-"""Names listed in one hint."""
-_EXPECTED = {
-    "string": "a text",
-    "int": "a whole number",
-    "float": "a number",
-    "decimal": "a number",
-    "bool": "true or false",
-    "tuple": "a list",
-    "list": "a list",
-    "set": "a list",
-    "frozen_set": "a list",
-    "dict": "an object",
-    "mapping": "an object",
-    "model": "an object",
-    "model_attributes": "an object",
-    "dataclass": "an object",
-    "none_required": "null",
-    "datetime": "a time as RFC 3339 writes it, such as 2026-01-31T12:00:00Z",
-}
-_BOUNDS = {
-    "greater_than": ("gt", "must be more than"),
-    "greater_than_equal": ("ge", "must be at least"),
-    "less_than": ("lt", "must be less than"),
-    "less_than_equal": ("le", "must be at most"),
-}
-_IDENTIFIERS = {"mdl": ("model", "POST /v1/models"), "ds": ("dataset", "POST /v1/datasets")}
-_OTHERS = {"job": "job", "art": "artifact", "upl": "upload", "evt": "event", "key": "key"}
-_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
 
 
 class Problem(Params):
@@ -99,49 +67,6 @@ def pointer(parts: Iterable[int | str]) -> str:
     return "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in parts)
 
 
-def suggestion(name: str, known: Iterable[str], *, kind: str = "known") -> str | None:
-    """A hint that names what is close to `name`, by spelling or as another form of one of its words; else all that is known."""
-    names = sorted(known)
-    shown = name[:SHOWN_CHARACTERS].lower()
-    close = difflib.get_close_matches(shown, names, n=1)
-    if not close and len(shown) >= _COMMON_STEM:
-        stem = shown[: max(_COMMON_STEM, len(shown) - 3)]
-        close = [each for each in names if any(word.startswith(stem) for word in re.split(r"[_.]", each))][:4]
-    if close:
-        return f"did you mean {_any_of(close)}?"
-    return f"{kind}: {', '.join(names[:_MOST_NAMES])}{', …' if len(names) > _MOST_NAMES else ''}" if names else None
-
-
-def sentence(item: ErrorDetails) -> tuple[str, str | None]:
-    """One finding of pydantic as a sentence, and what to do."""
-    kind, value, context = item["type"], item.get("input"), item.get("ctx", {})
-    if kind in _BOUNDS:
-        key, words = _BOUNDS[kind]
-        return f"{words} {_shown(context[key])}, got {_shown(value)}", None
-    if kind == "missing":
-        return "is required", None
-    if kind == "literal_error":
-        allowed = re.findall(r"'([^']*)'", context["expected"])
-        return f"{_shown(value)} is none of {context['expected'].replace(' or ', ', ')}", _close(value, allowed)
-    if kind == "string_pattern_mismatch":
-        return _pattern(str(value), context["pattern"])
-    if kind in ("string_too_short", "string_too_long", "too_short", "too_long"):
-        bound = context["min_length" if kind.endswith("short") else "max_length"]
-        what = "characters" if kind.startswith("string") else "entries"
-        size = len(str(value)) if kind.startswith("string") else context.get("actual_length")
-        return f"{'at least' if kind.endswith('short') else 'at most'} {bound} {what} are allowed, got {size or 'more'}", None
-    base = kind.removesuffix("_type").removesuffix("_parsing").removesuffix("_from_float").removesuffix("_parsing_size")
-    if base in _EXPECTED:
-        return f"{_EXPECTED[base]} is expected, got {_shown(value)}", _as_number(value, whole=base == "int") if base in (
-            "int",
-            "float",
-        ) else None
-    if kind == "finite_number":
-        return f"a finite number is expected, got {_shown(value)}", None
-    detail, _, advice = item["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ").partition("; ")
-    return detail.replace("Input should be", "should be"), advice or None
-
-
 def _stated(item: ErrorDetails, document: Any) -> list[Problem]:
     """What a validator of ours found."""
     cause = item.get("ctx", {}).get("error")
@@ -155,7 +80,7 @@ def _problem(item: ErrorDetails, model: type[BaseModel], document: Any) -> Probl
     place = _place(item, document)
     detail, hint = sentence(item)
     if item["type"] == "extra_forbidden":
-        detail = f"unknown field {_quoted(str(place[-1]))}"
+        detail = f"unknown field {in_quotes(str(place[-1]))}"
         hint = _known_field(str(place[-1]), model, document, place[:-1])
     elif item["type"].startswith("union_tag"):
         name = str(item["ctx"]["discriminator"]).strip("'").removesuffix("()")
@@ -163,8 +88,8 @@ def _problem(item: ErrorDetails, model: type[BaseModel], document: Any) -> Probl
             place.append(name)
         value, known = item["input"], sorted(_tags(item, model, document, place[:-1], name))
         given = value.get(name) if isinstance(value, dict) else value
-        detail = f"`{name}` is required" if item["type"] == "union_tag_not_found" else f"there is no {name} {_shown(given)}"
-        hint = suggestion(str(given), known, kind=f"{name}s") if given is not None else f"{name}s: {', '.join(known[:_MOST_NAMES])}"
+        detail = f"`{name}` is required" if item["type"] == "union_tag_not_found" else f"there is no {name} {in_words(given)}"
+        hint = suggestion(str(given), known, kind=f"{name}s") if given is not None else f"{name}s: {', '.join(known[:MOST_NAMES])}"
     elif item["type"] == "missing" and place and (field := str(place[-1])) in ("model", "dataset"):
         hint = f"upload one with POST /v1/{field}s and name the id that it answers"
     elif item["type"] == "model_attributes_type" and isinstance(item["input"], str):
@@ -196,33 +121,6 @@ def _one_of(first: Problem, second: Problem) -> Problem:
             else Problem(pointer=first.pointer, code=first.code, detail=f"{expected} or {other} is expected{got}")
         )
     return second if wrong_form[0] else first
-
-
-def _pattern(value: str, pattern: str) -> tuple[str, str | None]:
-    """What is wrong with a text that does not match; patterns of ids are explained."""
-    wanted = next((prefix for prefix in _IDENTIFIERS if f"{prefix}_[" in pattern), None)
-    if wanted is None:
-        hint = f"write it in capitals, such as {value.upper()}" if value.upper() != value and re.match(pattern, value.upper()) else None
-        return f"{_quoted(value)} does not match {pattern}", hint
-    what, route = _IDENTIFIERS[wanted]
-    kinds = {**{prefix: name for prefix, (name, _) in _IDENTIFIERS.items()}, **_OTHERS}
-    other = kinds.get(value.partition("_")[0]) if "_" in value else None
-    detail = f"{_quoted(value)} is the id of a {other}" if other and other != what else f"{_quoted(value)} is no id of a {what}"
-    words = ", or `baseline`" if "baseline" in pattern else ""
-    return detail, f"ids of {what}s begin with {wanted}_{words}: upload the file with {route} and name the id that it answers"
-
-
-def _as_number(value: Any, *, whole: bool) -> str | None:
-    """How a text with a unit or a percent sign would be written."""
-    if not isinstance(value, str):
-        return None
-    found = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*(%|[kKmMgG]?i?)[bB]?\s*", value)
-    if found is None:
-        return None
-    number, unit = float(found[1]), found[2].lower()
-    if unit == "%":
-        return None if whole else f"write {number / 100:g}: ratios are 0..1"
-    return f"write {int(number * _UNITS[unit])}: bytes without a unit" if unit in _UNITS and whole else None
 
 
 def _known_field(name: str, model: type[BaseModel], document: Any, place: Sequence[int | str]) -> str | None:
@@ -277,32 +175,5 @@ def _tags(item: ErrorDetails, model: type[BaseModel], document: Any, place: Sequ
     return found or set(re.findall(r"'([^']*)'", item["ctx"].get("expected_tags", "")))
 
 
-def _close(value: Any, known: Sequence[str]) -> str | None:
-    close = difflib.get_close_matches(value[:SHOWN_CHARACTERS], known, n=1) if isinstance(value, str) else []
-    return f"did you mean {close[0]!r}?" if close else None
-
-
-def _any_of(names: Sequence[str]) -> str:
-    quoted = [f"'{name}'" for name in names]
-    return quoted[0] if len(quoted) == 1 else f"{', '.join(quoted[:-1])} or {quoted[-1]}"
-
-
 def _is_name(text: str) -> bool:
     return re.fullmatch(r"[a-z][a-z0-9_]{0,62}", text) is not None
-
-
-def _shown(value: Any) -> str:
-    """A value in a sentence: numbers and short texts as they are, larger things by their kind."""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if value is None:
-        return "null"
-    if isinstance(value, str):
-        return _quoted(value)
-    if isinstance(value, int | float):
-        return f"{value:g}" if isinstance(value, float) else str(value)[:SHOWN_CHARACTERS]
-    return "an object" if isinstance(value, dict) else "a list" if isinstance(value, list | tuple) else "something else"
-
-
-def _quoted(text: str) -> str:
-    return repr(text[:SHOWN_CHARACTERS])

@@ -166,7 +166,7 @@ def resized(height: int, width: int, form: Form) -> tuple[int, int]:
 
 def corner(height: int, width: int, form: Form) -> tuple[int, int]:
     """Top and left of the part that is cut out of a resized picture; negative where it is too small."""
-    return tuple(round((have - wanted) / 2) if have >= wanted else -1 for have, wanted in ((height, form.height), (width, form.width)))  # type: ignore[return-value]
+    return tuple(round((have - wanted) / 2) if have >= wanted else -1 for have, wanted in ((height, form.height), (width, form.width)))  # type: ignore[return-value]  # of two
 
 
 def stored_mode(image: Image.Image) -> str:

@@ -108,7 +108,7 @@ def _opened(path: Path, spec: TextSpec, length: int | None, stack: ExitStack) ->
     if spec.tokenizer == "file" and contents.tokenizer is None:
         raise EngineError("dataset_invalid", "The archive holds no tokenizer.json.", hint=NAMING)
     streams: list[tuple[str | None, str, IO[bytes]]] = [
-        (split, printable(info.filename), io.BufferedReader(stack.enter_context(archive.open(info))))  # type: ignore[type-var]
+        (split, printable(info.filename), io.BufferedReader(stack.enter_context(archive.open(info))))  # type: ignore[type-var]  # a member of an archive can be read, which is all that is asked of it
         for split, info in contents.lines.items()
     ]
     if contents.tokenizer is None or spec.tokenizer == "bytes":

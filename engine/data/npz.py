@@ -106,8 +106,10 @@ def _filled(stored: Stored, lengths: dict[str, dict[str, Array]], spec: Sequence
 
 def _length_of(column: str, signature: Signature | None) -> int | None:
     """What the network's input takes; None where it is left open, or not known."""
-    for tensor in () if signature is None else signature.inputs:
-        if (column == "x" and len(signature.inputs) == 1) or column == f"x.{tensor.name}":  # type: ignore[union-attr]
+    if signature is None:
+        return None
+    for tensor in signature.inputs:
+        if (column == "x" and len(signature.inputs) == 1) or column == f"x.{tensor.name}":
             return tensor.shape[1] if len(tensor.shape) > 1 else None
     return None
 
@@ -140,14 +142,14 @@ def _map(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo, work: Path
         dtype, order = np.dtype(header.descr), "F" if header.fortran_order else "C"
         if name == "classes" or header.data_bytes == 0:
             raw = stream.read(header.data_bytes)
-            return np.frombuffer(raw, dtype=dtype).reshape(header.shape, order=order)  # type: ignore[call-overload,no-any-return]
+            return np.frombuffer(raw, dtype=dtype).reshape(header.shape, order=order)  # type: ignore[call-overload,no-any-return]  # the type of its elements is the file's
         if info.compress_type == zipfile.ZIP_STORED:
             source, offset = path, _data_offset(path, info) + header.header_bytes
         else:
             work.mkdir(parents=True, exist_ok=True)
             source, offset = work / f"{len(list(work.iterdir()))}-{info.CRC:08x}.raw", 0
             _inflate(stream, source, header.data_bytes, name)
-    return np.memmap(source, dtype=dtype, mode="r", offset=offset, shape=header.shape, order=order)  # type: ignore[call-overload,no-any-return]
+    return np.memmap(source, dtype=dtype, mode="r", offset=offset, shape=header.shape, order=order)  # type: ignore[call-overload,no-any-return]  # the type of its elements is the file's
 
 
 def _data_offset(path: Path, info: zipfile.ZipInfo) -> int:

@@ -156,7 +156,7 @@ def architecture_of(config: JsonObject, declared: NamedArchitecture | None) -> N
     if isinstance(named, dict) and isinstance(added, dict):
         named = {**named, "params": {**named.get("params", {}), **added}}
     read_architecture(named)
-    return named  # type: ignore[no-any-return]
+    return named  # type: ignore[no-any-return]  # `read_architecture` would have refused anything else
 
 
 def _metadata(stream: IO[bytes], declared: ModelMetadata) -> ModelMetadata:

@@ -28,7 +28,7 @@ _TOLERANCE = 1e-4
 
 def as_network(module: nn.Module, signature: Signature) -> Network:
     """The network of a module that `build_architecture` made. Raises `unsupported_operator`, `model_invalid`."""
-    description: JsonObject = module.architecture  # type: ignore[assignment]
+    description: JsonObject = module.architecture  # type: ignore[assignment]  # torch takes attributes of a module for tensors and modules
     entry, _ = read_architecture(description)
     if not entry.elsewhere:
         return ModuleNetwork(signature, module.eval())
@@ -38,7 +38,7 @@ def as_network(module: nn.Module, signature: Signature) -> Network:
         holder, _, leaf = name.rpartition(".")
         if name not in kept:
             lifted.get_submodule(holder)._non_persistent_buffers_set.add(leaf)  # files of weights do not have it
-    lifted.architecture = description  # type: ignore[assignment]
+    lifted.architecture = description  # type: ignore[assignment]  # torch takes attributes of a module for tensors and modules
     return ModuleNetwork(found, lifted)
 
 

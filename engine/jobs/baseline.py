@@ -14,7 +14,7 @@ from engine.jobs.recorder import Recorder
 from engine.measuring.examiner.client import Examiner
 from engine.measuring.examiner.messages import Score
 from engine.measuring.sizes import Sizes
-from engine.methods.step import Known
+from engine.methods.job_parts import Known
 from engine.networks.network import Counts
 
 LOADED = 0.02

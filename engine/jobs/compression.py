@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-from numpy.typing import NDArray
 
 from engine.contract import constraints, events
 from engine.contract.errors import EngineError
@@ -24,22 +21,21 @@ from engine.contract.report import StepReport
 from engine.contract.spec import Spec
 from engine.jobs import warnings
 from engine.jobs.baseline import Baseline
-from engine.jobs.comparison import check_import
 from engine.jobs.each_setting import apply_step
-from engine.jobs.inputs import JobInputs, read
+from engine.jobs.inputs import JobInputs
 from engine.jobs.judging import FileJudge
 from engine.jobs.publication import Publication, figures_of, publish
 from engine.jobs.recorder import Recorder
 from engine.jobs.report import build
+from engine.jobs.step_context import step_context
 from engine.jobs.verdict import judged, missed
 from engine.measuring.examiner.client import Examiner
 from engine.measuring.examiner.messages import Score
 from engine.measuring.figures import expected_work, shares
-from engine.measuring.outputs import stored_outputs
 from engine.measuring.sizes import Sizes
 from engine.methods.step import StepContext, implementation
 from engine.networks.network import Network
-from engine.process.memory import collector_paused, keep_freed_memory
+from engine.process.memory import collector_paused
 
 if TYPE_CHECKING:
     from engine.training.parallel.replicas import Replicas
@@ -92,8 +88,7 @@ class _Compression:
     def __init__(self, job: Job, spec: Spec, directory: Path, recorder: Recorder, replicas: Replicas | None) -> None:
         self._job, self._spec, self._recorder, self._replicas = job, spec, recorder, replicas
         self._directory, self._out = directory, directory / "out"
-        self._follows = replicas is not None and replicas.rank > 0
-        self._work = directory / "tmp" / (f"rank{replicas.rank}" if replicas is not None and self._follows else "")
+        self._work = directory / "tmp" / (f"rank{replicas.rank}" if replicas is not None and replicas.rank > 0 else "")
         self._work.mkdir(exist_ok=True)
         self._steps: list[StepReport] = []
 
@@ -104,7 +99,7 @@ class _Compression:
             self._inputs = JobInputs.load(self._job, self._spec, self._work, self._recorder.emit)
             self._baseline = Baseline(self._inputs, examiner, self._recorder, self._sizes)
             with collector_paused():
-                context = self._context()
+                context = step_context(self._inputs, self._directory, self._recorder.emit, baseline=self._baseline, replicas=self._replicas)
             target = self._spec.constraints
             judge = FileJudge(self._baseline, None if target is None else target.accuracy, examiner)
             self._baseline.check_metrics()
@@ -116,7 +111,8 @@ class _Compression:
     def follow(self) -> None:
         """Take the steps beside the first process as far as they train; nothing is scored or published here."""
         self._inputs = JobInputs.load(self._job, self._spec, self._work, self._recorder.emit)
-        context, network = self._context(), self._inputs.baseline
+        context = step_context(self._inputs, self._work, self._recorder.emit, baseline=None, replicas=self._replicas)
+        network = self._inputs.baseline
         trained = max(index for index, step in enumerate(self._spec.steps) if step.needs.trainable)
         for index, step in enumerate(self._spec.steps[: trained + 1]):
             own = context.for_step(index, (0.0, 1.0), network)
@@ -195,68 +191,6 @@ class _Compression:
             return {}
         self._inputs.added(network)
         return context.with_network(network).evaluate(network.module, self._inputs.split)
-
-    def _context(self) -> StepContext:
-        """What steps are given; torch is loaded only where a step trains.
-
-        All that takes seconds before the first step happens here, beside the scoring of the baseline.
-        """
-        common: dict[str, Any] = {
-            "seed": self._spec.seed,
-            "work": self._work,
-            "emit": self._recorder.emit,
-            "baseline": self._inputs.baseline,
-            "data": self._inputs.data,
-            "threads": self._job.threads,
-            "evaluation_split": self._inputs.split,
-        }
-        if not any(step.needs.trainable for step in self._spec.steps):
-            return StepContext(**common)
-        import torch
-
-        from engine.methods.context import Context
-        from engine.training.checkpoints import Checkpoints
-
-        keep_freed_memory()
-        torch.set_num_threads(self._job.threads)
-        torch.manual_seed(self._spec.seed)
-        if self._job.device.startswith("cuda") and not torch.cuda.is_available():
-            raise EngineError("device_unavailable", f"The device {self._job.device} is not there.", category="transient", retryable=True)
-        checkpoints = Checkpoints(
-            self._work if self._follows else self._directory,
-            self._spec.model_dump(mode="json"),
-            self._recorder.emit,
-            seconds=self._job.checkpoint_seconds,
-            read_only=self._follows,
-        )
-        if self._job.resume is not None:
-            checkpoints.resume(self._job.resume)
-        device = torch.device(self._job.device)
-        if self._replicas is not None:
-            common["replicas"], device = self._replicas, self._replicas.device or device
-        for step in self._spec.steps:
-            implementation(step)
-        with suppress(EngineError):  # The step that needs the module says what is wrong with it.
-            self._inputs.baseline.module  # noqa: B018 - built on first use
-        return Context(
-            **common,
-            device=device,
-            load_teacher=self._teacher,
-            checkpoints=checkpoints,
-            outputs_of_file=self._outputs_of_baseline,
-            check_import=cache(lambda: check_import(self._inputs)),
-        )
-
-    def _outputs_of_baseline(self, split: str) -> Sequence[NDArray[Any]] | None:
-        """What the examiner kept of them, which the first process alone knows."""
-        if self._follows:
-            return None
-        return stored_outputs(self._baseline.inputs.outputs) if split == self._inputs.split else None
-
-    def _teacher(self, name: str) -> Network:
-        if name not in self._job.teachers:
-            raise EngineError("model_not_found", f"The teacher {name} is not part of this job.", category="internal")
-        return read(self._job.teachers[name], self._work)
 
     def _best(self, states: list[State], examiner: Examiner) -> Candidate:
         final = self._candidate(states[-1], examiner)

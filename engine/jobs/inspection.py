@@ -16,11 +16,11 @@ from engine.contract.inspection import LayerInfo, ModelInspection, SignatureInfo
 from engine.contract.metadata import ModelMetadata
 from engine.formats.loading import load_network
 from engine.formats.onnx import runtime
-from engine.formats.onnx.checks import inferred, skeleton_of
 from engine.formats.onnx.counting import counts_of, multiplications
 from engine.formats.onnx.file import is_quantized, narrowed, read_model, signature_of
 from engine.formats.onnx.flat import first_output
 from engine.formats.onnx.importer.names import module_path
+from engine.formats.onnx.inference import inferred, skeleton_of
 from engine.formats.onnx.macs import node_macs, total
 from engine.formats.onnx.one_file import settings_of
 from engine.formats.onnx.packed import unpacked

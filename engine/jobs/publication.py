@@ -3,47 +3,29 @@
 from __future__ import annotations
 
 import contextlib
-import filecmp
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-import numpy as np
-import onnx
 
 from engine.contract.errors import EngineError
 from engine.contract.figures import MOST_SETTINGS, Figures, Latency, OtherCpu, Setting, Timing
 from engine.formats.onnx.counting import count_onnx
-from engine.formats.onnx.notes import remove_notes
-from engine.formats.onnx.one_file import as_raw
-from engine.formats.onnx.runtime import Feed
-from engine.jobs.comparison import decided, module_outputs, some_inputs
 from engine.jobs.inputs import JobInputs
 from engine.jobs.layer_changes import Layers
 from engine.jobs.other_cpu import on_other_cpu
-from engine.jobs.other_formats import OtherFormats, Written
+from engine.jobs.other_formats import OtherFormats
+from engine.jobs.verification import check_copy, compare, scored_others
 from engine.measuring.examiner.client import Examiner
-from engine.measuring.examiner.messages import CompareRequest, Difference, Score
+from engine.measuring.examiner.messages import Score
 from engine.measuring.measurement import FileSizes
 from engine.measuring.sizes import Sizes
 from engine.networks.network import Counts, Network, Shapes
-from modelpress.runtime.manifest import ArtifactError
 from modelpress.runtime.subnets import open_settings
-
-if TYPE_CHECKING:
-    from torch import nn
 
 RUNNABLE = "onnx"
 """The format in which every result is measured, whether it is published or not."""
-ABSOLUTE_TOLERANCE, RELATIVE_TOLERANCE = 1e-4, 1e-3
-"""An exported float network may differ from the one in memory by 1e-4 plus a thousandth of its largest output: other kernels
-add up in another order, which costs some 1e-6; a wrong operator costs far more."""
-
-HALF_TOLERANCE = 1e-2
-"""The same for weights stored in half precision: what the exporter folds into a weight is rounded once more."""
 
 
 @dataclass(frozen=True)
@@ -163,16 +145,15 @@ def publish(
         count = partial(_counted, published=RUNNABLE in formats)
         counted = {} if inputs.added(network) else {name: count(path, networks[name], shapes) for name, path in runnable.items()}
         for name, path in runnable.items():
-            networks[name].measure(on_file=partial(_check_copy, path), on_module=partial(_compare, path, networks[name], inputs, examiner))
+            networks[name].measure(on_file=partial(check_copy, path), on_module=partial(compare, path, networks[name], inputs, examiner))
         others.check(examiner)
         for item in others.written:
             for path in item.paths:
                 sizes.begin(path)
         found = ({} if score is None else {settings[0].name: score}) | {name: waiting() for name, waiting in scores.items()}
         first = networks[settings[0].name]
-        scored = _scored_others(
-            others, partial(_scored_again, runnable[settings[0].name], first, found[settings[0].name], inputs, examiner)
-        )
+        own_file = runnable[settings[0].name]
+        scored = scored_others(others, inputs, examiner, runnable=own_file, network=first, score=found[settings[0].name])
         files = [PublishedFile(path, item.format, sizes.of(path), metrics=own.metrics) for item, own in scored for path in item.paths]
     formats = tuple(name for name in formats if name not in others.refused)
     if not formats:
@@ -196,32 +177,6 @@ def publish(
         measured.append(MeasuredFile(setting, path, own, timings, counts, stored, other))
     files.sort(key=lambda file: formats.index(file.format))
     return Publication(step_index, tuple(files), tuple(measured), layers, tuple(others.refused.values()))
-
-
-def _scored_others(others: OtherFormats, again: Callable[[Written], Score]) -> list[tuple[Written, Score]]:
-    """The score of each file in another format; those that its runtime computes differently are not published."""
-    found = []
-    for item in list(others.written):
-        try:
-            found.append((item, again(item)))
-        except EngineError as error:
-            others.withdraw(item, error)
-    return found
-
-
-def _scored_again(  # noqa: PLR0917 - what the file is compared with
-    runnable: Path, network: Network, score: Score, inputs: JobInputs, examiner: Examiner, item: Written
-) -> Score:
-    """The score of a file as it was read again, which is that of the ONNX file where both are the same graph. Raises `export_mismatch`."""
-    if item.reloading is None:  # another runtime computes what a graph of integer kernels says in its own way: that is what the score is of
-        network.measure(on_file=lambda _: None, on_module=partial(_compare, item.reread, network, inputs, examiner, like=runnable))
-    elif item.reread.read_bytes() == runnable.read_bytes() or _settled(item.reread) == _settled(runnable):
-        return score
-    else:
-        item.network.at(item.network.settings[0]).measure(
-            on_file=partial(_check_copy, item.reread), on_module=partial(_compare, item.reread, network, inputs, examiner)
-        )
-    return examiner.score(inputs.to_score(item.reread, network, as_timed=network.batch_dependent))()
 
 
 def _counted(path: Path, network: Network, shapes: Shapes, *, published: bool) -> Counts:
@@ -266,64 +221,3 @@ def _checked(settings: tuple[Setting, ...]) -> tuple[Setting, ...]:
             category="internal",
         )
     return settings
-
-
-def _check_copy(file: Path, source: Path) -> None:
-    """The published file against the network's own, which may hold notes besides."""
-    if not filecmp.cmp(file, source, shallow=False) and _settled(file) != _settled(source):
-        raise EngineError("export_mismatch", "The published file is not the network's own graph.", category="internal")
-
-
-def _settled(file: Path) -> onnx.ModelProto:
-    """A model without notes and without other settings that its file holds besides, its tensors stored in one way."""
-    try:
-        packed = open_settings(file)
-        model = onnx.load_from_string(b"".join(packed.cut(packed.settings[0])))
-    except ArtifactError:
-        model = onnx.load(file)
-    for tensor in model.graph.initializer:
-        as_raw(tensor)
-    return remove_notes(model)
-
-
-def _compare(file: Path, network: Network, inputs: JobInputs, examiner: Examiner, module: nn.Module, *, like: Path | None = None) -> None:
-    """The exported file against the module in memory, on the same inputs; they are those of `like`, where the file is no ONNX."""
-    feed = decided(module, network.signature, some_inputs(inputs, like or file, network))
-    given, expected = inputs.work / "compared_inputs.npz", inputs.work / "compared_outputs.npz"
-    np.savez(given, *feed.values())
-    np.savez(expected, *module_outputs(module, network.signature, feed))
-    request = CompareRequest(file=file, names=tuple(feed), inputs=given, expected=expected, threads=inputs.job.threads)
-    found = examiner.compare(request)()
-    difference, scale = found.max_abs_difference, found.max_abs_value
-    relative = HALF_TOLERANCE if network.weights_type == "float16" else RELATIVE_TOLERANCE
-    if difference is None or difference > ABSOLUTE_TOLERANCE + relative * scale:
-        raise _mismatch(file, network, module, feed, inputs, found, relative)
-
-
-def _mismatch(  # noqa: PLR0917 - what the comparison had
-    file: Path, network: Network, module: nn.Module, feed: Feed, inputs: JobInputs, found: Difference, relative: float
-) -> EngineError:
-    """The error, which names the first layer that differs."""
-    from engine.jobs.divergence import first_divergence
-
-    where = None
-    if file.suffix == ".onnx":
-        where = first_divergence(
-            module,
-            network.signature,
-            file,
-            feed,
-            absolute=ABSOLUTE_TOLERANCE,
-            relative=relative,
-            threads=inputs.job.threads,
-            work=inputs.work,
-        )
-    return EngineError(
-        "export_mismatch",
-        f"The exported file differs from the network by {found.max_abs_difference} where outputs are up to {found.max_abs_value:.4g}"
-        + ("" if where is None else f"; {where.sentence()}")
-        + ". It is not published.",
-        hint="Please report this with the spec; another export format may work.",
-        category="internal",
-        details={**found.model_dump(), **({} if where is None else {"first_divergence": where.details()})},
-    )

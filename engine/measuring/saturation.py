@@ -17,7 +17,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from engine.formats.onnx.checks import all_nodes
+from engine.formats.onnx.contents import all_nodes
 from engine.formats.onnx.naming import FreshNames
 from engine.formats.onnx.weights import int_attribute
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -14,32 +13,27 @@ from torch import nn
 from engine.contract.errors import EngineError
 from engine.contract.heads import Head
 from engine.contract.json import JsonObject
-from engine.contract.metadata import ModelMetadata
 from engine.contract.metric import Metric, catalogue
 from engine.contract.params import TrainingFields
-from engine.heads.find import Found, find_heads, outputs_of
+from engine.heads.find import Found
 from engine.heads.scoring import Scores
 from engine.methods.outputs import rows_at, same_outputs
+from engine.methods.reading import found_by_answers
 from engine.methods.step import StepContext
+from engine.methods.training_records import TrainingRecords
 from engine.networks import masks
 from engine.networks.network import Network
-from engine.outputs.evidence import columns_of
 from engine.tasks import task_of
 from engine.training.batches import Examples, fingerprint, predict
 from engine.training.checkpoints import Checkpoints, Place
-from engine.training.loop import NO_HOOKS, Hooks, Moment, train
+from engine.training.loop import NO_HOOKS, Hooks, train
 from engine.training.losses import Loss, accuracy_of, mean_loss, targets_loss
 from engine.training.parallel.replicas import ALONE, Replicas
 from engine.training.resume import History
 
-_PROGRESS_SECONDS = 0.2
-_MOST_RECORDS = 1000
-"""Epochs in a report; of a longer training every other one is dropped, again and again."""
 _COMPARED_EXAMPLES, _FEW_COMPARED_EXAMPLES = 16, 2
 _LARGE_NETWORK = 2**22
 """Parameters from which a network is compared on fewer examples."""
-_SEEN_EXAMPLES = 64
-"""On which it is seen what the outputs mean."""
 _SCORED_TOGETHER = 4096
 """Metrics take so many examples at a time, which bounds their memory."""
 
@@ -110,18 +104,7 @@ class Context(StepContext):
         """From what the baseline answers to a few examples."""
         if self.data is None or not self.data.splits:
             return Found(())
-        splits = self.data.splits
-        examples = splits.get("train") or next(iter(splits.values()))
-        few = predict(
-            masks.fold(self.baseline.module).to(self.device),
-            examples,
-            self.input_names,
-            self.device,
-            indices=np.arange(min(_SEEN_EXAMPLES, examples.count)),
-            keep=self.input_names,
-        )
-        names = [tensor.name for tensor in self.signature.outputs] or [f"output{index}" for index in range(len(few.outputs))]
-        return find_heads(outputs_of(names, few.outputs, few.inputs), columns_of(splits), ModelMetadata())
+        return found_by_answers(masks.fold(self.baseline.module), self.signature, self.data.splits, self.device)
 
     def quality(self, examples: Examples) -> Metric:
         """The metric of the trained outputs that people look at, of the first of them where there are several."""
@@ -182,35 +165,15 @@ class Context(StepContext):
         if examples is None:
             examples, validation = self.to_train_on(params, split)
         heads = self.trained_heads(examples)
-        records: list[dict[str, float]] = self.reported.setdefault("training", []) if report else []
-        epochs_before = len(records)
-        clock = time.monotonic()
-
-        def on_step(moment: Moment) -> None:
-            nonlocal clock
-            if time.monotonic() - clock > _PROGRESS_SECONDS or moment.iteration == moment.iterations:
-                clock = time.monotonic()
-                done = (moment.iteration - start_iteration) / max(1, moment.iterations - start_iteration)
-                self.progress(done, f"epoch {moment.epoch}, step {moment.iteration}/{moment.iterations}")
-
-        def on_epoch(moment: Moment, record: dict[str, float]) -> None:
-            remember(record)
+        records = TrainingRecords(self, reported=report, start_iteration=start_iteration)
 
         def validate(module: nn.Module) -> dict[str, float]:
             return self._validate(module, loss, validation if params.early_stopping is not None else None, report=report)
 
-        def remember(record: dict[str, float]) -> None:
-            records.append(dict(record))
-            if len(records) > _MOST_RECORDS:
-                del records[1:-1:2]
-            for name, value in record.items():
-                if name != "epoch":
-                    self.metric(name, value, step=epochs_before + int(record["epoch"]))
-
         place = self.place() if save else None
         saved = place.load() if place is not None and report else None
         for record in saved.info["epochs"] if saved else ():
-            remember(record)
+            records.add(record)
         if params.precision == "mixed" and self.device.type == "cpu" and not self._told:
             self._told.add("mixed")
             self.warn("mixed_precision_on_cpu", "precision: mixed was computed on a CPU, where it is mostly slower than float32.")
@@ -224,8 +187,8 @@ class Context(StepContext):
             seed=self.new_seed() if seed is None else seed,
             hooks=replace(
                 hooks,
-                on_step=(*hooks.on_step, on_step),
-                on_epoch=(*hooks.on_epoch, *((on_epoch,) if report else ())),
+                on_step=(*hooks.on_step, records.on_step),
+                on_epoch=(*hooks.on_epoch, *((records.on_epoch,) if report else ())),
                 validate=validate,
                 share_right=accuracy_of(heads),
             ),

@@ -181,7 +181,7 @@ def owner(module: nn.Module, name: str) -> nn.Module:
 def stored(layer: nn.Module, attribute: str = "weight") -> nn.Parameter:
     """The parameter behind a weight, masked or not: the one that optimizers change and gradients reach."""
     masked = parametrize.is_parametrized(layer, attribute)
-    value = layer.parametrizations[attribute].original if masked else getattr(layer, attribute)  # type: ignore[index, union-attr]
+    value = layer.parametrizations[attribute].original if masked else getattr(layer, attribute)  # type: ignore[index, union-attr]  # torch takes attributes of a module for tensors and modules
     assert isinstance(value, nn.Parameter)
     return value
 
@@ -191,7 +191,7 @@ def _make_plain(layer: nn.Module, made: dict[object, list[nn.Parameter]]) -> Non
 
     `made` holds the parameters that each stored weight has become so far.
     """
-    values = {name: _shared(getattr(layer, name).detach(), made.setdefault(stored(layer, name), [])) for name in layer.parametrizations}  # type: ignore[union-attr]
+    values = {name: _shared(getattr(layer, name).detach(), made.setdefault(stored(layer, name), [])) for name in layer.parametrizations}  # type: ignore[union-attr]  # torch takes attributes of a module for tensors and modules
     layer.__class__ = type(layer).__bases__[0]
     del layer._modules["parametrizations"]
     others = dict(layer._parameters)
@@ -212,5 +212,5 @@ def _shared(value: Tensor, made: list[nn.Parameter]) -> nn.Parameter:
 def _parametrization(layer: nn.Module, attribute: str) -> MaskedWeight | None:
     if not parametrize.is_parametrized(layer, attribute):
         return None
-    stack = layer.parametrizations[attribute]  # type: ignore[index]
+    stack = layer.parametrizations[attribute]  # type: ignore[index]  # torch takes attributes of a module for tensors and modules
     return next((item for item in stack if isinstance(item, MaskedWeight)), None)

@@ -60,7 +60,7 @@ def preload() -> None:
         try:
             importlib.import_module(name)
         except Exception as error:
-            print(f"not preloaded: {name}: {error!r}", file=sys.stderr)  # noqa: T201
+            print(f"not preloaded: {name}: {error!r}", file=sys.stderr)  # noqa: T201 - for the worker's log
 
 
 class Parent:

@@ -174,7 +174,7 @@ def before_after(report: Report) -> list[Row]:
     rows: list[Row] = []
     for key, after in result.metrics.items():
         sides = (("baseline", baseline.metrics.get(key)), ("result", after))
-        texts = [_with_interval(key_text(key, value), report.intervals.get(side, {}).get(key)) for side, value in sides]  # type: ignore[call-overload]
+        texts = [_with_interval(key_text(key, value), report.intervals.get(side, {}).get(key)) for side, value in sides]  # type: ignore[call-overload]  # the two sides that have intervals
         rows.append((Column.of(key).title, *texts, change_text(key, compared.metric_changes.get(key))))
     for name, label in FIGURES:
         old, new = getattr(baseline, name), getattr(result, name)

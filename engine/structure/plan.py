@@ -128,7 +128,7 @@ class Costs:
         self._module = module
         self._positions = _positions(module, inputs)
 
-    def params_count(self, ranked: Sequence[Ranked] = (), plan: Plan = ()) -> int:  # type: ignore[assignment]
+    def params_count(self, ranked: Sequence[Ranked] = (), plan: Plan = ()) -> int:  # type: ignore[assignment]  # an empty one
         """Number of parameters."""
         parameters = set(self._module.parameters())
         total = sum(p.numel() for p in parameters)
@@ -140,7 +140,7 @@ class Costs:
                 total += math.prod(size - gone.get(place, 0) for place, size in enumerate(layer.shape)) - layer.numel()
         return total
 
-    def macs_count(self, ranked: Sequence[Ranked] = (), plan: Plan = ()) -> int:  # type: ignore[assignment]
+    def macs_count(self, ranked: Sequence[Ranked] = (), plan: Plan = ()) -> int:  # type: ignore[assignment]  # an empty one
         """Multiply-accumulate operations of all convolutions, linear and recurrent layers for one example."""
         gone = _slices_gone(ranked, plan)
         return sum(positions * _operations(layer, gone) for layer, positions in self._positions.items())

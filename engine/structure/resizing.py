@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from engine.structure.following.follower import Families, Resized
+from engine.structure.following.records import Families, Resized
 from engine.structure.following.ties import essence, simplified, varying
 
 Kept = Callable[[torch.Size, Families, int], Tensor]
@@ -178,7 +178,7 @@ def as_sum(graph: fx.Graph, node: fx.Node, shape: torch.Size, over: set[int]) ->
     for dim in channels:
         count *= shape[dim]
     with graph.inserting_before(node):
-        value: Any = graph.call_function(torch.sum, (node.args[0], channels), {"keepdim": keep or bool(others)})
+        value: fx.Node = graph.call_function(torch.sum, (node.args[0], channels), {"keepdim": keep or bool(others)})
         value = graph.call_function(torch.div, (value, count))
         if others:
             value = graph.call_function(torch.mean, (value, others), {"keepdim": True})
@@ -186,7 +186,7 @@ def as_sum(graph: fx.Graph, node: fx.Node, shape: torch.Size, over: set[int]) ->
                 value = graph.call_function(torch.squeeze, (value, dims))
     node.replace_all_uses_with(value)
     graph.erase_node(node)
-    return value  # type: ignore[no-any-return]
+    return value
 
 
 Change = Callable[[fx.GraphModule, fx.Node, tuple[Any, ...], Resized, Kept], tuple[Any, ...] | None]

@@ -50,7 +50,7 @@ def masked_batch_norm(  # noqa: PLR0917 - like torch's own
     return normalize(*arguments, total=lambda part: part)
 
 
-def normalize(  # noqa: PLR0917
+def normalize(  # noqa: PLR0917 - like torch's own
     values: Tensor,
     taken: Tensor | None,
     running_mean: Tensor | None,

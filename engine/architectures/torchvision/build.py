@@ -19,5 +19,5 @@ def build(params: TorchvisionParams) -> nn.Module:
     sizes = {"image_size": params.image_size} if "image_size" in named else {}
     module: nn.Module = models.get_model(params.model, weights=None, num_classes=params.num_classes, **sizes)
     if getattr(module, "aux_logits", False):
-        module.aux_logits = False  # type: ignore[assignment]
+        module.aux_logits = False  # type: ignore[assignment]  # torch takes attributes of a module for tensors and modules
     return module

@@ -50,7 +50,7 @@ def read(path: Path, metadata: ModelMetadata, work: Path) -> Network:
             _write(archive, folder, alone)
     module = load(params, alone)
     shutil.rmtree(alone)
-    module.architecture = {"name": entry.name, "params": params.model_dump(mode="json")}  # type: ignore[assignment]
+    module.architecture = {"name": entry.name, "params": params.model_dump(mode="json")}  # type: ignore[assignment]  # torch takes attributes of a module for tensors and modules
     found = as_network(module, params.signature())
     return found.with_module(found.module, signature=renamed(found.signature, stated))
 

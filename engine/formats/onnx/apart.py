@@ -44,8 +44,7 @@ def joined(rest: onnx.ModelProto, constants: Constants) -> onnx.ModelProto:
     for tensor in rest.graph.initializer:
         if tensor.name in constants:
             tensor.raw_data = constants[tensor.name].tobytes()
-            tensor.ClearField("external_data")
-            tensor.ClearField("data_location")
+            _state_inside(tensor)
     return rest
 
 
@@ -68,14 +67,19 @@ def load_constant(tensor: onnx.TensorProto, path: Path) -> None:
     """Read a constant of the graph at `path` in place, where it lies apart."""
     if uses_external_data(tensor):
         load_external_data_for_tensor(tensor, str(path.parent))
-        tensor.ClearField("external_data")
-        tensor.ClearField("data_location")
+        _state_inside(tensor)
 
 
 def remove(path: Path) -> None:
     """Delete a graph with what lies beside it."""
     path.unlink()
     _data(path).unlink(missing_ok=True)
+
+
+def _state_inside(tensor: onnx.TensorProto) -> None:
+    """Say of a constant that its data no longer lie apart."""
+    tensor.ClearField("external_data")
+    tensor.ClearField("data_location")
 
 
 def _data(path: Path) -> Path:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 import onnx
@@ -12,9 +12,10 @@ import onnx.inliner
 from engine.contract import limits
 from engine.contract.errors import EngineError
 from engine.files.onnx import external_data_forbidden
+from engine.formats.onnx.contents import Nodes, all_nodes, all_tensors, constant_tensors
 from engine.formats.onnx.folding import check_folding
+from engine.formats.onnx.inference import inferred, shape_of, skeleton_of
 
-Nodes = Iterator[onnx.NodeProto]
 _WEIGHTED = frozenset(
     [
         "BatchNormalization",
@@ -34,10 +35,6 @@ _WEIGHTED = frozenset(
     ]
 )
 """Operators whose constants are weights: infinity in them is damage, while a mask that is added may well hold it."""
-_LONGEST_VECTOR = 1 << 20
-"""Elements up to which values are followed."""
-_SMALL = 4096
-"""Elements up to which a constant is kept for shape inference: shapes and axes are short."""
 
 
 def check_graph(model: onnx.ModelProto) -> None:
@@ -67,58 +64,6 @@ def inlined(model: onnx.ModelProto) -> onnx.ModelProto:
     except Exception as error:
         raise EngineError("model_invalid", "The model's local functions cannot be expanded.") from error
     return result
-
-
-def shape_of(item: onnx.ValueInfoProto) -> list[int] | None:
-    """A value's shape, open dimensions counted as one; None where its rank is unknown."""
-    kind = item.type.tensor_type
-    if not item.type.HasField("tensor_type") or not kind.HasField("shape"):
-        return None
-    return [max(1, dim.dim_value) for dim in kind.shape.dim]
-
-
-def skeleton_of(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The graph without its large weights, which become inputs, and without the shapes that the file claims for other values."""
-    skeleton = onnx.ModelProto()
-    skeleton.ir_version = model.ir_version
-    skeleton.opset_import.extend(model.opset_import)
-    skeleton.functions.extend(model.functions)
-    graph = skeleton.graph
-    graph.name = "skeleton"
-    graph.node.extend(model.graph.node)
-    graph.input.extend(model.graph.input)
-    named = {item.name for item in model.graph.input}
-    for item in model.graph.output:
-        graph.output.add(name=item.name).type.tensor_type.elem_type = item.type.tensor_type.elem_type
-    for tensor in model.graph.initializer:
-        if math.prod(tensor.dims) <= _SMALL:
-            graph.initializer.append(tensor)
-        elif tensor.name not in named:
-            graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)))
-    return skeleton
-
-
-def inferred(skeleton: onnx.ModelProto) -> onnx.ModelProto:
-    """The same graph with the shapes that follow from its inputs. Raises `model_invalid` where they contradict one another.
-
-    Values are followed, since shapes are computed from them, unless there is a vector of so many elements that following it would take
-    the memory: onnx keeps more than a hundred bytes for each of them.
-    """
-    try:
-        plain = onnx.shape_inference.infer_shapes(skeleton)
-        if any(_is_long_vector(item) for item in (*plain.graph.input, *plain.graph.value_info, *plain.graph.output)):
-            return plain
-        return onnx.shape_inference.infer_shapes(skeleton, data_prop=True)
-    except MemoryError:
-        raise
-    except Exception as error:
-        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-        raise EngineError("model_invalid", f"The shapes in the graph contradict one another: {reason}.") from error
-
-
-def _is_long_vector(item: onnx.ValueInfoProto) -> bool:
-    dims = item.type.tensor_type.shape.dim
-    return len(dims) == 1 and dims[0].dim_value > _LONGEST_VECTOR
 
 
 def _check_text(model: onnx.ModelProto) -> None:
@@ -265,61 +210,6 @@ def _check_shapes(model: onnx.ModelProto) -> None:
         raise EngineError(
             "tensor_limit_exceeded", f"One example takes {total} bytes of intermediate values, the limit is {limits.MAX_ACTIVATION_BYTES}."
         )
-
-
-def constant_tensors(model: onnx.ModelProto) -> dict[str, onnx.TensorProto]:
-    """Initializers and the tensors of Constant nodes of the main graph, by name."""
-    return own_constants(model.graph)
-
-
-def own_constants(graph: onnx.GraphProto) -> dict[str, onnx.TensorProto]:
-    """The same for one graph, without what its subgraphs hold."""
-    found = {item.name: item for item in graph.initializer}
-    for node in graph.node:
-        if node.op_type == "Constant" and (tensor := constant_tensor(node)) is not None:
-            found[node.output[0]] = tensor
-    return found
-
-
-def constant_tensor(node: onnx.NodeProto) -> onnx.TensorProto | None:
-    """What a Constant node holds, numbers and lists of numbers too; None for texts and sparse tensors."""
-    for item in node.attribute:
-        if item.HasField("t"):
-            tensor: onnx.TensorProto = item.t
-            return tensor
-        if item.name.startswith(("value_int", "value_float")):
-            kind = np.int64 if item.name.startswith("value_int") else np.float32
-            return onnx.numpy_helper.from_array(np.array(onnx.helper.get_attribute_value(item), kind), node.output[0])
-    return None
-
-
-def all_nodes(model: onnx.ModelProto) -> Nodes:
-    """Every node, those of subgraphs and local functions too."""
-    for nodes in (model.graph.node, *(function.node for function in model.functions)):
-        for node in nodes:
-            yield node
-            yield from inner_nodes(node)
-
-
-def inner_nodes(node: onnx.NodeProto) -> Nodes:
-    """The nodes of a node's subgraphs (If, Loop, Scan), at every depth."""
-    for item in node.attribute:
-        for graph in (*([item.g] if item.HasField("g") else []), *item.graphs):
-            for inner in graph.node:
-                yield inner
-                yield from inner_nodes(inner)
-
-
-def all_tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
-    """Every stored tensor, those of subgraphs and attributes too."""
-    yield from model.graph.initializer
-    for node in all_nodes(model):
-        for item in node.attribute:
-            if item.HasField("t"):
-                yield item.t
-            yield from item.tensors
-            for graph in (*([item.g] if item.HasField("g") else []), *item.graphs):
-                yield from graph.initializer
 
 
 def _clean(text: str) -> str:

@@ -15,7 +15,8 @@ import onnx
 import onnxruntime as ort
 
 from engine.formats.onnx import runtime
-from engine.formats.onnx.checks import constant_tensors, inlined, own_constants
+from engine.formats.onnx.checks import inlined
+from engine.formats.onnx.contents import constant_tensors, own_constants
 from engine.formats.onnx.flat import subgraphs
 from engine.formats.onnx.macs import counts_itself, decides, multiplies, single_macs
 from engine.formats.onnx.runtime import Feed

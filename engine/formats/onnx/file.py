@@ -13,7 +13,8 @@ import onnx
 from engine.contract.errors import EngineError
 from engine.contract.metadata import InputSpec
 from engine.files.magic import check_file
-from engine.formats.onnx.checks import all_tensors, check_graph, inlined
+from engine.formats.onnx.checks import check_graph, inlined
+from engine.formats.onnx.contents import all_tensors
 from engine.networks.network import Signature, TensorSpec
 
 TYPES: dict[int, str] = {

@@ -9,7 +9,7 @@ from typing import Any
 
 import onnx
 
-from engine.formats.onnx.checks import constant_tensor, constant_tensors
+from engine.formats.onnx.contents import constant_tensor, constant_tensors
 from engine.formats.onnx.importer.patterns import Patterns
 
 NodeAttributes = dict[str, Any]

@@ -7,9 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import onnx
 
-from engine.formats.onnx.checks import constant_tensors, inferred, own_constants, skeleton_of
+from engine.formats.onnx.contents import constant_tensors, own_constants
 from engine.formats.onnx.file import graph_inputs
 from engine.formats.onnx.flat import FlatGraph, first_output, subgraphs
+from engine.formats.onnx.inference import inferred, skeleton_of
 from engine.formats.onnx.probing import Shapes, run_shapes
 from engine.formats.onnx.weights import int_attribute
 

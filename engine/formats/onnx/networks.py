@@ -1,4 +1,4 @@
-"""The two kinds of network: a module that is written as ONNX, and an ONNX graph that may have a module beside it."""
+"""The two kinds of network: a module that is written as ONNX, and an ONNX graph that may have a module beside it; each can become the other."""
 
 from __future__ import annotations
 

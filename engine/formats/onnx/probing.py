@@ -11,8 +11,8 @@ import onnx
 
 from engine.contract.errors import EngineError
 from engine.formats.onnx import runtime
-from engine.formats.onnx.checks import skeleton_of
 from engine.formats.onnx.file import graph_inputs
+from engine.formats.onnx.inference import skeleton_of
 
 Shapes = dict[str, list[int] | None]
 _HOLLOW = frozenset(

@@ -14,7 +14,7 @@ from engine.files.archive import DAMAGED, open_archive, printable
 from engine.files.magic import check_file
 from engine.files.onnx import check_outline
 from engine.files.onnx_zip import HINT, MAX_BYTES, members_of
-from engine.formats.onnx.checks import all_tensors
+from engine.formats.onnx.contents import all_tensors
 from engine.formats.onnx.read import read as read_onnx
 from engine.networks.network import Network
 

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional
 
-from engine.formats.pt2.program import Item, Program
+from engine.formats.pt2.arguments import Arguments
 
 _BY_RANK: dict[str, dict[int, Any]] = {
     "conv": {3: nn.Conv1d, 4: nn.Conv2d, 5: nn.Conv3d},
@@ -29,56 +29,6 @@ class Found:
     """Path of its weight, beside which it stands."""
     key: object = None
     """Two calls with equal keys, on the same weight, are calls of one layer."""
-
-
-class Arguments:
-    """The arguments of one operator, by name."""
-
-    def __init__(self, inputs: Item, program: Program, turned: Mapping[str, str]) -> None:
-        """`turned` names the weights that some values are the transposed of."""
-        self._inputs, self._program, self._turned = inputs, program, turned
-
-    def turned(self, name: str) -> Arguments:
-        """The arguments with a weight in the place of the transposed of it."""
-        source = self._turned.get(self.source(name) or "")
-        return Arguments({**self._inputs, name: {"as_tensor": {"name": source}} if source else {"as_none": True}}, self._program, {})
-
-    def called(self, **names: str) -> Arguments:
-        """The arguments under other names."""
-        return Arguments({new: self._inputs[old] for new, old in names.items() if old in self._inputs}, self._program, {})
-
-    def source(self, name: str) -> str | None:
-        """The value that is given as an argument."""
-        found: str | None = self._inputs.get(name, {}).get("as_tensor", {}).get("name")
-        return found
-
-    def is_none(self, name: str) -> bool:
-        """Whether the argument is left out."""
-        return "as_none" in self._inputs.get(name, {"as_none": True})
-
-    def path(self, name: str) -> str | None:
-        """The path of the parameter or buffer that is given, if it is one."""
-        return self._program.lifted.get(self.source(name) or "")
-
-    def state(self, name: str) -> Tensor | None:
-        """Its values."""
-        path = self.path(name)
-        return None if path is None else self._program.state[path]
-
-    def plain(self, name: str, default: Any) -> Any:
-        """A number, a truth value or a list of them, or the default. Raises KeyError for one that is computed."""
-        if name not in self._inputs:
-            return default
-        ((kind, content),) = self._inputs[name].items()
-        if kind == "as_none":
-            return None
-        if kind in ("as_sym_ints", "as_sym_int"):
-            return [item["as_int"] for item in content] if kind == "as_sym_ints" else content["as_int"]
-        return content
-
-    def rank(self, name: str) -> int:
-        """Number of dimensions of a value."""
-        return self._program.ranks[self.source(name) or ""]
 
 
 class Attention(nn.Module):
@@ -190,7 +140,7 @@ def _batch_norm(given: Arguments) -> Found | None:
     layer: nn.Module = kind(len(mean), eps=eps, momentum=momentum, affine=False)
     for name, value in (("weight", weight), ("bias", bias)):
         layer.register_parameter(name, None if value is None else nn.Parameter(value) if not isinstance(value, nn.Parameter) else value)
-    layer.affine = weight is not None  # type: ignore[assignment]
+    layer.affine = weight is not None  # type: ignore[assignment]  # torch takes attributes of a module for tensors and modules
     layer.running_mean, layer.running_var = mean, variance
     return Found(layer, (source,), given.path("running_mean"), ("norm", momentum, eps))
 

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, fx, nn
 
 from engine.contract.errors import EngineError
-from engine.formats.pt2.layers import LAYERS, Arguments, Found
+from engine.formats.pt2.arguments import Arguments
+from engine.formats.pt2.layers import LAYERS, Found
 from engine.formats.pt2.operators import ASSERTIONS, DROPPED, aten_name, function_of, value_of
 from engine.formats.pt2.program import Item, Program, checked_path
 from engine.formats.pt2.recurrent import ZEROS, recurrent

@@ -47,7 +47,7 @@ def read_safetensors(path: Path) -> dict[str, torch.Tensor]:
     _check_header(path)
     try:
         with safe_open(str(path), "pt") as file:
-            tensors, metadata = {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+            tensors, metadata = {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118 - not a mapping
     except (SafetensorError, OSError, ValueError, TypeError, AttributeError, KeyError) as error:
         raise EngineError(
             "model_invalid", f"The safetensors file is damaged: {str(error)[:200]}.", hint="Write it again and upload it."

@@ -18,6 +18,6 @@ def tensors(path: Path) -> Iterator[tuple[str, tuple[int, ...], bytes]]:
 
 def of_bytes(content: bytes) -> Iterator[tuple[str, tuple[int, ...], bytes]]:
     """The same of a file's content."""
-    for name, item in deserialize(content):  # type: ignore[no-untyped-call]
+    for name, item in deserialize(content):
         if not name.startswith(CONSTANTS):
             yield name, tuple(item["shape"]), item["data"]

@@ -27,7 +27,7 @@ def main(arguments: Sequence[str]) -> int:
     from torch.distributed import run
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
-    options = run.parse_args(  # type: ignore[no-untyped-call]
+    options = run.parse_args(
         [
             *("--nnodes", "1", "--nproc-per-node", devices, "--max-restarts", "0", "--shutdown-timeout", "5"),
             *("--rdzv-backend", "c10d", "--rdzv-endpoint", f"{_LOOPBACK}:0", "--rdzv-id", uuid.uuid4().hex, "--local-addr", _LOOPBACK),
@@ -35,7 +35,7 @@ def main(arguments: Sequence[str]) -> int:
         ]
     )
     try:
-        run.run(options)  # type: ignore[no-untyped-call]
+        run.run(options)
     except (ChildFailedError, ProcessLookupError, PermissionError) as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)  # noqa: T201 - for the job's log
         return 1

@@ -91,7 +91,7 @@ def score(
         reference = store.read
     else:
         baseline = runtime.open_session(request.baseline, threads=request.threads)
-        reference = lambda batch, place, _: given_by(baseline, batch)  # noqa: E731
+        reference = lambda batch, place, _: given_by(baseline, batch)  # noqa: E731 - a function like the other two
     found = None if request.heads is None else Found(request.heads)
     scores, chance, classes = Scores(()), Chance(()), ClassChanges(())
     start = 0

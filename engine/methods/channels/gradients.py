@@ -37,7 +37,7 @@ def backpropagated(
     module.eval()
     for batch in batches(examples, context.input_names, size, context.device, np.sort(chosen)):
         module.zero_grad(set_to_none=True)
-        loss(module(*batch.inputs), batch).backward()  # type: ignore[no-untyped-call]
+        loss(module(*batch.inputs), batch).backward()
         context.replicas.same_gradients(module)
         yield len(batch.indices)
     module.zero_grad(set_to_none=True)

@@ -188,4 +188,4 @@ def _widths(module: nn.Module) -> dict[str, int]:
 def _width(layer: nn.Module) -> int:
     if isinstance(layer, nn.RNNBase):
         return layer.hidden_size
-    return int(layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels)  # type: ignore[arg-type]
+    return int(layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels)  # type: ignore[arg-type]  # a convolution, where it is no other

@@ -28,7 +28,7 @@ def adapted(teacher: tuple[str, nn.Module, Signature], params: Distillation, con
     if stated is None:
         raise EngineError(
             "shape_mismatch",
-            f"The teacher {name} takes pictures of {size[0]}×{size[1]} pixels, another size than the network's.",  # type: ignore[index]
+            f"The teacher {name} takes pictures of {size[0]}×{size[1]} pixels, another size than the network's.",  # type: ignore[index]  # known, where nothing is stated
             hint="State teacher_preprocessing (scale, mean, std), which may be what the dataset states for the network.",
         )
     pictures = examples.pictures if isinstance(examples, HasPictures) else {}

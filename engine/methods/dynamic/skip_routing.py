@@ -13,8 +13,9 @@ from engine.contract.figures import Setting
 from engine.methods.context import Context
 from engine.methods.dynamic.routing.blocks import MOST_NAMED, Found, Inputs, ResidualBlock, find_blocks, listed, traced
 from engine.methods.dynamic.routing.gates import CONVOLUTIONS
+from engine.methods.dynamic.routing.gating import with_gates
 from engine.methods.dynamic.routing.learning import Reinforcement, macs_of_blocks
-from engine.methods.dynamic.routing.network import SkippingNetwork, with_gates
+from engine.methods.dynamic.routing.network import SkippingNetwork
 from engine.methods.dynamic.routing.reporting import show
 from engine.methods.dynamic.routing.settings import Alternatives, chosen, variants_of
 from engine.methods.dynamic.spec_skip import SkipRouting

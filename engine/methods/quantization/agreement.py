@@ -22,7 +22,7 @@ from engine.methods.quantization.qdq import QdqWriter
 from engine.process.memory import give_back_memory
 
 if TYPE_CHECKING:
-    from engine.methods.quantization.static_quantization import Quantizer
+    from engine.methods.quantization.quantizer import Quantizer
 
 COMPARED_EXAMPLES = 4
 MARGIN = 10.0

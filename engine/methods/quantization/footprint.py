@@ -9,7 +9,7 @@ from pathlib import Path
 import onnx
 
 from engine.formats.onnx import apart, runtime
-from engine.formats.onnx.checks import inferred, skeleton_of
+from engine.formats.onnx.inference import inferred, skeleton_of
 from engine.formats.onnx.runtime import Feed
 from engine.methods.quantization.spec import ACTIVATION_BYTES
 

@@ -12,12 +12,11 @@ from onnx.external_data_helper import uses_external_data
 from engine.contract.errors import EngineError
 from engine.contract.patterns import matches
 from engine.formats.onnx import apart
-from engine.formats.onnx.checks import inferred, own_constants, skeleton_of
-from engine.formats.onnx.einsum import with_products
 from engine.formats.onnx.importer.names import module_path
+from engine.formats.onnx.inference import inferred, skeleton_of
 from engine.formats.onnx.naming import FreshNames
 from engine.methods.quantization.carried import unsigned
-from engine.methods.quantization.index import Index, is_apart
+from engine.methods.quantization.integer_forms import keep_apart, keep_in_float, spell_einsums_out, split_sums
 from engine.methods.quantization.single import to_single
 from engine.methods.quantization.ties import STORED, turn_in_graph, turned
 from engine.networks.network import Network
@@ -76,7 +75,7 @@ def prepare(source: Path, work: Path, *, ignore: Sequence[str], minimum_opset: i
     widened = to_single(model)
     unmatched = tuple(p for p in ignore if not any(_named_by(p, node) for node in all_nodes(model.graph)))
     kept_names, kept_tensors = _kept(model.graph, ignore)
-    _spell_einsums_out(model.graph)
+    spell_einsums_out(model.graph)
     metadata = {item.key: item.value for item in model.metadata_props}
     opsets = {item.domain: item.version for item in model.opset_import}
     parts = apart.split(_with_opset(model, minimum_opset))
@@ -88,10 +87,10 @@ def prepare(source: Path, work: Path, *, ignore: Sequence[str], minimum_opset: i
     _drop_unused_domains(prepared, opsets)
     onnx.helper.set_model_props(prepared, metadata)
     _lift_constants(prepared.graph)
-    _split_sums(prepared)
+    split_sums(prepared)
     _add_types(prepared)
-    _keep_apart(prepared)
-    _keep_in_float(prepared)
+    keep_apart(prepared)
+    keep_in_float(prepared)
     onnx.save(prepared, path)
     excluded = tuple(
         node.name
@@ -166,13 +165,6 @@ def _named_by(pattern: str, node: onnx.NodeProto) -> bool:
     return matches(pattern, node.name, (node.op_type,)) or (layer is not None and matches(pattern, layer))
 
 
-def _spell_einsums_out(graph: onnx.GraphProto) -> None:
-    """Products with a weight, written as Einsum, become MatMul of the same name, which has an integer form."""
-    nodes = with_products(graph, list(graph.node), own_constants(graph))
-    del graph.node[:]
-    graph.node.extend(nodes)
-
-
 def _optimized(rest: onnx.ModelProto, constants: apart.Constants, target: Path) -> onnx.ModelProto:
     """The graph after the runtime's basic optimizations, or as it is where the runtime cannot load it alone."""
     try:
@@ -197,61 +189,6 @@ def _lift_constants(graph: onnx.GraphProto) -> None:
         graph.initializer.add().CopyFrom(node.attribute[0].t)
         graph.initializer[-1].name = node.output[0]
         graph.node.remove(node)
-
-
-def _split_sums(model: onnx.ModelProto) -> None:
-    """Take what a Gemm adds out of it where that is no constant vector: only those have an integer form."""
-    graph, fresh = model.graph, FreshNames(model.graph)
-    constants = {item.name: item for item in graph.initializer}
-    nodes: list[onnx.NodeProto] = []
-    for node in graph.node:
-        nodes.append(node)
-        added = node.input[2] if node.op_type == "Gemm" and len(node.input) > 2 else ""
-        if not added or (added in constants and all(size == 1 for size in list(constants[added].dims)[:-1])):
-            continue
-        result, product = node.output[0], fresh.claim(f"{node.output[0]}_product")
-        node.input.pop()
-        node.output[0] = product
-        betas = [(position, float(item.f)) for position, item in enumerate(node.attribute) if item.name == "beta"]
-        for position, _ in betas:
-            del node.attribute[position]
-        if betas and betas[0][1] != 1:
-            factor = onnx.numpy_helper.from_array(np.asarray(betas[0][1], np.float32), fresh.claim(f"{result}_beta"))
-            graph.initializer.append(factor)
-            scaled = fresh.claim(f"{added}_scaled")
-            nodes.append(onnx.helper.make_node("Mul", [added, factor.name], [scaled], fresh.claim(f"{node.name}_beta")))
-            added = scaled
-        nodes.append(onnx.helper.make_node("Add", [product, added], [result], fresh.claim(f"{node.name}_sum")))
-    del graph.node[:]
-    graph.node.extend(nodes)
-
-
-def _keep_apart(model: onnx.ModelProto) -> None:
-    """Call the product of two matrices Gemm where something is added to it: the runtime would put MatMul and Add together into a Gemm
-    without an integer form, whenever it loads the file."""
-    index = Index(model)
-    for node in model.graph.node:
-        reader = index.only_reader(node.output[0]) if node.op_type == "MatMul" and not node.domain else None
-        if reader is not None and reader.op_type == "Add" and index.rank(node.input[0]) == index.rank(node.input[1]) == 2:
-            node.op_type = "Gemm"
-
-
-def _keep_in_float(model: onnx.ModelProto) -> None:
-    """Put a Sum of one behind an average of elements that are apart, so that it never stands between integers (see `is_apart`)."""
-    graph, fresh = model.graph, FreshNames(model.graph)
-    nodes: list[onnx.NodeProto] = []
-    for node in graph.node:
-        nodes.append(node)
-        if is_apart(node):
-            result = node.output[0]
-            node.output[0] = fresh.claim(f"{result}_average")
-            nodes.append(onnx.helper.make_node("Sum", [node.output[0]], [result], fresh.claim(f"{node.name}_sum")))
-            known = next((item for item in graph.value_info if item.name == result), None)
-            if known is not None:
-                graph.value_info.add().CopyFrom(known)
-                graph.value_info[-1].name = node.output[0]
-    del graph.node[:]
-    graph.node.extend(nodes)
 
 
 def _kept(graph: onnx.GraphProto, ignore: Sequence[str]) -> tuple[set[str], set[str]]:

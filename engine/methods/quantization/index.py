@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 
 import onnx
 
-from engine.formats.onnx.checks import inner_nodes
+from engine.formats.onnx.contents import inner_nodes
 
 FLOAT = onnx.TensorProto.FLOAT
 

@@ -15,7 +15,8 @@ from engine.methods.quantization.tries import Try, attempt, publish
 from engine.networks.network import Network
 
 if TYPE_CHECKING:
-    from engine.methods.step import Judge, StepContext
+    from engine.methods.job_parts import Judge
+    from engine.methods.step import StepContext
 
 
 def apply(network: Network, params: Int8Quantization, context: StepContext) -> Network:

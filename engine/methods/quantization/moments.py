@@ -184,7 +184,7 @@ def _padding(
             found.append((small, large) if how == b"SAME_UPPER" else (large, small))
         return found
     pads = [0] * (2 * spatial) if how == b"VALID" else attributes.get("pads", [0] * (2 * spatial))
-    return [(pads[i], pads[i + spatial]) for i in range(spatial)]  # type: ignore[index]
+    return [(pads[i], pads[i + spatial]) for i in range(spatial)]  # type: ignore[index]  # integers, as the operator says
 
 
 def _fewer(columns: Array) -> Array:

@@ -16,7 +16,7 @@ from engine.methods.quantization.plan import PRODUCTS, Plan
 from engine.methods.quantization.qdq import QdqWriter
 
 if TYPE_CHECKING:
-    from engine.methods.quantization.static_quantization import Quantizer
+    from engine.methods.quantization.quantizer import Quantizer
 
 KEY = "signal_over_error"
 """Of the ratios in reports; in dB."""

@@ -4,7 +4,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from engine.formats.onnx.checks import all_nodes
+from engine.formats.onnx.contents import all_nodes
 from engine.formats.onnx.naming import FreshNames
 
 _OTHER = (TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16)

@@ -163,7 +163,7 @@ def rules(kind: Kind) -> dict[int, list[Path]]:
     devices = [Path(path) for path in _DEVICES]
     if kind.gpu:
         devices.append(Path("/dev/zero"))  # which is memory without an owner to whoever maps it
-        devices += [Path("/dev/shm"), *Path("/dev").glob("nvidia*"), *Path("/proc/self/task").glob("*/comm")]  # noqa: S108
+        devices += [Path("/dev/shm"), *Path("/dev").glob("nvidia*"), *Path("/proc/self/task").glob("*/comm")]  # noqa: S108 - shared memory, no temporary file
     return {
         landlock.READ_EXECUTE: [*(Path(path) for path in _SYSTEM), *_libraries()],
         landlock.READ: [*packages(), *plugins.folders(), *facts],

@@ -148,7 +148,7 @@ def main() -> None:
     """Print what confines a child on this machine."""
     launcher = Launcher(warm=False)
     try:
-        print(json.dumps(choose(launcher).to_json(), indent=2))  # noqa: T201
+        print(json.dumps(choose(launcher).to_json(), indent=2))  # noqa: T201 - for whoever runs this module
     finally:
         launcher.close()
 

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from engine.structure.following.follower import FIXED_SIZE, Call, Families, Follower, Rule
+from engine.structure.following.follower import FIXED_SIZE, Follower, Rule
+from engine.structure.following.records import Call, Families
 from engine.structure.following.ties import varying
 
 
@@ -31,7 +32,7 @@ def combine(
     free; one that meets a fixed size along it stays. Where that depends on which dimension is cut, it is decided later: heads, say,
     go as a whole, which is known once they have met in a product.
     """
-    shape: torch.Size = torch.broadcast_shapes(first_shape, second_shape)  # type: ignore[no-untyped-call]
+    shape: torch.Size = torch.broadcast_shapes(first_shape, second_shape)
     a, b = _Operand.of(first, first_shape, shape), _Operand.of(second, second_shape, shape)
     kept: list[Tensor] = []
     dropped: set[int] = set()

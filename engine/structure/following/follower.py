@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,12 +12,10 @@ from torch import Tensor, fx, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
+from engine.structure.following.records import Call, Families, Resized, Slices
 from engine.structure.following.ties import Ties, essence, simplified, varying
 
 _FACTORIES = frozenset((torch.arange, torch.empty, torch.full, torch.linspace, torch.ones, torch.scalar_tensor, torch.tensor, torch.zeros))
-Families = tuple[Tensor, ...]
-"""Numbers of a value's elements, each tensor in the value's shape; an element vanishes with any of its numbers. `simplified`, and each
-changes along some dimension: what does not cannot be cut."""
 
 FIXED_SIZE = "they are combined with something whose size is fixed, such as an input of the network"
 SINGLE = "it has no more than one channel, or one set of channels that can only go together"
@@ -26,49 +23,6 @@ ALONE = "one of them is taken out and used by itself"
 CROSSED = "they are mixed with positions or with other channels in a way that no slice separates"
 LARGEST_TABLE = 2**22
 """Elements of the largest bare parameter whose elements are numbered."""
-
-
-@dataclass(frozen=True)
-class Slices:
-    """One dimension of a layer's weights, with the number of the channel that each slice vanishes with."""
-
-    layer: Any
-    """The module, or a parameter or buffer that stands by itself (`owner` then is the recurrent layer that it belongs to, if any)."""
-    outgoing: bool
-    numbers: Tensor
-    dimension: int = 0
-    owner: nn.Module | None = None
-
-
-@dataclass(frozen=True)
-class Call:
-    """One operation that ran."""
-
-    name: str
-    function: Callable[..., Any]
-    args: Sequence[Any]
-    kwargs: Mapping[str, Any]
-    result: Any
-
-    def argument(self, place: int, name: str, default: Any = None) -> Any:
-        """An argument that may be given by place or by name."""
-        return self.args[place] if len(self.args) > place else self.kwargs.get(name, default)
-
-    @property
-    def first(self) -> Tensor:
-        """The first operand, which may be given by name."""
-        return self.args[0] if self.args else next(iter(self.kwargs.values()))  # type: ignore[no-any-return]
-
-
-@dataclass(frozen=True)
-class Resized:
-    """A node of a traced network whose arguments may hold sizes or places: the numbers of what it reads and of what it makes."""
-
-    node: fx.Node
-    name: str
-    source: Families
-    shape: torch.Size
-    results: tuple[tuple[torch.Size, Families], ...]
 
 
 Rule = Callable[["Follower", Call], None]
@@ -145,7 +99,7 @@ class Follower(TorchFunctionMode):
             found = []
         self.seen += found
         if isinstance(value, Tensor):
-            value._families = tuple(found)  # type: ignore[attr-defined]
+            value._families = tuple(found)  # type: ignore[attr-defined]  # so that they go where the value goes
 
     def repeats(self, *shape: int) -> Tensor:
         """Numbers for repetitions of one thing: where they are in the way of channels, they stay."""

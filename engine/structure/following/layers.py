@@ -117,7 +117,7 @@ def last_normalized(follower: Follower, layer: nn.Module, args: Sequence[Any], r
         if count > 1 and varying(numbers) & set(range(value_rank - count, value_rank)):
             follower.ties.fix(numbers, "they are normalized together with positions")
         elif value_rank - 1 in varying(numbers):
-            follower.wait(lambda numbers=numbers: decide(numbers))  # type: ignore[misc]
+            follower.wait(lambda numbers=numbers: decide(numbers))  # type: ignore[misc]  # of this turn of the loop
     follower.give(result, follower.families(value))
 
 

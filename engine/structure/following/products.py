@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from engine.structure.following.elementwise import combine
-from engine.structure.following.follower import CROSSED, Call, Families, Follower, Rule
+from engine.structure.following.follower import CROSSED, Follower, Rule
+from engine.structure.following.records import Call, Families
 from engine.structure.following.ties import varying
 
 MATRIX = "they are multiplied by a matrix of a fixed size that belongs to no layer"

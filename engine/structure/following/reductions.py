@@ -6,7 +6,8 @@ from typing import Any
 
 from torch import Tensor
 
-from engine.structure.following.follower import CROSSED, Call, Follower, Rule
+from engine.structure.following.follower import CROSSED, Follower, Rule
+from engine.structure.following.records import Call
 from engine.structure.following.ties import varying
 
 

@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils._pytree import tree_leaves
 
-from engine.structure.following.follower import CROSSED, FIXED_SIZE, Call, Families, Follower, Resized, Rule
+from engine.structure.following.follower import CROSSED, FIXED_SIZE, Follower, Rule
+from engine.structure.following.records import Call, Families, Resized
 from engine.structure.following.ties import FIXED, simplified, varying
 
 _LOOKED_UP = "they are looked up at places that depend on the data"
@@ -207,12 +208,6 @@ def looked_up(follower: Follower, call: Call) -> None:
             run = _on_numbers(call)
             found.append(run(numbers))
     follower.give(call.result, found)
-
-
-def _is_constant(node: Any, index: Tensor) -> bool:
-    return (
-        any(getattr(item, "op", "") == "get_attr" and item in node.args for item in node.all_input_nodes) and not index.is_floating_point()
-    )
 
 
 def taken(follower: Follower, call: Call) -> None:

@@ -31,7 +31,7 @@ class Ties:
 
     def tie(self, first: Tensor, second: Tensor, reason: str) -> None:
         """Tie numbers at the same places of two tensors that broadcast; those that meet `FIXED` are fixed for the `reason`."""
-        a, b = (item.reshape(-1).numpy() for item in essence(*torch.broadcast_tensors(first, second)))  # type: ignore[no-untyped-call]
+        a, b = (item.reshape(-1).numpy() for item in essence(*torch.broadcast_tensors(first, second)))
         a, b = a[a != b], b[a != b]
         met = np.unique(np.concatenate([a[b == FIXED], b[a == FIXED]]))
         self._fix(met, reason)

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed import PrefixStore  # type: ignore[attr-defined]
+from torch.distributed import PrefixStore  # type: ignore[attr-defined]  # its list of names lacks this one
 from torch.distributed.rendezvous import rendezvous
 
 from engine.contract.errors import EngineError
@@ -43,7 +43,7 @@ class Share:
 
     def backward(self, loss: Tensor, module: nn.Module) -> Tensor:
         """Leave the gradients of the whole batch's mean loss in `module`, and return that loss without its graph."""
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         return loss.detach()
 
     def mean(self, value: Tensor) -> Tensor:
@@ -173,7 +173,7 @@ class _Part(Share):
     def backward(self, loss: Tensor, module: nn.Module) -> Tensor:
         """Add up gradients and losses of the parts."""
         scaled = loss * self._weight
-        scaled.backward()  # type: ignore[no-untyped-call]
+        scaled.backward()
         gradients: dict[torch.dtype, list[Tensor]] = {}
         for parameter in module.parameters():
             if parameter.grad is not None:

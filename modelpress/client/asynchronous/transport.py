@@ -63,7 +63,7 @@ class AsyncTransport:
         """Every item of a list, page by page."""
         after: str | None = None
         while True:
-            page = await self.fetch(Page[kind], Call(call.method, call.path, {**call.params, "after": after}))  # type: ignore[valid-type]
+            page = await self.fetch(Page[kind], Call(call.method, call.path, {**call.params, "after": after}))  # type: ignore[valid-type]  # a type that is an argument
             for item in page.data:
                 yield item
             if page.next_cursor is None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from api.http import documents
+from api.http import documents, yaml_text
 from api.http.errors import RequestTooLarge, UnsupportedMediaType
 from core.errors import MalformedRequest
 
@@ -147,6 +147,6 @@ def test_a_document_of_metadata_may_name_every_class() -> None:
 
 
 def test_yaml_that_takes_too_long_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(documents, "MAX_SECONDS", 0.0)
+    monkeypatch.setattr(yaml_text, "MAX_SECONDS", 0.0)
     with pytest.raises(MalformedRequest, match="takes more than"):
         documents.parse(b"a: 1", YAML)

@@ -5,8 +5,9 @@ from typing import Annotated, Any, Literal
 import pytest
 from pydantic import Field, ValidationError, model_validator
 
-from engine.contract.findings import MOST_PROBLEMS, Problem, Problems, problems_of, suggestion
+from engine.contract.findings import MOST_PROBLEMS, Problem, Problems, problems_of
 from engine.contract.params import Params
+from engine.contract.sentences import suggestion
 
 
 class Circle(Params):

@@ -12,7 +12,8 @@ from engine.contract.heads import Head
 from engine.contract.metadata import DatasetMetadata
 from engine.data.loading import load_dataset
 from engine.measuring.examples import with_evaluation_split
-from engine.methods.step import Known, StepContext
+from engine.methods.job_parts import Known
+from engine.methods.step import StepContext
 from tests.engine.conftest import signature
 from tests.engine.small import dataset_file
 

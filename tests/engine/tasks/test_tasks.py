@@ -21,7 +21,7 @@ from engine.heads.find import find_heads, outputs_of
 from engine.methods.context import Context
 from engine.methods.distillation.distillation import apply as distil
 from engine.methods.distillation.spec import Distillation
-from engine.methods.step import Known
+from engine.methods.job_parts import Known
 from engine.networks.network import Signature, TensorSpec
 from engine.outputs import losses
 from engine.outputs.evidence import Column

@@ -103,7 +103,7 @@ def prelu(op: Op, build: Builder) -> Value:
         count = slope.tensor.numel()
         if count == 1 or (rank > 1 and len(shape) == rank and shape[1] == count):
             layer = nn.PReLU(count)
-            layer.weight = build.parameter(Constant(slope.tensor.reshape(-1), slope.source))
+            layer.weight = build.parameters.of(Constant(slope.tensor.reshape(-1), slope.source))
             return build.layer(layer, op.path([op.node.input[1]]), op.value(0))
     positive = build.call(torch.relu, op.value(0))
     negative = build.call(torch.clamp, op.value(0), None, 0.0)

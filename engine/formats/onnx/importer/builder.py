@@ -6,7 +6,7 @@ import contextlib
 import functools
 import operator
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import fx, nn
@@ -15,19 +15,12 @@ from torch.fx.node import map_aggregate
 from engine.contract import limits
 from engine.contract.errors import EngineError
 from engine.formats.onnx.importer.names import Names, identifier, is_readable
+from engine.formats.onnx.importer.parameters import Parameters
 from engine.formats.onnx.importer.reader import Op
 from engine.formats.onnx.importer.trials import Trials, of_function, of_layer
 from engine.formats.onnx.importer.values import Constant, Flow, Sizes, Symbol, Value
 
 _FACTORIES = (torch.arange, torch.full, torch.scalar_tensor)
-
-
-class Origin(NamedTuple):
-    """Which initializer of the file a parameter is made of."""
-
-    parameter: nn.Parameter
-    initializer: str
-    transposed: bool
 
 
 class Builder:
@@ -45,14 +38,9 @@ class Builder:
         """Batch size that the file fixes, where it does; the rebuilt network takes any."""
         self.batch: Symbol | None = None
         """Batch size of the running call: the first dimension of the first input that has one."""
-        self.embeddings: list[nn.Parameter] = []
-        self.origins: list[Origin] = []
-        """Of the parameters that are an initializer's values, all of them in its order."""
+        self.parameters = Parameters()
         self.constants: dict[str, tuple[str, bool]] = {}
         """The initializer that a tensor of no layer is, and whether it is its transpose, by the tensor's path."""
-        self._shared: dict[tuple[str, bool], nn.Parameter] = {}
-        """Parameters by their initializer and whether they are its transpose."""
-        self._biases: dict[tuple[str, torch.Tensor], nn.Parameter] = {}
         self._attributes: dict[Any, fx.Node] = {}
         self._layers: dict[Any, str] = {}
         self._calls: dict[str, int] = {}
@@ -155,7 +143,7 @@ class Builder:
         """The node that made a value, and that node's own first input, where both flow; None where that is a tuple."""
         if not isinstance(value, Flow) or not value.node.args:
             return None
-        source = self._flows.get(value.node.args[0])  # type: ignore[arg-type]
+        source = self._flows.get(value.node.args[0])  # type: ignore[arg-type]  # what is no node made no value
         return None if source is None or not isinstance(source.probes[0], torch.Tensor) else (value.node, source)
 
     def layer_of(self, value: Value | None) -> nn.Module | None:
@@ -164,24 +152,9 @@ class Builder:
             return self.root.get_submodule(str(value.node.target))
         return None
 
-    def parameter(self, constant: Constant) -> nn.Parameter:
-        """The constant as a trainable parameter: one and the same for each use of an initializer, also as the transpose of it.
-
-        Rows of one repeated number are never shared: exporters store equal tensors once, so that the fresh scales and biases of all
-        normalizations look tied.
-        """
-        if constant.source is None or constant.is_uniform:
-            return self._from(constant, nn.Parameter(constant.tensor.detach().clone().contiguous()))
-        key = (constant.source, constant.transposed)
-        if key not in self._shared:
-            self._shared[key] = self._from(constant, nn.Parameter(constant.tensor.detach().contiguous()))
-        elif self._shared[key].shape != constant.tensor.shape:
-            return self._from(constant, nn.Parameter(constant.tensor.detach().clone().contiguous()))
-        return self._shared[key]
-
     def transpose_of(self, weight: Constant) -> Flow | None:
         """The parameter of which a matrix is the transpose, where another operator reads it in its other orientation."""
-        if weight.source is None or weight.is_uniform or (weight.source, not weight.transposed) not in self._shared:
+        if weight.source is None or weight.is_uniform or not self.parameters.holds(weight.source, transposed=not weight.transposed):
             return None
         return self.flowing(Constant(weight.tensor.t(), weight.source, not weight.transposed))
 
@@ -189,33 +162,6 @@ class Builder:
         """The constant as a value of the running network, which is not computed with before it runs."""
         imagined = torch.empty(constant.tensor.shape, dtype=constant.tensor.dtype, device="meta")
         return self._flow(self._attribute(constant), (imagined,) * self.probes)
-
-    def bias(self, constant: Constant, weight: torch.Tensor) -> nn.Parameter:
-        """The bias of a layer: shared with the layers that share its weight, too, and with no others.
-
-        Layers that were made as copies of one another start with equal biases, which exporters store once, whatever their weights.
-        """
-        if constant.source is None or constant.is_uniform:
-            return self.parameter(constant)
-        key = (constant.source, weight)
-        if key not in self._biases:
-            self._biases[key] = self._from(constant, nn.Parameter(constant.tensor.detach().clone().contiguous()))
-        return self._biases[key]
-
-    def tied(self, weight: Constant) -> nn.Parameter:
-        """The parameter of a linear layer: an embedding's, where the matrix is that table.
-
-        Exporters store the transposed copy of a tied table as a tensor of its own; trained weights are equal for no other reason.
-        """
-        found = (table for table in self.embeddings if table.shape == weight.tensor.shape and bool((table == weight.tensor).all()))
-        table = next(found, None)
-        return self.parameter(weight) if table is None else self._from(weight, table)
-
-    def _from(self, constant: Constant, parameter: nn.Parameter) -> nn.Parameter:
-        """Note where a parameter comes from; returns it."""
-        if constant.source is not None:
-            self.origins.append(Origin(parameter, constant.source, constant.transposed))
-        return parameter
 
     def module(self, outputs: Sequence[Value]) -> fx.GraphModule:
         """The finished module, in eval mode; one output is returned bare, several as a tuple."""
@@ -276,11 +222,11 @@ class Builder:
         if key not in self._attributes:
             tensor = constant.tensor
             named = constant.source if constant.source and not constant.transposed and is_readable(constant.source) else None
-            shared = constant.source is not None and (constant.source, constant.transposed) in self._shared
+            shared = constant.source is not None and self.parameters.holds(constant.source, transposed=constant.transposed)
             weight = tensor.is_floating_point() and tensor.numel() > 1 and bool(torch.isfinite(tensor).all())
             trainable = shared or (named is not None and weight)
             path = self.names.claim(named.replace("/", ".") if named else None, "constant")
-            _attach(self.root, path, self.parameter(constant) if trainable else tensor.detach().clone())
+            _attach(self.root, path, self.parameters.of(constant) if trainable else tensor.detach().clone())
             if constant.source is not None:
                 self.constants[path] = constant.source, constant.transposed
             self._attributes[key] = self.graph.get_attr(path)

@@ -136,7 +136,7 @@ def absorb_bias(op: Op, build: Builder) -> Value | None:
         shape = list(constant.tensor.shape)
         padded = [1] * (flow.rank - len(shape)) + shape
         if len(shape) <= flow.rank and padded[channel] == width == constant.tensor.numel():
-            layer.bias = build.bias(Constant(constant.tensor.reshape(-1), constant.source), layer.weight)
+            layer.bias = build.parameters.bias(Constant(constant.tensor.reshape(-1), constant.source), layer.weight)
             return flow
     return None
 
@@ -184,8 +184,8 @@ def _linear_weight(op: Op, index: int, *, transposed: bool) -> Constant | None:
 
 def _finish(op: Op, build: Builder, layer: Any, source: Value, tensors: Tensors) -> Value:
     weight, bias = tensors.weight, tensors.bias
-    layer.weight = build.tied(weight) if isinstance(layer, nn.Linear) else build.parameter(weight)
-    layer.bias = None if bias is None else build.bias(bias, layer.weight)
+    layer.weight = build.parameters.tied(weight) if isinstance(layer, nn.Linear) else build.parameters.of(weight)
+    layer.bias = None if bias is None else build.parameters.bias(bias, layer.weight)
     names = [op.node.input[1]] if len(op.node.input) > 1 else []
     names += [op.node.input[2]] if bias is not None else _added_names(op)
     key = (type(layer), weight.source, weight.transposed, bias.source if bias else None, tensors.settings)

@@ -32,7 +32,7 @@ def batch_norm(op: Op, build: Builder) -> Value:
     layer = _BATCH_NORM[rank](
         scale.tensor.numel(), eps=float(op.attribute("epsilon", 1e-5)), momentum=1 - float(op.attribute("momentum", 0.9)), affine=True
     )
-    layer.weight, layer.bias = build.parameter(scale), build.parameter(bias)
+    layer.weight, layer.bias = build.parameters.of(scale), build.parameters.of(bias)
     layer.running_mean, layer.running_var = mean.tensor.clone(), variance.tensor.clone()
     key = ("BatchNorm", *(tensor.source for tensor in (scale, bias, mean, variance)))
     # New ones of one width are equal, and exporters store them once: they are layers of their own all the same.
@@ -62,9 +62,9 @@ def layer_norm(op: Op, build: Builder) -> Value:
         scaled = build.call(torch.mul, normal, op.value(1))
         return scaled if op.get(2) is None else build.call(torch.add, scaled, op.value(2))
     layer = nn.LayerNorm(shape, eps=epsilon, bias=bias is not None)
-    layer.weight = build.parameter(scale)
+    layer.weight = build.parameters.of(scale)
     if bias is not None:
-        layer.bias = build.parameter(bias)
+        layer.bias = build.parameters.of(bias)
     return build.layer(layer, op.path(list(op.node.input[1:3])), op.value(0))
 
 
@@ -83,7 +83,7 @@ def rms_norm(op: Op, build: Builder) -> Value:
     if scale is None or list(scale.tensor.shape) != shape:
         op.fail("its scale is not a constant of the normalized shape")
     layer = nn.RMSNorm(shape, eps=float(op.attribute("epsilon", 1e-5)))
-    layer.weight = build.parameter(scale)
+    layer.weight = build.parameters.of(scale)
     return build.layer(layer, op.path([op.node.input[1]]), op.value(0))
 
 
@@ -98,7 +98,7 @@ def instance_norm(op: Op, build: Builder) -> Value:
         nothing = build.call(torch.sub, op.value(0), op.value(0))
         return build.call(torch.add, nothing, Constant(bias.tensor.reshape(-1, *[1] * (rank - 2))))
     layer = _INSTANCE_NORM[rank](scale.tensor.numel(), eps=float(op.attribute("epsilon", 1e-5)), affine=True)
-    layer.weight, layer.bias = build.parameter(scale), build.parameter(bias)
+    layer.weight, layer.bias = build.parameters.of(scale), build.parameters.of(bias)
     return build.layer(layer, op.path(list(op.node.input[1:3])), op.value(0))
 
 
@@ -113,7 +113,7 @@ def group_norm(op: Op, build: Builder) -> Value:
         scale, bias = (Constant(item.tensor.repeat_interleave(channels // groups)) for item in (scale, bias))
     scale, bias = (Constant(item.tensor.reshape(-1), item.source) for item in (scale, bias))
     layer = nn.GroupNorm(groups, channels, eps=float(op.attribute("epsilon", 1e-5)))
-    layer.weight, layer.bias = build.parameter(scale), build.parameter(bias)
+    layer.weight, layer.bias = build.parameters.of(scale), build.parameters.of(bias)
     return build.layer(layer, op.path(list(op.node.input[1:3])), op.value(0))
 
 

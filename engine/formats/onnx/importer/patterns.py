@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
-from engine.formats.onnx.checks import inner_nodes
+from engine.formats.onnx.contents import inner_nodes
 
 Array = npt.NDArray[np.generic]
 _NAMED_BY = frozenset(["Erf", "GlobalAveragePool", "InstanceNormalization", "ReduceMean", "Sigmoid"])
@@ -63,7 +63,7 @@ class Patterns:
         first = self._only_reader(added)
         if first is None or first.op_type != "Mul":
             return
-        operand = _partner(first, added.output[0])  # type: ignore[union-attr]
+        operand = _partner(first, added.output[0])  # type: ignore[union-attr]  # `_other` found an Add there
         half = self._producers.get(operand or "")
         if self._other(half, "Mul", 0.5) == x and half is not None and len(self._consumers[half.output[0]]) == 1:
             self._replace([*inner, half], first, "Gelu", [x])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 
 import onnx
@@ -13,51 +14,39 @@ from torch import fx
 
 from engine.contract import limits
 from engine.contract.errors import EngineError
-from engine.formats.onnx.checks import inner_nodes, own_constants
+from engine.formats.onnx.contents import inner_nodes, own_constants
 from engine.formats.onnx.einsum import with_products
 from engine.formats.onnx.file import fixed_batch, graph_inputs
 from engine.formats.onnx.flat import subgraphs
-from engine.formats.onnx.importer import (
-    activations,
-    attention,
-    elementwise,
-    linear,
-    making,
-    normalization,
-    pooling,
-    recurrent,
-    reductions,
-    reshape,
-    resize,
-    sampling,
-    scattering,
-    shapes,
-    sizes,
-)
-from engine.formats.onnx.importer.builder import Builder, Origin
+from engine.formats.onnx.importer import making, sizes
+from engine.formats.onnx.importer.builder import Builder
 from engine.formats.onnx.importer.elementwise import DTYPES, HALF_TYPES
+from engine.formats.onnx.importer.parameters import Origin
 from engine.formats.onnx.importer.patterns import Patterns
 from engine.formats.onnx.importer.reader import KEEP_HINT, OPEN_BATCH_HINT, Op
 from engine.formats.onnx.importer.values import Constant, Value
 
 Handler = Callable[[Op, Builder], Any]
-_GROUPS = (
-    activations,
-    attention,
-    elementwise,
-    linear,
-    making,
-    normalization,
-    pooling,
-    recurrent,
-    reductions,
-    reshape,
-    resize,
-    sampling,
-    scattering,
-    shapes,
+_FAMILIES = (
+    "activations",
+    "attention",
+    "elementwise",
+    "linear",
+    "making",
+    "normalization",
+    "pooling",
+    "recurrent",
+    "reductions",
+    "reshape",
+    "resize",
+    "sampling",
+    "scattering",
+    "shapes",
 )
-OPERATORS: Mapping[str, Handler] = {name: handler for group in _GROUPS for name, handler in group.OPERATORS.items()}
+"""Modules of this folder, each with the operators of one kind."""
+OPERATORS: Mapping[str, Handler] = {
+    name: handler for family in _FAMILIES for name, handler in import_module(f"{__package__}.{family}").OPERATORS.items()
+}
 OWN_DOMAIN = "modelpress"
 """Of operators that a method writes into a graph before it is rebuilt, and handles itself."""
 NO_OPERATORS: Mapping[str, Handler] = {}
@@ -166,7 +155,7 @@ def _build(
         values[item.name] = value
     opset = max((item.version for item in model.opset_import if item.domain in ("", "ai.onnx")), default=1)
     module = build.module(_Walk(build, opset, own).run(graph, values, {}))
-    return Rebuilt(module, tuple(build.origins), build.constants)
+    return Rebuilt(module, tuple(build.parameters.origins), build.constants)
 
 
 class _Walk:

@@ -145,8 +145,8 @@ def embedding(op: Op, build: Builder, table: Constant, index: Value) -> Value:
     weight = table if not table.transposed else Constant(table.tensor)
     with torch.device("meta"):
         layer = nn.Embedding(*weight.tensor.shape)
-    layer.weight = build.parameter(weight)
-    build.embeddings.append(layer.weight)
+    layer.weight = build.parameters.of(weight)
+    build.parameters.embeddings.append(layer.weight)
     key = ("Embedding", weight.source) if weight.source else None
     return build.layer(layer, op.path([op.node.input[0]]), index, key=key)
 
@@ -229,7 +229,7 @@ def _pad_by_its_own(op: Op, build: Builder, mode: str, amounts: list[tuple[int, 
             continue
         if not isinstance(size, int):
             op.fail(f"mode {mode!r} on an open dimension")
-        places = np.pad(np.arange(size), (max(before, 0), max(after, 0)), mode)  # type: ignore[call-overload]
+        places = np.pad(np.arange(size), (max(before, 0), max(after, 0)), mode)  # type: ignore[call-overload]  # a mode of ONNX that NumPy has by the same name
         places = places[max(-before, 0) : len(places) - max(-after, 0)]
         value = build.call(torch.index_select, value, dim, Constant(torch.from_numpy(places)))
     return value

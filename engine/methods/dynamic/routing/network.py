@@ -16,13 +16,12 @@ from torch import Tensor, fx, nn
 from engine.contract.errors import EngineError
 from engine.formats.onnx.conditional import conditional
 from engine.formats.onnx.export import export_onnx
-from engine.methods.dynamic.routing.blocks import ResidualBlock
-from engine.methods.dynamic.routing.gates import Decision, Embedding, FeedForward, Head, Join, Mode, Reading, RoutedNorm, Step
-from engine.methods.dynamic.spec_skip import SkipRouting
+from engine.methods.dynamic.routing.gates import Decision, Head, Mode, Reading, RoutedNorm, Step
 from engine.networks.network import Signature
 from engine.networks.routed import NEAR, RoutedModule
 
-_GATES, _DECISIONS, _JOINS = "gates", "decisions", "joins"
+GATES, DECISIONS, JOINS = "gates", "decisions", "joins"
+"""Names of the parts of a network with gates."""
 _SUREST = 1e-6
 """Probabilities nearer to 0 or 1 count as this."""
 
@@ -62,12 +61,12 @@ class SkippingNetwork(RoutedModule):
     @property
     def decisions(self) -> list[Decision]:
         """One a route, in order."""
-        return [part for part in self.network.get_submodule(_DECISIONS).children() if isinstance(part, Decision)]
+        return [part for part in self.network.get_submodule(DECISIONS).children() if isinstance(part, Decision)]
 
     @property
     def gate_parameters(self) -> list[nn.Parameter]:
         """Of the gates alone."""
-        return list(self.network.get_submodule(_GATES).parameters())
+        return list(self.network.get_submodule(GATES).parameters())
 
     def borderline(self, *inputs: Tensor) -> Tensor:
         """Whether a block is about as likely to run as it has to be."""
@@ -89,7 +88,7 @@ class SkippingNetwork(RoutedModule):
         """Scale the log odds of gates down to a mean size on these inputs, where they are larger. Gates that share a head are scaled alike."""
         self.eval()(*inputs)
         sizes = torch.logit(self.last()[0].double(), eps=_SUREST).abs().mean(0)
-        heads = [part for part in self.network.get_submodule(_GATES).modules() if isinstance(part, Head)]
+        heads = [part for part in self.network.get_submodule(GATES).modules() if isinstance(part, Head)]
         groups = [sizes] if len(heads) == 1 else sizes[:, None]
         for head, each in zip(heads, groups, strict=True):
             factor = min(1.0, size / max(float(each.mean()), _SUREST))
@@ -157,15 +156,15 @@ class SkippingNetwork(RoutedModule):
 
     def _compact(self) -> fx.GraphModule:
         """The network with recurrent gates of as few operations as they can have; it shares all other weights."""
-        gates = self.network.get_submodule(_GATES)
+        gates = self.network.get_submodule(GATES)
         if not isinstance(cell := getattr(gates, "cell", None), nn.LSTMCell):
             return self.network
         step = Step(cell)
         compact = nn.Module()
         compact.cell, compact.head = step, gates.head
-        compact.embeddings = nn.ModuleList(step.embedding(part, cell) for part in gates.embeddings.children())  # type: ignore[union-attr, arg-type]
+        compact.embeddings = nn.ModuleList(step.embedding(part, cell) for part in gates.embeddings.children())  # type: ignore[union-attr, arg-type]  # torch takes attributes of a module for tensors and modules
         graph = fx.GraphModule(self.network, self.network.graph)
-        setattr(graph, _GATES, compact.eval())
+        setattr(graph, GATES, compact.eval())
         return graph.eval()
 
     def _norms(self) -> list[tuple[str, nn.Module]]:
@@ -227,79 +226,3 @@ def swap_norms(network: nn.Module, layers: Mapping[str, nn.Module]) -> None:
     for name, layer in layers.items():
         parent, _, own = name.rpartition(".")
         setattr(network.get_submodule(parent), own, layer)
-
-
-def with_gates(graph: fx.GraphModule, blocks: Sequence[ResidualBlock], params: SkipRouting) -> SkippingNetwork:
-    """Put a gate before each of the blocks, in their order. The graph is changed in place; new weights come from torch's generator."""
-    places = _Places(graph)
-    gates, decisions, joins = nn.Module(), nn.ModuleList(), nn.ModuleList()
-    for name, part in ((_GATES, gates), (_DECISIONS, decisions), (_JOINS, joins)):
-        graph.add_module(name, part)
-    recurrent = params.gate == "recurrent"
-    embeddings, heads = nn.ModuleList(), nn.ModuleList()
-    if recurrent:
-        gates.embeddings = embeddings
-        gates.cell = nn.LSTMCell(params.embedding_size, params.hidden_size)
-        gates.head = Head(params.hidden_size, params.gate_bias)
-    else:
-        gates.heads = heads
-    state: fx.Node | None = None
-    routes: list[Route] = []
-    renamed: dict[fx.Node, fx.Node] = {}
-    for number, block in enumerate(blocks):
-        entry = renamed.get(block.entry, block.entry)
-        if recurrent:
-            channels = block.shape[block.channel_axis - 1]
-            embeddings.append(Embedding(channels, block.channel_axis, params.embedding_size))
-            embedded = places.call(f"{_GATES}.embeddings.{number}", (entry,), after=[entry, state])
-            state = places.call(f"{_GATES}.cell", (embedded,) if state is None else (embedded, state), after=[embedded])
-            hidden = places.function(operator.getitem, (state, 0), after=[state])
-            probability = places.call(f"{_GATES}.head", (hidden,), after=[hidden])
-        else:
-            first = params.gate == "feedforward_1"
-            heads.append(FeedForward(block.shape, block.channel_axis, params.gate_bias, first=first))
-            probability = places.call(f"{_GATES}.heads.{number}", (entry,), after=[entry])
-        decisions.append(Decision())
-        joins.append(Join())
-        decision = places.call(f"{_DECISIONS}.{number}", (probability,), after=[probability])
-        with graph.graph.inserting_before(block.addition):
-            shortcut = renamed.get(block.shortcut, block.shortcut)
-            join = graph.graph.call_module(f"{_JOINS}.{number}", (shortcut, block.branch, decision))
-        block.addition.replace_all_uses_with(join)
-        graph.graph.erase_node(block.addition)
-        renamed[block.addition] = join
-        routes.append(_route(block, decision, join, renamed))
-    graph.graph.lint()
-    graph.recompile()
-    return SkippingNetwork(graph, routes)
-
-
-def _route(block: ResidualBlock, decision: fx.Node, join: fx.Node, renamed: Mapping[fx.Node, fx.Node]) -> Route:
-    def name(node: fx.Node) -> str:
-        return renamed.get(node, node).name
-
-    rows = tuple(name(node) for node in block.rows)
-    return Route(block.name, tuple(map(name, block.nodes)), rows, name(block.shortcut), name(block.branch), decision.name, join.name)
-
-
-class _Places:
-    """Puts nodes right behind the last of those that they read."""
-
-    def __init__(self, graph: fx.GraphModule) -> None:
-        self._graph = graph.graph
-        self._last_input = [node for node in self._graph.nodes if node.op == "placeholder"][-1]
-
-    def call(self, target: str, args: tuple[Any, ...], *, after: Sequence[fx.Node | None]) -> fx.Node:
-        """A layer's call."""
-        with self._graph.inserting_after(self._anchor(after)):
-            return self._graph.call_module(target, args)
-
-    def function(self, target: Any, args: tuple[Any, ...], *, after: Sequence[fx.Node | None]) -> fx.Node:
-        """A function's call."""
-        with self._graph.inserting_after(self._anchor(after)):
-            return self._graph.call_function(target, args)
-
-    def _anchor(self, after: Sequence[fx.Node | None]) -> fx.Node:
-        wanted = {*(node for node in after if node is not None), self._last_input}
-        place: fx.Node = next(node for node in reversed(list(self._graph.nodes)) if node in wanted)
-        return place

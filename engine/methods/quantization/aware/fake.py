@@ -106,14 +106,14 @@ class FakeQuantize(nn.Module):
         """The scale as it is now; `count` numbers of one example share it."""
         if not self.learned:
             return self.unit
-        scaled: Tensor = _Scaled.apply(self.ratio, self.unit, step_factor(count, max(self.high, -self.low)))  # type: ignore[no-untyped-call]
+        scaled: Tensor = _Scaled.apply(self.ratio, self.unit, step_factor(count, max(self.high, -self.low)))  # type: ignore[no-untyped-call]  # inherited from torch
         return scaled
 
     def forward(self, values: Tensor) -> Tensor:
         """The values as the quantized file reads them."""
         count = math.prod(values.shape[1:])
         values = values.float()  # where the network computes in fewer bits while it trains
-        rounded: Tensor = Round.apply(values, self.step(count), self.low, self.high)  # type: ignore[no-untyped-call]
+        rounded: Tensor = Round.apply(values, self.step(count), self.low, self.high)  # type: ignore[no-untyped-call]  # inherited from torch
         return rounded
 
     def scaling(self) -> Scaling:
@@ -142,7 +142,7 @@ class WeightStep(nn.Module):
         if not self.learned:
             return self._needed(weight.detach(), self.axis, self.levels)
         factor = step_factor(weight.numel() // max(1, self.unit.numel()), self.levels)
-        scaled: Tensor = _Scaled.apply(self.ratio, self.unit, factor)  # type: ignore[no-untyped-call]
+        scaled: Tensor = _Scaled.apply(self.ratio, self.unit, factor)  # type: ignore[no-untyped-call]  # inherited from torch
         return scaled
 
     def learned_step(self) -> Tensor:
@@ -194,7 +194,7 @@ class Weigher:
             shape = [1] * weight.ndim
             shape[self._step.axis] = -1
             step = step.view(shape)
-        rounded: Tensor = Round.apply(weight, step, -self._step.levels, self._step.levels)  # type: ignore[no-untyped-call]
+        rounded: Tensor = Round.apply(weight, step, -self._step.levels, self._step.levels)  # type: ignore[no-untyped-call]  # inherited from torch
         return rounded
 
     def bias(self, weight: Tensor, bias: Tensor) -> Tensor:
@@ -204,7 +204,7 @@ class Weigher:
         with torch.no_grad():
             units = self._fitting(self._step(weight), bias) * self._source.step()
             rounded = (bias.double() / units.double()).round_().float() * units
-        stored: Tensor = Through.apply(bias, rounded)  # type: ignore[no-untyped-call]
+        stored: Tensor = Through.apply(bias, rounded)  # type: ignore[no-untyped-call]  # inherited from torch
         return stored
 
     def _fitting(self, step: Tensor, bias: Tensor | None) -> Tensor:

@@ -16,7 +16,8 @@ from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from engine.formats.onnx.importer import shapes
-from engine.formats.onnx.importer.builder import Builder, Origin
+from engine.formats.onnx.importer.builder import Builder
+from engine.formats.onnx.importer.parameters import Origin
 from engine.formats.onnx.importer.reader import Op
 from engine.formats.onnx.importer.rebuild import Rebuilt, rebuild
 from engine.formats.onnx.importer.values import Constant as Known

@@ -95,7 +95,7 @@ class _Settings:
         self._settings = (layer.stride, layer.padding, layer.dilation, layer.groups)
 
     def __call__(self, values: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        result: Tensor = self._run(values, weight, bias, *self._settings)  # type: ignore[arg-type]
+        result: Tensor = self._run(values, weight, bias, *self._settings)  # type: ignore[arg-type]  # settings of a layer of as many dimensions
         return result
 
 

@@ -74,7 +74,7 @@ def indexed(module: nn.Module, levels: Mapping[str, Levels]) -> dict[str, Indexe
     for name, item in levels.items():
         layer, attribute = masks.owner(module, name), name.rpartition(".")[2]
         value: Tensor = masks.stored(layer, attribute)
-        for step in layer.parametrizations[attribute]:  # type: ignore[index]
+        for step in layer.parametrizations[attribute]:  # type: ignore[index]  # torch takes attributes of a module for tensors and modules
             if step is item:
                 break
             value = step(value)

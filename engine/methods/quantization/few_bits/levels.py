@@ -33,7 +33,7 @@ class BinaryWeight(nn.Module):
             return weight
         drawn = self.stochastic if self.training else self.seen == "drawn"
         signs = self.drawn(weight.detach()) if drawn else sign(weight.detach())
-        binary: Tensor = Through.apply(weight, signs * self.magnitude)  # type: ignore[no-untyped-call]
+        binary: Tensor = Through.apply(weight, signs * self.magnitude)  # type: ignore[no-untyped-call]  # inherited from torch
         return binary
 
     def probability(self, weight: Tensor) -> Tensor:
@@ -69,7 +69,7 @@ class TernaryWeight(nn.Module):
     def forward(self, weight: Tensor) -> Tensor:
         """The weight that the layer sees."""
         signs, alpha = self.split(weight.detach())
-        ternary: Tensor = Through.apply(weight, signs * alpha)  # type: ignore[no-untyped-call]
+        ternary: Tensor = Through.apply(weight, signs * alpha)  # type: ignore[no-untyped-call]  # inherited from torch
         return ternary
 
     def split(self, weight: Tensor) -> tuple[Tensor, Tensor]:

@@ -25,6 +25,7 @@ from engine.formats.onnx.executed import executed_macs
 from engine.formats.onnx.networks import ModuleNetwork
 from engine.methods.dynamic.routing.blocks import find_blocks, traced
 from engine.methods.dynamic.routing.gates import Decision, RoutedNorm
+from engine.methods.dynamic.routing.gating import with_gates
 from engine.methods.dynamic.routing.learning import (
     Controlled,
     Reinforcement,
@@ -34,7 +35,7 @@ from engine.methods.dynamic.routing.learning import (
     routes,
     without_mean_of_others,
 )
-from engine.methods.dynamic.routing.network import SkippingNetwork, with_gates
+from engine.methods.dynamic.routing.network import SkippingNetwork
 from engine.methods.dynamic.skip_routing import apply
 from engine.methods.dynamic.spec_skip import SkipRouting
 from engine.networks.network import Signature, TensorSpec

@@ -13,8 +13,8 @@ from engine.formats.onnx.runtime import Feed
 from engine.methods.quantization import agreement, calibration, graph
 from engine.methods.quantization.integers import IntegerWriter
 from engine.methods.quantization.plan import Plan
+from engine.methods.quantization.quantizer import Quantizer
 from engine.methods.quantization.spec import Calibration, StaticQuantization
-from engine.methods.quantization.static_quantization import Quantizer
 
 
 def outputs(path: Path, feed: Mapping[str, np.ndarray], *, optimized: bool = True) -> dict[str, np.ndarray]:

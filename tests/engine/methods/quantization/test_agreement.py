@@ -11,7 +11,7 @@ from onnx import numpy_helper
 from engine.contract.errors import EngineError
 from engine.methods.quantization import agreement
 from engine.methods.quantization.plan import Plan
-from engine.methods.quantization.static_quantization import Quantizer
+from engine.methods.quantization.quantizer import Quantizer
 from tests.engine.conftest import make_split
 from tests.engine.formats.onnx import graphs, test_layer_operators, test_moving_operators, test_operators, test_shape_arithmetic
 from tests.engine.formats.onnx.exporting import export
