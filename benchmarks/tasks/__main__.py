@@ -43,7 +43,7 @@ def measured(case: Case, work: Path, seed: int) -> dict[str, Any]:
     alpha = 0.5 if case.targets else 1.0
     steps = [
         {"method": "structured_pruning", "pruning_ratio": RATIO},
-        {"method": "distillation", "epochs": EPOCHS, "learning_rate": 0.002, "alpha": alpha},
+        {"method": "distillation", "epochs": EPOCHS, "optimizer": "adam", "learning_rate": 0.002, "schedule": "constant", "alpha": alpha},
         {"method": "int8_quantization"},
     ]
     begin = time.monotonic()

@@ -2,6 +2,9 @@
 
 import os
 import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import schemathesis
@@ -11,9 +14,10 @@ from schemathesis.specs.openapi import checks as openapi
 
 from api.app import create_app
 from api.examples import EXAMPLES
+from api.front import limits
 from core.jobs import NewArtifact
 from core.settings import Settings
-from tests.api.conftest import DATASET_INSPECTION, MODEL_INSPECTION, Server
+from tests.api.conftest import DATASET_INSPECTION, MAX_UPLOAD_BYTES, MODEL_INSPECTION, Server, running
 from tests.api.test_artifacts import REPORT
 
 THOROUGH = "CONTRACT_EXAMPLES" in os.environ
@@ -75,6 +79,19 @@ def left_out(case: schemathesis.Case, response: schemathesis.Response) -> list:
         beyond = all(item["code"] in BEYOND_THE_SPEC for item in errors)
     found = [openapi.positive_data_acceptance] if beyond else []
     return [*found, schemathesis.checks.not_a_server_error] if code == "egress_failed" else found
+
+
+@pytest.fixture(scope="module")
+def server(_sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server that takes any number of wrong keys from an address: every example is sent without a key and with a wrong one, too."""
+    folder = tmp_path_factory.mktemp("schema")
+    shutil.copy(_sqlite_template, folder / "modelpress.db")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(limits, "FAILURES_BURST", 1e9)
+        with running(
+            Settings(data_dir=folder, auth="required", min_free_bytes=0, max_upload_bytes=MAX_UPLOAD_BYTES, lease_seconds=600)
+        ) as running_server:
+            yield running_server
 
 
 @pytest.fixture(scope="module")
