@@ -147,7 +147,7 @@ def decides(node: onnx.NodeProto, constants: Mapping[str, onnx.TensorProto]) -> 
     if node.op_type == "If":
         return first is None
     starts = len(node.input) < 2 or not node.input[1] or _number(constants.get(node.input[1])) is not None
-    return node.op_type == "Loop" and (first is None or not starts or not _runs_on(subgraphs(node)[0]))
+    return node.op_type == "Loop" and (first is None or not starts or not runs_on(subgraphs(node)[0]))
 
 
 def _repeated(node: onnx.NodeProto, counts: Sequence[int | None], known: Shapes, constants: Mapping[str, onnx.TensorProto]) -> int | None:
@@ -163,7 +163,7 @@ def _repeated(node: onnx.NodeProto, counts: Sequence[int | None], known: Shapes,
         return counts[0] if len(set(counts)) == 1 else None
     if node.op_type == "Loop" and len(counts) == 1 and counts[0] is not None and first is not None:
         starts = len(node.input) < 2 or not node.input[1] or _number(constants.get(node.input[1])) == 1
-        return int(first) * counts[0] if starts and _runs_on(subgraphs(node)[0]) else None
+        return int(first) * counts[0] if starts and runs_on(subgraphs(node)[0]) else None
     if node.op_type == "Scan" and len(counts) == 1 and counts[0] is not None:
         scanned = int_attribute(node, "num_scan_inputs")
         axes = next((list(item.ints) for item in node.attribute if item.name == "scan_input_axes"), [0] * scanned)
@@ -172,7 +172,7 @@ def _repeated(node: onnx.NodeProto, counts: Sequence[int | None], known: Shapes,
     return None
 
 
-def _runs_on(body: onnx.GraphProto) -> bool:
+def runs_on(body: onnx.GraphProto) -> bool:
     """Whether a loop's body never ends it early: its condition is true, or the one that it was called with."""
     source = body.output[0].name
     producers = {name: node for node in body.node for name in node.output}

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import functools
 import operator
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -16,7 +17,7 @@ from engine.contract import limits
 from engine.contract.errors import EngineError
 from engine.formats.onnx.importer.names import Names, identifier, is_readable
 from engine.formats.onnx.importer.reader import Op
-from engine.formats.onnx.importer.trials import Trials, of_function, of_layer
+from engine.formats.onnx.importer.trials import Trials, alike, of_function, of_layer
 from engine.formats.onnx.importer.values import Constant, Flow, Sizes, Symbol, Value
 
 _FACTORIES = (torch.arange, torch.full, torch.scalar_tensor)
@@ -57,6 +58,9 @@ class Builder:
         self._layers: dict[Any, str] = {}
         self._calls: dict[str, int] = {}
         self._flows: dict[fx.Node, Flow] = {}
+        self._known_as: dict[fx.Node, list[str]] = defaultdict(list)
+        self._again: Any = None
+        self._turn = 0
         self._trials = Trials()
 
     def placeholder(self, name: str, probes: tuple[torch.Tensor, ...]) -> Flow:
@@ -109,6 +113,8 @@ class Builder:
             real: Any = map_aggregate(given, lambda item: item.tensor if isinstance(item, Constant) else item)
             with torch.no_grad():
                 return Constant(module.eval()(*real))
+        if key is None and self._again is not None:
+            key = self._again_key(module)
         if key is None or key not in self._layers:
             claimed = self.names.claim(path, type(module).__name__.lower())
             _attach(self.root, claimed, module)
@@ -123,6 +129,30 @@ class Builder:
             imagined: Any = map_aggregate(given, functools.partial(_probe, index=index))
             results.append(self._trials.of(known, imagined, functools.partial(_tried, module, twin, imagined)))
         return self._flow(node, tuple(results))
+
+    @contextlib.contextmanager
+    def again(self, key: Any) -> Iterator[None]:
+        """Inside of it, layers that were made under the same key before, and are alike, are the same ones."""
+        self._again, self._turn = key, 0
+        try:
+            yield
+        finally:
+            self._again = None
+
+    def _again_key(self, module: nn.Module) -> Any:
+        self._turn += 1
+        key = (self._again, self._turn, of_layer(module))
+        known = key[-1] is not None and (key not in self._layers or alike(self.root.get_submodule(self._layers[key]), module))
+        return key if known else None
+
+    def known_as(self, value: Value, name: str) -> None:
+        """Note a name that the file has for a value."""
+        if isinstance(value, Flow):
+            self._known_as[value.node].append(name)
+
+    def names_of(self, value: Flow) -> Sequence[str]:
+        """All names that the file has had for a value so far: an Identity gives it another one."""
+        return self._known_as[value.node]
 
     def activation(self, op: Op, module: nn.Module, value: Value | None = None) -> Value:
         """A layer without parameters, applied to the node's first input (or to `value`)."""

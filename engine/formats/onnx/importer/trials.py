@@ -88,3 +88,11 @@ def of_layer(module: nn.Module) -> Key | None:
         for name, tensor in (*module._parameters.items(), *module._buffers.items())
     ]
     return (type(module), tuple(settings), tuple(held))
+
+
+def alike(one: nn.Module, other: nn.Module) -> bool:
+    """Whether two layers of one kind hold the same numbers."""
+    mine, theirs = ([*layer.named_parameters(recurse=False), *layer.named_buffers(recurse=False)] for layer in (one, other))
+    return len(mine) == len(theirs) and all(
+        name == named and (tensor is held or torch.equal(tensor, held)) for (name, tensor), (named, held) in zip(mine, theirs, strict=True)
+    )
