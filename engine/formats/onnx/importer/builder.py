@@ -18,7 +18,7 @@ from engine.contract.errors import EngineError
 from engine.formats.onnx.importer.names import Names, identifier, is_readable
 from engine.formats.onnx.importer.reader import Op
 from engine.formats.onnx.importer.trials import Trials, alike, of_function, of_layer
-from engine.formats.onnx.importer.values import Constant, Flow, Sizes, Symbol, Value
+from engine.formats.onnx.importer.values import Constant, Flow, Items, Sizes, Symbol, Value, sizes_of
 
 _FACTORIES = (torch.arange, torch.full, torch.scalar_tensor)
 
@@ -59,6 +59,8 @@ class Builder:
         self._calls: dict[str, int] = {}
         self._flows: dict[fx.Node, Flow] = {}
         self._known_as: dict[fx.Node, list[str]] = defaultdict(list)
+        self._listed: set[fx.Node] = set()
+        """What is part of a sequence."""
         self._again: Any = None
         self._turn = 0
         self._trials = Trials()
@@ -75,7 +77,7 @@ class Builder:
     def size(self, value: Value, dim: int) -> Any:
         """Size of one dimension: an int, or a Symbol where the probes differ."""
         if not isinstance(value, Flow):
-            return value.tensor.shape[dim] if isinstance(value, Constant) else value.array.shape[dim]
+            return value.tensor.shape[dim] if isinstance(value, Constant) else sizes_of(value).shape[dim]
         values = tuple(probe.shape[dim] for probe in value.probes)
         if len(set(values)) == 1:
             return values[0]
@@ -149,10 +151,12 @@ class Builder:
         """Note a name that the file has for a value."""
         if isinstance(value, Flow):
             self._known_as[value.node].append(name)
+        elif isinstance(value, Items):
+            self._listed.update(item.node for item in value.values if isinstance(item, Flow))
 
-    def names_of(self, value: Flow) -> Sequence[str]:
-        """All names that the file has had for a value so far: an Identity gives it another one."""
-        return self._known_as[value.node]
+    def names_of(self, value: Flow) -> Sequence[str] | None:
+        """All names that the file has had for a value so far: an Identity gives it another one. None where more than names lead to it."""
+        return None if value.node.users or value.node in self._listed else self._known_as[value.node]
 
     def activation(self, op: Op, module: nn.Module, value: Value | None = None) -> Value:
         """A layer without parameters, applied to the node's first input (or to `value`)."""
@@ -283,17 +287,18 @@ class Builder:
 
     def _materialized(self, item: Any) -> Any:
         """`Sizes` where a tensor is needed."""
-        if not isinstance(item, Sizes):
+        if not isinstance(item, Sizes | Items):
             return item
+        array = sizes_of(item)
         parts = [
             self._run(torch.scalar_tensor, (element,), {"dtype": torch.int64})
             if isinstance(element, Symbol)
             else Constant(torch.tensor(element))
-            for element in item.array.ravel()
+            for element in array.ravel()
         ]
-        if item.array.ndim == 0:
+        if array.ndim == 0:
             return parts[0]
-        return self._run("reshape", (self._run(torch.stack, (parts,), {}), item.array.shape), {})
+        return self._run("reshape", (self._run(torch.stack, (parts,), {}), array.shape), {})
 
     def _argument(self, item: Any) -> Any:
         if isinstance(item, Flow | Symbol):

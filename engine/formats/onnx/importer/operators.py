@@ -22,6 +22,7 @@ from engine.formats.onnx.importer import (
     resize,
     sampling,
     scattering,
+    sequences,
     shapes,
 )
 from engine.formats.onnx.importer.builder import Builder
@@ -42,6 +43,7 @@ _GROUPS = (
     resize,
     sampling,
     scattering,
+    sequences,
     shapes,
 )
 OPERATORS: Mapping[str, Handler] = {name: handler for group in _GROUPS for name, handler in group.OPERATORS.items()}

@@ -17,7 +17,7 @@ from engine.formats.onnx.importer.builder import Builder, Origin
 from engine.formats.onnx.importer.elementwise import DTYPES, HALF_TYPES
 from engine.formats.onnx.importer.operators import NO_OPERATORS, OPERATORS, OWN_DOMAIN, Handler, refuse_unknown
 from engine.formats.onnx.importer.reader import KEEP_HINT
-from engine.formats.onnx.importer.values import Constant, Value
+from engine.formats.onnx.importer.values import Constant, Items, Value
 from engine.formats.onnx.importer.walk import Walk
 
 __all__ = ["OPERATORS", "OWN_DOMAIN", "Rebuilt", "build_module", "rebuild"]
@@ -98,7 +98,10 @@ def _build(
             value = build.call("to", value, torch.float32)
         values[item.name] = value
     opset = max((item.version for item in model.opset_import if item.domain in ("", "ai.onnx")), default=1)
-    module = build.module(Walk(build, opset, own).run(graph, values))
+    outputs = Walk(build, opset, own).run(graph, values)
+    if any(isinstance(output, Items) for output in outputs):
+        raise EngineError("unsupported_operator", "An output of the network is a sequence, and no tensor.", hint=KEEP_HINT)
+    module = build.module(outputs)
     return Rebuilt(module, tuple(build.origins), build.constants)
 
 

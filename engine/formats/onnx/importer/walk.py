@@ -137,9 +137,12 @@ class Walk:
             constants.update((name, constants[outer]) for name, outer in loops.taken_along(op.node, graph).items() if outer in constants)
         nodes = with_biases(with_products(graph, Patterns(graph, constants).rewritten(), own), graph, constants)
         consumers = _consumers(nodes, graph, around.consumers)
-        for readers in consumers.values():
-            # Every value may be read once more, at the next time: none goes into the layer before it.
-            readers.append(onnx.NodeProto())
+        for name, readers in consumers.items():
+            if name in constants:
+                consumers[name] = [reader for reader in readers if reader is not op.node]
+            else:
+                # Every value may be read once more, at the next time: none goes into the layer before it.
+                readers.append(onnx.NodeProto())
         return _Scope(graph, nodes, consumers, constants, stored, prefix, around.repeats or Repeats())
 
 
