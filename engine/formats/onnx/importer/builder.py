@@ -13,11 +13,9 @@ import torch
 from torch import fx, nn
 from torch.fx.node import map_aggregate
 
-from engine.contract import limits
-from engine.contract.errors import EngineError
 from engine.formats.onnx.importer.names import Names, identifier, is_readable
 from engine.formats.onnx.importer.reader import Op
-from engine.formats.onnx.importer.trials import Trials, alike, of_function, of_layer
+from engine.formats.onnx.importer.trials import Trials, alike, of_function, of_layer, probe, refuse_huge, refuse_large, tried
 from engine.formats.onnx.importer.values import Constant, Flow, Items, Sizes, Symbol, Value, sizes_of
 
 _FACTORIES = (torch.arange, torch.full, torch.scalar_tensor)
@@ -128,8 +126,8 @@ class Builder:
         known = of_layer(module) if twin is None else None
         results = []
         for index in range(self.probes):
-            imagined: Any = map_aggregate(given, functools.partial(_probe, index=index))
-            results.append(self._trials.of(known, imagined, functools.partial(_tried, module, twin, imagined)))
+            imagined: Any = map_aggregate(given, functools.partial(probe, index=index))
+            results.append(self._trials.of(known, imagined, functools.partial(tried, module, twin, imagined)))
         return self._flow(node, tuple(results))
 
     @contextlib.contextmanager
@@ -266,12 +264,12 @@ class Builder:
         known = of_function(function)
         if not flowing:
             real: Any = map_aggregate((args, kwargs), lambda item: item.tensor if isinstance(item, Constant) else item)
-            _refuse_huge(run, args, kwargs)
+            refuse_huge(run, args, kwargs)
             with torch.no_grad():
                 return Constant(run(*real[0], **real[1]))
         results = []
         for index in range(self.probes):
-            imagined: Any = map_aggregate((args, kwargs), functools.partial(_probe, index=index))
+            imagined: Any = map_aggregate((args, kwargs), functools.partial(probe, index=index))
             with torch.device("meta") if function in _FACTORIES else contextlib.nullcontext():
                 results.append(self._trials.of(known, imagined, functools.partial(run, *imagined[0], **imagined[1])))
         nodes: Any = map_aggregate((args, kwargs), self._argument)
@@ -281,7 +279,7 @@ class Builder:
 
     def _flow(self, node: fx.Node, probes: tuple[Any, ...]) -> Flow:
         if isinstance(probes[0], torch.Tensor):
-            _refuse_large(probes[0])
+            refuse_large(probes[0])
         self._flows[node] = Flow(node, probes)
         return self._flows[node]
 
@@ -322,42 +320,12 @@ class Builder:
         return self._attributes[key]
 
 
-def _tried(module: nn.Module, twin: nn.Module | None, imagined: Any) -> Any:
-    """A layer's result without values; with `twin` that of its copy on the meta device."""
-    if twin is not None:
-        return twin(*imagined)
-    held = [*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)]
-    return torch.func.functional_call(module, {name: torch.empty_like(tensor, device="meta") for name, tensor in held}, imagined)
-
-
-def _refuse_huge(run: Callable[..., Any], args: Any, kwargs: Any) -> None:
-    """Find the size of a constant on the meta device before it is computed: a few bytes can ask for terabytes."""
-    imagined: Any = map_aggregate((args, kwargs), functools.partial(_probe, index=0))
-    with torch.device("meta"):
-        result = run(*imagined[0], **imagined[1])
-    for tensor in result if isinstance(result, tuple) else [result]:
-        _refuse_large(tensor)
-
-
-def _refuse_large(tensor: torch.Tensor) -> None:
-    if tensor.numel() > limits.MAX_TENSOR_ELEMENTS:
-        raise EngineError("tensor_limit_exceeded", f"A value has {tensor.numel()} elements, the limit is {limits.MAX_TENSOR_ELEMENTS}.")
-
-
 def _first_varies(value: Flow) -> bool:
     return len({probe.shape[0] for probe in value.probes}) > 1
 
 
 def _method(name: str) -> Callable[..., Any]:
     return lambda tensor, *args, **kwargs: getattr(tensor, name)(*args, **kwargs)
-
-
-def _probe(item: Any, index: int) -> Any:
-    if isinstance(item, Flow):
-        return item.probes[index]
-    if isinstance(item, Symbol):
-        return item.values[index]
-    return item.tensor.to("meta") if isinstance(item, Constant) else item
 
 
 def _attach(root: nn.Module, path: str, item: nn.Module | torch.Tensor) -> None:

@@ -64,6 +64,8 @@ class Body:
 
     graph: onnx.GraphProto
     nodes: int
+    constants: Mapping[str, onnx.TensorProto]
+    """What is stored around it, and in it."""
     step: Callable[[Sequence[Value]], list[Value]]
     """Its outputs for such inputs."""
 
@@ -93,7 +95,7 @@ def loop(op: Op, build: Builder, body: Body, imagined: Imagined) -> list[Value]:
     given = body.graph.input
     if len(given) != 2 + len(states) or len(body.graph.output) < 1 + len(states):
         raise EngineError("model_invalid", f"Node {op.label} does not give its body what that takes.")
-    if going and runs_on(body.graph):
+    if going and runs_on(body.graph, body.constants):
         Budget().take(op, body.nodes, max(0, most))
     stacks: list[list[Value]] = [[] for _ in body.graph.output[1 + len(states) :]]
     number, condition = 0, op.get(1) or _scalar(True, torch.bool, given[1])

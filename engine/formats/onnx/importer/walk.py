@@ -112,7 +112,7 @@ class Walk:
             self._budget.take(op, len(inner.nodes))
             return self._run(inner, ChainMap(dict(zip(names, given, strict=True)), inner.stored, values))  # type: ignore[arg-type]
 
-        return loops.UNROLLED[op.type](op, self._build, loops.Body(inner.graph, len(inner.nodes), step), self._imagined)
+        return loops.UNROLLED[op.type](op, self._build, loops.Body(inner.graph, len(inner.nodes), inner.constants, step), self._imagined)
 
     def _scope(self, op: Op, attribute: str, around: _Scope) -> _Scope:
         """One of the graphs that a node holds; a body's nodes and constants are the same ones at each time."""

@@ -63,6 +63,24 @@ def test_a_multiplication_counts_each_time(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", NETWORKS)
+def test_the_loop_of_the_file_has_the_multiplications_of_the_unrolled_network(name: str, tmp_path: Path) -> None:
+    """Shape inference says nothing of a state's shape, so that the file is run once."""
+    network = loaded(NETWORKS[name](), tmp_path)
+    want = network.with_module(network.module).count().macs_count
+    assert want
+    assert count_onnx(tmp_path / "in.onnx").macs_count == want
+    assert inspect_model(tmp_path / "in.onnx", "onnx", ModelMetadata(), tmp_path).macs_count == want
+
+
+def test_a_loop_of_very_many_times_is_not_run_to_be_counted(tmp_path: Path) -> None:
+    proto = gru()
+    count = next(item for item in proto.graph.initializer if item.name == "count")
+    count.CopyFrom(numpy_helper.from_array(np.array(2**40), "count"))
+    onnx.save(proto, tmp_path / "endless.onnx")
+    assert count_onnx(tmp_path / "endless.onnx").macs_count is None
+
+
+@pytest.mark.parametrize("name", NETWORKS)
 def test_training_lowers_the_loss_by_the_gradients_of_all_times(name: str, tmp_path: Path) -> None:
     proto = NETWORKS[name]()
     module, x = loaded(proto, tmp_path).module.train(), torch.from_numpy(example(proto, 32))
