@@ -18,6 +18,8 @@ from engine.formats.onnx.importer.reader import Op
 from engine.formats.onnx.importer.trials import Trials, alike, of_function, of_layer, probe, refuse_huge, refuse_large, tried
 from engine.formats.onnx.importer.values import Constant, Flow, Items, Sizes, Symbol, Value, sizes_of
 
+_MOST_ALIKE = 8
+"""Layers of one place in a body that another one is compared with."""
 _FACTORIES = (torch.arange, torch.full, torch.scalar_tensor)
 
 
@@ -59,6 +61,7 @@ class Builder:
         self._known_as: dict[fx.Node, list[str]] = defaultdict(list)
         self._listed: set[fx.Node] = set()
         """What is part of a sequence."""
+        self._made_again: dict[Any, list[Any]] = defaultdict(list)
         self._again: Any = None
         self._turn = 0
         self._trials = Trials()
@@ -131,19 +134,28 @@ class Builder:
         return self._flow(node, tuple(results))
 
     @contextlib.contextmanager
-    def again(self, key: Any) -> Iterator[None]:
-        """Inside of it, layers that were made under the same key before, and are alike, are the same ones."""
-        self._again, self._turn = key, 0
+    def again(self, node: int, constants: Any) -> Iterator[None]:
+        """Inside of it, layers that the node made before are the same ones where they are alike; those of the same constants come first."""
+        self._again, self._turn = (node, constants), 0
         try:
             yield
         finally:
             self._again = None
 
     def _again_key(self, module: nn.Module) -> Any:
+        """The key of the layer that is the same one, or else a new one's."""
         self._turn += 1
-        key = (self._again, self._turn, of_layer(module))
-        known = key[-1] is not None and (key not in self._layers or alike(self.root.get_submodule(self._layers[key]), module))
-        return key if known else None
+        kind = of_layer(module)
+        if kind is None:
+            return None
+        exact = (*self._again, self._turn, kind)
+        made = self._made_again[self._again[0], self._turn, kind]
+        near = [key for key in (exact, *made[:_MOST_ALIKE]) if key in self._layers]
+        same = next((key for key in near if alike(self.root.get_submodule(self._layers[key]), module)), None)
+        if same is None and exact not in self._layers:
+            made.append(exact)
+            return exact
+        return same
 
     def known_as(self, value: Value, name: str) -> None:
         """Note a name that the file has for a value."""

@@ -21,7 +21,7 @@ from engine.formats.onnx.importer.values import Constant, Flow, Sizes, Value
 from engine.formats.onnx.macs import runs_on
 from engine.formats.onnx.weights import int_attribute
 
-_OPEN = "control flow depends on the data, or on a size that the file leaves open"
+_OPEN = "control flow depends on the data, on the batch, or on a size that the file leaves open"
 _INEXACT = frozenset(["Div", "Max", "Min", "Mod"])
 _ENDLESS = 1 << 40
 

@@ -27,10 +27,10 @@ class Repeats:
 
     def of(self, op: Op, build: Builder, convert: Callable[[], list[Value]]) -> list[Value]:
         """What the node computes: the same constants and layers as before where it reads the same constants."""
-        key = (id(op.node), *map(_place, op.inputs))
+        key = (id(op.node), tuple(map(_place, op.inputs)))
         if key in self._made:
             return self._made[key]
-        with build.again(key):
+        with build.again(*key):
             results = convert()
         self._held += op.inputs
         if all(item is None or isinstance(item, Constant) for item in op.inputs) and all(isinstance(item, Constant) for item in results):

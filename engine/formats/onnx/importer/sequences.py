@@ -66,18 +66,20 @@ def split(op: Op, build: Builder) -> Value:
     whole = build.size(value, axis)
     if not isinstance(whole, int):
         op.fail("it splits an open dimension")
-    stated = op.constant(1)
+    stated = op.sizes(1)
     if op.get(1) is None:
         sizes = [1] * whole
-    elif stated is None:
+    elif stated is None or not all(isinstance(size, int) for size in stated):
         op.fail("its parts depend on the data")
-    elif stated.tensor.dim() == 0:
-        step = int(stated.tensor)
-        sizes = [min(step, whole - start) for start in range(0, whole, step)]
+    elif op.rank(1) == 0:
+        sizes = [min(stated[0], whole - start) for start in range(0, whole, stated[0])]
     else:
-        sizes = [int(size) for size in stated.tensor.tolist()]
+        sizes = stated
     parts = build.call_many(torch.split, len(sizes), value, sizes, axis)
-    if op.get(1) is None and not op.attribute("keepdims", 1):
+    # ONNX Runtime drops the dimension of parts of one size, too, where that is stated as a single number.
+    if not op.attribute("keepdims", 1) and (op.get(1) is None or op.rank(1) == 0):
+        if set(sizes) != {1}:
+            raise ValueError(f"a dimension of parts of {sizes[0]} cannot be dropped")
         parts = [build.call(torch.squeeze, part, [axis]) for part in parts]
     return Items(tuple(parts))
 

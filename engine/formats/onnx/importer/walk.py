@@ -58,7 +58,7 @@ class Walk:
         """The outputs of the main graph. `values` are those that it may read; what it computes is added to them."""
         constants = own_constants(graph)
         nodes = with_products(graph, Patterns(graph, constants).rewritten(), constants)
-        return self._run(_Scope(graph, nodes, _consumers(nodes, graph, {}), constants, {}, "", None), values)
+        return self._run(_Scope(graph, nodes, _consumers(nodes, graph, {}), _known(graph, constants), {}, "", None), values)
 
     def _run(self, scope: _Scope, values: Values) -> list[Value]:
         for node in scope.nodes:
@@ -128,7 +128,7 @@ class Walk:
         refuse_unknown(graph.node, self._opset)
         prefix = f"{around.prefix}{first_output(op.node)}/"
         own, given = own_constants(graph), {item.name for item in graph.input}
-        constants = {**{name: item for name, item in around.constants.items() if name not in given}, **own}
+        constants = _known(graph, {**{name: item for name, item in around.constants.items() if name not in given}, **own})
         stored = {item.name: Constant(making.tensor_of(item), _source(prefix, item.name)) for item in graph.initializer}
         if op.type == "If" and around.repeats is None:
             nodes = with_products(graph, Patterns(graph, own).rewritten(), own)
@@ -144,6 +144,15 @@ class Walk:
                 # Every value may be read once more, at the next time: none goes into the layer before it.
                 readers.append(onnx.NodeProto())
         return _Scope(graph, nodes, consumers, constants, stored, prefix, around.repeats or Repeats())
+
+
+def _known(graph: onnx.GraphProto, constants: Mapping[str, onnx.TensorProto]) -> dict[str, onnx.TensorProto]:
+    """Constants by all of their names: exporters that store equal tensors once give the others an Identity."""
+    found = dict(constants)
+    for node in graph.node:
+        if node.op_type == "Identity" and node.input and node.input[0] in found:
+            found[node.output[0]] = found[node.input[0]]
+    return found
 
 
 def _consumers(nodes: Iterable[onnx.NodeProto], graph: onnx.GraphProto, around: Consumers) -> Consumers:

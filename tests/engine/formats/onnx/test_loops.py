@@ -326,3 +326,37 @@ def test_an_operator_without_a_trainable_form_is_named_in_a_body_too() -> None:
     nodes = [loop(["count", "yes", "x"], ["y"], [node("NonZero", ["h"], ["h_out"])], ["h"], ["h_out"])]
     with pytest.raises(EngineError, match=r"node_h_out \(NonZero\)"):
         build_module(model(nodes, X, ["y"], NUMBERS))
+
+
+@pytest.mark.parametrize("batch", [BATCH, 1])
+def test_a_recurrent_layer_of_one_step_is_one_layer_from_a_stored_state_on(batch: int | str) -> None:
+    """As torch scripts an LSTM cell: the first state is a constant, and the later ones are not."""
+    nodes = [
+        node("Gather", ["x", "i"], ["x_t"], axis=1),
+        node("Unsqueeze", ["x_t", "first"], ["s"]),
+        node("LSTM", ["s", "lw", "lr", "lb", "", "h", "c"], ["l", "h_out", "c_out"], hidden_size=4),
+    ]
+    zeros = np.zeros((1, 1, 4), np.float32)
+    states = ["zeros", "zeros"] if batch == 1 else ["h0", "h0"]
+    start = [
+        node("ReduceSum", ["x", "last"], ["s0"], keepdims=0),
+        node("Slice", ["s0", "first", "four", "one_axis"], ["s1"]),
+        node("Unsqueeze", ["s1", "first"], ["h0"]),
+    ]
+    cell = loop(["count", "yes", *states], ["h1", "y"], nodes, ["h", "c"], ["h_out", "c_out"])
+    weights = {"lw": normal(1, 16, WIDTH), "lr": normal(1, 16, 4), "lb": normal(1, 32), "zeros": zeros}
+    numbers = {"first": ints(0), "last": ints(2), "four": ints(4), "one_axis": ints(1)}
+    proto = model([*start, cell], {"x": [batch, STEPS, WIDTH]}, ["y", "h1"], NUMBERS | weights | numbers)
+    module = assert_same(proto, {"x": normal(1 if batch == 1 else 3, STEPS, WIDTH)})
+    assert [type(item).__name__ for item in module.children()] == ["LSTM"]
+
+
+def test_weights_that_bodies_pick_again_in_another_turn_stay_one_each() -> None:
+    """More of them than are compared with one another."""
+    inner = [node("Gather", ["ws", "j"], ["w"], axis=0), node("MatMul", ["h", "w"], ["m"]), node("Tanh", ["m"], ["h_in_out"])]
+    condition = node("Identity", ["go_in"], ["still"])
+    nested = loop(["twelve", "", "g"], ["g_out"], inner, ["h"], ["h_in_out"], names=("j", "go_in", "still"), condition=condition)
+    outer = loop(["three", "yes", "h0"], ["y"], [nested], ["g"], ["g_out"])
+    constants = NUMBERS | {"ws": normal(12, WIDTH, WIDTH), "twelve": np.array(12, I64), "three": np.array(3, I64)}
+    module = assert_same(model([*STATE, outer], X, ["y"], constants), FEED)
+    assert sum(item.numel() for item in module.parameters()) == 12 * WIDTH * WIDTH

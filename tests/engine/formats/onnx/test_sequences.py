@@ -40,7 +40,17 @@ def test_members_are_put_and_read_at_places_from_both_ends(place: int, at: int) 
     assert_same(proto, {"x": normal(3, 4)})
 
 
-@pytest.mark.parametrize(("sizes", "how"), [(None, {"keepdims": 0}), (None, {}), (number(3), {}), (ints(1, 3), {})])
+@pytest.mark.parametrize(
+    ("sizes", "how"),
+    [
+        (None, {"keepdims": 0}),
+        (None, {}),
+        (number(3), {}),
+        (number(1), {"keepdims": 0}),
+        (ints(1, 3), {}),
+        (ints(1, 1, 1, 1), {"keepdims": 0}),
+    ],
+)
 def test_a_tensor_is_split_into_a_sequence(sizes: np.ndarray | None, how: dict[str, int]) -> None:
     nodes = [
         node("SplitToSequence", ["x", *([] if sizes is None else ["sizes"])], ["s"], axis=1, **how),
@@ -70,11 +80,12 @@ def test_a_sequence_in_the_place_of_a_tensor_and_the_other_way_round_is_refused(
     wrong = {
         "a tensor is needed": [made, node("Relu", ["s"], ["y"])],
         "a sequence is needed": [node("SequenceAt", ["x", "zero"], ["y"])],
+        "cannot be dropped": [node("SplitToSequence", ["x", "two"], ["s"], axis=1, keepdims=0), node("SequenceAt", ["s", "zero"], ["y"])],
         "place 7 of 2": [made, node("SequenceAt", ["s", "far"], ["y"])],
     }
     for reason, nodes in wrong.items():
         with pytest.raises(EngineError, match=reason) as caught:
-            build_module(model(nodes, X, ["y"], {"zero": number(0), "far": number(7)}))
+            build_module(model(nodes, X, ["y"], {"zero": number(0), "two": number(2), "far": number(7)}))
         assert caught.value.code == "model_invalid"
     for nodes, reason in (
         ([node("SequenceEmpty", [], ["s"]), node("ConcatFromSequence", ["s"], ["y"], axis=0)], "joins nothing"),
@@ -103,6 +114,18 @@ class Steps(nn.Module):
         return result
 
 
+class Unbound(Steps):
+    """A list that the loop reads, as long as the dimension that it was."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        steps = x.unbind(1)
+        state = self.given(steps[0])
+        for step in steps:
+            state = torch.tanh(self.norm(self.given(step) + self.state(state)))
+        result: Tensor = self.out(state)
+        return result
+
+
 class Last(Steps):
     """The last state alone, and no sequence."""
 
@@ -114,8 +137,7 @@ class Last(Steps):
         return result
 
 
-@pytest.mark.parametrize("network", [Steps, Last])
-@pytest.mark.parametrize("dynamic", [True, False])
+@pytest.mark.parametrize(("network", "dynamic"), [(Steps, True), (Steps, False), (Last, True), (Last, False), (Unbound, True)])
 @pytest.mark.filterwarnings("ignore")
 def test_loops_of_scripted_networks_are_imported(network: Callable[[], nn.Module], dynamic: bool) -> None:
     torch.manual_seed(0)
