@@ -16,12 +16,15 @@ import torch
 from engine.contract import limits
 from engine.contract.errors import EngineError
 from engine.formats.onnx.importer.builder import Builder
-from engine.formats.onnx.importer.reader import Op, rank_of
+from engine.formats.onnx.importer.reader import KEEP_HINT, Op, rank_of
 from engine.formats.onnx.importer.values import Constant, Flow, Sizes, Value
 from engine.formats.onnx.macs import runs_on
 from engine.formats.onnx.weights import int_attribute
 
 _OPEN = "control flow depends on the data, on the batch, or on a size that the file leaves open"
+_OPEN_HINT = (
+    "State the lengths that the file leaves open as metadata.input_specs of the model, where they are always the same. " + KEEP_HINT
+)
 _INEXACT = frozenset(["Div", "Max", "Min", "Mod"])
 _ENDLESS = 1 << 40
 
@@ -41,7 +44,7 @@ class Imagined:
     def constant(self, op: Op, value: Value | None) -> torch.Tensor:
         """What decides how often a body runs: one number, which is the same for every input."""
         if not isinstance(value, Constant) or value.tensor.numel() != 1 or value in self._found:
-            op.fail(_OPEN)
+            op.fail(_OPEN, hint=_OPEN_HINT)
         return value.tensor.reshape(())
 
 
@@ -123,7 +126,7 @@ def scan(op: Op, build: Builder, body: Body, imagined: Imagined) -> list[Value]:
     lengths = {build.size(item, axis) for axis, item in zip(axes, sequences, strict=True)}
     length = lengths.pop()
     if lengths or not isinstance(length, int):
-        op.fail(_OPEN)
+        op.fail(_OPEN, hint=_OPEN_HINT)
     Budget().take(op, body.nodes, length)
     backward = _each(op, "scan_input_directions", count)
     states = _starts(op, build, body, 0, first)

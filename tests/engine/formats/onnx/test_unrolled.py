@@ -9,7 +9,8 @@ import pytest
 import torch
 from onnx import numpy_helper
 
-from engine.contract.metadata import ModelMetadata
+from engine.contract.errors import EngineError
+from engine.contract.metadata import InputSpec, ModelMetadata
 from engine.formats import load_network
 from engine.formats.onnx.counting import count_onnx
 from engine.jobs.inspection import inspect_model
@@ -139,6 +140,20 @@ def test_channels_hang_together_through_the_state_and_cutting_them_equals_maskin
     with torch.no_grad():
         np.testing.assert_allclose(run_reference(written, {"x": values})[0], masked(x).numpy(), atol=1e-5)
     assert stored(written) < stored(proto)
+
+
+def test_a_length_that_the_file_leaves_open_may_be_stated(tmp_path: Path) -> None:
+    proto = gru(scanned=True)
+    proto.graph.input[0].type.tensor_type.shape.dim[1].dim_param = "steps"
+    with pytest.raises(EngineError) as caught:
+        _ = loaded(proto, tmp_path).module
+    assert caught.value.code == "unsupported_operator"
+    assert "metadata.input_specs" in str(caught.value.hint)
+    stated = ModelMetadata(input_specs=[InputSpec(name="x", shape=(None, 9, 4))])
+    network, x = load_network(tmp_path / "in.onnx", "onnx", stated, tmp_path), normal(3, 9, 4)
+    network.with_module(network.module).write_onnx(tmp_path / "out.onnx")
+    want = run_reference(proto, {"x": x})[0]
+    np.testing.assert_allclose(run_reference(onnx.load(tmp_path / "out.onnx"), {"x": x})[0], want, atol=1e-5)
 
 
 def test_the_file_that_is_quantized_keeps_its_loop(tmp_path: Path) -> None:
