@@ -71,8 +71,9 @@ def with_repeated(
     known, batch = input_shapes(model, shapes) if unknown else ({}, 1)
     if not unknown or decides_by_input(model) or None in known.values() or _runs(model.graph, {}) > _MOST_RUNS:
         return dict(macs)
-    model = inlined(model)
-    nodes = _named(model)
+    named = onnx.ModelProto()
+    named.CopyFrom(inlined(model))
+    nodes = _named(named)
     inside = {name: node for name, node in nodes.items() if node.outer in unknown}
     if any(node.proto.op_type in SELECTING or not (subgraphs(node.proto) or counts_itself(node.proto)) for node in inside.values()):
         return dict(macs)
@@ -81,7 +82,7 @@ def with_repeated(
     feed = {name: np.zeros(shape, kinds[name]) for name, shape in known.items() if shape is not None}
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "named.onnx"
-        onnx.save_model(model, str(file))
+        onnx.save_model(named, str(file))
         try:
             events = next(_profiles(file, Path(folder), [feed], 1, most=1))
         except EngineError as error:

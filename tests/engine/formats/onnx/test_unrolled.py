@@ -73,6 +73,17 @@ def test_the_loop_of_the_file_has_the_multiplications_of_the_unrolled_network(na
     assert inspect_model(tmp_path / "in.onnx", "onnx", ModelMetadata(), tmp_path).macs_count == want
 
 
+def test_counting_leaves_the_names_of_a_graph_alone(tmp_path: Path) -> None:
+    proto = gru()
+    proto.graph.node.extend([onnx.helper.make_node("NonZero", ["y"], ["where"], "untrainable")])
+    proto.graph.output.extend([onnx.helper.make_tensor_value_info("where", onnx.TensorProto.INT64, None)])
+    onnx.save(proto, tmp_path / "in.onnx")
+    found = inspect_model(tmp_path / "in.onnx", "onnx", ModelMetadata(), tmp_path)
+    assert not found.trainable
+    macs = {layer.name: layer.macs_count for layer in found.layers}
+    assert macs["node_last"] == STEPS * (12 + 16) * 48
+
+
 def test_a_loop_of_very_many_times_is_not_run_to_be_counted(tmp_path: Path) -> None:
     proto = gru()
     count = next(item for item in proto.graph.initializer if item.name == "count")
