@@ -13,6 +13,7 @@ import torch
 from torch import fx, nn
 from torch.fx.node import map_aggregate
 
+from engine.formats.onnx.importer.attaching import attach
 from engine.formats.onnx.importer.names import Names, identifier, is_readable
 from engine.formats.onnx.importer.reader import Op
 from engine.formats.onnx.importer.trials import Trials, alike, of_function, of_layer, probe, refuse_huge, refuse_large, tried
@@ -120,7 +121,7 @@ class Builder:
             key = self._again_key(module)
         if key is None or key not in self._layers:
             claimed = self.names.claim(path, type(module).__name__.lower())
-            _attach(self.root, claimed, module)
+            attach(self.root, claimed, module)
             self._layers[key if key is not None else claimed] = claimed
         target = self._layers[key] if key is not None else claimed
         self._calls[target] = self._calls.get(target, 0) + 1
@@ -325,7 +326,7 @@ class Builder:
             weight = tensor.is_floating_point() and tensor.numel() > 1 and bool(torch.isfinite(tensor).all())
             trainable = shared or (named is not None and weight)
             path = self.names.claim(named.replace("/", ".") if named else None, "constant")
-            _attach(self.root, path, self.parameter(constant) if trainable else tensor.detach().clone())
+            attach(self.root, path, self.parameter(constant) if trainable else tensor.detach().clone())
             if constant.source is not None:
                 self.constants[path] = constant.source, constant.transposed
             self._attributes[key] = self.graph.get_attr(path)
@@ -338,19 +339,3 @@ def _first_varies(value: Flow) -> bool:
 
 def _method(name: str) -> Callable[..., Any]:
     return lambda tensor, *args, **kwargs: getattr(tensor, name)(*args, **kwargs)
-
-
-def _attach(root: nn.Module, path: str, item: nn.Module | torch.Tensor) -> None:
-    """Set a layer, parameter or buffer at a dotted path, with plain modules as the containers between."""
-    *parents, last = path.split(".")
-    holder = root
-    for name in parents:
-        if name not in holder._modules:
-            holder.add_module(name, nn.Module())
-        holder = holder.get_submodule(name)
-    if isinstance(item, nn.Module):
-        holder.add_module(last, item)
-    elif isinstance(item, nn.Parameter):
-        holder.register_parameter(last, item)
-    else:
-        holder.register_buffer(last, item)
