@@ -25,6 +25,24 @@ class LstmClassifier(nn.Module):
         return self.head(self.lstm(self.embed(ids))[0][:, -1])
 
 
+@torch.jit.script_if_tracing
+def last_state(x: torch.Tensor, state: torch.Tensor, kernel: torch.Tensor, recurrent: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    """A loop in the file of torch's old exporter."""
+    for step in range(x.size(1)):
+        state = torch.tanh(nn.functional.linear(x[:, step], kernel, bias) + nn.functional.linear(state, recurrent))
+    return state
+
+
+class CellInLoop(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.given, self.state, self.head = nn.Linear(5, 12), nn.Linear(12, 16), nn.Linear(16, 16, bias=False), nn.Linear(16, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        state, given = x.new_zeros(x.shape[0], 16), self.given
+        return self.head(last_state(torch.relu(self.embed(x)), state, given.weight, self.state.weight, given.bias))
+
+
 class UNet(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -106,6 +124,7 @@ NETWORKS: dict[str, Callable[[], Made]] = {
     "byte classifier (BERT-like)": builtin("byte_transformer", depth=1, width=32, heads=2, length=16),
     "tiny GPT": builtin("byte_language_model", depth=1, width=32, heads=2, length=16),
     "LSTM classifier": lambda: awake(LstmClassifier(), (torch.arange(24).reshape(2, 12) % 50,)),
+    "cell in a loop": lambda: awake(CellInLoop(), (torch.linspace(-1, 1, 2 * 6 * 5).sin().reshape(2, 6, 5),)),
     "U-Net": lambda: awake(UNet(), (IMAGE,)),
     "two scales (YOLO-like)": lambda: awake(TwoScales(), (IMAGE,)),
     "image and table": lambda: awake(ImageAndTable(), (IMAGE, torch.linspace(-1, 1, 10).reshape(2, 5))),

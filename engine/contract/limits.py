@@ -10,6 +10,8 @@ MAX_FOLDED_BYTES = 2**30
 """What a runtime computes from constants alone while it loads a graph, beside four times what the file stores (`tensor_limit_exceeded`)."""
 MAX_TRAINABLE_NODES = 10_000
 """Operators of an ONNX graph that is made trainable; larger ones are described, and can be quantized, as they are."""
+MAX_UNROLLED_NODES = 20_000
+"""Operators that the bodies of its Loop and Scan become where it is made trainable (`unsupported_operator`)."""
 MAX_TENSOR_ELEMENTS = 2**31
 """Elements of one tensor: weight, input or intermediate value (`tensor_limit_exceeded`)."""
 MAX_ACTIVATION_BYTES = 8 * 2**30

@@ -17,6 +17,7 @@ from engine.contract.metadata import ModelMetadata
 from engine.formats.loading import load_network
 from engine.formats.onnx import runtime
 from engine.formats.onnx.counting import counts_of, multiplications
+from engine.formats.onnx.executed import with_repeated
 from engine.formats.onnx.file import is_quantized, narrowed, read_model, signature_of
 from engine.formats.onnx.flat import first_output
 from engine.formats.onnx.importer.names import module_path
@@ -53,7 +54,7 @@ def inspect_model(path: Path, format: str, metadata: ModelMetadata, work: Path) 
 def _of_graph(network: Network, path: Path, metadata: ModelMetadata) -> ModelInspection:
     model = unpacked(narrowed(read_model(path), metadata.input_specs))
     _check_runs(path, len(model.graph.node))
-    weights, macs = weight_tensors(model), node_macs(model)
+    weights, macs = weight_tensors(model), with_repeated(model, node_macs(model))
     counts = counts_of(weights, macs)
     reason = _untrainable(network, model)
     layers = with_reasons(network, module_layers(network)) if reason is None else of_graph(graph_layers(model, weights, macs), reason)

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 import onnx
 
+from engine.formats.onnx.executed import with_repeated
 from engine.formats.onnx.file import read_model
 from engine.formats.onnx.macs import node_macs, total
 from engine.formats.onnx.packed import unpacked
@@ -46,7 +47,7 @@ def count_onnx(path: Path, shapes: Mapping[str, Sequence[int]] | None = None) ->
 def count_graph(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]] | None = None) -> Counts:
     """Count a graph that was read before; see `count_onnx`."""
     model = unpacked(model)
-    return counts_of(weight_tensors(model), node_macs(model, shapes))
+    return counts_of(weight_tensors(model), with_repeated(model, node_macs(model, shapes), shapes))
 
 
 def counts_of(weights: Mapping[str, Weight], macs: Mapping[str, int | None]) -> Counts:

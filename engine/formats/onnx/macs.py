@@ -69,7 +69,7 @@ _FREE = frozenset(
 )
 """Operators of the runtime's own domain that multiply no matrices, besides the element-wise QLinear ones."""
 
-_SELECTING = frozenset(["Compress", "NonMaxSuppression", "NonZero", "Unique"])
+SELECTING = frozenset(["Compress", "NonMaxSuppression", "NonZero", "Unique"])
 """Operators that hand on as many elements as the data have of a kind."""
 
 
@@ -103,7 +103,7 @@ def _measured_by_the_data(model: onnx.ModelProto) -> set[str]:
     """Values whose sizes may depend on what is in the input: one run says nothing about another."""
     found: set[str] = set()
     for node in model.graph.node:
-        if node.op_type in _SELECTING or not found.isdisjoint(node.input):
+        if node.op_type in SELECTING or not found.isdisjoint(node.input):
             found.update(node.output)
     return found
 
@@ -148,7 +148,7 @@ def decides(node: onnx.NodeProto, constants: Mapping[str, onnx.TensorProto]) -> 
     if node.op_type == "If":
         return first is None
     starts = len(node.input) < 2 or not node.input[1] or _number(constants.get(node.input[1])) is not None
-    return node.op_type == "Loop" and (first is None or not starts or not _runs_on(subgraphs(node)[0]))
+    return node.op_type == "Loop" and (first is None or not starts or not runs_on(subgraphs(node)[0], constants))
 
 
 def _repeated(node: onnx.NodeProto, counts: Sequence[int | None], known: Shapes, constants: Mapping[str, onnx.TensorProto]) -> int | None:
@@ -164,7 +164,7 @@ def _repeated(node: onnx.NodeProto, counts: Sequence[int | None], known: Shapes,
         return counts[0] if len(set(counts)) == 1 else None
     if node.op_type == "Loop" and len(counts) == 1 and counts[0] is not None and first is not None:
         starts = len(node.input) < 2 or not node.input[1] or _number(constants.get(node.input[1])) == 1
-        return int(first) * counts[0] if starts and _runs_on(subgraphs(node)[0]) else None
+        return int(first) * counts[0] if starts and runs_on(subgraphs(node)[0], constants) else None
     if node.op_type == "Scan" and len(counts) == 1 and counts[0] is not None:
         scanned = int_attribute(node, "num_scan_inputs")
         axes = next((list(item.ints) for item in node.attribute if item.name == "scan_input_axes"), [0] * scanned)
@@ -173,13 +173,15 @@ def _repeated(node: onnx.NodeProto, counts: Sequence[int | None], known: Shapes,
     return None
 
 
-def _runs_on(body: onnx.GraphProto) -> bool:
-    """Whether a loop's body never ends it early: its condition is true, or the one that it was called with."""
+def runs_on(body: onnx.GraphProto, around: Mapping[str, onnx.TensorProto]) -> bool:
+    """Whether a loop's body never ends it early: its condition is true, or the one that it was called with. `around` is what is stored around it."""
     source = body.output[0].name
     producers = {name: node for node in body.node for name in node.output}
     while source in producers and producers[source].op_type in ("Cast", "Identity"):
         source = producers[source].input[0]
-    return (len(body.input) > 1 and source == body.input[1].name) or _number(own_constants(body).get(source)) == 1
+    if source in {item.name for item in body.input}:
+        return len(body.input) > 1 and source == body.input[1].name
+    return _number({**around, **own_constants(body)}.get(source)) == 1
 
 
 def _number(tensor: onnx.TensorProto | None) -> float | None:
@@ -197,6 +199,14 @@ def _inferred(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]] | None
     known: Shapes = {item.name: _whole_shape(item) for item in (*whole.graph.input, *whole.graph.value_info, *whole.graph.output)}
     known.update({name: list(item.dims) for name, item in constant_tensors(model).items()})
     return whole, known, batch
+
+
+def input_shapes(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]] | None) -> tuple[Shapes, int]:
+    """Shapes of the inputs for one example, and how many examples they hold where the file fixes its batch."""
+    skeleton = skeleton_of(model)
+    own = {item.name for item in graph_inputs(model.graph)}
+    batch = _set_shapes(skeleton, own, shapes or {})
+    return {item.name: _whole_shape(item) for item in skeleton.graph.input if item.name in own}, batch
 
 
 def single_macs(node: onnx.NodeProto, inputs: Sequence[list[int] | None], outputs: Sequence[list[int] | None]) -> int | None:

@@ -159,8 +159,14 @@ def _weight(name: str, readers: list[_Reader], flat: FlatGraph) -> Weight | None
         return None
     nonzero = _nonzero(array, _zero_point(name, flat))
     repeated = array.ndim == 1 and nonzero in (0, array.size) and bool((array == array[0]).all())
-    copies = len({(id(reader.node.proto), reader.index) for reader in found}) if repeated else 1
+    copies = len({(_layer(reader.node, flat), reader.index) for reader in found}) if repeated else 1
     return Weight(array.size * copies, None if nonzero is None else nonzero * copies, array.shape, outer)
+
+
+def _layer(node: FlatNode, flat: FlatGraph) -> object:
+    """Which layer a node is: products with one stored matrix are one layer, called more than once."""
+    matrix = node.inputs[1] if node.kind in ("Conv", "ConvTranspose", "Gemm") else ""
+    return matrix if matrix in flat.constants else id(node.proto)
 
 
 def _is_weight(tensor: onnx.TensorProto, reader: _Reader) -> bool:

@@ -5,21 +5,23 @@ from __future__ import annotations
 import contextlib
 import functools
 import operator
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import fx, nn
 from torch.fx.node import map_aggregate
 
-from engine.contract import limits
-from engine.contract.errors import EngineError
+from engine.formats.onnx.importer.attaching import attach
 from engine.formats.onnx.importer.names import Names, identifier, is_readable
 from engine.formats.onnx.importer.parameters import Parameters
 from engine.formats.onnx.importer.reader import Op
-from engine.formats.onnx.importer.trials import Trials, of_function, of_layer
-from engine.formats.onnx.importer.values import Constant, Flow, Sizes, Symbol, Value
+from engine.formats.onnx.importer.trials import Trials, alike, of_function, of_layer, probe, refuse_huge, refuse_large, tried
+from engine.formats.onnx.importer.values import Constant, Flow, Items, Sizes, Symbol, Value, sizes_of
 
+_MOST_ALIKE = 8
+"""Layers of one place in a body that another one is compared with."""
 _FACTORIES = (torch.arange, torch.full, torch.scalar_tensor)
 
 
@@ -45,6 +47,12 @@ class Builder:
         self._layers: dict[Any, str] = {}
         self._calls: dict[str, int] = {}
         self._flows: dict[fx.Node, Flow] = {}
+        self._known_as: dict[fx.Node, list[str]] = defaultdict(list)
+        self._listed: set[fx.Node] = set()
+        """What is part of a sequence."""
+        self._made_again: dict[Any, list[Any]] = defaultdict(list)
+        self._again: Any = None
+        self._turn = 0
         self._trials = Trials()
 
     def placeholder(self, name: str, probes: tuple[torch.Tensor, ...]) -> Flow:
@@ -59,7 +67,7 @@ class Builder:
     def size(self, value: Value, dim: int) -> Any:
         """Size of one dimension: an int, or a Symbol where the probes differ."""
         if not isinstance(value, Flow):
-            return value.tensor.shape[dim] if isinstance(value, Constant) else value.array.shape[dim]
+            return value.tensor.shape[dim] if isinstance(value, Constant) else sizes_of(value).shape[dim]
         values = tuple(probe.shape[dim] for probe in value.probes)
         if len(set(values)) == 1:
             return values[0]
@@ -97,9 +105,11 @@ class Builder:
             real: Any = map_aggregate(given, lambda item: item.tensor if isinstance(item, Constant) else item)
             with torch.no_grad():
                 return Constant(module.eval()(*real))
+        if key is None and self._again is not None:
+            key = self._again_key(module)
         if key is None or key not in self._layers:
             claimed = self.names.claim(path, type(module).__name__.lower())
-            _attach(self.root, claimed, module)
+            attach(self.root, claimed, module)
             self._layers[key if key is not None else claimed] = claimed
         target = self._layers[key] if key is not None else claimed
         self._calls[target] = self._calls.get(target, 0) + 1
@@ -108,9 +118,44 @@ class Builder:
         known = of_layer(module) if twin is None else None
         results = []
         for index in range(self.probes):
-            imagined: Any = map_aggregate(given, functools.partial(_probe, index=index))
-            results.append(self._trials.of(known, imagined, functools.partial(_tried, module, twin, imagined)))
+            imagined: Any = map_aggregate(given, functools.partial(probe, index=index))
+            results.append(self._trials.of(known, imagined, functools.partial(tried, module, twin, imagined)))
         return self._flow(node, tuple(results))
+
+    @contextlib.contextmanager
+    def again(self, node: int, constants: Any) -> Iterator[None]:
+        """Inside of it, layers that the node made before are the same ones where they are alike; those of the same constants come first."""
+        self._again, self._turn = (node, constants), 0
+        try:
+            yield
+        finally:
+            self._again = None
+
+    def _again_key(self, module: nn.Module) -> Any:
+        """The key of the layer that is the same one, or else a new one's."""
+        self._turn += 1
+        kind = of_layer(module)
+        if kind is None:
+            return None
+        exact = (*self._again, self._turn, kind)
+        made = self._made_again[self._again[0], self._turn, kind]
+        near = [key for key in (exact, *made[:_MOST_ALIKE]) if key in self._layers]
+        same = next((key for key in near if alike(self.root.get_submodule(self._layers[key]), module)), None)
+        if same is None and exact not in self._layers:
+            made.append(exact)
+            return exact
+        return same
+
+    def known_as(self, value: Value, name: str) -> None:
+        """Note a name that the file has for a value."""
+        if isinstance(value, Flow):
+            self._known_as[value.node].append(name)
+        elif isinstance(value, Items):
+            self._listed.update(item.node for item in value.values if isinstance(item, Flow))
+
+    def names_of(self, value: Flow) -> Sequence[str] | None:
+        """All names that the file has had for a value so far: an Identity gives it another one. None where more than names lead to it."""
+        return None if value.node.users or value.node in self._listed else self._known_as[value.node]
 
     def activation(self, op: Op, module: nn.Module, value: Value | None = None) -> Value:
         """A layer without parameters, applied to the node's first input (or to `value`)."""
@@ -178,12 +223,12 @@ class Builder:
         known = of_function(function)
         if not flowing:
             real: Any = map_aggregate((args, kwargs), lambda item: item.tensor if isinstance(item, Constant) else item)
-            _refuse_huge(run, args, kwargs)
+            refuse_huge(run, args, kwargs)
             with torch.no_grad():
                 return Constant(run(*real[0], **real[1]))
         results = []
         for index in range(self.probes):
-            imagined: Any = map_aggregate((args, kwargs), functools.partial(_probe, index=index))
+            imagined: Any = map_aggregate((args, kwargs), functools.partial(probe, index=index))
             with torch.device("meta") if function in _FACTORIES else contextlib.nullcontext():
                 results.append(self._trials.of(known, imagined, functools.partial(run, *imagined[0], **imagined[1])))
         nodes: Any = map_aggregate((args, kwargs), self._argument)
@@ -193,23 +238,24 @@ class Builder:
 
     def _flow(self, node: fx.Node, probes: tuple[Any, ...]) -> Flow:
         if isinstance(probes[0], torch.Tensor):
-            _refuse_large(probes[0])
+            refuse_large(probes[0])
         self._flows[node] = Flow(node, probes)
         return self._flows[node]
 
     def _materialized(self, item: Any) -> Any:
         """`Sizes` where a tensor is needed."""
-        if not isinstance(item, Sizes):
+        if not isinstance(item, Sizes | Items):
             return item
+        array = sizes_of(item)
         parts = [
             self._run(torch.scalar_tensor, (element,), {"dtype": torch.int64})
             if isinstance(element, Symbol)
             else Constant(torch.tensor(element))
-            for element in item.array.ravel()
+            for element in array.ravel()
         ]
-        if item.array.ndim == 0:
+        if array.ndim == 0:
             return parts[0]
-        return self._run("reshape", (self._run(torch.stack, (parts,), {}), item.array.shape), {})
+        return self._run("reshape", (self._run(torch.stack, (parts,), {}), array.shape), {})
 
     def _argument(self, item: Any) -> Any:
         if isinstance(item, Flow | Symbol):
@@ -226,33 +272,11 @@ class Builder:
             weight = tensor.is_floating_point() and tensor.numel() > 1 and bool(torch.isfinite(tensor).all())
             trainable = shared or (named is not None and weight)
             path = self.names.claim(named.replace("/", ".") if named else None, "constant")
-            _attach(self.root, path, self.parameters.of(constant) if trainable else tensor.detach().clone())
+            attach(self.root, path, self.parameters.of(constant) if trainable else tensor.detach().clone())
             if constant.source is not None:
                 self.constants[path] = constant.source, constant.transposed
             self._attributes[key] = self.graph.get_attr(path)
         return self._attributes[key]
-
-
-def _tried(module: nn.Module, twin: nn.Module | None, imagined: Any) -> Any:
-    """A layer's result without values; with `twin` that of its copy on the meta device."""
-    if twin is not None:
-        return twin(*imagined)
-    held = [*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)]
-    return torch.func.functional_call(module, {name: torch.empty_like(tensor, device="meta") for name, tensor in held}, imagined)
-
-
-def _refuse_huge(run: Callable[..., Any], args: Any, kwargs: Any) -> None:
-    """Find the size of a constant on the meta device before it is computed: a few bytes can ask for terabytes."""
-    imagined: Any = map_aggregate((args, kwargs), functools.partial(_probe, index=0))
-    with torch.device("meta"):
-        result = run(*imagined[0], **imagined[1])
-    for tensor in result if isinstance(result, tuple) else [result]:
-        _refuse_large(tensor)
-
-
-def _refuse_large(tensor: torch.Tensor) -> None:
-    if tensor.numel() > limits.MAX_TENSOR_ELEMENTS:
-        raise EngineError("tensor_limit_exceeded", f"A value has {tensor.numel()} elements, the limit is {limits.MAX_TENSOR_ELEMENTS}.")
 
 
 def _first_varies(value: Flow) -> bool:
@@ -261,27 +285,3 @@ def _first_varies(value: Flow) -> bool:
 
 def _method(name: str) -> Callable[..., Any]:
     return lambda tensor, *args, **kwargs: getattr(tensor, name)(*args, **kwargs)
-
-
-def _probe(item: Any, index: int) -> Any:
-    if isinstance(item, Flow):
-        return item.probes[index]
-    if isinstance(item, Symbol):
-        return item.values[index]
-    return item.tensor.to("meta") if isinstance(item, Constant) else item
-
-
-def _attach(root: nn.Module, path: str, item: nn.Module | torch.Tensor) -> None:
-    """Set a layer, parameter or buffer at a dotted path, with plain modules as the containers between."""
-    *parents, last = path.split(".")
-    holder = root
-    for name in parents:
-        if name not in holder._modules:
-            holder.add_module(name, nn.Module())
-        holder = holder.get_submodule(name)
-    if isinstance(item, nn.Module):
-        holder.add_module(last, item)
-    elif isinstance(item, nn.Parameter):
-        holder.register_parameter(last, item)
-    else:
-        holder.register_buffer(last, item)

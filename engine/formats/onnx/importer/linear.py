@@ -125,7 +125,8 @@ def absorb_bias(op: Op, build: Builder) -> Value | None:
         layer = build.layer_of(flow)
         if constant is None or not isinstance(flow, Flow) or layer is None or getattr(layer, "bias", 0) is not None:
             continue
-        if len(op.consumers.get(op.node.input[index], [])) != 1:
+        names = build.names_of(flow)
+        if names is None or any(len(op.consumers.get(name, ())) != 1 for name in names):
             continue
         if isinstance(layer, nn.Linear):
             width, channel = layer.out_features, -1

@@ -10,7 +10,7 @@ import torch
 
 from engine.contract.errors import EngineError
 from engine.formats.onnx.importer.names import module_path
-from engine.formats.onnx.importer.values import Constant, Flow, Value, object_array
+from engine.formats.onnx.importer.values import Constant, Flow, Value, object_array, sizes_of
 
 KEEP_HINT = (
     "Post-training quantization still works on this model, since it needs no training. To prune or distill it, export it again without "
@@ -136,7 +136,7 @@ class Op:
 
 
 def rank_of(value: Value) -> int:
-    """Number of dimensions of any value."""
+    """Number of dimensions of any tensor."""
     if isinstance(value, Flow):
         return value.rank
-    return value.tensor.dim() if isinstance(value, Constant) else int(value.array.ndim)
+    return value.tensor.dim() if isinstance(value, Constant) else int(sizes_of(value).ndim)

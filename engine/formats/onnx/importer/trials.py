@@ -3,6 +3,7 @@
 A result on the meta device depends on shapes, types and strides, and on what the operation was called with: on nothing else.
 """
 
+import functools
 from collections.abc import Callable
 from types import BuiltinFunctionType
 from typing import Any
@@ -10,6 +11,10 @@ from typing import Any
 import torch
 from torch import nn
 from torch.fx.node import map_aggregate
+
+from engine.contract import limits
+from engine.contract.errors import EngineError
+from engine.formats.onnx.importer.values import Constant, Flow, Symbol
 
 Key = tuple[Any, ...]
 _MOST = 20_000
@@ -88,3 +93,43 @@ def of_layer(module: nn.Module) -> Key | None:
         for name, tensor in (*module._parameters.items(), *module._buffers.items())
     ]
     return (type(module), tuple(settings), tuple(held))
+
+
+def alike(one: nn.Module, other: nn.Module) -> bool:
+    """Whether two layers of one kind hold the same numbers."""
+    mine, theirs = ([*layer.named_parameters(recurse=False), *layer.named_buffers(recurse=False)] for layer in (one, other))
+    return len(mine) == len(theirs) and all(
+        name == named and (tensor is held or torch.equal(tensor, held)) for (name, tensor), (named, held) in zip(mine, theirs, strict=True)
+    )
+
+
+def tried(module: nn.Module, twin: nn.Module | None, imagined: Any) -> Any:
+    """A layer's result without values; with `twin` that of its copy on the meta device."""
+    if twin is not None:
+        return twin(*imagined)
+    held = [*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)]
+    return torch.func.functional_call(module, {name: torch.empty_like(tensor, device="meta") for name, tensor in held}, imagined)
+
+
+def refuse_huge(run: Callable[..., Any], args: Any, kwargs: Any) -> None:
+    """Find the size of a constant on the meta device before it is computed: a few bytes can ask for terabytes."""
+    imagined: Any = map_aggregate((args, kwargs), functools.partial(probe, index=0))
+    with torch.device("meta"):
+        result = run(*imagined[0], **imagined[1])
+    for tensor in result if isinstance(result, tuple) else [result]:
+        refuse_large(tensor)
+
+
+def refuse_large(tensor: torch.Tensor) -> None:
+    """Raise `tensor_limit_exceeded` for a value that would be too large."""
+    if tensor.numel() > limits.MAX_TENSOR_ELEMENTS:
+        raise EngineError("tensor_limit_exceeded", f"A value has {tensor.numel()} elements, the limit is {limits.MAX_TENSOR_ELEMENTS}.")
+
+
+def probe(item: Any, index: int) -> Any:
+    """What an operand is for one of the imagined inputs."""
+    if isinstance(item, Flow):
+        return item.probes[index]
+    if isinstance(item, Symbol):
+        return item.values[index]
+    return item.tensor.to("meta") if isinstance(item, Constant) else item

@@ -93,7 +93,21 @@ class Sizes:
     array: ObjectArray
 
 
-Value = Constant | Flow | Sizes
+@dataclass(frozen=True, eq=False)
+class Items:
+    """A sequence: so many values, one after the other."""
+
+    values: tuple[Value, ...]
+
+
+Value = Constant | Flow | Sizes | Items
+
+
+def sizes_of(value: Sizes | Items) -> ObjectArray:
+    """The integers of what is no sequence."""
+    if isinstance(value, Items):
+        raise TypeError("a sequence stands where a tensor is needed")
+    return value.array
 
 
 def values_of(item: Any, probes: int) -> tuple[Any, ...]:

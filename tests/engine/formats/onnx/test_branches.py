@@ -79,17 +79,31 @@ def test_what_a_branch_reads_is_left_as_it_is() -> None:
 
 def test_what_the_data_decide_is_refused_by_name() -> None:
     nodes = [node("ReduceSum", ["x"], ["s"], keepdims=0), node("Greater", ["s", "k"], ["c"]), choice("c", "y", 1)]
-    body = helper.make_graph(
-        [node("Identity", ["go"], ["still"]), node("Relu", ["h"], ["r"])],
-        "body",
-        [
-            helper.make_tensor_value_info(*item, None)
-            for item in (("step", TensorProto.INT64), ("go", TensorProto.BOOL), ("h", TensorProto.FLOAT))
-        ],
-        [helper.make_tensor_value_info("still", TensorProto.BOOL, None), helper.make_tensor_value_info("r", TensorProto.FLOAT, None)],
-    )
-    loop = [node("Loop", ["n", "", "x"], ["y"], body=body)]
-    for case, constants in ((nodes, {"k": scalar(0.0)}), (loop, {"n": np.array(3)})):
-        with pytest.raises(EngineError, match="control flow depends on the data") as caught:
-            build_module(model(case, X, ["y"], constants))
-        assert caught.value.code == "unsupported_operator"
+    with pytest.raises(EngineError, match="control flow depends on the data") as caught:
+        build_module(model(nodes, X, ["y"], {"k": scalar(0.0)}))
+    assert caught.value.code == "unsupported_operator"
+
+
+def test_two_branches_may_call_a_constant_of_their_own_the_same() -> None:
+    nodes = []
+    for k, output in enumerate(("first", "second")):
+        held = [
+            helper.make_node("Constant", [], ["w"], value=numpy_helper.from_array(normal(4, 4, seed=k))),
+            node("MatMul", ["x", "w"], ["z"]),
+        ]
+        nodes.append(node("If", ["c"], [output], then_branch=branch(held, "z"), else_branch=branch(held, "z")))
+    nodes.append(node("Add", ["first", "second"], ["y"]))
+    module = assert_same(model(nodes, X, ["y"], {"c": np.array(True)}), {"x": normal(3, 4)})
+    assert len(list(module.parameters())) == 2
+
+
+def test_a_layer_that_is_read_under_another_name_as_well_takes_no_bias() -> None:
+    """An Identity leaves no trace, so that its output is the layer's own."""
+    nodes = [
+        node("MatMul", ["x", "w"], ["h"]),
+        node("Identity", ["h"], ["same"]),
+        node("Add", ["same", "b"], ["s"]),
+        node("Relu", ["h"], ["r"]),
+        node("Add", ["s", "r"], ["y"]),
+    ]
+    assert_same(model(nodes, X, ["y"], {"w": normal(4, 4), "b": normal(4)}), {"x": normal(3, 4)})

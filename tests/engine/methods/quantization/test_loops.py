@@ -8,11 +8,17 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper
+import torch
+from onnx import TensorProto, helper, numpy_helper
 
+from engine.contract.metadata import ModelMetadata
+from engine.formats import load_network
+from engine.methods.context import Context
+from engine.methods.quantization.quantization_aware_training import EXACT, apply
 from engine.methods.quantization.spec import DynamicQuantization, Int8Quantization, StaticQuantization
 from engine.methods.quantization.spec_training import QuantizationAwareTraining
 from engine.methods.quantization.spec_weights import WeightOnlyQuantization
+from tests.engine.drawn.checks import Split, Splits
 from tests.engine.formats.onnx.graphs import BATCH, I64, model, node, normal
 from tests.engine.methods.quantization.checking import decibels, dynamic, outputs, static
 
@@ -20,7 +26,7 @@ STEPS, WIDTH = 4, 12
 
 
 def test_methods_that_train_nothing_need_no_trainable_form() -> None:
-    """What cannot be trained, such as a loop, is quantized all the same; a trainable form would be asked for before any work."""
+    """What cannot be trained, such as a loop of unknown length, is quantized all the same; a trainable form would be asked for before any work."""
     methods = (StaticQuantization, DynamicQuantization, WeightOnlyQuantization, Int8Quantization)
     assert [method.requires.trainable for method in methods] == [False] * 4
     assert QuantizationAwareTraining.requires.trainable
@@ -80,3 +86,19 @@ def test_a_loop_that_reads_an_embedding(kind: str, tmp_path: Path) -> None:
     stored = {item.name: item for item in onnx.load(found).graph.initializer}
     assert [name for name, item in stored.items() if list(item.dims) == [50, WIDTH] and item.data_type == TensorProto.FLOAT] == []
     assert sum(list(item.dims) == [WIDTH, WIDTH] for item in stored.values()) == 1  # what the loop takes along is not stored twice
+
+
+def test_training_goes_through_the_loop_that_the_file_keeps(tmp_path: Path) -> None:
+    """Unrolled, the body's weights are trained too, and go back into the body; what is trained is what the file computes."""
+    path, random = looping(tmp_path), np.random.default_rng(0)
+    network = load_network(path, "onnx", ModelMetadata(), tmp_path)
+    data = Splits({split: Split({"ids": random.integers(0, 50, (32, STEPS))}) for split in ("train", "validation", "test")})
+    context = Context(seed=0, device=torch.device("cpu"), work=tmp_path, emit=lambda event: None, baseline=network, data=data)
+    context = context.for_step(0, (0.0, 1.0))
+    params = QuantizationAwareTraining(teacher="baseline", alpha=1.0, epochs=2, batch_size=8, learning_rate=0.01, keep="last")
+    result = apply(network, params, context)
+    assert context.reported["grid"]["largest_difference"] < EXACT
+    written = onnx.load(result.file(tmp_path / "trained.onnx"))
+    assert [item.op_type for item in written.graph.node].count("Loop") == 1
+    before, after = ({item.name: numpy_helper.to_array(item) for item in proto.graph.initializer} for proto in (onnx.load(path), written))
+    assert np.abs(before["u"] - after["u"]).max() > 1e-3
