@@ -88,11 +88,16 @@ def build(app: FastAPI) -> dict[str, Any]:
         "description": "A merge patch of a spec (RFC 7396): any of its fields, and null for one that is to be left out.",
         "additionalProperties": True,
     }
+    schemas["SpecTemplate"] = {name: value for name, value in schemas["Spec"].items() if name != "required"} | {
+        "title": "SpecTemplate",
+        "description": "A spec, or a part of one: `model` and `dataset` may be left to the jobs.",
+    }
     components["securitySchemes"] = {"ApiKey": {"type": "http", "scheme": "bearer", "bearerFormat": "mp_<id>_<secret>"}}
     for route in app.routes:
         if isinstance(route, APIRoute) and route.include_in_schema:
             for method in route.methods or ():
                 _complete(document["paths"][route.path_format][method.lower()], route, schemas)
+    schemas["NewTemplate"]["properties"]["spec"] = {"$ref": "#/components/schemas/SpecTemplate"}
     components["schemas"] = dict(sorted(schemas.items()))
     document["x-example-ids"] = EXAMPLES
     return document

@@ -182,3 +182,30 @@ def test_of_many_problems_a_hundred_are_told_and_the_rest_counted() -> None:
     assert (problems[-1].code, problems[-1].detail) == ("more_problems", "4901 further problems are not listed")
     _, problems = parse({**SPEC, **{f"field_{number}": 1 for number in range(MOST_PROBLEMS)}})
     assert [problem.code for problem in problems] == ["extra_forbidden"] * MOST_PROBLEMS
+
+
+@pytest.mark.parametrize(
+    ("step", "code"),
+    [
+        ({"method": "weight_only_quantization", "symmetric": 0}, "bool_type"),
+        ({"method": "weight_only_quantization", "symmetric": "yes"}, "bool_type"),
+        ({"method": "static_quantization", "calibration": {"samples": True}}, "int_type"),
+        ({"method": "static_quantization", "calibration": {"samples": "300"}}, "int_type"),
+        ({"method": "static_quantization", "calibration": {"percentile": "99"}}, "float_type"),
+        ({"method": "structured_pruning", "pruning_ratio": "0.5"}, "float_type"),
+        ({"method": "structured_pruning", "pruning_ratio": True}, "float_type"),
+        ({"method": "structured_pruning", "pruning_ratio": {"conv*": "0.5"}}, "float_type"),
+    ],
+)
+def test_a_value_of_another_json_type_is_refused(step: dict[str, Any], code: str) -> None:
+    """`true` would be one epoch, and `0` no: whoever wrote it meant something else."""
+    spec, problems = parse({"model": "mdl_a", "dataset": "ds_a", "steps": [step]})
+    assert spec is None
+    assert [problem.code for problem in problems] == [code]
+
+
+def test_a_whole_number_may_have_a_point() -> None:
+    spec, problems = parse({"model": "mdl_a", "dataset": "ds_a", "seed": 3.0, "steps": [{"method": "train", "epochs": 2.0}]})
+    assert problems == []
+    assert spec is not None
+    assert (spec.seed, spec.steps[0].epochs) == (3, 2)  # type: ignore[attr-defined]

@@ -16,7 +16,7 @@ from engine.formats.onnx.flat import first_output, subgraphs
 from engine.formats.onnx.importer import loops, making, sizes
 from engine.formats.onnx.importer.builder import Builder
 from engine.formats.onnx.importer.names import is_readable
-from engine.formats.onnx.importer.operators import BODIES, BY_DATA, OPERATORS, OWN_DOMAIN, Handler, refuse_unknown
+from engine.formats.onnx.importer.operators import BODIES, OPERATORS, OWN_DOMAIN, Handler, refuse_unknown
 from engine.formats.onnx.importer.patterns import Patterns
 from engine.formats.onnx.importer.reader import OPEN_BATCH_HINT, Op
 from engine.formats.onnx.importer.repeats import Repeats, with_biases
@@ -97,10 +97,8 @@ class Walk:
 
     def _branch(self, op: Op, values: Values, scope: _Scope) -> list[Value]:
         """What an If with a constant condition always runs; exporters write one where a shape decides."""
-        condition = op.constant(0)
-        if condition is None or condition.tensor.numel() != 1:
-            op.fail(BY_DATA)
-        inner = self._scope(op, "then_branch" if bool(condition.tensor.item()) else "else_branch", scope)
+        condition = self._imagined.constant(op, op.get(0))
+        inner = self._scope(op, "then_branch" if bool(condition) else "else_branch", scope)
         return self._run(inner, ChainMap({}, inner.stored, values))  # type: ignore[arg-type]
 
     def _repeated(self, op: Op, values: Values, scope: _Scope) -> list[Value]:

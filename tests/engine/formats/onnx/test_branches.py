@@ -54,6 +54,29 @@ def test_a_condition_on_shapes_is_decided() -> None:
         assert_same(model(nodes, {"x": [BATCH, width]}, ["y"], constants), {"x": normal(3, width)})
 
 
+def test_a_condition_that_only_the_imagined_sizes_agree_on_is_refused() -> None:
+    """An even length and an odd one take other branches, whichever lengths are imagined."""
+    nodes = [
+        node("Shape", ["x"], ["shape"]),
+        node("Gather", ["shape", "last"], ["size"]),
+        node("Mod", ["size", "two"], ["rest"]),
+        node("Equal", ["rest", "one"], ["odd"]),
+        node(
+            "If",
+            ["odd"],
+            ["y"],
+            then_branch=branch([node("Neg", ["x"], ["s"])], "s"),
+            else_branch=branch([node("Identity", ["x"], ["i"])], "i"),
+        ),
+    ]
+    constants = {"last": ints(1), "one": ints(1), "two": ints(2)}
+    assert_same(model(nodes, {"x": [BATCH, 4]}, ["y"], constants), {"x": normal(3, 4)})
+    with pytest.raises(EngineError) as refused:
+        build_module(model(nodes, {"x": [BATCH, "length"]}, ["y"], constants))
+    assert refused.value.code == "unsupported_operator"
+    assert "input_specs" in (refused.value.hint or "")
+
+
 def test_a_branch_may_hold_a_branch() -> None:
     inner = node(
         "If", ["d"], ["v"], then_branch=branch([node("Relu", ["h"], ["r"])], "r"), else_branch=branch([node("Neg", ["h"], ["n"])], "n")
