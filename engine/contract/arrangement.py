@@ -58,6 +58,14 @@ def preprocessing_of(metadata: DatasetMetadata, inputs: Sequence[str]) -> dict[s
     return {name: stated.get(name, PreprocessingSpec()) for name in inputs}
 
 
+def preprocessing_of_only(metadata: DatasetMetadata) -> PreprocessingSpec | None:
+    """What is stated for the input of a dataset that has one, such as a table: for all inputs, or by its name."""
+    stated = metadata.preprocessing
+    if not isinstance(stated, dict):
+        return stated
+    return next(iter(stated.values())) if len(stated) == 1 else None
+
+
 def arrange(spec: PreprocessingSpec, stored: tuple[int, ...], name: str, target: Shape) -> Arrangement:
     """How an example of shape `stored` becomes one of the input `name`, whose shape `target` has the batch first.
 

@@ -13,8 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from engine.contract import limits
+from engine.contract.arrangement import preprocessing_of_only
 from engine.contract.errors import EngineError
-from engine.contract.metadata import SPLITS, DatasetMetadata, PreprocessingSpec
+from engine.contract.metadata import SPLITS, DatasetMetadata
 from engine.contract.table import SPLIT, TARGETS, TableSpec
 from engine.data.stored import Array, Standardization
 from engine.files.archive import printable
@@ -141,8 +142,8 @@ class Scratch:
 
 def features_type(metadata: DatasetMetadata) -> type[np.float32 | np.float64]:
     """What features are stored as: numbers from which a mean is subtracted lose digits in single precision, such as those of times."""
-    stated = metadata.preprocessing
-    centered = isinstance(stated, PreprocessingSpec) and stated.mean != 0
+    stated = preprocessing_of_only(metadata)
+    centered = stated is not None and stated.mean != 0
     return np.float64 if centered or (metadata.table is not None and metadata.table.standardize == "train") else np.float32
 
 

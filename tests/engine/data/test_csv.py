@@ -155,8 +155,10 @@ def test_standardization_keeps_the_digits_of_large_numbers_and_centers_what_is_c
     assert stored.standardization.std[1] == 1
     stated = {"mean": [1.7e9, 0.1], "std": [100.0, 1.0]}
     path = tmp_path / "table.csv"
-    data = load_dataset(path, "csv", DatasetMetadata.model_validate({"preprocessing": stated}), SIGNATURE, tmp_path / "stated")
-    assert data.split("train").batch(np.arange(3))[0]["x"][:, 0] == pytest.approx((train[:3] - 1.7e9) / 100, abs=1e-6)
+    for place, preprocessing in enumerate((stated, {"x": stated})):
+        metadata = DatasetMetadata.model_validate({"preprocessing": preprocessing})
+        data = load_dataset(path, "csv", metadata, SIGNATURE, tmp_path / f"stated{place}")
+        assert data.split("train").batch(np.arange(3))[0]["x"][:, 0] == pytest.approx((train[:3] - 1.7e9) / 100, abs=1e-6)
 
 
 @pytest.mark.parametrize("target", ["1,5", "NA", "?", "n/a", "1.5 m"])

@@ -108,6 +108,10 @@ def test_any_layout_reaches_the_network_and_is_normalized(tmp_path: Path, layout
     expected = (pixels("test/dog/a.png") / 255 - [0.4, 0.5, 0.6]) / [0.2, 0.3, 0.4]
     np.testing.assert_allclose(got if signature is LAST else got.transpose(1, 2, 0), expected, atol=1e-5)
     assert data.split("test").pictures["x"].size == (8, 6)
+    named = load(tmp_path, archive(GOOD), signature, preprocessing={"x": stated})
+    assert np.array_equal(named.split("test").batch([0])[0]["x"][0], got)
+    assert named.split("test").pictures["x"].shape == data.split("test").pictures["x"].shape
+    assert named.split("test").pictures["x"].channels == data.split("test").pictures["x"].channels == (2 if signature is LAST else 0)
 
 
 def test_resize_and_crop_are_pillows(tmp_path: Path) -> None:
