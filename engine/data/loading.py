@@ -6,6 +6,8 @@ import importlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import numpy as np
+
 from engine.contract.arrangement import preprocessing_of
 from engine.contract.errors import EngineError
 from engine.contract.file_format import format_of
@@ -73,4 +75,25 @@ def _prepared(key: str, array: Array, spec: TensorSpec, preprocessing: Mapping[s
         )
     if array.dtype.kind == "f" and ready.dtype.kind in "iu":
         raise EngineError("dataset_invalid", f"{key} is {array.dtype}, but input {spec.name!r} takes {spec.dtype}.", hint="Store integers.")
+    _check_range(key, array, spec, ready)
     return ready
+
+
+def _check_range(key: str, array: Array, spec: TensorSpec, ready: Preprocessing) -> None:
+    """Raise `dataset_invalid` for values that the input's type does not hold: a cast would make other numbers of them, or infinity."""
+    wide = ready.dtype.kind == "b" or (ready.dtype.kind == "f" and ready.dtype.itemsize > 2 and array.dtype.kind in "biu")
+    if wide or (np.can_cast(array.dtype, ready.dtype) and ready.dtype != np.float16):
+        return
+    ends = np.stack([array.min(axis=0), array.max(axis=0)])
+    if ready.dtype.kind == "f":
+        with np.errstate(over="ignore"):
+            held = bool(np.isfinite(ready(ends)).all())
+    else:
+        bounds = np.iinfo(ready.dtype)
+        held = bounds.min <= int(ends.min()) and int(ends.max()) <= bounds.max
+    if not held:
+        raise EngineError(
+            "dataset_invalid",
+            f"{key} holds numbers from {ends.min():g} to {ends.max():g}, which input {spec.name!r} of {spec.dtype} cannot take.",
+            hint="Store numbers in the range of the input's type.",
+        )

@@ -116,6 +116,39 @@ def test_tokens_stay_integers(tmp_path: Path) -> None:
     np.testing.assert_array_equal(batch["x"], tokens[1:3])
 
 
+@pytest.mark.parametrize(
+    ("stored", "kind", "preprocessing", "held"),
+    [
+        (np.array([[3, 300]]), "uint8", None, False),
+        (np.array([[3, -1]]), "uint8", None, False),
+        (np.array([[3, 255]]), "uint8", None, True),
+        (np.array([[3, 2**31]]), "int32", None, False),
+        (np.array([[-(2**31), 2**31 - 1]]), "int32", None, True),
+        (np.array([[3, 2**63]], dtype=np.uint64), "int64", None, False),
+        (np.array([[1.0, 1e39]]), "float32", None, False),
+        (np.array([[1.0, 1e38]]), "float32", None, True),
+        (np.array([[1.0, 1e38]]), "float32", {"scale": 100.0}, False),
+        (np.array([[1.0, 1e39]]), "float32", {"std": 1e9}, True),
+        (np.array([[1.0, 70_000.0]], dtype=np.float32), "float16", None, False),
+        (np.array([[1, 255]], dtype=np.uint8), "float16", {"scale": 1000.0}, False),
+        (np.array([[1, 255]], dtype=np.uint8), "float16", {"scale": 10.0}, True),
+    ],
+)
+def test_numbers_that_the_input_cannot_hold_are_refused_and_not_changed(
+    stored: np.ndarray, kind: str, preprocessing: Any, held: bool, tmp_path: Path
+) -> None:
+    data, wanted = npz_file({"x_train": np.ones((1, 2), stored.dtype), "x_test": stored}), signature((2,), dtype=kind)
+    if not held:
+        error = refused(tmp_path, data, wanted, preprocessing)
+        assert error.code == "dataset_invalid"
+        assert "x_test" in error.message
+        assert kind in error.message
+        return
+    stated = preprocessing or {}
+    got = load(tmp_path, data, wanted, preprocessing).split("test").batch([0])[0]["x"]
+    np.testing.assert_allclose(got, (stored * stated.get("scale", 1) / stated.get("std", 1)).astype(kind), rtol=1e-3)
+
+
 def test_several_inputs_each_with_its_own_preprocessing(tmp_path: Path) -> None:
     first, second = RNG.integers(0, 9, (6, 4), dtype=np.uint8), RNG.standard_normal((6, 3)).astype(np.float32)
     arrays = {"x_train.a": first, "x_train.b": second, "y_train": np.arange(6) % 3}
