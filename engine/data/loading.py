@@ -43,7 +43,8 @@ def load_dataset(path: Path, format: str, metadata: DatasetMetadata, signature: 
         inputs = _inputs_of(name, stored, signature)
         ready = {spec.name: _prepared(f"x_{name}", inputs[spec.name], spec, preprocessing) for spec in signature.inputs}
         splits[name] = Split(name, inputs, stored.targets(name), ready)
-    return Data(splits, class_names(stored, metadata))
+    classes = class_names(stored, metadata)
+    return Data(splits, classes, stored.named | ({"y"} if classes else set()))
 
 
 def class_names(stored: Stored, metadata: DatasetMetadata) -> tuple[str, ...] | None:

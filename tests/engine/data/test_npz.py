@@ -17,6 +17,7 @@ from engine.data import load_dataset
 from engine.data.dataset import Data
 from engine.files.magic import check_file
 from engine.networks.network import Signature, TensorSpec
+from engine.outputs.evidence import columns_of
 from tests.engine.formats.onnx.files import npz_file, zip_file
 
 RNG = np.random.default_rng(1)
@@ -281,13 +282,32 @@ def test_names_of_classes_are_numbered_as_in_tables(kind: str, order: tuple[str,
     data = load(tmp_path, npz_file(arrays | ({"classes": np.array(order)} if order else {})))
     names = order or ("ant", "bee", "wolf")
     assert data.classes == names
+    assert data.named == {"y"}
     assert [names[place] for place in data.split("train").targets["y"]] == ["wolf", "ant", "bee", "ant"]
     assert [names[place] for place in data.split("test").targets["y"]] == ["bee", "wolf"]
+
+
+def test_names_beside_an_order_of_classes_that_is_not_theirs(tmp_path: Path) -> None:
+    arrays = {"x_train": np.zeros((2, 1, 8, 8), np.float32), "y_train": np.array(["ant", "bee"]), "classes": np.array(["ant", "bee"])}
+    path = tmp_path / "data.npz"
+    path.write_bytes(npz_file(arrays))
+    data = load_dataset(path, "npz", DatasetMetadata(labels=("bee", "ant")), IMAGES, tmp_path / "work")
+    assert (data.classes, data.split("train").targets["y"].tolist()) == (("bee", "ant"), [1, 0])
+    assert load(tmp_path, npz_file(arrays | {"classes": np.array([b"bee", b"ant"])})).classes == ("bee", "ant")
+
+
+def test_targets_of_one_output_that_are_names_are_no_values(tmp_path: Path) -> None:
+    arrays = {"x_train": np.zeros((3, 1, 8, 8), np.float32), "y_train.kind": np.array(["b", "a", "c"]), "y_train.size": np.array([2, 0, 1])}
+    data = load(tmp_path, npz_file(arrays))
+    columns = columns_of(data.splits, data.named)
+    assert {name: column.names_classes for name, column in columns.items()} == {"y.kind": True, "y.size": False}
 
 
 def test_a_name_that_is_no_class_and_names_in_place_of_examples_are_refused(tmp_path: Path) -> None:
     examples = {"x_train": np.zeros((2, 1, 8, 8), np.float32)}
     strange = refused(tmp_path, npz_file(examples | {"y_train": np.array(["ant", "fly"]), "classes": np.array(["ant", "bee"])}))
     assert (strange.code, "fly" in strange.message) == ("dataset_invalid", True)
+    mixed = {"x_test": examples["x_train"], "y_train": np.array(["ant", "bee"]), "y_test": np.array([0, 1])}
+    assert "y_test holds numbers" in refused(tmp_path, npz_file(examples | mixed)).message
     assert refused(tmp_path, npz_file({"x_train": np.array(["a", "b"])})).code == "dataset_invalid"
     assert refused(tmp_path, npz_file(examples | {"y_train": np.array([["a", "b"], ["a", "b"]])})).code == "dataset_invalid"
