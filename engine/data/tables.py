@@ -20,6 +20,7 @@ from engine.contract.table import SPLIT, TARGETS, TableSpec
 from engine.data.stored import Array, Standardization
 from engine.files.archive import printable
 from engine.files.csv import is_number
+from engine.files.folders import check_once
 
 _ALIASES = {"val": "validation", "valid": "validation"}
 _ROWS = 4096
@@ -189,7 +190,7 @@ def standardize(inputs: Mapping[str, Array]) -> Standardization:
 def numbered(texts: Mapping[str, Sequence[str]], labels: Sequence[str]) -> tuple[dict[str, Array], tuple[str, ...]]:
     """Texts as numbers of classes, and their names: `labels` where they are stated, else all texts in alphabetical order.
 
-    Raises `dataset_invalid` for a text that is none of the stated ones.
+    Raises `dataset_invalid` for a text that is none of the stated ones, or that stands among them twice.
     """
     found = sorted({text for rows in texts.values() for text in rows})
     if not labels:
@@ -199,6 +200,7 @@ def numbered(texts: Mapping[str, Sequence[str]], labels: Sequence[str]) -> tuple
         raise EngineError(
             "dataset_invalid", f"The class {printable(strange[0])!r} is none of metadata.labels.", hint="Name every class there."
         )
+    check_once(found, labels)
     classes = tuple(labels) or tuple(found)
     if len(classes) > limits.MAX_CLASSES:
         raise EngineError("dataset_invalid", f"The targets are {len(classes)} different texts.", hint="Is it a column of features?")

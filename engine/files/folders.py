@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
@@ -114,7 +115,19 @@ def class_names(entries: Sequence[Entry], labels: Sequence[str]) -> tuple[str, .
             f"The folder {printable(strange[0])!r} is none of the classes that metadata.labels names.",
             hint="Name every folder there, in the order of the network's classes, or leave labels out.",
         )
+    check_once(found, labels)
     return tuple(labels) or tuple(found)
+
+
+def check_once(names: Iterable[str], labels: Sequence[str]) -> None:
+    """Raise `dataset_invalid` where a name of examples stands in `labels` twice: which of the two classes is meant is not clear."""
+    counts = Counter(labels)
+    if twice := next((name for name in names if counts[name] > 1), None):
+        raise EngineError(
+            "dataset_invalid",
+            f"metadata.labels has the class {printable(twice)!r} {counts[twice]} times: which of them examples of this name belong to is not clear.",
+            hint="Give every class a name of its own.",
+        )
 
 
 def root_of(names: Sequence[str]) -> int:

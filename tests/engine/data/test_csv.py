@@ -49,6 +49,13 @@ def test_other_delimiters_and_a_byte_order_mark(tmp_path: Path, delimiter: str) 
     assert load(tmp_path, data).splits["train"]["x"].tolist() == [[1, 2.5], [3, 4]]
 
 
+def test_a_header_with_delimiters_in_its_names_and_empty_lines_before_it(tmp_path: Path) -> None:
+    data = b'\n  \n"length, dry, cm";"width, cm";label\n1;2.5;cat\n3;4;dog\n'
+    assert sniff(data, None) == "csv"
+    stored = load(tmp_path, data)
+    assert (stored.splits["train"]["x"].tolist(), stored.classes) == ([[1, 2.5], [3, 4]], ("cat", "dog"))
+
+
 def test_columns_as_they_are_stated(tmp_path: Path) -> None:
     stated = {"features": ["c", "a"], "targets": ["b"], "test_share": 0.5}
     rows = "".join(f"{i},{i / 2},{-i}\n" for i in range(400))
@@ -94,6 +101,12 @@ def test_several_targets_are_a_matrix_and_whole_numbers_are_classes(tmp_path: Pa
 def test_classes_are_numbered_as_the_metadata_say(tmp_path: Path) -> None:
     stored = load(tmp_path, TABLE, labels=["owl", "dog", "cat"])
     assert stored.splits["train"]["y"].tolist() == [2, 1]
+    numbers = b"a,b,y\n1,2,20\n3,4,10\n5,6,20\n"
+    assert load(tmp_path, numbers, labels=["20", "10", "30"]).splits["train"]["y"].tolist() == [0, 1, 0]
+    assert load(tmp_path, numbers, labels=["ten", "twenty"]).splits["train"]["y"].tolist() == [20, 10, 20]
+    with pytest.raises(EngineError, match="'cat' 2 times"):
+        load(tmp_path, TABLE, labels=["cat", "dog", "owl", "cat"])
+    assert load(tmp_path, TABLE, labels=["cat", "dog", "owl", "crane", "crane"]).splits["train"]["y"].tolist() == [0, 1]
 
 
 HOSTILE = {

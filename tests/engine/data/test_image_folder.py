@@ -141,6 +141,8 @@ def test_classes_are_numbered_as_the_metadata_say(tmp_path: Path) -> None:
     assert data.split("train").batch([0, 1, 2])[1]["y"].tolist() == [2, 2, 0]
     with pytest.raises(EngineError, match="'dog'"):
         load(tmp_path, archive(GOOD), labels=["cat", "bird"])
+    with pytest.raises(EngineError, match="'dog' 2 times"):
+        load(tmp_path, archive(GOOD), labels=["dog", "cat", "dog"])
 
 
 @pytest.mark.parametrize(
