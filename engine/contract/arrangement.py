@@ -44,6 +44,20 @@ def check_type(name: str, dtype: str) -> None:
         raise EngineError("shape_mismatch", f"Input {name!r} of the model is {dtype}, which no dataset can feed.", hint=hint)
 
 
+def check_unscaled(spec: PreprocessingSpec, name: str, dtype: str) -> None:
+    """Raises `dataset_invalid` for a preprocessing that changes the values of an input of integers."""
+    if not dtype.startswith("float") and (spec.scale, spec.mean, spec.std) != (1.0, 0.0, 1.0):
+        raise EngineError(
+            "dataset_invalid", f"Input {name!r} is {dtype}: scale, mean and std would change its values.", hint="Leave them out."
+        )
+
+
+def check_kind(column: str, stored: str, name: str, dtype: str) -> None:
+    """Raises `dataset_invalid` for an array of fractions where the input `name` takes integers; `stored` and `dtype` are names of types."""
+    if stored.startswith(("float", "longdouble")) and "int" in dtype:
+        raise EngineError("dataset_invalid", f"{column} is {stored}, but input {name!r} takes {dtype}.", hint="Store integers.")
+
+
 def preprocessing_of(metadata: DatasetMetadata, inputs: Sequence[str]) -> dict[str, PreprocessingSpec]:
     """The preprocessing of each input. Raises `dataset_invalid` where the metadata names an input that is not there."""
     stated = metadata.preprocessing

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from engine.contract.arrangement import preprocessing_of
+from engine.contract.arrangement import check_kind, preprocessing_of
 from engine.contract.errors import EngineError
 from engine.contract.file_format import format_of
 from engine.contract.metadata import DatasetMetadata, PreprocessingSpec
@@ -74,8 +74,7 @@ def _prepared(key: str, array: Array, spec: TensorSpec, preprocessing: Mapping[s
             f"Input {spec.name!r} is one number for all examples of a batch, and {key} holds different ones.",
             hint="Store the same number for every example.",
         )
-    if array.dtype.kind == "f" and ready.dtype.kind in "iu":
-        raise EngineError("dataset_invalid", f"{key} is {array.dtype}, but input {spec.name!r} takes {spec.dtype}.", hint="Store integers.")
+    check_kind(key, array.dtype.name, spec.name, spec.dtype)
     _check_range(key, array, spec, ready)
     return ready
 
