@@ -131,6 +131,11 @@ def _fits(shape: Sequence[int], target: Shape) -> bool:
 def _mismatch(shape: tuple[int, ...], stored: tuple[int, ...], name: str, target: Shape, layout: str | None) -> EngineError:
     wanted = ", ".join("?" if size is None else str(size) for size in target[1:])
     hint = "Set metadata.preprocessing.layout to the meaning of the stored dimensions, such as NHW, NHWC or NCHW."
+    if len(shape) == 1 and len(target) == 2:
+        hint = (
+            "Choose the model that was made for such examples; of a table, name its columns in metadata.table.features and targets; "
+            "of texts, state metadata.text.length."
+        )
     if layout is not None:
         hint = "Resize the examples, or choose the model that was made for them."
         if math.prod(shape) == math.prod(size or 1 for size in target[1:]):

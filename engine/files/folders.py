@@ -17,6 +17,7 @@ from engine.files.effort import spend
 
 ALIASES = {"val": "validation", "valid": "validation"}
 SPLIT_FOLDERS = frozenset({*SPLITS, *ALIASES})
+_LIKE_SPLITS = SPLIT_FOLDERS | {"training", "testing", "eval", "evaluation", "dev"}
 _CUSTOMARY = re.compile(r"(^|/)(__MACOSX/|\.|Thumbs\.db$|desktop\.ini$)")
 """What operating systems put into archives."""
 _LOCAL_HEADER = b"PK\x03\x04"
@@ -171,6 +172,12 @@ def _check_labels(entries: Sequence[Entry], kind: Kind) -> None:
     stated = {entry.info.filename.split("/")[0] in SPLIT_FOLDERS for entry in entries} if free else {True}
     if len(stated) > 1:
         raise EngineError("dataset_invalid", "Some folders are those of splits and others are not.", hint=kind.naming)
+    labels = sorted({entry.label for entry in entries if entry.label is not None})
+    if len(labels) > 1 and all(label.lower() in _LIKE_SPLITS for label in labels):
+        shown = " and ".join(printable(repr(label)) for label in labels)
+        raise EngineError(
+            "dataset_invalid", f"The folders {shown} would be classes, and are called like splits.", hint=f"Splits: {', '.join(SPLITS)}."
+        )
     for split in SPLITS:
         labelled = {entry.label is not None for entry in entries if entry.split == split}
         if len(labelled) > 1:

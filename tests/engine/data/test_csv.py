@@ -92,6 +92,14 @@ def test_standardization_is_fitted_on_the_training_rows_alone(tmp_path: Path) ->
     assert (stored.splits["train"]["x"][:, 1] == 0).all()
 
 
+def test_a_column_too_many_is_said_to_be_one(tmp_path: Path) -> None:
+    load(tmp_path, b"a,b,Target\n1,2,0\n")
+    with pytest.raises(EngineError) as caught:
+        load_dataset(tmp_path / "table.csv", "csv", DatasetMetadata(), SIGNATURE, tmp_path / "again")
+    assert caught.value.code == "shape_mismatch"
+    assert "metadata.table.features" in (caught.value.hint or "")
+
+
 def test_several_targets_are_a_matrix_and_whole_numbers_are_classes(tmp_path: Path) -> None:
     stored = load(tmp_path, b"a,u,v\n1,0,1\n2,1,1\n", table={"targets": ["v", "u"]})
     assert stored.splits["train"]["y"].tolist() == [[1, 0], [1, 1]]

@@ -207,6 +207,8 @@ HOSTILE = {
     "out of the folder": ({"../../a/1.png": picture()}, "dataset_invalid"),
     "half labelled": ({"train/a/1.png": picture(), "train/2.png": picture()}, "dataset_invalid"),
     "half split": ({"train/a/1.png": picture(), "other/1.png": picture()}, "dataset_invalid"),
+    "splits in other words": ({"Training/1.png": picture(), "Testing/1.png": picture()}, "dataset_invalid"),
+    "splits in capitals": ({"set/Train/1.png": picture(), "set/Test/1.png": picture()}, "dataset_invalid"),
     "nothing": ({"train/.DS_Store": b"x"}, "dataset_invalid"),
     "sixteen bits": ({"train/a/1.png": sixteen_bits()}, "dataset_invalid"),
 }
