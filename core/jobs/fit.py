@@ -5,7 +5,7 @@ from typing import Any
 
 from core.database.tables import Dataset, Model
 from core.errors import DatasetInvalid, FieldError, ServiceError, ShapeMismatch
-from engine.contract.arrangement import arrange, check_type, preprocessing_of
+from engine.contract.arrangement import arrange, check_kind, check_type, check_unscaled, preprocessing_of
 from engine.contract.errors import EngineError
 from engine.contract.metadata import DatasetMetadata
 
@@ -17,7 +17,7 @@ def misfit(model: Model, dataset: Dataset | None, *, trained: bool = True) -> Se
     signature, columns = model.inspection.get("signature"), dataset.inspection.get("columns")
     if not signature or columns is None:
         return None
-    stored = {column["name"]: column["shape"] for column in columns}
+    stored = {column["name"]: column for column in columns}
     if (error := _wrong_inputs(signature["inputs"], stored, model, dataset)) is not None:
         return error
     return wrong_labels(model, dataset) if trained else None
@@ -29,7 +29,7 @@ def declared(model: Model) -> bool:
 
 
 def _wrong_inputs(
-    inputs: Sequence[Mapping[str, Any]], stored: Mapping[str, Sequence[Any]], model: Model, dataset: Dataset
+    inputs: Sequence[Mapping[str, Any]], stored: Mapping[str, Mapping[str, Any]], model: Model, dataset: Dataset
 ) -> ServiceError | None:
     names = [str(wanted["name"]) for wanted in inputs]
     try:
@@ -44,8 +44,11 @@ def _wrong_inputs(
                 )
                 hint = f"arrays of inputs in the dataset: {known}"
                 return ShapeMismatch(message, hint=hint, errors=[FieldError("/dataset", "shape_mismatch", message, hint)])
-            if wanted["shape"] and None not in stored[name]:  # pictures are made as large as the network wants them
-                arrange(preprocessing[wanted["name"]], tuple(stored[name]), wanted["name"], wanted["shape"])
+            check_unscaled(preprocessing[wanted["name"]], wanted["name"], wanted["dtype"])
+            check_kind(name, stored[name]["dtype"], wanted["name"], wanted["dtype"])
+            shape = stored[name]["shape"]
+            if wanted["shape"] and None not in shape:  # pictures are made as large as the network wants them
+                arrange(preprocessing[wanted["name"]], tuple(shape), wanted["name"], wanted["shape"])
     except EngineError as error:
         kind = DatasetInvalid if error.code == "dataset_invalid" else ShapeMismatch
         message = f"{dataset.id} does not fit {model.id}: {error.message}"

@@ -44,6 +44,20 @@ def check_type(name: str, dtype: str) -> None:
         raise EngineError("shape_mismatch", f"Input {name!r} of the model is {dtype}, which no dataset can feed.", hint=hint)
 
 
+def check_unscaled(spec: PreprocessingSpec, name: str, dtype: str) -> None:
+    """Raises `dataset_invalid` for a preprocessing that changes the values of an input of integers."""
+    if not dtype.startswith("float") and (spec.scale, spec.mean, spec.std) != (1.0, 0.0, 1.0):
+        raise EngineError(
+            "dataset_invalid", f"Input {name!r} is {dtype}: scale, mean and std would change its values.", hint="Leave them out."
+        )
+
+
+def check_kind(column: str, stored: str, name: str, dtype: str) -> None:
+    """Raises `dataset_invalid` for an array of fractions where the input `name` takes integers; `stored` and `dtype` are names of types."""
+    if stored.startswith(("float", "longdouble")) and "int" in dtype:
+        raise EngineError("dataset_invalid", f"{column} is {stored}, but input {name!r} takes {dtype}.", hint="Store integers.")
+
+
 def preprocessing_of(metadata: DatasetMetadata, inputs: Sequence[str]) -> dict[str, PreprocessingSpec]:
     """The preprocessing of each input. Raises `dataset_invalid` where the metadata names an input that is not there."""
     stated = metadata.preprocessing
@@ -56,6 +70,14 @@ def preprocessing_of(metadata: DatasetMetadata, inputs: Sequence[str]) -> dict[s
             hint=f"Inputs: {', '.join(inputs)}; or give one object for all of them: scale, mean, std, layout.",
         )
     return {name: stated.get(name, PreprocessingSpec()) for name in inputs}
+
+
+def preprocessing_of_only(metadata: DatasetMetadata) -> PreprocessingSpec | None:
+    """What is stated for the input of a dataset that has one, such as a table: for all inputs, or by its name."""
+    stated = metadata.preprocessing
+    if not isinstance(stated, dict):
+        return stated
+    return next(iter(stated.values())) if len(stated) == 1 else None
 
 
 def arrange(spec: PreprocessingSpec, stored: tuple[int, ...], name: str, target: Shape) -> Arrangement:
@@ -109,6 +131,11 @@ def _fits(shape: Sequence[int], target: Shape) -> bool:
 def _mismatch(shape: tuple[int, ...], stored: tuple[int, ...], name: str, target: Shape, layout: str | None) -> EngineError:
     wanted = ", ".join("?" if size is None else str(size) for size in target[1:])
     hint = "Set metadata.preprocessing.layout to the meaning of the stored dimensions, such as NHW, NHWC or NCHW."
+    if len(shape) == 1 and len(target) == 2:
+        hint = (
+            "Choose the model that was made for such examples; of a table, name its columns in metadata.table.features and targets; "
+            "of texts, state metadata.text.length."
+        )
     if layout is not None:
         hint = "Resize the examples, or choose the model that was made for them."
         if math.prod(shape) == math.prod(size or 1 for size in target[1:]):

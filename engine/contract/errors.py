@@ -94,6 +94,9 @@ class EngineError(Exception):
         )
 
 
+PAST_THE_END = "Are the dataset's tokens those of the network's own tokenizer? Its tables have a row for each token."
+
+
 def translate(error: Exception) -> EngineError:
     """Any exception as an error of the engine: memory, disk, or a defect of ours."""
     if isinstance(error, EngineError):
@@ -112,6 +115,10 @@ def translate(error: Exception) -> EngineError:
     if (isinstance(error, OSError) and error.errno in numbers) or any(os.strerror(number) in text for number in numbers):
         return EngineError(
             "out_of_disk", "The disk is full.", hint="Free space on the worker, then retry.", category="resource", retryable=True
+        )
+    if isinstance(error, IndexError) and "index out of range in self" in text:  # torch's words for a number that its tables do not have
+        return EngineError(
+            "dataset_invalid", "A number in the dataset is past the end of the table that the network picks from.", hint=PAST_THE_END
         )
     return EngineError(
         "internal_error", f"{type(error).__name__}: {text[:500]}", hint="The job's log has the details.", category="internal"

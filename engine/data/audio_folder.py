@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from engine.contract import limits
+from engine.contract.arrangement import preprocessing_of_only
 from engine.contract.audio import AudioSpec
 from engine.contract.errors import EngineError
-from engine.contract.metadata import SPLITS, DatasetMetadata, PreprocessingSpec
+from engine.contract.metadata import SPLITS, DatasetMetadata
 from engine.data.archived import content, labels_of
 from engine.data.log_mel import LogMel
 from engine.data.stored import Array, Standardization, Stored
@@ -142,7 +143,7 @@ def _standardized(inputs: Mapping[str, Array], form: _Form) -> Standardization:
 
 def _with_channel(array: Array, metadata: DatasetMetadata, signature: Signature | None) -> Array:
     """With a channel of size one in front, or last, where the network takes one and no layout is stated."""
-    stated = metadata.preprocessing if isinstance(metadata.preprocessing, PreprocessingSpec) else None
+    stated = preprocessing_of_only(metadata)
     if signature is None or len(signature.inputs) != 1 or (stated is not None and stated.layout is not None):
         return array
     shape = signature.inputs[0].shape

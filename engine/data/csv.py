@@ -70,13 +70,16 @@ def _features(row: list[str], number: int, columns: Columns) -> Array:
 
 
 def _targets(cells: dict[str, list[list[str]]], columns: Columns, labels: Sequence[str]) -> tuple[dict[str, Array], tuple[str, ...] | None]:
-    """The targets of each split, and names of classes where they are texts."""
+    """The targets of each split, and names of classes where they are texts, or numbers that `labels` lists."""
     for split, rows in cells.items():
         for number, row in enumerate(rows, 1):
             if "" in row:
                 raise EngineError(
                     "dataset_invalid", f"Example {number} of split {split} has no target.", hint="Fill it, or leave the row out."
                 )
+    known = set(labels)
+    if known and len(columns.targets) == 1 and all(row[0] in known for rows in cells.values() for row in rows):
+        return numbered({split: [row[0] for row in rows] for split, rows in cells.items()}, labels)
     if all(is_number(cell) for rows in cells.values() for row in rows for cell in row):
         numbers: dict[str, npt.NDArray[Any]] = {split: np.array(rows, dtype=np.float64) for split, rows in cells.items()}
         whole = all(bool((array == np.rint(array)).all()) and bool((np.abs(array) < 2**53).all()) for array in numbers.values())

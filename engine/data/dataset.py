@@ -83,6 +83,8 @@ class Data:
 
     splits: Mapping[str, Split]
     classes: tuple[str, ...] | None = None
+    named: frozenset[str] = frozenset()
+    """Targets whose numbers stand for classes that have names."""
     _carved: dict[tuple[float, int], tuple[Split, Split]] = field(default_factory=dict, repr=False)
 
     def completed(self, signature: Signature) -> Data:
@@ -91,7 +93,7 @@ class Data:
         added = tuple(tensor for tensor in signature.inputs if tensor.value is not None and tensor.name not in known)
         if all(split.added == added for split in self.splits.values()):
             return self
-        return Data({name: replace(split, added=added) for name, split in self.splits.items()}, self.classes)
+        return Data({name: replace(split, added=added) for name, split in self.splits.items()}, self.classes, self.named)
 
     def split(self, name: str) -> Split:
         """A stored split. Raises `dataset_invalid` where the dataset lacks it."""

@@ -17,9 +17,10 @@ import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
 from engine.contract import limits
+from engine.contract.arrangement import preprocessing_of_only
 from engine.contract.errors import EngineError
 from engine.contract.images import ImagesSpec
-from engine.contract.metadata import DatasetMetadata, PreprocessingSpec
+from engine.contract.metadata import DatasetMetadata
 from engine.data.archived import content, unreadable
 from engine.data.stored import Array
 from engine.files.archive import printable
@@ -96,7 +97,7 @@ def _channels_first(shape: Sequence[int | None]) -> bool:
 
 def _axes(metadata: DatasetMetadata, signature: Signature | None, channels: int) -> str:
     """What the layout of the dataset's metadata says; without one, what the network's input has."""
-    stated = metadata.preprocessing if isinstance(metadata.preprocessing, PreprocessingSpec) else None
+    stated = preprocessing_of_only(metadata)
     if stated is not None and stated.layout is not None:
         axes = stated.layout[1:]
         if set(axes) != ({"H", "W"} if channels == 1 and "C" not in axes else {"H", "W", "C"}):

@@ -6,7 +6,9 @@ import importlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from engine.contract.arrangement import preprocessing_of
+import numpy as np
+
+from engine.contract.arrangement import check_kind, preprocessing_of
 from engine.contract.errors import EngineError
 from engine.contract.file_format import format_of
 from engine.contract.metadata import DatasetMetadata, PreprocessingSpec
@@ -41,7 +43,8 @@ def load_dataset(path: Path, format: str, metadata: DatasetMetadata, signature: 
         inputs = _inputs_of(name, stored, signature)
         ready = {spec.name: _prepared(f"x_{name}", inputs[spec.name], spec, preprocessing) for spec in signature.inputs}
         splits[name] = Split(name, inputs, stored.targets(name), ready)
-    return Data(splits, class_names(stored, metadata))
+    classes = class_names(stored, metadata)
+    return Data(splits, classes, stored.named | ({"y"} if classes else set()))
 
 
 def class_names(stored: Stored, metadata: DatasetMetadata) -> tuple[str, ...] | None:
@@ -71,6 +74,26 @@ def _prepared(key: str, array: Array, spec: TensorSpec, preprocessing: Mapping[s
             f"Input {spec.name!r} is one number for all examples of a batch, and {key} holds different ones.",
             hint="Store the same number for every example.",
         )
-    if array.dtype.kind == "f" and ready.dtype.kind in "iu":
-        raise EngineError("dataset_invalid", f"{key} is {array.dtype}, but input {spec.name!r} takes {spec.dtype}.", hint="Store integers.")
+    check_kind(key, array.dtype.name, spec.name, spec.dtype)
+    _check_range(key, array, spec, ready)
     return ready
+
+
+def _check_range(key: str, array: Array, spec: TensorSpec, ready: Preprocessing) -> None:
+    """Raise `dataset_invalid` for values that the input's type does not hold: a cast would make other numbers of them, or infinity."""
+    wide = ready.dtype.kind == "b" or (ready.dtype.kind == "f" and ready.dtype.itemsize > 2 and array.dtype.kind in "biu")
+    if wide or (np.can_cast(array.dtype, ready.dtype) and ready.dtype != np.float16):
+        return
+    ends = np.stack([array.min(axis=0), array.max(axis=0)])
+    if ready.dtype.kind == "f":
+        with np.errstate(over="ignore"):
+            held = bool(np.isfinite(ready(ends)).all())
+    else:
+        bounds = np.iinfo(ready.dtype)
+        held = bounds.min <= int(ends.min()) and int(ends.max()) <= bounds.max
+    if not held:
+        raise EngineError(
+            "dataset_invalid",
+            f"{key} holds numbers from {ends.min():g} to {ends.max():g}, which input {spec.name!r} of {spec.dtype} cannot take.",
+            hint="Store numbers in the range of the input's type.",
+        )

@@ -40,8 +40,9 @@ def read(path: Path, metadata: DatasetMetadata, signature: Signature | None, wor
         if own:
             splits[split] = own
     names = arrays.get("classes")
-    classes = None if names is None or names.ndim != 1 else tuple(str(item) for item in names.tolist())
-    splits, classes = _numbered(splits, metadata.labels or classes or (), classes)
+    classes = None if names is None or names.ndim != 1 else tuple(map(str, (_text(names) if names.dtype.kind == "S" else names).tolist()))
+    splits, named = _numbered(splits, metadata.labels or classes or ())
+    classes = named.get("y", classes)
     lengths = {
         split: {
             key.replace(f"_{split}{_LENGTHS}", "", 1): array
@@ -50,23 +51,29 @@ def read(path: Path, metadata: DatasetMetadata, signature: Signature | None, wor
         }
         for split in splits
     }
+    stored = Stored(splits, classes, NAMING, named=frozenset(named))
     if not any(lengths.values()):
         if metadata.sequences is not None:
             raise EngineError("dataset_invalid", "metadata.sequences is stated, and the file has no x_train_lengths.", hint=NAMING)
-        return Stored(splits, classes, NAMING)
-    return _filled(Stored(splits, classes, NAMING), lengths, metadata.sequences or SequencesSpec(), signature, work)
+        return stored
+    return _filled(stored, lengths, metadata.sequences or SequencesSpec(), signature, work)
 
 
-def _numbered(
-    splits: dict[str, dict[str, Array]], labels: Sequence[str], classes: tuple[str, ...] | None
-) -> tuple[dict[str, dict[str, Array]], tuple[str, ...] | None]:
-    """Targets that are names as numbers of classes: in the order that is stated, else in that of the alphabet, as in tables."""
+def _numbered(splits: dict[str, dict[str, Array]], labels: Sequence[str]) -> tuple[dict[str, dict[str, Array]], dict[str, tuple[str, ...]]]:
+    """Targets that are names as numbers of classes, in the order that is stated, else in that of the alphabet, as in tables; and the names, by column."""
+    named: dict[str, tuple[str, ...]] = {}
     for column in {column for own in splits.values() for column, array in own.items() if array.dtype.kind in "US"}:
+        for split, own in splits.items():
+            if column in own and own[column].dtype.kind not in "US":
+                raise EngineError(
+                    "dataset_invalid",
+                    f"{shown(column, split)} holds numbers, and in another split these targets are names.",
+                    hint="Store names in every split, or numbers in every one.",
+                )
         texts = {split: np.char.strip(_text(own[column])).tolist() for split, own in splits.items() if column in own}
-        numbers, names = numbered(texts, labels)
+        numbers, named[column] = numbered(texts, labels)
         splits = {split: own | ({column: numbers[split]} if column in own else {}) for split, own in splits.items()}
-        classes = names if classes is None and column == "y" else classes
-    return splits, classes
+    return splits, named
 
 
 def _text(names: Array) -> Array:

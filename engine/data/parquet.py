@@ -96,7 +96,7 @@ def _columns(schema: pa.Schema, spec: TableSpec) -> Columns:
 
 
 def _is_text(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
 
 
 def _names_classes(kind: pa.DataType) -> bool:

@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from engine.contract.arrangement import Arrangement, arrange, check_type
-from engine.contract.errors import EngineError
+from engine.contract.arrangement import Arrangement, arrange, check_type, check_unscaled
 from engine.contract.metadata import PreprocessingSpec
 from engine.data.pictures import Picture
 from engine.networks.network import TensorSpec
@@ -30,12 +29,7 @@ class Preprocessing:
         floating = self.dtype.kind == "f"
         arrangement = arrange(spec, stored, target.name, target.shape)
         self._order, self._arranged, self.shape = arrangement.order, arrangement.arranged, arrangement.shape
-        if not floating and (spec.scale, spec.mean, spec.std) != (1.0, 0.0, 1.0):
-            raise EngineError(
-                "dataset_invalid",
-                f"Input {target.name!r} is {target.dtype}: scale, mean and std would change its values.",
-                hint="Leave them out.",
-            )
+        check_unscaled(spec, target.name, target.dtype)
         mean, std = (_per_channel(item, arrangement) for item in (spec.mean, spec.std))
         factor, offset = np.asarray(spec.scale / std, dtype=np.float32), np.asarray(-mean / std, dtype=np.float32)
         self._plain = not floating or (bool((factor == 1).all()) and bool((offset == 0).all()))

@@ -35,13 +35,15 @@ class Stored:
     splits: Mapping[str, Mapping[str, Array]]
     """Of `train`, `validation` and `test` those that the file has."""
     classes: tuple[str, ...] | None = None
-    """Names of the classes, as far as the file has them."""
+    """Names of the classes that `y` numbers, as far as the file has them."""
     naming: str = ""
     """How to name columns in files of this format, as a hint for people whose file lacks one."""
     open_sizes: bool = False
     """Whether the inputs' shapes are made for the network that reads them, so that those seen without one mean nothing."""
     opened: frozenset[str] = frozenset()
     """The same of single columns."""
+    named: frozenset[str] = frozenset()
+    """Columns of targets whose numbers stand for names that the file has in their place."""
     standardization: Standardization | None = None
     """What the inputs were standardized by, where it was fitted and not stated."""
     notes: tuple[str, ...] = ()

@@ -13,12 +13,14 @@ import numpy as np
 import numpy.typing as npt
 
 from engine.contract import limits
+from engine.contract.arrangement import preprocessing_of_only
 from engine.contract.errors import EngineError
-from engine.contract.metadata import SPLITS, DatasetMetadata, PreprocessingSpec
+from engine.contract.metadata import SPLITS, DatasetMetadata
 from engine.contract.table import SPLIT, TARGETS, TableSpec
 from engine.data.stored import Array, Standardization
 from engine.files.archive import printable
 from engine.files.csv import is_number
+from engine.files.folders import check_once
 
 _ALIASES = {"val": "validation", "valid": "validation"}
 _ROWS = 4096
@@ -141,8 +143,8 @@ class Scratch:
 
 def features_type(metadata: DatasetMetadata) -> type[np.float32 | np.float64]:
     """What features are stored as: numbers from which a mean is subtracted lose digits in single precision, such as those of times."""
-    stated = metadata.preprocessing
-    centered = isinstance(stated, PreprocessingSpec) and stated.mean != 0
+    stated = preprocessing_of_only(metadata)
+    centered = stated is not None and stated.mean != 0
     return np.float64 if centered or (metadata.table is not None and metadata.table.standardize == "train") else np.float32
 
 
@@ -188,7 +190,7 @@ def standardize(inputs: Mapping[str, Array]) -> Standardization:
 def numbered(texts: Mapping[str, Sequence[str]], labels: Sequence[str]) -> tuple[dict[str, Array], tuple[str, ...]]:
     """Texts as numbers of classes, and their names: `labels` where they are stated, else all texts in alphabetical order.
 
-    Raises `dataset_invalid` for a text that is none of the stated ones.
+    Raises `dataset_invalid` for a text that is none of the stated ones, or that stands among them twice.
     """
     found = sorted({text for rows in texts.values() for text in rows})
     if not labels:
@@ -198,6 +200,7 @@ def numbered(texts: Mapping[str, Sequence[str]], labels: Sequence[str]) -> tuple
         raise EngineError(
             "dataset_invalid", f"The class {printable(strange[0])!r} is none of metadata.labels.", hint="Name every class there."
         )
+    check_once(found, labels)
     classes = tuple(labels) or tuple(found)
     if len(classes) > limits.MAX_CLASSES:
         raise EngineError("dataset_invalid", f"The targets are {len(classes)} different texts.", hint="Is it a column of features?")

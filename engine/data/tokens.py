@@ -1,7 +1,7 @@
 """Texts as token numbers: bytes of UTF-8, or what a `tokenizer.json` of Hugging Face's tokenizers says.
 
-Such a file is data, no program; but its patterns may take very long, so that a batch of texts has a deadline. Truncation and padding that the
-file states are switched off: the dataset's metadata says what is cut.
+Such a file is data, no program; but its patterns may take very long, so that a batch of texts has a deadline. Truncation, padding and
+dropout that the file states are switched off: the dataset's metadata says what is cut, and a text has the same tokens whenever it is read.
 """
 
 from __future__ import annotations
@@ -72,6 +72,10 @@ class FromFile:
         self._special = spec.special_tokens
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
+        if getattr(
+            self._tokenizer.model, "dropout", None
+        ):  # merges that are left out by chance, in training: each reading would be another
+            self._tokenizer.model.dropout = None
         if length is not None and spec.longer != "refuse":
             _within(_SECONDS, self._tokenizer.enable_truncation, length, direction="right" if spec.longer == "cut_end" else "left")
         known = [number for name in _PADDING if (number := self._tokenizer.token_to_id(name)) is not None]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Iterator
 from typing import IO
 
@@ -14,6 +15,7 @@ from engine.files.effort import spend
 
 DELIMITERS = ",;\t|"
 HINT = "The first line names the columns; every other line is one example, with numbers as features."
+_QUOTED = re.compile(r'"[^"]*("|$)')
 _HEADER_BYTES = 4 * 2**20
 _MOST_COLUMNS = 100_000
 _CELL_CHARACTERS = 4096
@@ -28,7 +30,7 @@ def recognizes(head: bytes) -> bool:
         text = head[: error.start].decode("utf-8-sig") if error.start > len(head) - 4 else ""
     if "\0" in text or text.lstrip()[:1] in ("", "{", "[", "<"):
         return False
-    lines = text.splitlines()[:2]
+    lines = [line for line in text.splitlines() if line.strip()][:2]
     if len(lines) < 2:
         return False
     rows = [next(csv.reader([line], delimiter=delimiter_of(lines[0])), []) for line in lines]
@@ -53,7 +55,7 @@ def check(stream: IO[bytes], size: int) -> None:
 def rows_of(text: IO[str]) -> Iterator[list[str]]:
     """The header, checked, and then every row with as many cells; empty lines are left out. Raises `dataset_invalid` with the line."""
     try:
-        start = text.readline(_HEADER_BYTES)
+        start = next((line for line in iter(lambda: text.readline(_HEADER_BYTES), "") if line.strip()), "")
     except UnicodeDecodeError as error:
         raise EngineError("dataset_invalid", "The table is not UTF-8.", hint="Save the file as UTF-8.") from error
     text.seek(0)
@@ -61,7 +63,7 @@ def rows_of(text: IO[str]) -> Iterator[list[str]]:
     names: list[str] = []
     try:
         for row in reader:
-            if not row:
+            if not row or not (names or len(row) > 1 or row[0].strip()):
                 continue
             if not names:
                 names = [cell.strip() for cell in row]
@@ -84,8 +86,8 @@ def rows_of(text: IO[str]) -> Iterator[list[str]]:
 
 
 def delimiter_of(header: str) -> str:
-    """The one of the customary delimiters that occurs most often in the header."""
-    return max(DELIMITERS, key=header.count)
+    """The one of the customary delimiters that occurs most often in the header, names in quotes left out."""
+    return max(DELIMITERS, key=_QUOTED.sub("", header).count)
 
 
 def is_number(cell: str) -> bool:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
@@ -16,6 +17,7 @@ from engine.files.effort import spend
 
 ALIASES = {"val": "validation", "valid": "validation"}
 SPLIT_FOLDERS = frozenset({*SPLITS, *ALIASES})
+_LIKE_SPLITS = SPLIT_FOLDERS | {"training", "testing", "eval", "evaluation", "dev"}
 _CUSTOMARY = re.compile(r"(^|/)(__MACOSX/|\.|Thumbs\.db$|desktop\.ini$)")
 """What operating systems put into archives."""
 _LOCAL_HEADER = b"PK\x03\x04"
@@ -114,7 +116,19 @@ def class_names(entries: Sequence[Entry], labels: Sequence[str]) -> tuple[str, .
             f"The folder {printable(strange[0])!r} is none of the classes that metadata.labels names.",
             hint="Name every folder there, in the order of the network's classes, or leave labels out.",
         )
+    check_once(found, labels)
     return tuple(labels) or tuple(found)
+
+
+def check_once(names: Iterable[str], labels: Sequence[str]) -> None:
+    """Raise `dataset_invalid` where a name of examples stands in `labels` twice: which of the two classes is meant is not clear."""
+    counts = Counter(labels)
+    if twice := next((name for name in names if counts[name] > 1), None):
+        raise EngineError(
+            "dataset_invalid",
+            f"metadata.labels has the class {printable(twice)!r} {counts[twice]} times: which of them examples of this name belong to is not clear.",
+            hint="Give every class a name of its own.",
+        )
 
 
 def root_of(names: Sequence[str]) -> int:
@@ -158,6 +172,12 @@ def _check_labels(entries: Sequence[Entry], kind: Kind) -> None:
     stated = {entry.info.filename.split("/")[0] in SPLIT_FOLDERS for entry in entries} if free else {True}
     if len(stated) > 1:
         raise EngineError("dataset_invalid", "Some folders are those of splits and others are not.", hint=kind.naming)
+    labels = sorted({entry.label for entry in entries if entry.label is not None})
+    if len(labels) > 1 and all(label.lower() in _LIKE_SPLITS for label in labels):
+        shown = " and ".join(printable(repr(label)) for label in labels)
+        raise EngineError(
+            "dataset_invalid", f"The folders {shown} would be classes, and are called like splits.", hint=f"Splits: {', '.join(SPLITS)}."
+        )
     for split in SPLITS:
         labelled = {entry.label is not None for entry in entries if entry.split == split}
         if len(labelled) > 1:

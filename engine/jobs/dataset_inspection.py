@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -83,10 +84,10 @@ def _histogram(counted: Mapping[str, Mapping[int, int]], seen: Collection[int], 
     numbers = range(len(names)) if names and max(seen, default=0) < len(names) else sorted(seen)
     if not counted or len(numbers) > _HISTOGRAM_CLASSES:
         return None
-    return {
-        split: {names[number] if names and number < len(names) else str(number): counts.get(number, 0) for number in numbers}
-        for split, counts in counted.items()
-    }
+    shown = {number: names[number] if names and number < len(names) else str(number) for number in numbers}
+    often = Counter(shown.values())
+    keys = {number: name if often[name] == 1 else f"{name} ({number})" for number, name in shown.items()}
+    return {split: {key: counts.get(number, 0) for number, key in keys.items()} for split, counts in counted.items()}
 
 
 def _notes(stored: Stored, shared: Sequence[Leak] | None) -> Iterator[str]:

@@ -23,7 +23,8 @@ def about_examples(recorder: Recorder, inputs: JobInputs, score: Score) -> None:
     if inputs.data is None:
         recorder.warn("random_inputs", "There is no dataset: fidelity to the original was measured on random inputs, which says little.")
     elif examples < SMALL_SPLIT:
-        recorder.warn("small_test_split", f"Only {examples} examples were scored: one of them is {100 / examples:.2g} points of accuracy.")
+        points = float(f"{100 / examples:.2g}")
+        recorder.warn("small_test_split", f"Only {examples} examples were scored: one of them is {points:g} points of accuracy.")
     if settings := settings_of(inputs.onnx):
         recorder.warn(
             "settings_left_out",

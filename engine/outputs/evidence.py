@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -171,12 +171,12 @@ class HasTargets(Protocol):
         """Stored targets by name."""
 
 
-def columns_of(splits: Mapping[str, HasTargets], classes: Sequence[str] | None = None) -> dict[str, Column]:
-    """What the targets of a dataset are, in all its splits; `classes` are the names of those that `y` numbers, if they have names."""
+def columns_of(splits: Mapping[str, HasTargets], named: Collection[str] = ()) -> dict[str, Column]:
+    """What the targets of a dataset are, in all its splits; the numbers of those in `named` stand for classes that have names."""
     found: dict[str, Column] = {}
     for name in dict.fromkeys(name for split in splits.values() for name in split.targets):
         arrays = [split.targets[name] for split in splits.values() if name in split.targets]
-        found[name] = Column.of(name, arrays, names_classes=bool(classes) and name == "y")
+        found[name] = Column.of(name, arrays, names_classes=name in named)
     return found
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from engine.contract.errors import EngineError
+from engine.contract.errors import PAST_THE_END, EngineError
 
 Feed = Mapping[str, NDArray[Any]]
 CPU = ["CPUExecutionProvider"]
@@ -115,7 +115,14 @@ def run(session: Session, feed: Feed, outputs: list[str] | None = None) -> list[
         return results
 
 
-_NO_KERNEL = ("tensor(bfloat16)", "Could not find an implementation")
+_HINTS = {
+    "Export the network in float32 (`module.float()`): the runtime has no kernel for the operator in its present type.": (
+        "tensor(bfloat16)",
+        "Could not find an implementation",
+    ),
+    f"A number of an input is past the end of the table that the network picks from. {PAST_THE_END}": ("out of data bounds",),
+}
+"""By words of the runtime's messages."""
 
 
 @contextmanager
@@ -130,10 +137,8 @@ def _translated(code: str, what: str) -> Iterator[None]:
                 hint="Lower evaluation.batch_size or calibration.batch_size, or raise limits.memory_bytes.",
                 category="resource",
             ) from error
-        hint = "Export the network in float32 (`module.float()`): the runtime has no kernel for the operator in its present type."
-        raise EngineError(
-            code, f"{what}: {_first_line(error)}", hint=hint if any(words in str(error) for words in _NO_KERNEL) else None
-        ) from error
+        hint = next((hint for hint, signs in _HINTS.items() if any(words in str(error) for words in signs)), None)
+        raise EngineError(code, f"{what}: {_first_line(error)}", hint=hint) from error
 
 
 def _first_line(error: Exception) -> str:

@@ -223,7 +223,7 @@ class Desk:
             case ScoreRequest():
                 session = opened(request.file, threads=request.threads, optimized=request.optimized)
                 examples = self._examples(request.source, session)
-                columns = {} if self._data is None else columns_of(self._data.splits, self._data.classes)
+                columns = {} if self._data is None else columns_of(self._data.splits, self._data.named)
                 # What was started with one thread has two processes, and the other one may be at rest.
                 return score(request, session, examples, columns, self._sender_waits if request.threads == 1 else lambda: False)
             case TimingRequest():

@@ -104,11 +104,14 @@ def _verdict(world: World, **more: Any) -> dict[str, Any]:
         return planning.validate(session, world.service.settings, world.project_id, jobs.Submission.read(world.spec(**more)))
 
 
-def _inspections(world: World, model: dict[str, Any], dataset: dict[str, Any]) -> None:
+def _inspections(world: World, model: dict[str, Any], dataset: dict[str, Any], declared: dict[str, Any] | None = None) -> None:
+    """What was found in both files; `declared` is the dataset's metadata."""
     with world.service.database.unit_of_work() as session:
         for stale, found in ((world.model, model), (world.dataset, dataset)):
             row = session.get_one(type(stale), stale.id)
             row.inspection = {"trainable": True, "labels": True, **found}
+        if declared is not None:
+            session.get_one(type(world.dataset), world.dataset.id).declared = declared
 
 
 MODEL = {"macs_count": 1_000_000, "params_count": 50_000}
@@ -202,3 +205,19 @@ def test_a_dataset_fits_a_model_or_is_refused(world: World, model: dict[str, Any
     assert {error["code"] for error in _verdict(world, **trained)["errors"]} == ({code} if code else set())
     untrained = code if code != "dataset_invalid" else None  # labels of any kind refuse no method that needs none
     assert {error["code"] for error in _verdict(world)["errors"]} == ({untrained} if untrained else set())
+
+
+@pytest.mark.parametrize(
+    ("stored", "preprocessing", "code"),
+    [
+        ("uint8", None, None),
+        ("float64", None, "dataset_invalid"),
+        ("uint8", {"scale": 0.5}, "dataset_invalid"),
+        ("uint8", {"layout": "NL"}, None),
+    ],
+)
+def test_an_input_of_integers_takes_integers_as_they_are(world: World, stored: str, preprocessing: Any, code: str | None) -> None:
+    model = _signature([4])
+    model["signature"]["inputs"][0]["dtype"] = "int64"
+    _inspections(world, model, {"columns": [{"name": "x", "shape": [4], "dtype": stored}]}, {"preprocessing": preprocessing})
+    assert {error["code"] for error in _verdict(world)["errors"]} == ({code} if code else set())

@@ -104,6 +104,9 @@ def test_features_take_the_channel_that_the_network_has(tmp_path: Path) -> None:
     for shape, expected in (((None, 1, 12, None), (1, 12, 11)), ((None, 12, 11), (12, 11)), ((None, 12, 11, 1), (12, 11, 1))):
         data = load(tmp_path, good(), Signature((TensorSpec("x", shape),), outputs), audio=audio)
         assert data.split("train").batch([0])[0]["x"].shape == (1, *expected)
+    wave = Signature((TensorSpec("x", (None, 1, 800)),), outputs)
+    for preprocessing in ({"layout": "NL"}, {"x": {"layout": "NL"}}):
+        assert load(tmp_path, good(), wave, preprocessing=preprocessing).split("train").batch([0])[0]["x"].shape == (1, 1, 800)
     with pytest.raises(EngineError) as caught:
         load(tmp_path, good(), Signature((TensorSpec("x", (None, 1, 11, 12)),), outputs), audio=audio)
     assert caught.value.code == "shape_mismatch"

@@ -49,6 +49,13 @@ def test_other_delimiters_and_a_byte_order_mark(tmp_path: Path, delimiter: str) 
     assert load(tmp_path, data).splits["train"]["x"].tolist() == [[1, 2.5], [3, 4]]
 
 
+def test_a_header_with_delimiters_in_its_names_and_empty_lines_before_it(tmp_path: Path) -> None:
+    data = b'\n  \n"length, dry, cm";"width, cm";label\n1;2.5;cat\n3;4;dog\n'
+    assert sniff(data, None) == "csv"
+    stored = load(tmp_path, data)
+    assert (stored.splits["train"]["x"].tolist(), stored.classes) == ([[1, 2.5], [3, 4]], ("cat", "dog"))
+
+
 def test_columns_as_they_are_stated(tmp_path: Path) -> None:
     stated = {"features": ["c", "a"], "targets": ["b"], "test_share": 0.5}
     rows = "".join(f"{i},{i / 2},{-i}\n" for i in range(400))
@@ -85,6 +92,14 @@ def test_standardization_is_fitted_on_the_training_rows_alone(tmp_path: Path) ->
     assert (stored.splits["train"]["x"][:, 1] == 0).all()
 
 
+def test_a_column_too_many_is_said_to_be_one(tmp_path: Path) -> None:
+    load(tmp_path, b"a,b,Target\n1,2,0\n")
+    with pytest.raises(EngineError) as caught:
+        load_dataset(tmp_path / "table.csv", "csv", DatasetMetadata(), SIGNATURE, tmp_path / "again")
+    assert caught.value.code == "shape_mismatch"
+    assert "metadata.table.features" in (caught.value.hint or "")
+
+
 def test_several_targets_are_a_matrix_and_whole_numbers_are_classes(tmp_path: Path) -> None:
     stored = load(tmp_path, b"a,u,v\n1,0,1\n2,1,1\n", table={"targets": ["v", "u"]})
     assert stored.splits["train"]["y"].tolist() == [[1, 0], [1, 1]]
@@ -94,6 +109,12 @@ def test_several_targets_are_a_matrix_and_whole_numbers_are_classes(tmp_path: Pa
 def test_classes_are_numbered_as_the_metadata_say(tmp_path: Path) -> None:
     stored = load(tmp_path, TABLE, labels=["owl", "dog", "cat"])
     assert stored.splits["train"]["y"].tolist() == [2, 1]
+    numbers = b"a,b,y\n1,2,20\n3,4,10\n5,6,20\n"
+    assert load(tmp_path, numbers, labels=["20", "10", "30"]).splits["train"]["y"].tolist() == [0, 1, 0]
+    assert load(tmp_path, numbers, labels=["ten", "twenty"]).splits["train"]["y"].tolist() == [20, 10, 20]
+    with pytest.raises(EngineError, match="'cat' 2 times"):
+        load(tmp_path, TABLE, labels=["cat", "dog", "owl", "cat"])
+    assert load(tmp_path, TABLE, labels=["cat", "dog", "owl", "crane", "crane"]).splits["train"]["y"].tolist() == [0, 1]
 
 
 HOSTILE = {
@@ -155,8 +176,10 @@ def test_standardization_keeps_the_digits_of_large_numbers_and_centers_what_is_c
     assert stored.standardization.std[1] == 1
     stated = {"mean": [1.7e9, 0.1], "std": [100.0, 1.0]}
     path = tmp_path / "table.csv"
-    data = load_dataset(path, "csv", DatasetMetadata.model_validate({"preprocessing": stated}), SIGNATURE, tmp_path / "stated")
-    assert data.split("train").batch(np.arange(3))[0]["x"][:, 0] == pytest.approx((train[:3] - 1.7e9) / 100, abs=1e-6)
+    for place, preprocessing in enumerate((stated, {"x": stated})):
+        metadata = DatasetMetadata.model_validate({"preprocessing": preprocessing})
+        data = load_dataset(path, "csv", metadata, SIGNATURE, tmp_path / f"stated{place}")
+        assert data.split("train").batch(np.arange(3))[0]["x"][:, 0] == pytest.approx((train[:3] - 1.7e9) / 100, abs=1e-6)
 
 
 @pytest.mark.parametrize("target", ["1,5", "NA", "?", "n/a", "1.5 m"])

@@ -108,6 +108,10 @@ def test_any_layout_reaches_the_network_and_is_normalized(tmp_path: Path, layout
     expected = (pixels("test/dog/a.png") / 255 - [0.4, 0.5, 0.6]) / [0.2, 0.3, 0.4]
     np.testing.assert_allclose(got if signature is LAST else got.transpose(1, 2, 0), expected, atol=1e-5)
     assert data.split("test").pictures["x"].size == (8, 6)
+    named = load(tmp_path, archive(GOOD), signature, preprocessing={"x": stated})
+    assert np.array_equal(named.split("test").batch([0])[0]["x"][0], got)
+    assert named.split("test").pictures["x"].shape == data.split("test").pictures["x"].shape
+    assert named.split("test").pictures["x"].channels == data.split("test").pictures["x"].channels == (2 if signature is LAST else 0)
 
 
 def test_resize_and_crop_are_pillows(tmp_path: Path) -> None:
@@ -137,6 +141,8 @@ def test_classes_are_numbered_as_the_metadata_say(tmp_path: Path) -> None:
     assert data.split("train").batch([0, 1, 2])[1]["y"].tolist() == [2, 2, 0]
     with pytest.raises(EngineError, match="'dog'"):
         load(tmp_path, archive(GOOD), labels=["cat", "bird"])
+    with pytest.raises(EngineError, match="'dog' 2 times"):
+        load(tmp_path, archive(GOOD), labels=["dog", "cat", "dog"])
 
 
 @pytest.mark.parametrize(
@@ -201,6 +207,8 @@ HOSTILE = {
     "out of the folder": ({"../../a/1.png": picture()}, "dataset_invalid"),
     "half labelled": ({"train/a/1.png": picture(), "train/2.png": picture()}, "dataset_invalid"),
     "half split": ({"train/a/1.png": picture(), "other/1.png": picture()}, "dataset_invalid"),
+    "splits in other words": ({"Training/1.png": picture(), "Testing/1.png": picture()}, "dataset_invalid"),
+    "splits in capitals": ({"set/Train/1.png": picture(), "set/Test/1.png": picture()}, "dataset_invalid"),
     "nothing": ({"train/.DS_Store": b"x"}, "dataset_invalid"),
     "sixteen bits": ({"train/a/1.png": sixteen_bits()}, "dataset_invalid"),
 }

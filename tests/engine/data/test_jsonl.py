@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
-from tokenizers.models import WordPiece
+from tokenizers.models import BPE, WordPiece
 from tokenizers.normalizers import Lowercase
 from tokenizers.pre_tokenizers import Whitespace
 from tokenizers.processors import TemplateProcessing
@@ -62,6 +62,12 @@ def load(tmp_path: Path, data: bytes, wanted: Signature | None = None, **metadat
     work = tmp_path / f"work{len(list(tmp_path.iterdir()))}"
     read = read_stored if wanted is None else load_dataset
     return read(path, "jsonl", DatasetMetadata.model_validate(metadata), wanted, work)
+
+
+def test_merges_are_not_left_out_by_chance(tmp_path: Path) -> None:
+    made = Tokenizer(BPE({"a": 0, "b": 1, "ab": 2}, [("a", "b")], dropout=0.5))
+    data = archive({"train.jsonl": lines({"text": "ab" * 100}), "tokenizer.json": made.to_str().encode()})
+    assert load(tmp_path, data).splits["train"]["x"].tolist() == [[2] * 100]
 
 
 def test_bytes_of_plain_lines(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from engine.data import load_dataset
 from engine.data.dataset import Data
 from engine.files.magic import check_file
 from engine.networks.network import Signature, TensorSpec
+from engine.outputs.evidence import columns_of
 from tests.engine.formats.onnx.files import npz_file, zip_file
 
 RNG = np.random.default_rng(1)
@@ -114,6 +115,39 @@ def test_tokens_stay_integers(tmp_path: Path) -> None:
     batch, _ = data.split("train").batch([1, 2])
     assert batch["x"].dtype == np.int64
     np.testing.assert_array_equal(batch["x"], tokens[1:3])
+
+
+@pytest.mark.parametrize(
+    ("stored", "kind", "preprocessing", "held"),
+    [
+        (np.array([[3, 300]]), "uint8", None, False),
+        (np.array([[3, -1]]), "uint8", None, False),
+        (np.array([[3, 255]]), "uint8", None, True),
+        (np.array([[3, 2**31]]), "int32", None, False),
+        (np.array([[-(2**31), 2**31 - 1]]), "int32", None, True),
+        (np.array([[3, 2**63]], dtype=np.uint64), "int64", None, False),
+        (np.array([[1.0, 1e39]]), "float32", None, False),
+        (np.array([[1.0, 1e38]]), "float32", None, True),
+        (np.array([[1.0, 1e38]]), "float32", {"scale": 100.0}, False),
+        (np.array([[1.0, 1e39]]), "float32", {"std": 1e9}, True),
+        (np.array([[1.0, 70_000.0]], dtype=np.float32), "float16", None, False),
+        (np.array([[1, 255]], dtype=np.uint8), "float16", {"scale": 1000.0}, False),
+        (np.array([[1, 255]], dtype=np.uint8), "float16", {"scale": 10.0}, True),
+    ],
+)
+def test_numbers_that_the_input_cannot_hold_are_refused_and_not_changed(
+    stored: np.ndarray, kind: str, preprocessing: Any, held: bool, tmp_path: Path
+) -> None:
+    data, wanted = npz_file({"x_train": np.ones((1, 2), stored.dtype), "x_test": stored}), signature((2,), dtype=kind)
+    if not held:
+        error = refused(tmp_path, data, wanted, preprocessing)
+        assert error.code == "dataset_invalid"
+        assert "x_test" in error.message
+        assert kind in error.message
+        return
+    stated = preprocessing or {}
+    got = load(tmp_path, data, wanted, preprocessing).split("test").batch([0])[0]["x"]
+    np.testing.assert_allclose(got, (stored * stated.get("scale", 1) / stated.get("std", 1)).astype(kind), rtol=1e-3)
 
 
 def test_several_inputs_each_with_its_own_preprocessing(tmp_path: Path) -> None:
@@ -248,13 +282,32 @@ def test_names_of_classes_are_numbered_as_in_tables(kind: str, order: tuple[str,
     data = load(tmp_path, npz_file(arrays | ({"classes": np.array(order)} if order else {})))
     names = order or ("ant", "bee", "wolf")
     assert data.classes == names
+    assert data.named == {"y"}
     assert [names[place] for place in data.split("train").targets["y"]] == ["wolf", "ant", "bee", "ant"]
     assert [names[place] for place in data.split("test").targets["y"]] == ["bee", "wolf"]
+
+
+def test_names_beside_an_order_of_classes_that_is_not_theirs(tmp_path: Path) -> None:
+    arrays = {"x_train": np.zeros((2, 1, 8, 8), np.float32), "y_train": np.array(["ant", "bee"]), "classes": np.array(["ant", "bee"])}
+    path = tmp_path / "data.npz"
+    path.write_bytes(npz_file(arrays))
+    data = load_dataset(path, "npz", DatasetMetadata(labels=("bee", "ant")), IMAGES, tmp_path / "work")
+    assert (data.classes, data.split("train").targets["y"].tolist()) == (("bee", "ant"), [1, 0])
+    assert load(tmp_path, npz_file(arrays | {"classes": np.array([b"bee", b"ant"])})).classes == ("bee", "ant")
+
+
+def test_targets_of_one_output_that_are_names_are_no_values(tmp_path: Path) -> None:
+    arrays = {"x_train": np.zeros((3, 1, 8, 8), np.float32), "y_train.kind": np.array(["b", "a", "c"]), "y_train.size": np.array([2, 0, 1])}
+    data = load(tmp_path, npz_file(arrays))
+    columns = columns_of(data.splits, data.named)
+    assert {name: column.names_classes for name, column in columns.items()} == {"y.kind": True, "y.size": False}
 
 
 def test_a_name_that_is_no_class_and_names_in_place_of_examples_are_refused(tmp_path: Path) -> None:
     examples = {"x_train": np.zeros((2, 1, 8, 8), np.float32)}
     strange = refused(tmp_path, npz_file(examples | {"y_train": np.array(["ant", "fly"]), "classes": np.array(["ant", "bee"])}))
     assert (strange.code, "fly" in strange.message) == ("dataset_invalid", True)
+    mixed = {"x_test": examples["x_train"], "y_train": np.array(["ant", "bee"]), "y_test": np.array([0, 1])}
+    assert "y_test holds numbers" in refused(tmp_path, npz_file(examples | mixed)).message
     assert refused(tmp_path, npz_file({"x_train": np.array(["a", "b"])})).code == "dataset_invalid"
     assert refused(tmp_path, npz_file(examples | {"y_train": np.array([["a", "b"], ["a", "b"]])})).code == "dataset_invalid"

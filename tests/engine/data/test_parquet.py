@@ -75,7 +75,8 @@ def test_types_say_what_targets_are(tmp_path: Path) -> None:
         assert stored.splits["train"]["y"].dtype == kind
         assert stored.splits["train"]["y"].tolist() == values.astype(float).tolist()
     coded = pa.array(["x", "z", "x"]).dictionary_encode()
-    assert load(tmp_path, table({"a": [1, 2, 3], "y": coded})).splits["train"]["y"].tolist() == [0, 1, 0]
+    for texts in (coded, coded.cast(pa.large_string()), coded.cast(pa.string()).cast(pa.string_view())):
+        assert load(tmp_path, table({"a": [1, 2, 3], "y": texts})).splits["train"]["y"].tolist() == [0, 1, 0]
     money = pa.array([decimal.Decimal("1.5"), decimal.Decimal("2.25")])
     assert load(tmp_path, table({"a": money, "y": [0, 1]})).splits["train"]["x"].tolist() == [[1.5], [2.25]]
     mixed = load(tmp_path, table({"a": whole, "u": whole, "v": whole / 2}), table={"targets": ["v", "u"]})

@@ -175,6 +175,10 @@ def test_how_many_examples_a_class_has_and_which_stand_in_two_splits(tmp_path: P
     }
     found = inspect_dataset(write(tmp_path, npz_file(arrays)), "npz", DatasetMetadata(), tmp_path)
     assert found["histogram"] == {"train": {"a": 20, "b": 20, "c": 0, "d": 0}, "test": {"a": 0, "b": 0, "c": 20, "d": 0}}
+    twice = inspect_dataset(
+        write(tmp_path, npz_file(arrays | {"classes": np.array(["a", "b", "b", "d"])})), "npz", DatasetMetadata(), tmp_path
+    )
+    assert twice["histogram"]["train"] == {"a": 20, "b (1)": 20, "b (2)": 0, "d": 0}
     assert found["leaks"] == [{"splits": ["train", "test"], "examples_count": 2, "of_count": 20, "examples": [[31, 4], [2, 7]]}]
     assert "2 of the 20 test examples are the same, byte for byte, as train examples" in found["notes"][0]
     arrays["x_test"] = rng.normal(size=(20, 3))

@@ -392,6 +392,8 @@ def test_a_directory_without_a_job_is_our_defect(tmp_path: Path) -> None:
         (OSError(errno.EDQUOT, "Disk quota exceeded"), "out_of_disk", "resource"),
         (SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"), "out_of_disk", "resource"),
         (RuntimeError("write failed: Disk quota exceeded"), "out_of_disk", "resource"),
+        (IndexError("index out of range in self"), "dataset_invalid", "user"),
+        (IndexError("list index out of range"), "internal_error", "internal"),
         (KeyError("x"), "internal_error", "internal"),
     ],
 )

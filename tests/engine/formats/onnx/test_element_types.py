@@ -8,7 +8,7 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from engine.contract.errors import EngineError
+from engine.contract.errors import EngineError, translate
 from engine.contract.metadata import ModelMetadata
 from engine.formats import load_network
 from engine.formats.onnx import runtime
@@ -99,3 +99,21 @@ def test_a_network_in_a_type_that_the_runtime_has_no_kernels_for_is_refused_with
         runtime.open_session(path, threads=1)
     assert refused.value.code == "model_invalid"
     assert "float32" in (refused.value.hint or "")
+
+
+def test_a_token_that_the_table_does_not_have_is_said_to_be_one(tmp_path: Path) -> None:
+    graph = helper.make_graph(
+        [node("Gather", ["table", "ids"], ["y"])],
+        "picked",
+        [helper.make_tensor_value_info("ids", TensorProto.INT64, [None, 2])],
+        [helper.make_tensor_value_info("y", F32, [None, 2, 4])],
+        [numpy_helper.from_array(normal(6, 4), "table")],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), tmp_path / "picked.onnx")
+    session = runtime.open_session(tmp_path / "picked.onnx", threads=1)
+    with pytest.raises(EngineError) as refused:
+        runtime.run(session, {"ids": np.array([[1, 6]])})
+    assert "tokenizer" in (refused.value.hint or "")
+    with pytest.raises(IndexError) as raised:
+        torch.nn.Embedding(6, 4)(torch.tensor([[1, 6]]))
+    assert translate(raised.value).code == "dataset_invalid"
