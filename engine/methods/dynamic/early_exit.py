@@ -23,7 +23,7 @@ from engine.methods.dynamic.exits.shown import BudgetRow, ExitRow, show
 from engine.methods.dynamic.exits.thresholds import Calibrated, calibrate, stops
 from engine.methods.dynamic.exits.training import joint_loss, of_all_exits, weights_of
 from engine.methods.dynamic.spec_exits import EarlyExit
-from engine.networks.example_inputs import running_inputs
+from engine.networks.example_inputs import DOES_NOT_FIT, running_inputs
 from engine.networks.network import Network
 from engine.training.batches import Batch, Examples
 
@@ -105,7 +105,7 @@ def _some_inputs(network: Network, context: Context, examples: Examples) -> tupl
     try:
         with torch.no_grad():
             network.module(*few.inputs)
-    except (RuntimeError, ValueError):
+    except DOES_NOT_FIT:
         return running_inputs(network.module, network.signature, _EXAMPLES, torch.device("cpu"))
     return few.inputs
 
