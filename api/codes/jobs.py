@@ -19,7 +19,7 @@ JOBS: dict[str, Meaning] = {
         "child_crashed": ("The process of the job crashed.", "Its log may say more. " + _REPORT),
         "child_killed": ("The process of the job was ended from outside, by an operator or by the system.", "The job is tried again by itself; POST /v1/jobs/{id}/retry runs it once more."),
         "child_protocol": ("The process of the job ended without a result, or said what nobody understands.", _REPORT),
-        "constraints_not_met": ("The result misses a constraint that `fail_job` was set for.", "The best artifact is kept. Relax the constraint, or compress less."),
+        "constraints_not_met": ("The result misses a constraint, and the spec has `on_violation: fail`.", "The best artifact is kept. Relax the constraint, or compress less."),
         "decompression_limit_exceeded": ("A file unpacks to more bytes than it may.", _SMALLER),
         "device_unavailable": ("The job asks for a device that this worker does not have.", "Leave `device` at auto, or start a worker that has it."),
         "exit_after_last_layer": ("An early exit behind that layer would save nothing.", "Name earlier layers, or leave positions at auto."),

@@ -16,6 +16,7 @@ from safetensors.numpy import save_file
 from engine.contract.json import JsonObject
 from engine.formats import huffman
 from engine.formats.onnx.packed import Indexed, pack_bits
+from engine.formats.safetensors.header import sort_metadata
 from modelpress.runtime.packed import FILLER, FORMAT, GRAPH
 
 Parts = dict[str, NDArray[Any]]
@@ -47,6 +48,7 @@ def save_packed(path: Path, model: onnx.ModelProto, weights: Mapping[str, Indexe
         _make_external(item)
     tensors[GRAPH] = np.frombuffer(graph.SerializeToString(), np.uint8)
     save_file(tensors, path, metadata={"format": FORMAT, "tensors": json.dumps(about, sort_keys=True)})
+    sort_metadata(path)
     return sizes
 
 

@@ -28,6 +28,7 @@ from torch import Tensor
 
 from engine.contract.errors import EngineError
 from engine.contract.limits import MAX_TENSOR_ELEMENTS
+from engine.formats.safetensors.header import sort_metadata
 
 FORMAT = "modelpress.sparse/1"
 Encoding = dict[str, Any]
@@ -96,6 +97,7 @@ def save_sparse(path: Path, state: Mapping[str, Tensor], recipes: Mapping[str, R
         tensors[f"{name}.bitmask"] = _pack(keep)
         about[name] = {**stated, "shape": list(value.shape), "dtype": str(value.dtype).removeprefix("torch.")}
     save_file(tensors, path, metadata={"format": FORMAT, "tensors": json.dumps(about, sort_keys=True)})
+    sort_metadata(path)
 
 
 def load_sparse(path: Path) -> dict[str, Tensor]:

@@ -66,8 +66,8 @@ class Candidate:
 def compress(job: Job, directory: Path, emit: Callable[[events.Event], None], replicas: Replicas | None = None) -> None:
     """Run a compress job, up to its `done` event, from the checkpoint of an earlier attempt if there is one.
 
-    The last state is published. Where it misses the accuracy target and `on_violation` is `keep_best`, the latest earlier state
-    that met it in memory is published beside it, and the better one is kept: accuracy first, then the number of targets met.
+    The last state is published. Where it misses a target and `on_violation` is `keep_best`, the latest earlier state that met that of the
+    accuracy in memory is published beside it, and the better one is kept: accuracy first, then the number of targets met.
     Of several `replicas` the first does all this, and the others take part in its trainings.
 
     Raises:
@@ -195,15 +195,11 @@ class _Compression:
     def _best(self, states: list[State], examiner: Examiner) -> Candidate:
         final = self._candidate(states[-1], examiner)
         target = self._spec.constraints
-        if (
-            target is None
-            or target.accuracy is None
-            or target.on_violation == "fail"
-            or constraints.rank(final.result.judged.verdict.constraints)[0]
-        ):
+        if target is None or target.on_violation == "fail" or final.result.outcome != "constraints_not_met":
             return final
         for state in reversed(states[:-1]):
-            if constraints.accuracy_kept(target.accuracy, self._baseline.score.metrics, state.metrics, self._inputs.split):
+            accuracy = target.accuracy
+            if accuracy is None or constraints.accuracy_kept(accuracy, self._baseline.score.metrics, state.metrics, self._inputs.split):
                 return max(
                     final,
                     self._candidate(state, examiner),
@@ -241,7 +237,7 @@ class _Compression:
         if kept != states[-1].step_index:
             self._recorder.warn(
                 "earlier_state_kept",
-                f"The last state missed the accuracy target; the one after step {kept} ({self._steps[kept].method}) was published.",
+                f"The last state missed a target; the one after step {kept} ({self._steps[kept].method}) misses fewer and was published.",
                 step_index=kept,
             )
         for error in best.publication.refused:

@@ -13,7 +13,7 @@ from onnx import numpy_helper
 
 from engine.contract.report import LayerChange, LayerSide
 from engine.formats.onnx.packed import Stored, stored, unpacked
-from engine.formats.onnx.weights import int_attribute
+from engine.formats.onnx.weights import Weight, int_attribute, weight_tensors
 
 _WEIGHTED = frozenset(
     {
@@ -90,24 +90,33 @@ def _rows(path: Path) -> Iterator[_Row]:
     model = onnx.load(path)
     seen: set[str] = set()
     packed = {name: _packed_figures(item) for name, item in stored(model.graph).items()}
-    for row in _rows_of(unpacked(model).graph, {}, packed):
+    plain = unpacked(model)
+    zeros = {name: _zeros(weight) for name, weight in weight_tensors(plain).items() if name not in packed}
+    for row in _rows_of(plain.graph, {}, packed, zeros):
         if row.name not in seen:
             seen.add(row.name)
             yield row
 
 
-def _rows_of(graph: onnx.GraphProto, outer: dict[str, onnx.TensorProto], packed: dict[str, LayerSide]) -> Iterator[_Row]:
+def _zeros(weight: Weight) -> float:
+    """Share of the weights that stand for zero, whatever number is stored for it."""
+    return 1 - weight.nonzero / weight.size if weight.size and weight.nonzero is not None else 0.0
+
+
+def _rows_of(
+    graph: onnx.GraphProto, outer: dict[str, onnx.TensorProto], packed: dict[str, LayerSide], zeros: Mapping[str, float]
+) -> Iterator[_Row]:
     constants = outer | {item.name: item for item in graph.initializer}
     producers = {output: node for node in graph.node for output in node.output}
     for node in graph.node:
         for attribute in node.attribute:
             if attribute.type == onnx.AttributeProto.GRAPH:
-                yield from _rows_of(attribute.g, constants, packed)
+                yield from _rows_of(attribute.g, constants, packed, {})
         if node.op_type not in _WEIGHTED:
             continue
         weight = next((found for name in node.input[:2] if (found := _constant(name, constants, producers)) is not None), None)
         if weight is not None and len(weight.dims) >= 2:
-            figures = packed.get(weight.name) or _figures(weight, node)
+            figures = packed.get(weight.name) or _figures(weight, node, zeros.get(weight.name))
             yield _Row(_layer(weight.name, node), node.name, _TYPES.get(node.op_type, node.op_type), figures)
 
 
@@ -138,17 +147,20 @@ def _packed_figures(weight: Stored) -> LayerSide:
     return LayerSide(shape=values.shape, params_count=values.size, bytes=weight.bytes, bits=weight.bits, sparsity=float(zeros))
 
 
-def _figures(weight: onnx.TensorProto, node: onnx.NodeProto) -> LayerSide:
+def _figures(weight: onnx.TensorProto, node: onnx.NodeProto, zeros: float | None) -> LayerSide:
+    """`zeros` is the share of the weights that stand for zero, where it is known."""
     values = numpy_helper.to_array(weight)
+    if zeros is None:
+        zeros = float(1 - np.count_nonzero(values) / values.size) if values.size and node.op_type != "MatMulNBits" else 0.0
     if node.op_type == "MatMulNBits":  # several weights to a byte, with what fills up the last block
         shape = (int_attribute(node, "N"), int_attribute(node, "K"))
         bits = int_attribute(node, "bits", 4)
-        return LayerSide(shape=shape, params_count=math.prod(shape), bytes=values.nbytes, bits=bits, sparsity=0.0)
+        return LayerSide(shape=shape, params_count=math.prod(shape), bytes=values.nbytes, bits=bits, sparsity=zeros)
     bits = _PACKED_BITS.get(weight.data_type, 8 * values.dtype.itemsize)
     return LayerSide(
         shape=values.shape,
         params_count=values.size,
         bytes=-(-values.size * bits // 8),
         bits=bits,
-        sparsity=float(1 - np.count_nonzero(values) / values.size) if values.size else 0.0,
+        sparsity=zeros,
     )

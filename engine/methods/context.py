@@ -202,6 +202,15 @@ class Context(StepContext):
             self.log(f"Early stopping kept the state after epoch {history.best_epoch}.")
         return history
 
+    def without_masks(self, module: nn.Module) -> nn.Module:
+        """A plain copy on the device for a method that trains or cuts whatever is there; the user is told where pruned weights come back."""
+        if masks.held(module):
+            self.warn(
+                "zeros_lost",
+                "An earlier step holds weights at zero, and this method holds none: they come back as it trains. Prune after it.",
+            )
+        return masks.fold(module).to(self.device)
+
     def to_train_on(self, params: TrainingFields, split: str = "train") -> tuple[Examples, Examples | None]:
         """The examples of a training, and those that it is stopped by, which are not among them; None without early stopping."""
         if params.early_stopping is None or self.data is None or split != "train":

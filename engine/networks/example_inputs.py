@@ -11,6 +11,9 @@ from torch import Tensor, nn
 from engine.contract.errors import EngineError
 from engine.networks.network import OPEN_SIZES, Shapes, Signature
 
+DOES_NOT_FIT = (RuntimeError, ValueError, IndexError)
+"""What a module raises on inputs of a size that it does not take; a table of places that is too short for them raises the last."""
+
 
 def example_inputs(
     signature: Signature,
@@ -48,7 +51,7 @@ def fitting_inputs(module: nn.Module, signature: Signature, batch_size: int, *, 
     if any(size is None for spec in signature.inputs for dim, size in enumerate(spec.shape) if dim != signature.batch_axis(spec)):
         for size in OPEN_SIZES:
             inputs = example_inputs(signature, batch_size, open_size=size, seed=seed)
-            with suppress(RuntimeError, ValueError), torch.no_grad():
+            with suppress(*DOES_NOT_FIT), torch.no_grad():
                 module.forward(*inputs)  # Not a call: a traced network that is called prints what it fails with.
                 return inputs
     return example_inputs(signature, batch_size, seed=seed)
@@ -62,7 +65,7 @@ def running_inputs(module: nn.Module, signature: Signature, batch_size: int, dev
         inputs = example_inputs(signature, batch_size, device, open_size=size)
         try:
             module.forward(*inputs)  # Not a call: a traced network that is called prints what it fails with.
-        except (RuntimeError, ValueError) as error:
+        except DOES_NOT_FIT as error:
             last = error
         else:
             return inputs

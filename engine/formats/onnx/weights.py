@@ -13,6 +13,7 @@ import numpy as np
 import onnx
 
 from engine.formats.onnx.flat import FlatGraph, FlatNode, subgraphs
+from engine.formats.onnx.grouped import nonzero_in_groups
 
 _WEIGHTS: dict[str, tuple[int, ...]] = {
     "Attention": (1, 2),
@@ -148,8 +149,10 @@ def _weight(name: str, readers: list[_Reader], flat: FlatGraph) -> Weight | None
     outer = tuple(dict.fromkeys(reader.node.outer for reader in found))
     if packed is not None:
         shape = (int_attribute(packed.proto, "N"), int_attribute(packed.proto, "K"))
-        return Weight(math.prod(shape), math.prod(shape), shape, outer)
+        return Weight(math.prod(shape), nonzero_in_groups(packed.proto, packed.inputs, flat.constants), shape, outer)
     array = onnx.numpy_helper.to_array(tensor)
+    if halves:
+        return Weight(array.size, nonzero_in_groups(halves[0].proto, halves[0].inputs, flat.constants), array.shape, outer)
     if all(reader.index not in _WEIGHTS.get(reader.node.kind, ()) for reader in found):
         if is_mask(array):
             return None

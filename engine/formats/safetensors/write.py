@@ -24,6 +24,7 @@ from engine.files.safetensors import ARCHITECTURE, GRAPH, PROGRAM
 from engine.formats.onnx.networks import array_of
 from engine.formats.pt2.export import unsupported
 from engine.formats.safetensors import description
+from engine.formats.safetensors.header import sort_metadata
 from engine.formats.safetensors.read import SIGNATURE
 from engine.networks.example_inputs import fitting_inputs
 from engine.networks.network import Network
@@ -58,6 +59,7 @@ def write(network: Network, path: Path, *, unchanged: bool | None = None) -> Seq
     if len(metadata_value) > limits.MAX_HEADER_BYTES // 2:
         raise unsupported("the description of its operators is too large for the header of such a file", "Export ONNX or pt2.")
     save_file(tensors, path, metadata)
+    sort_metadata(path)
     return (path,)
 
 

@@ -21,9 +21,9 @@ from engine.methods.dynamic.exits.network import BudgetNetwork, ExitNetwork
 from engine.methods.dynamic.exits.published import check_stages, publish_stages
 from engine.methods.dynamic.exits.shown import BudgetRow, ExitRow, show
 from engine.methods.dynamic.exits.thresholds import Calibrated, calibrate, stops
-from engine.methods.dynamic.exits.training import joint_loss, weights_of
+from engine.methods.dynamic.exits.training import joint_loss, of_all_exits, weights_of
 from engine.methods.dynamic.spec_exits import EarlyExit
-from engine.networks.example_inputs import running_inputs
+from engine.networks.example_inputs import DOES_NOT_FIT, running_inputs
 from engine.networks.network import Network
 from engine.training.batches import Batch, Examples
 
@@ -55,9 +55,9 @@ def apply(network: Network, params: EarlyExit, context: Context) -> Network:
     budgets = _budgets(params, costs, whole, context)
     weights = weights_of(params, len(costs))
     context.phase("training")
-    loss = joint_loss(context.trained_heads(train), weights, module.outputs, params)
+    loss = of_all_exits(module, joint_loss(context.trained_heads(train), weights, module.outputs, params))
     with context.part(0.0, _TRAINED):
-        context.train(module, params, loss=loss, examples=train)
+        context.train(module, params, loss=loss, examples=train, validation=validation)
     context.phase("calibrating")
     if validation.count < _FEW:
         context.warn(
@@ -105,7 +105,7 @@ def _some_inputs(network: Network, context: Context, examples: Examples) -> tupl
     try:
         with torch.no_grad():
             network.module(*few.inputs)
-    except (RuntimeError, ValueError):
+    except DOES_NOT_FIT:
         return running_inputs(network.module, network.signature, _EXAMPLES, torch.device("cpu"))
     return few.inputs
 

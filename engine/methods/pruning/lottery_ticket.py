@@ -33,7 +33,7 @@ def apply(network: Network, params: LotteryTicket, context: Context) -> Network:
     with a fresh optimizer, sees the examples in the same order, and stands at the schedule's position that it is rewound to.
     Raises `pruning_impossible` where no layer is left to prune.
     """
-    search = _Search(masks.fold(network.module).to(context.device), params, context)
+    search = _Search(context.without_masks(network.module), params, context)
     targets = [0, *(range(1, params.rounds + 1) if params.mode == "iterative" else (params.rounds,))]
     for number, place in zip(targets, context.rounds(len(targets)), strict=True):
         if number == 0:

@@ -9,7 +9,6 @@ from engine.methods.channels.importance import magnitude_l1, magnitude_l2
 from engine.methods.channels.removal import SEARCHED, Shrinkage, choose_groups, graph_inputs, tune
 from engine.methods.context import Context
 from engine.methods.pruning.spec import SoftFilterPruning
-from engine.networks import masks
 from engine.networks.network import Network
 from engine.structure.channels import ChannelGroup
 from engine.structure.constants import absorb
@@ -25,7 +24,7 @@ def apply(network: Network, params: SoftFilterPruning, context: Context) -> Netw
     Raises `pruning_impossible` where no channels can be removed.
     """
     context.phase("training")
-    module = masks.fold(network.module).to(context.device)
+    module = context.without_masks(network.module)
     inputs = graph_inputs(module, context)
     shrinkage = Shrinkage(module, inputs)
     graph = ChannelGraph(module, inputs)

@@ -53,7 +53,7 @@ def apply(network: Network, params: SparseStructureSelection, context: Context) 
     Raises `pruning_impossible` where the network has none of the wanted structures.
     """
     context.phase("training")
-    module = masks.fold(network.module).to(context.device)
+    module = context.without_masks(network.module)
     inputs = graph_inputs(module, context)
     shrinkage = Shrinkage(module, inputs)
     found = _find(module, inputs, params, context)

@@ -97,6 +97,8 @@ def apply(network: Network, params: Supermask, context: Context) -> Network:
     layers = {name: masks.owner(module, name) for name in masks.weights_of(selection.layers)}
     if not layers:
         raise EngineError("pruning_impossible", "No layer is left to mask.", hint="Check include and ignore.")
+    earlier = masks.held(network.module)
+    _hold_others(module, layers, earlier)
     context.stage("before", module)
     sources = {name: _initialize(layer, params, context) for name, layer in layers.items()}
     context.stage("untrained", module)
@@ -112,7 +114,6 @@ def apply(network: Network, params: Supermask, context: Context) -> Network:
         drawn = _sample(scored, learned, params, context)
         final = _best(scored, learned, [final, *drawn], context) if params.published_mask == "best" else final
     scales = {name: _scale(mask, params) for name, mask in final.items()}
-    earlier = masks.held(network.module)
     final |= {name: Mask(final[name].keep & mask.keep.to(context.device)) for name, mask in earlier.items() if name in final}
     recipes = {name: _settle(layer, final[name], sources[name], scales[name]) for name, layer in layers.items()}
     masks.hold(module, final)
@@ -141,6 +142,14 @@ def fingerprint(module: nn.Module) -> str:
         if not name.endswith(".scores"):
             digest.update(name.encode() + np.ascontiguousarray(parameter.detach().cpu().numpy()).tobytes())
     return digest.hexdigest()
+
+
+def _hold_others(module: nn.Module, layers: Mapping[str, nn.Module], earlier: Mapping[str, Mask]) -> None:
+    """Layers that get no mask here keep the one that they have."""
+    weights = {name: masks.stored(masks.owner(module, name), name.rpartition(".")[2]) for name in earlier}
+    chosen = {masks.stored(layer) for layer in layers.values()}
+    others = {name: weight for name, weight in weights.items() if weight not in chosen}
+    masks.hold(module, {name: earlier[name] for name in others}, others)
 
 
 @torch.no_grad()

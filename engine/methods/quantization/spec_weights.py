@@ -40,10 +40,11 @@ class WeightOnlyQuantization(MethodParams):
     group_size: Literal[16, 32, 64, 128, 256] | None = None
     """Inputs of an output that share a scale; by default 32 for `int4`, and all of them for `int8`."""
     symmetric: bool = False
-    """Groups without a zero point."""
+    """Groups without a zero point. `int8` weights of one scale a channel have none anyway."""
     refinement: Literal["nearest", "hqq", "gptq"] = "hqq"
-    """`nearest`: each weight to the nearest step. `hqq`: steps and zero points that fit the weights best. `gptq`: then weights rounded one input
-    after the other so that the layer's products on training examples stay close. Without effect on `float16` and `bfloat16`."""
+    """`nearest`: each weight to the nearest step. `hqq`: steps and zero points of groups that fit the weights best (one scale a channel reaches
+    to its largest weight all the same). `gptq`: then weights rounded one input after the other so that the layer's products on training
+    examples stay close. Without effect on `float16` and `bfloat16`."""
     activations: Literal["float32", "int8"] = "float32"
     """What packed matrix products compute in: `int8` rounds their inputs block by block while the network runs, which is faster and a little
     less exact. ONNX Runtime does so by itself with `int8` weights of one scale a channel."""

@@ -16,7 +16,6 @@ from engine.methods.channels import own_normalization
 from engine.methods.channels.removal import SEARCHED, Shrinkage, choose_groups, graph_inputs
 from engine.methods.context import Context
 from engine.methods.slimming.spec import NetworkSlimming
-from engine.networks import masks
 from engine.networks.network import Network
 from engine.structure.channels import ChannelGroup, Inputs, own_parameters
 from engine.structure.constants import absorb
@@ -39,7 +38,7 @@ def apply(network: Network, params: NetworkSlimming, context: Context) -> Networ
     `pruning_impossible` where no channel could be removed.
     """
     context.phase("training")
-    module = masks.fold(network.module).to(context.device)
+    module = context.without_masks(network.module)
     slimmer = _Slimmer(module, graph_inputs(module, context), params, context)
     context.stage("before", module)
     for number in context.rounds(params.passes):

@@ -37,7 +37,15 @@ class Sandwich(nn.Module):
         if not self.training:
             return self.network(*inputs)
         self.chosen = self._choose(int(self.iteration))
-        return [output for number in self.chosen for output in as_list(self.network.at(number, *inputs))]
+        return self._at(self.chosen, *inputs)
+
+    def looked_at(self, widest: list[Tensor], inputs: Sequence[Tensor]) -> list[Tensor]:
+        """What a look at validation examples compares, where the widest's outputs are there: those of the same widths each time."""
+        self.chosen = self._choose(0)
+        return [*widest, *self._at(self.chosen[1:], *inputs)]
+
+    def _at(self, numbers: Sequence[int], *inputs: Tensor) -> list[Tensor]:
+        return [output for number in numbers for output in as_list(self.network.at(number, *inputs))]
 
 
 def train_together(
@@ -69,6 +77,8 @@ def summed(sandwich: Sandwich, hard: Loss, match: Callable[[list[Tensor], list[T
 
     def loss(outputs: Outputs, batch: Batch) -> Tensor:
         given = as_list(outputs)
+        if not sandwich.training:
+            given = sandwich.looked_at(given, batch.inputs)
         size = len(given) // len(sandwich.chosen)
         each = [given[place * size : (place + 1) * size] for place in range(len(sandwich.chosen))]
         if match is None:

@@ -17,7 +17,6 @@ from engine.methods.channels.removal import choose_groups, graph_inputs
 from engine.methods.context import Context
 from engine.methods.slimming.spec_slimmable import SlimmableParams
 from engine.methods.slimming.switchable import AtWidth, Switchable, Units
-from engine.networks import masks
 from engine.structure.channels import ChannelGroup, Inputs
 from engine.structure.graph import ChannelGraph
 from engine.training.batch_norm import has_running_statistics, recalibrate
@@ -29,7 +28,7 @@ class Supernet:
     def __init__(self, module: nn.Module, params: SlimmableParams, context: Context) -> None:
         """Of a network that is switchable already, the widest with the order that it was trained in."""
         given = module if isinstance(module, Switchable) else None
-        self.module = masks.fold(module if given is None else given.widest).to(context.device)
+        self.module = context.without_masks(module if given is None else given.widest)
         self.inputs: Inputs = graph_inputs(self.module, context)
         self._params, self._context = params, context
         self.inserted: list[str] = []

@@ -278,6 +278,20 @@ def test_a_missed_accuracy_keeps_the_earlier_state_that_met_it(ran: Callable[...
     assert job.results() == ["model.onnx", "report.json"]
 
 
+def test_a_target_that_the_last_step_alone_misses_keeps_the_state_before_it(ran: Callable[..., Ran]) -> None:
+    """The specialists beside the network are further copies of it."""
+    pruning = {"method": "structured_pruning", "pruning_ratio": 0.1, "round_to": 1}
+    steps = [pruning, {"method": "specialists", "clusters": [[0, 1]], "iterations": 1}]
+    neither = ran({"steps": steps, "constraints": {"max_params_count": 1}})
+    first, second = (event.metrics["params_count"] for event in neither.of("step_finished"))
+    assert first < second
+    assert (neither.last.outcome, neither.report["kept_step_index"]) == ("constraints_not_met", 1)
+    assert "earlier_state_kept" not in neither.warned()
+    job = ran({"steps": steps, "constraints": {"max_params_count": int(first)}})
+    assert (job.last.outcome, job.report["kept_step_index"]) == ("constraints_met", 0)
+    assert "earlier_state_kept" in job.warned()
+
+
 def test_a_missed_target_can_fail_the_job_and_its_files_are_kept(ran: Callable[..., Ran]) -> None:
     job = ran({"quantize": "int8", "constraints": {"max_file_bytes": 10, "on_violation": "fail"}})
     assert (job.status, job.last.type, job.last.outcome) == (0, "done", "constraints_not_met")

@@ -7,7 +7,11 @@ import pytest
 import torch
 
 from engine.contract.errors import EngineError
+from engine.contract.method import catalogue
 from engine.contract.params import TrainingRun
+from engine.methods.step import implementation
+from engine.networks import masks
+from engine.networks.masks import Mask
 from engine.networks.network import Signature, TensorSpec
 
 
@@ -111,6 +115,27 @@ def test_a_training_beside_the_steps_own_leaves_progress_only_and_the_same_weigh
     assert [event.fraction for event in setting.of("progress")][-1] == 1
     assert len(history.epochs) == 1
     assert all(torch.equal(told.state_dict()[name], value) for name, value in quiet.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("method", "fields"),
+    [
+        ("soft_filter_pruning", {"iterations": 1}),
+        ("sparse_structure_selection", {"iterations": 1}),
+        ("network_slimming", {"iterations": 1}),
+        ("slimmable", {"iterations": 1, "widths": [0.5, 1]}),
+        ("autoslim", {"iterations": 1, "budget": {"params_ratio": 0.9}}),
+        ("lottery_ticket", {"training": {"iterations": 1}, "rounds": 1, "controls": []}),
+    ],
+)
+@pytest.mark.parametrize("pruned", [False, True])
+def test_methods_that_hold_no_zeros_say_that_pruned_weights_come_back(world, trained_cnn, method, fields, pruned):
+    if pruned:
+        masks.hold(trained_cnn, {"4.weight": Mask(trained_cnn[4].weight.detach() > 0)})
+    setting = world(trained_cnn)
+    step = catalogue()[method].model_validate({"method": method, **fields})
+    implementation(step)(setting.network, step, setting.context)
+    assert ("zeros_lost" in {event.code for event in setting.of("warning")}) == pruned
 
 
 def test_a_step_sees_the_signature_of_the_network_that_it_is_given(world, trained_mlp):

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from engine.contract.errors import EngineError
 from engine.contract.heads import Head
+from engine.methods.dynamic.exits.network import ExitNetwork
 from engine.methods.dynamic.spec_exits import EarlyExit, SelfDistillation
 from engine.tasks import task_of
 from engine.training.batches import Batch, Outputs, as_list
@@ -56,6 +57,18 @@ def joint_loss(heads: Sequence[Head], weights: Sequence[float], outputs: int, pa
         return torch.stack(values).sum()
 
     return loss
+
+
+def of_all_exits(network: ExitNetwork, loss: Loss) -> Loss:
+    """The joint loss also where the network gives the last exit's outputs alone, as it does in evaluation: the others are computed then."""
+
+    def whole(given: Outputs, batch: Batch) -> Tensor:
+        if network.training:
+            return loss(given, batch)
+        found, _ = network.answers(*batch.inputs)
+        return loss([output for outputs in (found[-1], *found[:-1]) for output in outputs], batch)
+
+    return whole
 
 
 def _likeness(heads: Sequence[Head], answers: Sequence[Tensor], last: Sequence[Tensor], params: SelfDistillation) -> Tensor:

@@ -173,7 +173,7 @@ def _keys(inputs: Sequence[Tensor]) -> list[bytes]:
 
 def macs_of_blocks(module: SkippingNetwork, inputs: Inputs) -> tuple[list[int], int, int]:
     """Multiply-accumulates of one example: of each branch, of all gates, and of everything else; nothing is computed."""
-    network = on_meta(module.network)
+    network = on_meta(module.network).eval()  # one example has no batch statistics where its map is a single value
     inside = {name: place for place, route in enumerate(module.routes) for name in route.branch}
     branches, gates, rest = [0] * len(module.routes), 0, 0
     with torch.device("meta"), multiplications(network) as counter:

@@ -98,7 +98,7 @@ class SharedWeight(nn.Module):
     def __init__(self, values: Tensor, indices: Tensor, *, keep_zero: bool) -> None:
         """`keep_zero` holds the values that are zero at zero."""
         super().__init__()
-        self.values = nn.Parameter(values)
+        self.values = nn.Parameter(values[:, None])  # of two dimensions, as weights are that decay
         self.register_buffer("indices", indices)
         self.register_buffer("trained", (values != 0).to(values) if keep_zero else torch.ones_like(values))
 
@@ -111,4 +111,4 @@ class SharedWeight(nn.Module):
         return Indexed(self.indices.cpu().numpy(), self._levels().detach().cpu().numpy().astype(np.float32))
 
     def _levels(self) -> Tensor:
-        return self.values * self.trained
+        return self.values[:, 0] * self.trained

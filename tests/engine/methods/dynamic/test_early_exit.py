@@ -16,7 +16,7 @@ from engine.formats.onnx.executed import executed_macs
 from engine.methods.dynamic.early_exit import apply
 from engine.methods.dynamic.exits.network import BudgetNetwork, ExitNetwork
 from engine.methods.dynamic.exits.thresholds import NEVER
-from engine.methods.dynamic.exits.training import joint_loss
+from engine.methods.dynamic.exits.training import joint_loss, of_all_exits
 from engine.training.batches import Batch, fingerprint
 from modelpress.runtime import load
 from tests.engine.conftest import CLASSES, World, cnn, make_split
@@ -187,6 +187,19 @@ def test_training_sums_the_weighted_losses_of_all_exits(world: Build) -> None:
     soft = torch.softmax(drawn[2] / 2, 1)
     likeness = 4 * (soft * (soft.log() - torch.log_softmax(drawn[0] / 2, 1))).sum(1).mean()
     torch.testing.assert_close(taught, 0.75 * losses[0] + 0.25 * likeness + losses[2])
+
+
+def test_the_loss_of_validation_examples_is_that_of_all_exits(world: Build) -> None:
+    own = world(cnn(), train=60)
+    module = apply(own.network, params(iterations=1), own.context).module
+    assert isinstance(module, ExitNetwork)
+    batch = Batch.of(own.data.splits["train"], np.arange(16), ("x",), torch.device("cpu"))
+    joint = joint_loss(own.context.reading(), (0.5,) * (len(module.stages) - 1) + (2.0,), module.outputs, params())
+    with torch.no_grad():
+        found = of_all_exits(module, joint)(module.eval()(*batch.inputs), batch)
+        answers, _ = module.answers(*batch.inputs)
+    losses = [nn.functional.cross_entropy(outputs[0], torch.from_numpy(own.data.splits["train"].labels[:16])) for outputs in answers]
+    torch.testing.assert_close(found, 0.5 * torch.stack(losses[:-1]).sum() + 2.0 * losses[-1])
 
 
 def test_the_last_exit_teaches_and_does_not_learn_from_the_earlier_ones(world: Build) -> None:

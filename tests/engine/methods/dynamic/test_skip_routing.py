@@ -449,6 +449,15 @@ def test_a_reward_for_skipping_makes_it_skip_and_what_it_did_is_reported(world: 
     assert [type(shown).__name__ for shown in made.context.shown] == ["Table", "Bars", "Table"]
 
 
+@pytest.mark.parametrize("gate", ["recurrent", "feedforward_1", "feedforward_2"])
+def test_gates_whose_maps_become_a_single_value_are_counted_and_trained(world: BuildWorld, gate: str) -> None:
+    made = world(resnet(4, 3))
+    lengths = {"supervised": {"iterations": 2}, "reinforcement": {"iterations": 2}}
+    found = apply(made.network, SkipRouting.model_validate({"gate": gate, **lengths}), made.context)
+    assert found.input_dependent
+    assert made.context.reported["macs"]["gates"] > 0
+
+
 def test_one_setting_is_a_network_that_writes_itself(world: BuildWorld) -> None:
     made = world(resnet(4, 2))
     params = SkipRouting.model_validate({"supervised": {"iterations": 1}, "reinforcement": {"iterations": 1}, "thresholds": [0.4]})

@@ -185,6 +185,14 @@ def test_what_was_pruned_before_stays_pruned(world, trained_mlp):
     assert all(not (new[name].keep & ~mask.keep).any() for name, mask in old.items())
 
 
+def test_layers_that_are_left_out_keep_the_mask_that_they_have(world, trained_mlp):
+    setting = world(trained_mlp)
+    pruned = prune(setting.network, MagnitudePruning(sparsity=0.6), setting.context)
+    result = apply(pruned, params(iterations=2, ignore=("1",)), setting.context).module
+    assert torch.equal(masks.held(result)["1.weight"].keep, masks.held(pruned.module)["1.weight"].keep)
+    assert torch.equal(masks.fold(result)[1].weight, masks.fold(pruned.module)[1].weight)
+
+
 def test_dynamic_rescaling_scales_by_the_mask_that_it_learned_with(world, trained_mlp):
     """Weights that were pruned before are zero under any mask: counting them out would scale the rest once more."""
     setting = world(trained_mlp)

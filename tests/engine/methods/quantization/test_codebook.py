@@ -44,7 +44,16 @@ def test_a_shared_value_moves_by_the_sum_of_the_gradients_of_its_weights() -> No
     seen = item(torch.randn(2, 3))
     assert seen.tolist() == [[-1, 0, 2], [2, 2, 0]]
     seen.backward(torch.tensor([[1.0, 10.0, 100.0], [1000.0, 10000.0, 5.0]]))
-    assert item.values.grad.tolist() == [1.0, 0.0, 11100.0]
+    assert item.values.grad[:, 0].tolist() == [1.0, 0.0, 11100.0]
+
+
+def test_shared_values_decay_as_weights_do(world: Callable[..., Any], trained_cnn: nn.Module) -> None:
+    found = []
+    for decay in (0.0, 5.0):
+        scene = world(trained_cnn)
+        result = apply(scene.network, Codebook(bits=3, iterations=20, learning_rate=1e-3, weight_decay=decay), scene.context)
+        found.append(float(result.module[7].weight.detach().norm()))
+    assert found[1] < 0.96 * found[0]
 
 
 def test_a_pruned_network_in_four_bits_and_in_a_huffman_code(world: Callable[..., Any], trained_cnn: nn.Module, tmp_path: Path) -> None:

@@ -243,3 +243,29 @@ def test_a_weight_that_is_read_in_two_ways_is_stored_once(bench: Callable[..., A
         found, _ = run(bench, path, feed, **params)
         assert decibels(outputs(path, feed), outputs(found, feed)) > 30
         assert sum(np.prod(item.dims) >= 144 for item in stored(found).values()) == 1
+
+
+@pytest.mark.parametrize(
+    "params", [form for form in FORMS if "float" not in form["weights"]], ids=lambda form: "-".join(map(str, form.values()))
+)
+def test_weights_that_stand_for_zero_are_counted_as_zero(
+    bench: Callable[..., Any], mixed: tuple[Path, dict[str, np.ndarray]], tmp_path: Path, params: dict[str, Any]
+) -> None:
+    """Each weight is one of three numbers, which every form holds exactly; zero is stored as the zero point of its group."""
+    path, feed = mixed
+    model = onnx.load(path)
+    for item in model.graph.initializer:
+        if item.data_type == TensorProto.FLOAT and len(item.dims) > 1:
+            values = np.sign(numpy_helper.to_array(item)) * (np.abs(numpy_helper.to_array(item)) > numpy_helper.to_array(item).std())
+            item.CopyFrom(numpy_helper.from_array(values.astype(np.float32), item.name))
+    onnx.save(model, tmp_path / "thin.onnx")
+    found, _ = run(bench, tmp_path / "thin.onnx", feed, **{**params, "refinement": "nearest"})
+    before, after = count_onnx(tmp_path / "thin.onnx"), count_onnx(found)
+    assert before.nonzero_params_count is not None
+    assert before.params_count is not None
+    assert before.nonzero_params_count < 0.5 * before.params_count
+    assert after == before
+    for row in layer_table(tmp_path / "thin.onnx", found):
+        assert row.after is not None
+        assert row.after.sparsity == pytest.approx(row.before.sparsity)
+        assert row.after.sparsity > 0.5

@@ -102,6 +102,20 @@ def test_the_gradient_of_a_step_is_the_sum_of_the_widths_gradients(world, networ
         assert torch.allclose(ours.grad, theirs.grad, atol=1e-5), name
 
 
+@pytest.mark.parametrize("distill", [False, True])
+def test_the_loss_of_validation_examples_is_that_of_all_widths(world, network_of, distill):
+    here = world(network_of("residual"))
+    graph = ChannelGraph(network_of("residual"), INPUTS)
+    sandwich = Sandwich(Switchable(graph, halves(graph)), all_widths(3)).eval()
+    batch = Batch.of(here.context.split("train"), np.arange(32), ("x",), torch.device("cpu"))
+    hard, match = targets_loss(here.context.reading()), soft(here.context)
+    with torch.no_grad():
+        found = summed(sandwich, hard, match if distill else None)(sandwich(*batch.inputs), batch)
+        each = [sandwich.network.at(number, *batch.inputs) for number in range(3)]
+    wanted = [match([answer], [each[0]]) if distill and number else hard(answer, batch) for number, answer in enumerate(each)]
+    assert torch.allclose(found, torch.stack(wanted).sum())
+
+
 def test_the_sandwich_has_the_largest_the_smallest_and_random_ones():
     choose = sandwich_rule((0, 3, 4, 1, 2), 4, seed=1)
     drawn = [choose(step) for step in range(40)]
