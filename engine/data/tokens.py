@@ -72,9 +72,7 @@ class FromFile:
         self._special = spec.special_tokens
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
-        if getattr(
-            self._tokenizer.model, "dropout", None
-        ):  # merges that are left out by chance, in training: each reading would be another
+        if getattr(self._tokenizer.model, "dropout", None):  # leaves out merges by chance
             self._tokenizer.model.dropout = None
         if length is not None and spec.longer != "refuse":
             _within(_SECONDS, self._tokenizer.enable_truncation, length, direction="right" if spec.longer == "cut_end" else "left")
