@@ -32,7 +32,7 @@ NETWORKS: dict[str, dict[str, Any]] = {
     "densenet40": {},
     "mobilenet_v2": {"image_size": 96},
     "resnet18": {"image_size": 64},
-    "vgg16": {"image_size": 32},
+    "vgg16_bn": {"image_size": 32},
     "vit_small_images": {"depth": 4},
     "byte_transformer": {"depth": 2},
     "byte_language_model": {"depth": 2},
