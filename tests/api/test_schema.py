@@ -46,6 +46,7 @@ BEYOND_A_SCHEMA = {
 }
 """Codes under which a request may be refused that its schema allows, and why no schema could say so."""
 BEYOND_THE_SPEC = {
+    "dataset_required": "what needs a dataset is a rule between fields",
     "order_invalid": "rules between the steps",
     "not_found": "ids of things that are not there",
     "spec_invalid": "rules between fields",
