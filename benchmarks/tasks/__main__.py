@@ -6,40 +6,21 @@ both are scored by the service on the very files. `--only WORD` runs the tasks w
 
 from __future__ import annotations
 
-import argparse
-import logging
 import statistics
-import tempfile
-import warnings
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-
 from benchmarks.tasks import by_hand
-from benchmarks.tasks.cases import Case, cases
+from benchmarks.tasks.cases import Case
 from benchmarks.tasks.job import run, scored
-from engine.formats.onnx.export import export_onnx
-from engine.networks.network import Signature, TensorSpec
+from benchmarks.tasks.originals import each, options, signature, written
 
 RATIO, EPOCHS = 0.3, 6
 
 
-def signature(case: Case) -> Signature:
-    """Of the network, as its ONNX file names it."""
-    arrays = [TensorSpec(name, (None, *value.shape[1:]), str(value.dtype)) for name, value in case.inputs.items()]
-    return Signature(tuple(arrays), tuple(TensorSpec(name, (None,)) for name in case.outputs))
-
-
 def measured(case: Case, work: Path, seed: int) -> dict[str, Any]:
     """One row: the metric before and after, ours and by hand."""
-    torch.manual_seed(seed)
-    by_hand.train(case.module, case, epochs=case.epochs)
-    original = work / "original.onnx"
-    export_onnx(case.module.eval(), signature(case), original)
-    data = work / "data.npz"
-    np.savez(data, **case.dataset())
+    original, data = written(case, work, seed)
     alpha = 0.5 if case.targets else 1.0
     steps = [
         {"method": "structured_pruning", "pruning_ratio": RATIO},
@@ -70,20 +51,9 @@ def line(case: Case, rows: list[dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", default="")
-    parser.add_argument("--seeds", type=int, default=1)
-    asked = parser.parse_args()
-    torch.set_num_threads(1)
-    logging.disable(logging.WARNING)
+    asked = options(__doc__)
     print("| task | metric | original | ours | least to most | by hand | allowed drop | kept |\n|---|---|---|---|---|---|---|---|")
-    for name in [case.name for case in cases(0) if asked.only in case.name]:
-        rows = []
-        for seed in range(asked.seeds):
-            case = next(case for case in cases(seed) if case.name == name)
-            with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                rows.append(measured(case, Path(folder), seed))
+    for case, rows in each(asked, measured):
         print(line(case, rows), flush=True)
 
 
