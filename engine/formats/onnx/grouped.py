@@ -41,11 +41,11 @@ def _of_product(set_by: Mapping[str, int], arrays: list[Any]) -> int | None:
     groups = -(-inputs // size)
     if bits not in _WHOLE_BITS or weights is None:
         return None
-    numbers = _split(weights.reshape(outputs, groups, -1), bits)
+    numbers = split_bytes(weights.reshape(outputs, groups, -1), bits)
     if zeros is None:
         points: Any = 1 << (bits - 1)
     elif zeros.dtype == np.uint8:
-        points = _split(zeros.reshape(outputs, -1), bits)[:, :groups, None]
+        points = split_bytes(zeros.reshape(outputs, -1), bits)[:, :groups, None]
     else:
         points = zeros.reshape(outputs, groups, 1)
     return int(np.count_nonzero((numbers != points).reshape(outputs, -1)[:, :inputs]))
@@ -61,7 +61,7 @@ def _of_lookup(set_by: Mapping[str, int], arrays: list[Any]) -> int | None:
     return int(np.count_nonzero(numbers.astype(np.int16) != points))
 
 
-def _split(stored: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
+def split_bytes(stored: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
     """The numbers that each byte of the last dimension holds, the lowest bits first."""
     shifts = np.arange(0, 8, bits, dtype=np.uint8)
     parts = (stored[..., None] >> shifts) & np.uint8((1 << bits) - 1)

@@ -156,8 +156,3 @@ def packed_blocks(stored: Grouped) -> tuple[NDArray[np.uint8], NDArray[np.float3
 def nibbles(values: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Two numbers below 16 to a byte along the last dimension, which is even; the first one in the low half."""
     return np.asarray(values[..., 0::2] | (values[..., 1::2] << 4), np.uint8)
-
-
-def from_nibbles(stored: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """What `nibbles` packed."""
-    return np.stack([stored & 15, stored >> 4], axis=-1).reshape(*stored.shape[:-1], -1)

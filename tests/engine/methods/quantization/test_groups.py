@@ -3,7 +3,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.methods.quantization.groups import Grouped, from_nibbles, grouped, nibbles, packed_blocks
+from engine.formats.onnx.grouped import split_bytes
+from engine.methods.quantization.groups import Grouped, grouped, nibbles, packed_blocks
 from engine.methods.quantization.refined import adaround, gptq, loss
 
 RNG = np.random.default_rng(0)
@@ -15,7 +16,7 @@ def test_nibbles_come_back_bit_for_bit(rows: int, pairs: int, seed: int) -> None
     values = np.random.default_rng(seed).integers(0, 16, (rows, 2 * pairs)).astype(np.uint8)
     packed = nibbles(values)
     assert packed.nbytes * 2 == values.nbytes
-    assert (from_nibbles(packed) == values).all()
+    assert (split_bytes(packed, 4) == values).all()
     assert (packed[:, 0] & 15 == values[:, 0]).all()
 
 
@@ -57,10 +58,10 @@ def test_packed_blocks_hold_the_integers_and_fill_up_with_the_zero_point() -> No
     found = grouped(RNG.standard_normal((3, 40)), bits=4, size=16, symmetric=False, refinement="nearest")
     weights, scales, zeros = packed_blocks(found)
     assert (weights.shape, scales.shape, zeros.shape) == ((3, 3, 8), (3, 3), (3, 2))
-    whole = from_nibbles(weights).reshape(3, 48)
+    whole = split_bytes(weights, 4).reshape(3, 48)
     assert (whole[:, :40] == found.integers).all()
     assert (whole[:, 40:] == found.zeros[:, 2:]).all()
-    assert (from_nibbles(zeros)[:, :3] == found.zeros).all()
+    assert (split_bytes(zeros, 4)[:, :3] == found.zeros).all()
     eight = Grouped(found.integers, found.scales, found.zeros, 16, 8)
     assert (packed_blocks(eight)[0].reshape(3, 48)[:, :40] == found.integers).all()
 
