@@ -1,4 +1,7 @@
-"""The way of a file into the service: received in constant memory, compared with its digest, looked at, and only then kept."""
+"""The way of a file into the service: received in constant memory, compared with its digest, looked at, and only then kept.
+
+Longer than others: a file comes as a body, from an upload, from an address or as an architecture's first weights, and each goes the same way.
+"""
 
 import contextlib
 import io

@@ -1,6 +1,7 @@
 """Which constants of an ONNX graph are weights, quantized or not, in the graph itself and in its subgraphs. Imports no torch.
 
 What a constant is follows from what reads it, never from its name: exporters and quantizers fold, move and rename constants.
+Longer than others, as one question is asked here: every kind of reader says what its inputs are.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Writes a graph whose weights are stored in few bits and widened where they are used; all else is left as it is."""
+"""Writes a graph whose weights are stored in few bits and widened where they are used; all else is left as it is.
+
+Longer than others, as one pass over a graph is: what becomes of a node hangs on what became of the weights that it reads.
+"""
 
 from __future__ import annotations
 
