@@ -21,8 +21,11 @@ import torch
 
 from core.jobs.estimates import JobFacts
 from engine.architectures.build import build_architecture
+from engine.contract.metadata import DatasetMetadata, ModelMetadata
 from engine.contract.spec import Spec
 from engine.formats.onnx.networks import ModuleNetwork
+from engine.jobs.dataset_inspection import inspect_dataset
+from engine.jobs.inspection import inspect_model
 from engine.networks.network import Signature
 
 NETWORKS: dict[str, dict[str, Any]] = {
@@ -47,18 +50,28 @@ METHODS: dict[str, list[dict[str, Any]]] = {
         {"method": "int8_quantization"},
     ],
     "magnitude": [{"method": "magnitude_pruning", "sparsity": 0.8}, {"method": "distillation", "epochs": 1}],
+    "quantization-aware": [{"method": "quantization_aware_training", "epochs": 1}],
 }
 
+STARTER = """
+import json, os, sys
+child = os.fork() or os.execv(sys.argv[1], sys.argv[1:])
+_, status, used = os.wait4(child, 0)
+print(json.dumps([os.waitstatus_to_exitcode(status), used.ru_utime + used.ru_stime, used.ru_maxrss]))
+"""
+"""Runs in a small process: what a process starts begins with its starter's memory as the largest."""
 
-def dataset(path: Path, signature: Signature, classes: int) -> None:
-    """Random examples of the network's shapes, labelled at random."""
+
+def dataset(path: Path, signature: Signature, classes: int | None) -> None:
+    """Random examples of the network's shapes, labelled at random where there are classes."""
     rng = np.random.default_rng(0)
     arrays: dict[str, Any] = {}
     for split, count in (("train", TRAIN), ("test", TEST)):
         for spec in signature.inputs:
             shape = (count, *(size or 1 for size in spec.shape[1:]))
             arrays[f"x_{split}"] = rng.integers(1, 200, shape) if "int" in spec.dtype else rng.standard_normal(shape, np.float32)
-        arrays[f"y_{split}"] = rng.integers(0, classes, count)
+        if classes is not None:
+            arrays[f"y_{split}"] = rng.integers(0, classes, count)
     np.savez(path, **arrays)
 
 
@@ -70,14 +83,12 @@ def run(model: Path, data: Path, steps: list[dict[str, Any]], folder: Path, meta
     words = ["run", str(folder / "spec.json"), "--model", str(model), "--data", str(data), "--out", str(folder / "out")]
     words += ["--model-metadata", str(folder / "metadata.json")] if metadata else []
     with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "engine", *words], stdout=log, stderr=log, env={**os.environ, "OMP_NUM_THREADS": "1"}
-        )
-        _, status, used = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
+        started = [sys.executable, "-S", "-c", STARTER, sys.executable, "-m", "engine", *words]
+        done = subprocess.run(started, stdout=subprocess.PIPE, stderr=log, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=True)
+    status, seconds, kilobytes = json.loads(done.stdout.splitlines()[-1])
     said = (folder / "log").read_text().strip().splitlines()
-    ended = "" if status == 0 else (said[-1][:100] if said else f"ended with {process.returncode}, saying nothing")
-    return used.ru_utime + used.ru_stime, used.ru_maxrss * 1024, ended
+    ended = "" if status == 0 else (said[-1][:100] if said else f"ended with {status}, saying nothing")
+    return seconds, kilobytes * 1024, ended
 
 
 def main() -> None:
@@ -93,24 +104,22 @@ def main() -> None:
             folder = Path(word)
             torch.manual_seed(0)
             module, signature = build_architecture({"name": name, "params": params})
-            network = ModuleNetwork(signature, module.eval())
-            network.write_onnx(folder / "net.onnx")
-            counts = network.count()
-            lm = name == "byte_language_model"
-            dataset(folder / "data.npz", signature, 2)
+            ModuleNetwork(signature, module.eval()).write_onnx(folder / "net.onnx")
+            metadata = {"task": "causal_lm"} if name == "byte_language_model" else {}
+            data = folder / "data.npz"
+            dataset(data, signature, None if metadata else 2)
+            facts = JobFacts.read(
+                inspect_model(folder / "net.onnx", "onnx", ModelMetadata.model_validate(metadata), folder).model_dump(),
+                inspect_dataset(data, "npz", DatasetMetadata(), folder).model_dump(),
+                dataset_bytes=data.stat().st_size,
+                evaluated="test",
+            )
             for label, steps in METHODS.items():
                 spec = Spec.model_validate({"model": "mdl_a", "dataset": "ds_a", "steps": steps})
-                facts = JobFacts(
-                    macs=int(counts.macs_count or 0),
-                    params=counts.params_count,
-                    train_examples=TRAIN,
-                    test_examples=TEST,
-                    dataset_bytes=(folder / "data.npz").stat().st_size,
-                )
-                estimated = facts.duration_seconds(spec, [facts.step_macs(step) for step in spec.steps]) or 0.0
+                estimated = facts.duration_seconds(spec) or 0.0
                 memory = facts.peak_memory_bytes(spec) or 0
                 job = folder / label.replace(", ", "-")
-                seconds, peak, ended = run(folder / "net.onnx", folder / "data.npz", steps, job, {"task": "causal_lm"} if lm else {})
+                seconds, peak, ended = run(folder / "net.onnx", data, steps, job, metadata)
                 print(
                     f"| {name} | {label} | {seconds:.1f} | {estimated:g} | {estimated / seconds:.2f} | {peak / 2**20:.0f} | "
                     f"{memory / 2**20:.0f} | {memory / peak:.2f} | {ended}",

@@ -5,10 +5,12 @@ networks; `benchmarks.estimates` holds both against whole jobs. They are meant t
 """
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 from core.jobs.check import Checked
-from engine.contract.cost import Facts
+from engine.contract.cost import Facts, run_together
 from engine.contract.method import MethodParams
 from engine.contract.spec import Spec
 
@@ -19,12 +21,16 @@ START_SECONDS, TORCH_SECONDS = 1.5, 3.0
 """Loading, exporting and verifying, whatever the size; and what a network that is trained or cut takes besides: torch, tracing, comparing."""
 WEIGHT_BYTES_PER_SECOND = 5e7
 """Reading, checking, compressing, writing and loading of the weights."""
+TRIED_BYTES_PER_SECOND = 2.5e7
+"""Quantizing, writing and measuring of a version that is tried, by the bytes of the network's weights."""
 BATCH_SIZE_SECONDS = 2.0
 """Time that the latency of each batch size is measured for."""
-STATES = 5
-"""Copies of the weights while training: weights, gradients, two moments, the baseline."""
-PROCESS_BYTES = 450 * 2**20
-"""A process that has loaded torch and ONNX Runtime."""
+COPIES = 4
+"""Copies of the weights whatever the steps are: two networks, each in a file's form and in the one in which it runs."""
+PROCESS_BYTES, TORCH_BYTES = 120 * 2**20, 300 * 2**20
+"""A process that has loaded ONNX Runtime, and what torch takes besides."""
+GRADIENTS = 2
+"""Gradients of the largest layer's input and output that are there at one time, in sizes of these two."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +39,14 @@ class JobFacts:
 
     macs: int | None = None
     params: int | None = None
+    activation_bytes: int | None = None
+    """What training keeps of one example."""
+    layer_bytes: int = 0
+    """Input and output of the largest layer, for one example."""
+    outputs_bytes: int = 0
+    """Outputs of all layers, for one example."""
+    input_bytes: int = 0
+    """One example."""
     train_examples: int | None = None
     test_examples: int | None = None
     dataset_bytes: int = 0
@@ -41,18 +55,32 @@ class JobFacts:
     @classmethod
     def of(cls, checked: Checked) -> "JobFacts":
         """From the inspections of a checked submission's model and dataset."""
-        model = checked.model.inspection or {}
-        dataset = checked.dataset.inspection or {} if checked.dataset is not None else {"splits": {}}
+        rows = [row for row in (checked.model, checked.dataset) if row is not None]
+        nothing: dict[str, Any] = {"splits": {}}
+        facts = cls.read(
+            checked.model.inspection or {},
+            (checked.dataset.inspection or {}) if checked.dataset is not None else nothing,
+            dataset_bytes=checked.dataset.size_bytes if checked.dataset is not None else 0,
+            evaluated=checked.spec.evaluation.split,
+        )
+        return replace(facts, waiting=tuple(f"{row.id} has" for row in rows if row.status != "ready"))
+
+    @classmethod
+    def read(cls, model: Mapping[str, Any], dataset: Mapping[str, Any], *, dataset_bytes: int, evaluated: str) -> "JobFacts":
+        """From the documents of two inspections, empty where one has not ended; `evaluated` is the split."""
         splits = dataset.get("splits")
         counts = None if splits is None else {name: int(split["examples_count"]) for name, split in splits.items()}
-        waiting = [f"{row.id} has" for row in (checked.model, checked.dataset) if row is not None and row.status != "ready"]
+        layers = [(layer["input_shape"], layer["output_shape"]) for layer in model.get("layers", ())]
         return cls(
             macs=model.get("macs_count"),
             params=model.get("params_count"),
+            activation_bytes=model.get("activation_bytes"),
+            layer_bytes=max((_bytes(given) + _bytes(made) for given, made in layers), default=0),
+            outputs_bytes=sum(_bytes(made) for _, made in layers),
+            input_bytes=sum(_bytes(tensor["shape"]) for tensor in model.get("signature", {}).get("inputs", ())),
             train_examples=None if counts is None else counts.get("train", 0),
-            test_examples=None if counts is None else counts.get(checked.spec.evaluation.split, 0),
-            dataset_bytes=checked.dataset.size_bytes if checked.dataset is not None else 0,
-            waiting=tuple(waiting),
+            test_examples=None if counts is None else counts.get(evaluated, 0),
+            dataset_bytes=dataset_bytes,
         )
 
     @property
@@ -60,13 +88,20 @@ class JobFacts:
         """What methods state their costs by; one example stands for a number that is not known."""
         return Facts(train_examples=1 if self.train_examples is None else self.train_examples)
 
-    def step_macs(self, step: MethodParams) -> float | None:
-        """Multiply-accumulate operations of one step."""
+    def step_seconds(self, steps: Sequence[MethodParams]) -> list[float | None]:
+        """Wall-clock time of each step on one core, on what those before it leave of the network."""
         if self.macs is None or self.train_examples is None:
-            return None
-        return self.macs * step.cost(self.known).passes(self.known)
+            return [None] * len(steps)
+        found: list[float | None] = []
+        left = 1.0
+        for step in steps:
+            cost = step.cost(self.known)
+            computed = self.seconds(left * self.macs * cost.passes(self.known))
+            found.append(computed + cost.tried_files * 4 * left * (self.params or 0) / TRIED_BYTES_PER_SECOND)
+            left *= step.leaves
+        return found
 
-    def duration_seconds(self, spec: Spec, costs: list[float | None]) -> float | None:
+    def duration_seconds(self, spec: Spec) -> float | None:
         """Wall-clock time of the whole job on one core."""
         if self.macs is None or self.test_examples is None:
             return None
@@ -74,7 +109,8 @@ class JobFacts:
         measured = sum(self._measuring_seconds(spec, size) for size in spec.evaluation.latency.batch_sizes)
         start = START_SECONDS + (TORCH_SECONDS if any(step.needs.trainable for step in spec.steps) else 0)
         files = 4 * (self.params or 0) / WEIGHT_BYTES_PER_SECOND
-        return rounded(start + measured + files + self.seconds(sum(cost or 0 for cost in costs) + evaluated))
+        steps = sum(seconds or 0 for seconds in self.step_seconds(spec.steps))
+        return rounded(start + measured + files + steps + self.seconds(evaluated))
 
     def _measuring_seconds(self, spec: Spec, batch_size: int) -> float:
         """How long two networks are timed, which is bounded."""
@@ -87,14 +123,28 @@ class JobFacts:
         return macs / (slow * math.pow(fast / slow, share))
 
     def peak_memory_bytes(self, spec: Spec) -> int | None:
-        """Resident memory of the job's process."""
-        if self.params is None:
-            return None
+        """Resident memory of the job's largest process."""
         costs = [step.cost(self.known) for step in spec.steps]
-        weights = 4 * self.params * (STATES if any(cost.trained_examples for cost in costs) else 2)
-        return PROCESS_BYTES + weights + 2 * self.dataset_bytes + max((cost.activation_bytes for cost in costs), default=0)
+        trained = any(cost.trained_examples for cost in costs)
+        if self.params is None or (trained and (self.activation_bytes is None or self.train_examples is None)):
+            return None
+        process = PROCESS_BYTES + (TORCH_BYTES if any(step.needs.trainable for step in spec.steps) else 0)
+        weights = 4 * self.params * max(COPIES, *(cost.copies for cost in costs))
+        calibration = max((min(cost.activation_bytes, cost.calibration_samples * self.outputs_bytes) for cost in costs), default=0)
+        training = max((cost.kept_examples for cost in costs), default=0) * ((self.activation_bytes or 0) + GRADIENTS * self.layer_bytes)
+        evaluation = self._evaluated_together(spec) * self.layer_bytes
+        return process + weights + 2 * self.dataset_bytes + max(calibration, training, evaluation)
+
+    def _evaluated_together(self, spec: Spec) -> int:
+        """Examples that a file is run on at one time."""
+        return run_together(4 * (self.params or 0), self.input_bytes, min(spec.evaluation.batch_size, self.test_examples or 1))
 
 
 def rounded(seconds: float) -> float:
     """Two significant digits: more would be a promise."""
     return float(f"{seconds:.2g}")
+
+
+def _bytes(shape: Sequence[int | None] | None) -> int:
+    """Of one example in float32; a size that is not known counts as 1."""
+    return 4 * math.prod(size or 1 for size in shape[1:]) if shape else 0

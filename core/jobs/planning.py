@@ -32,27 +32,25 @@ def validate(session: Session, settings: Settings, project_id: str, submission: 
     except ServiceError as error:
         errors = list(error.errors) or [FieldError(_POINTERS.get(error.code, ""), error.code, error.message, error.hint)]
     facts = JobFacts.of(checked) if checked is not None else JobFacts()
-    costs = [facts.step_macs(step) for step in spec.steps] if spec is not None else []
-    estimated = None if spec is None else facts.duration_seconds(spec, costs)
+    seconds = facts.step_seconds(spec.steps) if spec is not None else []
+    estimated = None if spec is None else facts.duration_seconds(spec)
+    peak = None if spec is None else facts.peak_memory_bytes(spec)
     return {
         "valid": not errors,
         "normalized_spec": None if spec is None else spec.normalized(),
         "spec_hash": None if spec is None else spec.spec_hash(),
-        "plan": [] if spec is None else [_planned(index, step, facts, costs[index]) for index, step in enumerate(spec.steps)],
+        "plan": [] if spec is None else [_planned(index, step, seconds[index]) for index, step in enumerate(spec.steps)],
         "warnings": []
         if spec is None
         else [
             *_warnings(spec, facts),
-            *_out_of_reach(spec, checked, estimated),
+            *_out_of_reach(spec, checked, estimated, peak),
             *placement.warnings(session, settings, spec),
             *(_warning(*found) for found in (layer_warnings(spec, checked.model) if checked is not None else ())),
             *_known_of_dataset(checked),
             *_known_of_pair(session, checked),
         ],
-        "estimate": {
-            "duration_seconds": estimated,
-            "peak_memory_bytes": None if spec is None else facts.peak_memory_bytes(spec),
-        },
+        "estimate": {"duration_seconds": estimated, "peak_memory_bytes": peak},
         "errors": [vars(error) for error in errors],
     }
 
@@ -60,7 +58,7 @@ def validate(session: Session, settings: Settings, project_id: str, submission: 
 _POINTERS = {"model_invalid": "/model", "dataset_invalid": "/dataset", "shape_mismatch": "/dataset"}
 
 
-def _planned(index: int, step: MethodParams, facts: JobFacts, macs: float | None) -> dict[str, Any]:
+def _planned(index: int, step: MethodParams, seconds: float | None) -> dict[str, Any]:
     return {
         "index": index,
         "id": step.id,
@@ -69,7 +67,7 @@ def _planned(index: int, step: MethodParams, facts: JobFacts, macs: float | None
         "summary": (type(step).__doc__ or "").strip().partition("\n\n")[0],
         "needs": {**step.needs.model_dump(), "teachers": list(step.teachers())},
         "effect": step.effect.model_dump(),
-        "duration_seconds": None if macs is None else rounded(facts.seconds(macs)),
+        "duration_seconds": None if seconds is None else rounded(seconds),
     }
 
 
@@ -109,11 +107,17 @@ def _known_of_dataset(checked: Checked | None) -> Iterator[dict[str, Any]]:
         yield _warning("split_leak", message, None)
 
 
-def _out_of_reach(spec: Spec, checked: Checked | None, seconds: float | None) -> Iterator[dict[str, Any]]:
-    """Limits that the steps, the file or the clock put beyond what the job can come to."""
+def _out_of_reach(spec: Spec, checked: Checked | None, seconds: float | None, peak: int | None) -> Iterator[dict[str, Any]]:
+    """Limits that the steps, the file, the clock or the memory put beyond what the job can come to."""
     if seconds is not None and seconds > spec.limits.timeout_seconds:
         message = f"the job is estimated to take {seconds:g} s, and limits.timeout_seconds ends it after {spec.limits.timeout_seconds} s"
         yield _warning("timeout_below_estimate", message, None)
+    if peak is not None and spec.limits.memory_bytes is not None and peak > spec.limits.memory_bytes:
+        message = (
+            f"the job is estimated to take {peak >> 20} MiB, and limits.memory_bytes gives its process {spec.limits.memory_bytes >> 20} MiB; "
+            "a smaller batch_size takes less"
+        )
+        yield _warning("memory_below_estimate", message, None)
     if checked is None:
         return
     if checked.dataset is not None and (misfit := wrong_labels(checked.model, checked.dataset)) is not None:

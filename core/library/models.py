@@ -102,6 +102,7 @@ def body(model: Model) -> dict[str, Any]:
         "params_count": found.get("params_count"),
         "nonzero_params_count": found.get("nonzero_params_count"),
         "macs_count": found.get("macs_count"),
+        "activation_bytes": found.get("activation_bytes"),
         "opset": found.get("opset"),
         "operators": found.get("operators"),
         "trainable": found.get("trainable"),

@@ -6,8 +6,21 @@ from dataclasses import dataclass, replace
 
 BACKWARD = 3
 """A training pass costs this many forward passes (Baydin et al., JMLR 2018, section 3.2)."""
+TRAINED_COPIES, MASKED_COPIES = 6, 10
+"""Copies of the weights while a network is trained: weights, gradients, two moments, the original and the state that is saved; and while it
+is trained through masks or rounding, whose weights, factors and gradients are there besides."""
 OBSERVED = 3
 """A calibration pass, in which every tensor is looked at, takes about as long as this many plain ones."""
+
+LARGE_FILE_BYTES, LARGE_BATCH = 2**24, 16
+MOST_INPUT_BYTES = 2**23
+"""A large file, or one of large examples, is run on a few examples at a time: more take much memory, and are no quicker."""
+
+
+def run_together(file_bytes: int, example_bytes: int, most: int) -> int:
+    """How many examples a file is run on at one time, at most `most`; `example_bytes` are those of one example's inputs."""
+    fits = max(1, MOST_INPUT_BYTES // max(example_bytes, 1))
+    return min(most, fits, LARGE_BATCH if file_bytes >= LARGE_FILE_BYTES else most)
 
 
 @dataclass(frozen=True)
@@ -33,6 +46,13 @@ class Cost:
 
     activation_bytes: int = 0
     """Activations that the step keeps at one time, besides the network; one example that takes more by itself takes more."""
+    kept_examples: int = 0
+    """Examples whose activations training keeps at one time for their gradients: those of a batch."""
+
+    copies: int = 0
+    """Copies of the network's weights that the step holds at one time."""
+    tried_files: int = 0
+    """Versions of the network that are written and measured before one becomes the result."""
 
     def passes(self, facts: Facts) -> float:
         """Forward passes of one example that take as long as all of it."""
@@ -44,6 +64,9 @@ class Cost:
             self.read_examples + other.read_examples,
             self.calibration_samples + other.calibration_samples,
             max(self.activation_bytes, other.activation_bytes),
+            max(self.kept_examples, other.kept_examples),
+            max(self.copies, other.copies),
+            self.tried_files + other.tried_files,
         )
 
     def times(self, count: float) -> Cost:

@@ -74,6 +74,8 @@ class ModelInspection(_Found):
     params_count: int | None
     nonzero_params_count: int | None
     macs_count: int | None
+    activation_bytes: int | None = None
+    """What training keeps of one example from its forward to its backward pass; None where that is not known, or it cannot be trained."""
     opset: int | None = None
     operators: dict[str, int] = {}
     trainable: bool

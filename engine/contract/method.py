@@ -70,6 +70,11 @@ class MethodParams(Params):
         """What the step costs with these very parameters, for plan, estimate and progress bar; no pass of any example by default."""
         return NOTHING
 
+    @property
+    def leaves(self) -> float:
+        """Share of its operations that the network has after the step, about or at most, where the parameters say it."""
+        return 1.0
+
     def teachers(self) -> tuple[str, ...]:
         """Ids of further models that this step reads."""
         return ()

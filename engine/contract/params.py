@@ -6,7 +6,7 @@ from pydantic import Field, TypeAdapter, WrapValidator, model_validator
 
 from engine.contract.augment import Augment
 from engine.contract.base import NotAPercentage, OpenRatio, Params, Ratio
-from engine.contract.cost import Cost, Facts
+from engine.contract.cost import NOTHING, TRAINED_COPIES, Cost, Facts
 
 __all__ = [
     "EarlyStopping",
@@ -112,9 +112,11 @@ class TrainingFields(Params):
 
     def training_cost(self, facts: Facts) -> Cost:
         """What one such training costs."""
-        if self.iterations is not None:
-            return Cost(trained_examples=self.iterations * self.batch_size)
-        return Cost(trained_examples=(self.epochs or 0) * facts.train_examples)
+        passed = (self.epochs or 0) * facts.train_examples if self.iterations is None else self.iterations * self.batch_size
+        if not passed:
+            return NOTHING
+        kept = min(self.batch_size, facts.train_examples)
+        return Cost(trained_examples=passed, kept_examples=kept, copies=TRAINED_COPIES)
 
     @model_validator(mode="after")
     def _one_length(self) -> "TrainingFields":
@@ -148,6 +150,11 @@ class Budget(Params):
     """Share of the multiply-accumulate operations of convolutions and linear layers that stays."""
     latency_ratio: OpenRatio | None = None
     """Share of the latency that stays: batch size 1, ONNX Runtime on this worker's CPU, original and candidates measured in turns."""
+
+    @property
+    def share(self) -> float:
+        """The one that is given."""
+        return self.params_ratio or self.macs_ratio or self.latency_ratio or 1.0
 
     @model_validator(mode="after")
     def _exactly_one(self) -> "Budget":

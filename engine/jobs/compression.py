@@ -6,6 +6,7 @@ import shutil
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -35,7 +36,7 @@ from engine.measuring.figures import expected_work, shares
 from engine.measuring.sizes import Sizes
 from engine.methods.step import StepContext, implementation
 from engine.networks.network import Network
-from engine.process.memory import collector_paused
+from engine.process.memory import collector_paused, give_back_networks, present_objects_kept
 
 if TYPE_CHECKING:
     from engine.training.parallel.replicas import Replicas
@@ -94,12 +95,13 @@ class _Compression:
 
     def run(self) -> None:
         self._recorder.phase("loading", 0.0)
-        with ThreadPoolExecutor(1) as aside, Examiner() as examiner:
+        with ThreadPoolExecutor(1) as aside, Examiner() as examiner, ExitStack() as during:
             self._sizes = Sizes(aside)
             self._inputs = JobInputs.load(self._job, self._spec, self._work, self._recorder.emit)
             self._baseline = Baseline(self._inputs, examiner, self._recorder, self._sizes)
             with collector_paused():
                 context = step_context(self._inputs, self._directory, self._recorder.emit, baseline=self._baseline, replicas=self._replicas)
+            during.enter_context(present_objects_kept())
             target = self._spec.constraints
             judge = FileJudge(self._baseline, None if target is None else target.accuracy, examiner)
             self._baseline.check_metrics()
@@ -127,6 +129,7 @@ class _Compression:
         for index, step in enumerate(self._spec.steps):
             states.append(self._step(context.for_step(index, spans[index], network), index, step, network, examiner))
             network = states[-1].network
+            give_back_networks()
         return states
 
     def _step(self, context: StepContext, index: int, step: MethodParams, network: Network, examiner: Examiner) -> State:

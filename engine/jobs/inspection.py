@@ -46,7 +46,11 @@ def inspect_model(path: Path, format: str, metadata: ModelMetadata, work: Path) 
     return network.measure(
         on_file=lambda file: _of_graph(network, file, metadata),
         on_module=lambda module: _document(
-            network.signature, network.count(), layers=with_reasons(network, module_layers(network)), reason=None
+            network.signature,
+            network.count(),
+            layers=with_reasons(network, module_layers(network)),
+            activation_bytes=_kept(network),
+            reason=None,
         ),
     )
 
@@ -62,7 +66,8 @@ def _of_graph(network: Network, path: Path, metadata: ModelMetadata) -> ModelIns
     operators = Counter(
         f"{node.domain}::{node.op_type}" if node.domain not in ("", "ai.onnx") else node.op_type for node in model.graph.node
     )
-    found = _document(signature_of(model), counts, layers=layers, reason=reason)
+    kept = _kept(network) if reason is None else None
+    found = _document(signature_of(model), counts, layers=layers, activation_bytes=kept, reason=reason)
     return found.model_copy(update={"opset": opset, "operators": dict(sorted(operators.items())), "settings": settings_of(path)})
 
 
@@ -76,6 +81,12 @@ def _check_runs(path: Path, nodes: int) -> None:
         except EngineError:
             pass
     runtime.open_session(path, threads=1)
+
+
+def _kept(network: Network) -> int | None:
+    from engine.networks.activations import kept_bytes
+
+    return kept_bytes(network.module, network.signature)
 
 
 def module_layers(network: Network) -> list[LayerInfo]:
@@ -156,7 +167,9 @@ def _untrainable(network: Network, model: onnx.ModelProto) -> str | None:
     return None
 
 
-def _document(signature: Signature, counts: Counts, *, layers: list[LayerInfo], reason: str | None) -> ModelInspection:
+def _document(
+    signature: Signature, counts: Counts, *, layers: list[LayerInfo], activation_bytes: int | None, reason: str | None
+) -> ModelInspection:
     inputs, outputs = (
         tuple(TensorInfo(name=tensor.name, shape=tensor.shape, dtype=tensor.dtype) for tensor in side)
         for side in (signature.inputs, signature.outputs)
@@ -164,6 +177,7 @@ def _document(signature: Signature, counts: Counts, *, layers: list[LayerInfo], 
     return ModelInspection(
         signature=SignatureInfo(inputs=inputs, outputs=outputs),
         **asdict(counts),
+        activation_bytes=activation_bytes,
         trainable=reason is None,
         untrainable_reason=reason,
         layers=tuple(layers),

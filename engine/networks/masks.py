@@ -138,7 +138,7 @@ def fold(module: nn.Module) -> nn.Module:
 
     Layers that share a weight, and see the same of it, still share it.
     """
-    module = copy.deepcopy(module)
+    module = copy.deepcopy(module, {id(item): item for item in _behind(module)})
     made: dict[object, list[nn.Parameter]] = {}
     for layer in list(module.modules()):
         if parametrize.is_parametrized(layer):
@@ -191,7 +191,7 @@ def _make_plain(layer: nn.Module, made: dict[object, list[nn.Parameter]]) -> Non
 
     `made` holds the parameters that each stored weight has become so far.
     """
-    values = {name: _shared(getattr(layer, name).detach(), made.setdefault(stored(layer, name), [])) for name in layer.parametrizations}  # type: ignore[union-attr]  # torch takes attributes of a module for tensors and modules
+    values = {name: _shared(_seen(layer, name), made.setdefault(stored(layer, name), [])) for name in layer.parametrizations}  # type: ignore[union-attr]  # torch takes attributes of a module for tensors and modules
     layer.__class__ = type(layer).__bases__[0]
     del layer._modules["parametrizations"]
     others = dict(layer._parameters)
@@ -199,6 +199,21 @@ def _make_plain(layer: nn.Module, made: dict[object, list[nn.Parameter]]) -> Non
     for name, value in values.items():
         layer.register_parameter(name, value)
     layer._parameters.update(others)
+
+
+def _behind(module: nn.Module) -> list[Tensor]:
+    """What stands behind parametrized weights and nowhere else: a plain copy does without it."""
+    layers = [layer for layer in module.modules() if not isinstance(layer, parametrize.ParametrizationList)]
+    used = {id(item) for layer in layers for item in (*layer._parameters.values(), *layer._buffers.values())}
+    behind = [part for layer in layers for part in getattr(layer, "parametrizations", {}).values()]
+    return [item for part in behind for item in (*part.parameters(), *part.buffers()) if id(item) not in used]
+
+
+def _seen(layer: nn.Module, name: str) -> Tensor:
+    """A parametrized weight as the layer sees it, in memory of its own."""
+    value: Tensor = getattr(layer, name).detach()
+    same = value.untyped_storage().data_ptr() == stored(layer, name).untyped_storage().data_ptr()
+    return value.clone() if same else value
 
 
 def _shared(value: Tensor, made: list[nn.Parameter]) -> nn.Parameter:

@@ -34,6 +34,12 @@ def give_back_memory() -> None:
         trim(0)
 
 
+def give_back_networks() -> None:
+    """Return to the kernel what dropped networks held: a traced module refers to itself, and its weights stay until the collector looks."""
+    gc.collect()
+    give_back_memory()
+
+
 @contextmanager
 def collector_paused() -> Iterator[None]:
     """Look for no cyclic garbage inside of the block: imports make a million objects, and all of them stay."""

@@ -119,7 +119,7 @@ class Checkpoints:
             return
         key = _key(step, number)
         target = self._file(key)
-        save_file({name: _own(tensor) for name, tensor in tensors.items()}, target.with_suffix(".new"))
+        save_file(_apart(tensors), target.with_suffix(".new"))
         target.with_suffix(".new").replace(target)
         self._saved[key] = Saved(info, done, seconds, target)
         self._changed = True
@@ -185,6 +185,12 @@ def _key(step: int | None, number: int) -> str:
     return f"{0 if step is None else step}-{number}"
 
 
-def _own(tensor: Tensor) -> Tensor:
-    """On the CPU, in memory of its own: safetensors takes no views and no shared tensors."""
-    return tensor.detach().to("cpu", copy=True).contiguous()
+def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Each on the CPU, in memory of its own: safetensors takes no views and no shared tensors. What has that already is not copied."""
+    found, seen = {}, set[int]()
+    for name, value in tensors.items():
+        tensor, storage = value.detach(), value.untyped_storage()
+        whole = tensor.is_contiguous() and storage.nbytes() == tensor.nbytes and storage.data_ptr() not in seen
+        found[name] = tensor if whole and tensor.device.type == "cpu" else tensor.to("cpu", copy=True).contiguous()
+        seen.add(storage.data_ptr())
+    return found

@@ -110,7 +110,8 @@ class Run:
         self._save(tensors, done=False)
 
     def finish(self) -> History:
-        """Save what the run came to, and return what it did."""
+        """Save what the run came to, drop its gradients, and return what it did."""
+        self._optimizer.zero_grad(set_to_none=True)
         seconds_before = self._place.seconds_before if self._place else 0.0
         self.history.seconds = time.monotonic() - self._started + seconds_before
         self.history.iterations = self.iteration - self._first

@@ -60,6 +60,8 @@ class Model(Input):
     nonzero_params_count: int | None
     macs_count: int | None
     """Multiply-accumulate operations for one example."""
+    activation_bytes: int | None = None
+    """What training keeps of one example from its forward to its backward pass; null where that is not known, or it cannot be trained."""
     opset: int | None
     operators: dict[str, int] | None
     trainable: bool | None

@@ -229,6 +229,7 @@ MODEL_INSPECTION: dict[str, Any] = {
     "params_count": 12,
     "nonzero_params_count": 11,
     "macs_count": 12,
+    "activation_bytes": 40,
     "opset": 17,
     "operators": {"MatMul": 1},
     "trainable": True,

@@ -152,6 +152,11 @@ def test_mistake(home: Home, name: str) -> None:
     ("spec", "code", "words"),
     [
         ({"limits": {"timeout_seconds": 1}, "steps": [{"method": "train", "epochs": 100}]}, "timeout_below_estimate", "ends it after 1 s"),
+        (
+            {"limits": {"memory_bytes": 256 * 2**20}, "steps": [{"method": "train", "epochs": 1}]},
+            "memory_below_estimate",
+            "process 256 MiB",
+        ),
         ({"quantize": "int8", "constraints": {"max_file_bytes": 90}}, "budget_out_of_reach", "without any weight"),
     ],
 )

@@ -7,15 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
+from engine.contract.cost import run_together
 from engine.contract.file_format import by_ending
 from engine.formats.onnx import runtime
 from engine.formats.onnx.runtime import Feed
 from engine.measuring.examples import Batch, Examples
 from engine.measuring.outputs import Arrays
-
-LARGE_FILE_BYTES, LARGE_BATCH = 2**24, 16
-MOST_INPUT_BYTES = 2**23
-"""A large file, or one of large examples, is run on a few examples at a time: more take much memory, and are no quicker."""
 
 
 def opened(path: Path, *, threads: int, optimized: bool = True) -> runtime.Session:
@@ -32,8 +29,7 @@ def opened(path: Path, *, threads: int, optimized: bool = True) -> runtime.Sessi
 def together(path: Path, examples: Examples, most: int) -> int:
     """How many examples are run at once, at most `most`: what a file gives for an example does not depend on those beside it."""
     one = sum(np.asarray(array).nbytes for array in examples.feed(1).values())
-    fits = max(1, MOST_INPUT_BYTES // max(one, 1))
-    return min(most, fits, LARGE_BATCH if path.stat().st_size >= LARGE_FILE_BYTES else most)
+    return run_together(path.stat().st_size, one, most)
 
 
 def answers(session: runtime.Session, batches: Iterator[Batch], has_company: Callable[[], bool]) -> Iterator[tuple[Batch, Arrays]]:

@@ -4,7 +4,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from engine.contract.cost import Cost, Facts
+from engine.contract.cost import MASKED_COPIES, Cost, Facts
 from engine.contract.method import Effect, MethodParams, Reference, Requires
 from engine.contract.params import LayerPattern, NotAPercentage, OpenRatio, Params, TrainingRun
 
@@ -85,7 +85,7 @@ class EarlyExit(MethodParams, TrainingRun):
 
     def cost(self, facts: Facts) -> Cost:
         """One training, and one pass over the validation examples."""
-        return self.training_cost(facts) + Cost(read_examples=_HELD_OUT * facts.train_examples)
+        return self.training_cost(facts) + Cost(read_examples=_HELD_OUT * facts.train_examples, copies=MASKED_COPIES)
 
     @model_validator(mode="after")
     def _consistent(self) -> "EarlyExit":

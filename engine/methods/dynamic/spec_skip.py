@@ -4,7 +4,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from engine.contract.cost import Cost, Facts
+from engine.contract.cost import NOTHING, Cost, Facts
 from engine.contract.figures import MOST_SETTINGS
 from engine.contract.method import Effect, MethodParams, Reference, Requires
 from engine.contract.params import LayerChoice, OpenRatio, Ratio, TrainingFields, TrainingRun
@@ -110,4 +110,4 @@ class SkipRouting(MethodParams, LayerChoice):
 
     def cost(self, facts: Facts) -> Cost:
         """All trainings."""
-        return Cost(trained_examples=sum(training.training_cost(facts).trained_examples for training in self.trainings))
+        return sum((training.training_cost(facts) for training in self.trainings), NOTHING)

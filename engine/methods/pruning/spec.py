@@ -5,7 +5,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, TypeAdapter, ValidatorFunctionWrapHandler, WrapValidator, model_validator
 
-from engine.contract.cost import NOTHING, Cost, Facts
+from engine.contract.cost import MASKED_COPIES, NOTHING, Cost, Facts
 from engine.contract.method import Effect, MethodParams, Reference, Requires
 from engine.contract.params import Budget, Finetune, LayerChoice, LayerPattern, NotAPercentage, OpenRatio, Ratio, RatioOrAuto
 from engine.methods.pruning.spec_filters import Sensitivity, SoftFilterPruning, SparseStructureSelection
@@ -148,6 +148,14 @@ class StructuredPruning(MethodParams, LayerChoice):
         return sparse + tuned + compared + Cost(read_examples=curves)
 
     @property
+    def leaves(self) -> float:
+        """The budget, or all but the share that is removed."""
+        if self.budget is not None:
+            return self.budget.share
+        ratio = 0.5 if self.pruning_ratio is None else self.pruning_ratio
+        return 1 - ratio if isinstance(ratio, float) else 1.0
+
+    @property
     def needs(self) -> Requires:
         """Labels when channels are ranked by gradients or the network is trained or tuned."""
         trained = self.finetune is not None or self.regularization is not None or bool(self.baselines)
@@ -223,7 +231,7 @@ class MagnitudePruning(MethodParams, LayerChoice):
     def cost(self, facts: Facts) -> Cost:
         """One tuning a round of `iterative`, one in all otherwise."""
         tuning = self.finetune.training_cost(facts) if self.finetune else NOTHING
-        return tuning.times(self.iterations if self.schedule == "iterative" else 1)
+        return tuning.times(self.iterations if self.schedule == "iterative" else 1) + Cost(copies=MASKED_COPIES)
 
     @property
     def needs(self) -> Requires:

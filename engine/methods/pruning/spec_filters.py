@@ -41,6 +41,11 @@ class SoftFilterPruning(MethodParams, LayerChoice, TrainingRun):
     finetune: Finetune | None = None
     """Tuning of the smaller network after the removal; the paper needs none."""
 
+    @property
+    def leaves(self) -> float:
+        """All but the share that is removed."""
+        return 1 - self.pruning_ratio
+
     def cost(self, facts: Facts) -> Cost:
         """The training and the tuning."""
         return self.training_cost(facts) + (self.finetune.training_cost(facts) if self.finetune else NOTHING)

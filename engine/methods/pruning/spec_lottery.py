@@ -4,7 +4,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from engine.contract.cost import Cost, Facts
+from engine.contract.cost import MASKED_COPIES, Cost, Facts
 from engine.contract.method import Effect, MethodParams, Reference, Requires
 from engine.contract.params import Finetune, LayerChoice, OpenRatio, Ratio
 
@@ -109,7 +109,9 @@ class LotteryTicket(MethodParams, LayerChoice):
         """The dense training, one after each pruning, and those of the controls."""
         prunings = self.rounds if self.mode == "iterative" else 1
         compared = prunings if self.control_rounds == "all" else 1
-        return self.training.training_cost(facts).times(1 + prunings + compared * len(self.controls) * self.control_repeats)
+        trainings = 1 + prunings + compared * len(self.controls) * self.control_repeats
+        # What each of them came to is kept, to be compared.
+        return self.training.training_cost(facts).times(trainings) + Cost(copies=MASKED_COPIES + 2 * trainings)
 
     @model_validator(mode="after")
     def _consistent(self) -> "LotteryTicket":

@@ -4,7 +4,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from engine.contract.cost import Cost, Facts
+from engine.contract.cost import MASKED_COPIES, Cost, Facts
 from engine.contract.method import Effect, MethodParams, Reference, Requires
 from engine.contract.params import LayerChoice, OpenRatio, TrainingRun
 
@@ -74,7 +74,7 @@ class Supermask(MethodParams, LayerChoice, TrainingRun):
     def cost(self, facts: Facts) -> Cost:
         """One training of the scores, and masks that are drawn and tried."""
         drawn = self.eval_samples if self.algorithm == "bernoulli" else 0
-        return self.training_cost(facts) + Cost(read_examples=drawn * min(TRIED_EXAMPLES, facts.train_examples))
+        return self.training_cost(facts) + Cost(read_examples=drawn * min(TRIED_EXAMPLES, facts.train_examples), copies=MASKED_COPIES)
 
     @model_validator(mode="before")
     @classmethod

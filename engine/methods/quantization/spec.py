@@ -22,6 +22,9 @@ __all__ = [
     "WeightOnlyQuantization",
 ]
 
+USUAL_TRIES = 3
+"""Kinds that `int8_quantization` tries where the first is near enough."""
+
 
 class StaticQuantization(IntegerFields):
     """Weights and activations in 8-bit integers, with activation ranges measured on calibration examples.
@@ -98,4 +101,4 @@ class Int8Quantization(IntegerFields):
 
     def cost(self, facts: Facts) -> Cost:
         """The calibration; the tries are measured like the result."""
-        return Cost(calibration_samples=self.calibration.samples, activation_bytes=ACTIVATION_BYTES)
+        return Cost(calibration_samples=self.calibration.samples, activation_bytes=ACTIVATION_BYTES, tried_files=USUAL_TRIES)

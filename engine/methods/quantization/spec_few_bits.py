@@ -4,7 +4,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from engine.contract.cost import Cost, Facts
+from engine.contract.cost import MASKED_COPIES, Cost, Facts
 from engine.contract.method import Effect, MethodParams, Reference, Requires
 from engine.contract.params import LayerChoice, TrainingRun
 
@@ -61,7 +61,7 @@ class BinaryConnect(MethodParams, LayerChoice, TrainingRun):
 
     def cost(self, facts: Facts) -> Cost:
         """One training."""
-        return self.training_cost(facts)
+        return self.training_cost(facts) + Cost(copies=MASKED_COPIES)
 
 
 class Ternary(MethodParams, LayerChoice, TrainingRun):
@@ -90,7 +90,7 @@ class Ternary(MethodParams, LayerChoice, TrainingRun):
 
     def cost(self, facts: Facts) -> Cost:
         """One training."""
-        return self.training_cost(facts)
+        return self.training_cost(facts) + Cost(copies=MASKED_COPIES)
 
 
 class Codebook(MethodParams, LayerChoice, TrainingRun):
@@ -132,4 +132,4 @@ class Codebook(MethodParams, LayerChoice, TrainingRun):
 
     def cost(self, facts: Facts) -> Cost:
         """One training."""
-        return self.training_cost(facts)
+        return self.training_cost(facts) + Cost(copies=MASKED_COPIES)

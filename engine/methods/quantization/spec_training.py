@@ -4,7 +4,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from engine.contract.cost import Cost, Facts
+from engine.contract.cost import MASKED_COPIES, Cost, Facts
 from engine.contract.method import Reference, Requires
 from engine.contract.params import Ratio, TrainingRun
 from engine.methods.quantization.spec_shared import ACTIVATION_BYTES, Calibration, IntegerFields
@@ -80,7 +80,11 @@ class QuantizationAwareTraining(IntegerFields, TrainingRun):
         training = self.training_cost(facts)
         asked = 0 if self.teacher is None else training.trained_examples
         calibration = Cost(calibration_samples=self.calibration.samples, activation_bytes=ACTIVATION_BYTES)
-        return training + calibration + Cost(read_examples=asked + 0.2 * training.trained_examples)
+        # Fake quantization keeps each value before and after it.
+        kept = 2 * training.kept_examples
+        return (
+            training + calibration + Cost(read_examples=asked + 0.2 * training.trained_examples, kept_examples=kept, copies=MASKED_COPIES)
+        )
 
     def teachers(self) -> tuple[str, ...]:
         """The teacher, where it is another model."""

@@ -83,6 +83,11 @@ class NetworkSlimming(MethodParams, LayerChoice, TrainingRun):
     finetune: Finetune | None = None
     """Tuning of the smaller network after each pass."""
 
+    @property
+    def leaves(self) -> float:
+        """All but the share that is removed."""
+        return 1 - self.pruning_ratio
+
     def cost(self, facts: Facts) -> Cost:
         """Sparse training and tuning, as often as there are passes."""
         tuning = self.finetune.training_cost(facts) if self.finetune else NOTHING

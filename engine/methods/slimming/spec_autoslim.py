@@ -4,7 +4,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from engine.contract.cost import NOTHING, Cost, Facts
+from engine.contract.cost import MASKED_COPIES, NOTHING, Cost, Facts
 from engine.contract.method import Effect, MethodParams, Reference, Requires
 from engine.contract.params import Budget, Finetune, OpenRatio
 from engine.methods.slimming.spec_slimmable import SlimmableParams, Width
@@ -46,11 +46,16 @@ class AutoSlim(MethodParams, SlimmableParams):
     finetune: Finetune | None = None
     """Training of the found network; needed to begin with new weights."""
 
+    @property
+    def leaves(self) -> float:
+        """The budget."""
+        return self.budget.share
+
     def cost(self, facts: Facts) -> Cost:
         """The supernet, the tries, and the found network as if it were as large as before."""
         supernet = self.training_cost(facts).times(1 + (self.samples - 1) / 3)
         tries = facts.layers_count * facts.layers_count * (1 - self.smallest) / self.step / 2
-        read = Cost(read_examples=tries * 2 * min(self.examples_count, facts.train_examples))
+        read = Cost(read_examples=tries * 2 * min(self.examples_count, facts.train_examples), copies=MASKED_COPIES)
         return supernet + read + (self.finetune.training_cost(facts) if self.finetune else NOTHING)
 
     @model_validator(mode="after")

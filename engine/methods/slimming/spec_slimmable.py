@@ -5,7 +5,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from engine.contract.cost import Cost, Facts
+from engine.contract.cost import MASKED_COPIES, Cost, Facts
 from engine.contract.method import Effect, MethodParams, Reference, Requires
 from engine.contract.params import LayerChoice, NotAPercentage, TrainingRun
 
@@ -103,7 +103,9 @@ class Slimmable(MethodParams, SlimmableParams):
         each = sum(width**2 for width in self.widths)
         together = 1 + (self.samples - 1) * each / len(self.widths) if self.universal else each
         alone = each if "individual" in self.controls else 0.0
-        return once.times(together * (1 + ("shared" in self.controls)) + alone) + Cost(read_examples=facts.train_examples * each)
+        return once.times(together * (1 + ("shared" in self.controls)) + alone) + Cost(
+            read_examples=facts.train_examples * each, copies=MASKED_COPIES
+        )
 
     @model_validator(mode="after")
     def _consistent(self) -> "Slimmable":

@@ -114,7 +114,8 @@ def _inspections(world: World, model: dict[str, Any], dataset: dict[str, Any], d
             session.get_one(type(world.dataset), world.dataset.id).declared = declared
 
 
-MODEL = {"macs_count": 1_000_000, "params_count": 50_000}
+LAYERS = [{"input_shape": [None, 100], "output_shape": [None, 20_000]}, {"input_shape": [None, 20_000], "output_shape": [None, 10]}]
+MODEL = {"macs_count": 1_000_000, "params_count": 50_000, "activation_bytes": 500_000, "layers": LAYERS}
 DATASET = {"splits": {"train": {"examples_count": 10_000}, "test": {"examples_count": 1_000}}}
 
 
@@ -128,10 +129,37 @@ def test_the_estimate_grows_with_what_the_job_does(world: World) -> None:
     iterations = _verdict(world, steps=[{"method": "magnitude_pruning", "finetune": {"iterations": 1000, "batch_size": 100}}])["estimate"]
     assert short["duration_seconds"] < tuned["duration_seconds"] < longer["duration_seconds"]
     assert iterations["duration_seconds"] == tuned["duration_seconds"]
-    assert tuned["peak_memory_bytes"] > short["peak_memory_bytes"]
-    static, dynamic = (_verdict(world, steps=[{"method": f"{kind}_quantization"}])["estimate"] for kind in ("static", "dynamic"))
-    assert static["peak_memory_bytes"] - dynamic["peak_memory_bytes"] == 128 * 2**20
     assert rounds["plan"][0]["duration_seconds"] == pytest.approx(4 * 10 * 10_000 * 3e6 / estimates.RATES[0][1], rel=0.05)
+
+
+def _peak(world: World, *steps: dict[str, Any], **more: Any) -> int | None:
+    found: int | None = _verdict(world, steps=list(steps), **more)["estimate"]["peak_memory_bytes"]
+    return found
+
+
+def test_memory_is_estimated_by_what_is_there_at_one_time(world: World) -> None:
+    _inspections(world, MODEL, DATASET)
+    one, layer = MODEL["activation_bytes"] + 2 * 4 * 20_100, 4 * 20_100  # of an example in training, in evaluation
+    prune = {"method": "magnitude_pruning"}
+    tuned = [_peak(world, {**prune, "finetune": {"epochs": 1, "batch_size": size}}) for size in (512, 1024, 100_000 // 4)]
+    assert tuned[1] - tuned[0] == 512 * one
+    assert tuned[2] - tuned[1] == (10_000 - 1024) * one, "a batch holds no more examples than there are"
+    assert _peak(world, {**prune, "finetune": {"epochs": 1, "batch_size": 512}}, {"method": "static_quantization"}) == tuned[0]
+    aware = _peak(world, {"method": "quantization_aware_training", "epochs": 1, "batch_size": 512})
+    assert aware - tuned[0] == 512 * one, "fake quantization keeps each value twice"
+    untouched = [_peak(world, prune, evaluation={"batch_size": size}) for size in (100, 200)]
+    assert untouched[1] - untouched[0] == 100 * layer
+    static, dynamic = (_peak(world, {"method": f"{kind}_quantization"}, evaluation={"batch_size": 1}) for kind in ("static", "dynamic"))
+    assert static - dynamic == min(128 * 2**20, 300 * 4 * 20_010) - layer
+    assert untouched[0] - dynamic > 200 * 2**20, "torch is loaded for it"
+
+
+@pytest.mark.parametrize("missing", ["activation_bytes", "splits"])
+def test_memory_that_is_not_known_is_not_stated(world: World, missing: str) -> None:
+    model, dataset = ({key: value for key, value in found.items() if key != missing} for found in (MODEL, DATASET))
+    _inspections(world, model, dataset)
+    assert _peak(world, {"method": "train", "epochs": 1}) is None
+    assert _peak(world, {"method": "dynamic_quantization"}) is not None
 
 
 def test_warnings_say_what_to_expect(world: World) -> None:

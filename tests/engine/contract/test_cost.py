@@ -50,3 +50,40 @@ def test_costs_are_passes_of_examples(step: dict[str, Any], trained: float, read
 
 def test_no_more_examples_are_calibrated_on_than_there_are() -> None:
     assert Cost(calibration_samples=5000).passes(FACTS) == OBSERVED * 1000
+
+
+@pytest.mark.parametrize(
+    ("step", "kept"),
+    [
+        ({"method": "train", "epochs": 1, "batch_size": 32}, 32),
+        ({"method": "train", "epochs": 1, "batch_size": 5000}, 1000),
+        ({"method": "train", "epochs": 0}, 0),
+        (
+            {
+                "method": "structured_pruning",
+                "finetune": {"epochs": 1, "batch_size": 16},
+                "regularization": {"epochs": 1, "batch_size": 48},
+            },
+            48,
+        ),
+        ({"method": "quantization_aware_training", "epochs": 1, "batch_size": 32}, 64),
+        ({"method": "static_quantization"}, 0),
+    ],
+)
+def test_activations_are_kept_for_the_examples_of_a_batch(step: dict[str, Any], kept: int) -> None:
+    assert catalogue()[step["method"]].model_validate(step).cost(FACTS).kept_examples == kept
+
+
+@pytest.mark.parametrize(
+    ("step", "left"),
+    [
+        ({"method": "structured_pruning"}, 0.5),
+        ({"method": "structured_pruning", "pruning_ratio": 0.3}, 0.7),
+        ({"method": "structured_pruning", "budget": {"macs_ratio": 0.25}}, 0.25),
+        ({"method": "structured_pruning", "pruning_ratio": {"conv*": 0.3}}, 1.0),
+        ({"method": "network_slimming", "epochs": 1, "pruning_ratio": 0.4}, 0.6),
+        ({"method": "magnitude_pruning", "sparsity": 0.9}, 1.0),
+    ],
+)
+def test_a_step_says_what_it_leaves_of_the_network(step: dict[str, Any], left: float) -> None:
+    assert catalogue()[step["method"]].model_validate(step).leaves == pytest.approx(left)

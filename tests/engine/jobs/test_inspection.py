@@ -65,6 +65,7 @@ def test_a_trainable_onnx_model(tmp_path: Path) -> None:
 def test_weights_with_an_architecture(tmp_path: Path) -> None:
     found = inspect_model(write(tmp_path, safetensors_file()), "safetensors", ModelMetadata.model_validate(LENET), tmp_path)
     assert (found["params_count"], found["macs_count"], found["opset"]) == (433, 64 * 6 + 6 * 4 + 4 * 3, None)
+    assert found["activation_bytes"] == 4 * (64 + 6 + 4), "each layer's input"
     assert [layer["type"] for layer in found["layers"]] == ["Flatten", "Linear", "ReLU", "Linear", "ReLU", "Linear"]
 
 

@@ -7,9 +7,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
+from torch.nn.utils import parametrize
 
 from engine.networks import masks
-from engine.networks.masks import Density, Mask
+from engine.networks.masks import Density, Mask, MaskedWeight
 
 
 def test_a_mask_is_boolean_and_only_narrows():
@@ -111,3 +112,20 @@ def test_a_shared_weight_is_narrowed_wherever_it_is_used_and_stays_shared_when_f
     plain = masks.fold(module)
     assert plain[0].weight is plain[2].weight
     assert masks.weights_of({"0": module[0], "2": module[2]}) == masks.weights_of({"0": plain[0], "2": plain[2]}) == ["0.weight"]
+
+
+class Unchanged(nn.Module):
+    def forward(self, weight: torch.Tensor) -> torch.Tensor:
+        return weight
+
+
+def test_a_plain_copy_shares_no_memory_with_its_original():
+    module = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Linear(4, 4))
+    module[1].weight = module[0].weight
+    parametrize.register_parametrization(module[0], "weight", MaskedWeight(Mask(torch.eye(4) > 0), module[0].weight))  # of one of the two
+    parametrize.register_parametrization(module[3], "weight", Unchanged())
+    expected, plain = module.eval()(torch.ones(2, 4)), masks.fold(module)
+    for tensor in (*plain.parameters(), *plain.buffers()):
+        tensor.detach().zero_()
+    assert torch.equal(module(torch.ones(2, 4)), expected)
+    assert expected.any()

@@ -3,10 +3,11 @@
 import gc
 import subprocess
 import sys
+import weakref
 
 import pytest
 
-from engine.process.memory import collector_paused, present_objects_kept
+from engine.process.memory import collector_paused, give_back_networks, present_objects_kept
 
 _FAULTS = """
 import resource, sys
@@ -61,3 +62,18 @@ def test_present_objects_are_set_aside_for_a_while_only() -> None:
             pass
         assert gc.get_freeze_count() == pytest.approx(aside, rel=0.01)
     assert not gc.get_freeze_count()
+
+
+class Loop:
+    def __init__(self) -> None:
+        self.itself = self
+
+
+def test_what_refers_to_itself_is_given_back() -> None:
+    with collector_paused():
+        loop = Loop()
+        known = weakref.ref(loop)
+        del loop
+        assert known() is not None
+        give_back_networks()
+        assert known() is None

@@ -182,6 +182,24 @@ def test_a_checkpoint_that_is_on_its_way_stays_whole(tmp_path):
     assert len(found) == 5
 
 
+def test_views_and_shared_tensors_are_saved_whole(tmp_path):
+    checkpoints = Checkpoints(tmp_path, {}, lambda event: None, seconds=1e9)
+    whole = torch.arange(12.0).reshape(3, 4)
+    tensors = {
+        "whole": whole,
+        "again": whole,
+        "row": whole[1],
+        "turned": whole.T,
+        "last": nn.Parameter(torch.ones(2, 3, 4, 4).to(memory_format=torch.channels_last)),
+        "one": torch.tensor(3),
+        "none": torch.empty(0),
+    }
+    checkpoints.save(0, 0, tensors, {}, done=True, seconds=1.0)
+    found = checkpoints.find(0, 0).tensors()
+    assert set(found) == set(tensors)
+    assert all(torch.equal(found[name], value) for name, value in tensors.items())
+
+
 def test_the_quickest_trainings_are_forgotten_first(tmp_path, monkeypatch):
     monkeypatch.setattr(module_under_test, "_MOST_BYTES", 3000)
     found = []

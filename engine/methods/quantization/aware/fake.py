@@ -16,6 +16,8 @@ from torch import Tensor, nn
 
 from engine.methods.quantization.rounding import BIAS_LEVELS, PAIR, SMALLEST_SCALE, Scaling
 
+_BLOCK = 2**20
+"""Numbers of a weight that are looked at together: in twice their precision, and several times over."""
 _SMALLEST_RATIO = 1e-3
 """A learned step does not become smaller than this share of the calibrated one, nor negative."""
 
@@ -40,7 +42,7 @@ class Round(torch.autograd.Function):
         values, step = ctx.saved_tensors
         (low, high), gradient = ctx.limits, gradients[0]
         units = values / step
-        nearest = units.round()
+        nearest = units.round() if ctx.needs_input_grad[1] else units.round_()
         # The largest weight stands at the end of its grid up to rounding, on either side.
         of_values = gradient * ((nearest >= low) & (nearest <= high))
         if not ctx.needs_input_grad[1]:
@@ -161,23 +163,27 @@ def largest(weight: Tensor, axis: int | None, levels: int) -> Tensor:
 def paired(weight: Tensor, axis: int | None, levels: int) -> Tensor:
     """The step with which two integers that a kernel adds up make 128 at most, as `rounding.portable_scales` has it."""
     if axis is None:
-        rows = weight.reshape(1, -1).double()
-        sums = [side.clamp_min(0).topk(min(2, rows.shape[1]), dim=1).values.sum(dim=1) for side in (rows, -rows)]
+        rows = weight.reshape(1, -1)
+        sums = torch.stack([side.topk(min(2, rows.shape[1]), dim=1).values.clamp_min(0).double().sum(1) for side in (rows, -rows)]).amax(0)
     else:
-        moved = weight.movedim(axis, 0).double()
-        orders = [moved] if weight.ndim == 2 else [moved, moved.movedim(1, -1)]
-        sums = [_neighbours(side) for order in orders for side in (order, -order)]
-        rows = moved.flatten(1)
-    step = torch.maximum(torch.stack(sums).amax(0) / PAIR, rows.abs().amax(1) / levels).float()
+        rows = weight.movedim(axis, 0)
+        sums = torch.cat([_neighbours(part) for part in rows.split(max(1, _BLOCK * len(rows) // max(1, rows.numel())))])
+    peaks = torch.maximum(rows.flatten(1).amax(1), -rows.flatten(1).amin(1))
+    step = torch.maximum(sums / PAIR, peaks.double() / levels).float()
     step = torch.where(step > float(SMALLEST_SCALE), step, torch.ones_like(step))
     return step[0] if axis is None else step
 
 
 def _neighbours(rows: Tensor) -> Tensor:
-    """The largest sum of two positive neighbours of each row."""
-    flat = rows.flatten(1).clamp_min(0)
-    flat = torch.nn.functional.pad(flat, (0, flat.shape[1] % 2))
-    return (flat[:, 0::2] + flat[:, 1::2]).amax(1)
+    """The largest magnitude of two neighbours of a sign together in each row, in each order in which a kernel goes through it."""
+    sums = []
+    for order in [rows] if rows.ndim == 2 else [rows, rows.movedim(1, -1)]:
+        flat = order.flatten(1).double()
+        flat = torch.nn.functional.pad(flat, (0, flat.shape[1] % 2))
+        pairs = flat[:, 0::2], flat[:, 1::2]
+        sums.append((pairs[0].clamp_min(0) + pairs[1].clamp_min(0)).amax(1))
+        sums.append(-(pairs[0].clamp_max(0) + pairs[1].clamp_max(0)).amin(1))
+    return torch.stack(sums).amax(0)
 
 
 class Weigher:
@@ -187,25 +193,22 @@ class Weigher:
         """`source` rounds what the layer multiplies, where that is rounded: only then is the bias stored in integers."""
         self._step, self._source = step, source
 
-    def weight(self, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """The weight that the file holds."""
-        step = self._fitting(self._step(weight), bias)
+    def stored(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """The weight that the file holds, and the bias in units of activation · weight step; the gradient of the latter passes straight
+        through."""
+        step = own = self._fitting(self._step(weight), bias)
         if self._step.axis is not None:
             shape = [1] * weight.ndim
             shape[self._step.axis] = -1
             step = step.view(shape)
         rounded: Tensor = Round.apply(weight, step, -self._step.levels, self._step.levels)  # type: ignore[no-untyped-call]  # inherited from torch
-        return rounded
-
-    def bias(self, weight: Tensor, bias: Tensor) -> Tensor:
-        """The bias in units of activation · weight step; its gradient passes straight through."""
-        if self._source is None:
-            return bias
+        if self._source is None or bias is None:
+            return rounded, bias
         with torch.no_grad():
-            units = self._fitting(self._step(weight), bias) * self._source.step()
-            rounded = (bias.double() / units.double()).round_().float() * units
-        stored: Tensor = Through.apply(bias, rounded)  # type: ignore[no-untyped-call]  # inherited from torch
-        return stored
+            units = own * self._source.step()
+            integers = (bias.double() / units.double()).round_().float() * units
+        held: Tensor = Through.apply(bias, integers)  # type: ignore[no-untyped-call]  # inherited from torch
+        return rounded, held
 
     def _fitting(self, step: Tensor, bias: Tensor | None) -> Tensor:
         """The step, raised where the bias would not fit into 32 bits; see `rounding.bias_fits`."""

@@ -50,7 +50,6 @@ class RoundedLayer(nn.Module):
     def forward(self, *inputs: Any) -> Any:
         """The layer's output."""
         weight, bias = self.weight(), getattr(self.layer, "bias", None)
-        seen = {"weight": weight if self.weigher is None else self.weigher.weight(weight, bias)}
-        if self.weigher is not None and isinstance(bias, Tensor):
-            seen["bias"] = self.weigher.bias(weight, bias)
+        stored, held = (weight, bias) if self.weigher is None else self.weigher.stored(weight, bias)
+        seen = {"weight": stored} if held is None else {"weight": stored, "bias": held}
         return torch.func.functional_call(self.layer, seen, inputs)

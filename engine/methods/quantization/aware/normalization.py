@@ -71,10 +71,10 @@ class FoldedNormalization(nn.Module):
     def forward(self, values: Tensor) -> Tensor:
         """Convolve and normalize."""
         weight, bias = self.folded()
-        stored = weight if self.weigher is None else self.weigher.weight(weight, bias)
+        stored, held = (weight, bias) if self.weigher is None else self.weigher.stored(weight, bias)
         # The loop normalizes a batch of a single example with the running statistics.
         if not self.norm.training or bool(self.frozen):
-            return self._convolve(values, stored, bias if self.weigher is None else self.weigher.bias(weight, bias))
+            return self._convolve(values, stored, held)
         shape = (1, -1, *(1,) * (values.ndim - 2))
         factor = factor_of(self.norm)
         # A channel with γ = 0 is its β, whatever is divided by.

@@ -204,7 +204,7 @@ def test_the_command_line_trains_in_two_processes_and_adamw_comes_to_the_same(tm
     (tmp_path / "spec.json").write_text(json.dumps(spec))
     arguments = ["run", tmp_path / "spec.json", "--model", files["model"], "--data", files["dataset"], "--out", tmp_path / "out"]
     command = [sys.executable, "-m", "engine", *map(str, arguments), "--devices", "2", "--json-events"]
-    ranks: set[int] = set()
+    ranks: set[bytes] = set()  # by number: what such a process has just forked looks like itself
     lines = []
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -212,10 +212,12 @@ def test_the_command_line_trains_in_two_processes_and_adamw_comes_to_the_same(tm
             lines.append(line)
             for pid in descendants(process.pid):
                 with suppress(OSError):
-                    ranks |= {pid} if b"engine.jobs.parallel.rank" in Path(f"/proc/{pid}/cmdline").read_bytes() else set()
+                    is_rank = b"engine.jobs.parallel.rank" in Path(f"/proc/{pid}/cmdline").read_bytes()
+                    surroundings = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0") if is_rank else []
+                    ranks |= {item for item in surroundings if item.startswith(b"RANK=")}
     assert process.returncode == 0
     assert json.loads(lines[-1])["type"] == "done"
-    assert len(ranks) == 2
+    assert ranks == {b"RANK=0", b"RANK=1"}
     divided_weights = load_file(tmp_path / "out" / "model.safetensors")
     assert_close(divided_weights, weights, rtol=0, atol=1e-5)
     divided_report = json.loads((tmp_path / "out" / "report.json").read_text())

@@ -10,6 +10,7 @@ import onnxruntime as ort
 import pytest
 from onnx import helper
 
+from engine.contract import cost
 from engine.measuring.examiner import running
 from engine.measuring.examples import Batch, Examples
 from tests.engine.small import save
@@ -47,7 +48,7 @@ def test_large_files_and_large_examples_run_a_few_at_a_time(
     twice: Path, monkeypatch: pytest.MonkeyPatch, shape: tuple[int, ...], large: bool, expected: int
 ) -> None:
     if large:
-        monkeypatch.setattr(running, "LARGE_FILE_BYTES", 1)
+        monkeypatch.setattr(cost, "LARGE_FILE_BYTES", 1)
     examples: Examples = Drawn(1, shape)
     assert running.together(twice, examples, 40) == expected
     assert running.together(twice, examples, 1) == 1

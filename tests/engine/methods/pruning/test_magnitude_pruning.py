@@ -32,6 +32,7 @@ def test_the_count_is_exact_even_when_all_scores_tie(values, kept):
     kept = min(kept, len(values))
     mask = keep_best(scores, Mask.full(scores), kept)
     assert mask.density.kept_count == kept
+    assert mask.keep.nonzero().flatten().tolist() == sorted(sorted(range(len(values)), key=lambda place: -values[place])[:kept])
     if 0 < kept < len(values):
         assert scores[mask.keep].min() >= scores[~mask.keep].max()
 

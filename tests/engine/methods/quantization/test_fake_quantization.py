@@ -8,6 +8,7 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
+from engine.methods.quantization.aware import fake
 from engine.methods.quantization.aware.fake import FakeQuantize, Round, Through, Weigher, WeightStep, largest, paired, step_factor
 from engine.methods.quantization.rounding import Scaling, bias_fits, portable_scales, rounded_weight, scaling, weight_scales
 
@@ -103,9 +104,18 @@ def test_weights_and_biases_are_stored_as_the_writer_stores_them(axis: int | Non
     units = np.asarray(fitting * step, np.float32)
     integers = np.rint(bias.astype(np.float64) / units).astype(np.int32)
     ours = Weigher(WeightStep(torch.from_numpy(weight), axis, 127, learned=False), source)
-    given = torch.from_numpy(weight), torch.from_numpy(bias)
-    assert np.array_equal(ours.weight(*given).numpy(), stored)
-    assert np.array_equal(ours.bias(*given).numpy(), integers.astype(np.float32) * units)
+    given_weight, given_bias = ours.stored(torch.from_numpy(weight), torch.from_numpy(bias))
+    assert np.array_equal(given_weight.numpy(), stored)
+    assert np.array_equal(given_bias.numpy(), integers.astype(np.float32) * units)
+
+
+@pytest.mark.parametrize("axis", [None, 0, 1])
+@pytest.mark.parametrize("shape", [(7, 5), (6, 4, 3, 3), (5, 3, 7), (1, 9)])
+def test_large_weights_are_looked_at_in_blocks(shape: tuple[int, ...], axis: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fake, "_BLOCK", 20)
+    for seed in range(5):
+        weight = np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+        assert np.array_equal(paired(torch.from_numpy(weight), axis, 127).numpy(), portable_scales(weight, axis))
 
 
 def test_the_gradient_passes_straight_through_what_was_rounded() -> None:
@@ -121,5 +131,5 @@ def test_the_largest_weight_of_a_channel_keeps_its_gradient() -> None:
     torch.manual_seed(3)
     weight = torch.randn(200, 7, requires_grad=True)
     step = WeightStep(weight, 0, 127, learned=False)
-    Weigher(step, None).weight(weight, None).sum().backward()
+    Weigher(step, None).stored(weight, None)[0].sum().backward()
     assert torch.equal(weight.grad, torch.ones_like(weight))
