@@ -19,10 +19,12 @@ RATES = ((1e8, 1.5e10), (1e9, 5e10))
 4.8e10, networks of a few million to 1e10 or 2e10. In between, along a line in logarithms."""
 START_SECONDS, TORCH_SECONDS = 1.5, 3.0
 """Loading, exporting and verifying, whatever the size; and what a network that is trained or cut takes besides: torch, tracing, comparing."""
-WEIGHT_BYTES_PER_SECOND = 5e7
+WEIGHT_BYTES_PER_SECOND = 2.5e7
 """Reading, checking, compressing, writing and loading of the weights."""
 TRIED_BYTES_PER_SECOND = 2.5e7
 """Quantizing, writing and measuring of a version that is tried, by the bytes of the network's weights."""
+STEPPED_BYTES_PER_SECOND = 2e9
+"""What an optimizer's step goes through: all copies of the weights."""
 BATCH_SIZE_SECONDS = 2.0
 """Time that the latency of each batch size is measured for."""
 COPIES = 4
@@ -97,7 +99,8 @@ class JobFacts:
         for step in steps:
             cost = step.cost(self.known)
             computed = self.seconds(left * self.macs * cost.passes(self.known))
-            found.append(computed + cost.tried_files * 4 * left * (self.params or 0) / TRIED_BYTES_PER_SECOND)
+            a_byte = cost.tried_files / TRIED_BYTES_PER_SECOND + cost.optimizer_steps * cost.copies / STEPPED_BYTES_PER_SECOND
+            found.append(computed + a_byte * 4 * left * (self.params or 0))
             left *= step.leaves
         return found
 

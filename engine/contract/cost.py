@@ -39,6 +39,8 @@ class Cost:
 
     trained_examples: float = 0.0
     """Examples that pass forward and backward, each as often as it does."""
+    optimizer_steps: float = 0.0
+    """Steps of an optimizer, each of which goes through all weights."""
     read_examples: float = 0.0
     """Examples that pass forward only, teachers' passes among them."""
     calibration_samples: int = 0
@@ -60,18 +62,24 @@ class Cost:
 
     def __add__(self, other: Cost) -> Cost:
         return Cost(
-            self.trained_examples + other.trained_examples,
-            self.read_examples + other.read_examples,
-            self.calibration_samples + other.calibration_samples,
-            max(self.activation_bytes, other.activation_bytes),
-            max(self.kept_examples, other.kept_examples),
-            max(self.copies, other.copies),
-            self.tried_files + other.tried_files,
+            trained_examples=self.trained_examples + other.trained_examples,
+            optimizer_steps=self.optimizer_steps + other.optimizer_steps,
+            read_examples=self.read_examples + other.read_examples,
+            calibration_samples=self.calibration_samples + other.calibration_samples,
+            activation_bytes=max(self.activation_bytes, other.activation_bytes),
+            kept_examples=max(self.kept_examples, other.kept_examples),
+            copies=max(self.copies, other.copies),
+            tried_files=self.tried_files + other.tried_files,
         )
 
     def times(self, count: float) -> Cost:
         """The same, so many times; calibration examples are the same ones every time."""
-        return replace(self, trained_examples=count * self.trained_examples, read_examples=count * self.read_examples)
+        return replace(
+            self,
+            trained_examples=count * self.trained_examples,
+            optimizer_steps=count * self.optimizer_steps,
+            read_examples=count * self.read_examples,
+        )
 
 
 NOTHING = Cost()

@@ -116,7 +116,7 @@ class TrainingFields(Params):
         if not passed:
             return NOTHING
         kept = min(self.batch_size, facts.train_examples)
-        return Cost(trained_examples=passed, kept_examples=kept, copies=TRAINED_COPIES)
+        return Cost(trained_examples=passed, optimizer_steps=passed / kept if kept else 0, kept_examples=kept, copies=TRAINED_COPIES)
 
     @model_validator(mode="after")
     def _one_length(self) -> "TrainingFields":

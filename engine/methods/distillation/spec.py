@@ -161,6 +161,12 @@ class Distillation(MethodParams, TrainingRun):
             raise ValueError("name at least one teacher")
         if self.teacher_weights and len(self.teacher_weights) != len(names):
             raise ValueError(f"teacher_weights has {len(self.teacher_weights)} numbers for {len(names)} teachers")
+        if self.ensemble != "arithmetic" and len(names) == 1:
+            raise ValueError("ensemble says how answers of several teachers become one: name several, or leave it out")
+        fields = type(self).model_fields
+        shares = [name for name in ("target_weight", "non_target_weight") if getattr(self, name) != fields[name].default]
+        if shares and self.loss != "dkd":
+            raise ValueError(f"{' and '.join(shares)} belong to loss: dkd")
         stored = any(name.startswith(LOGITS) for name in names)
         if stored and self.augment is not None:
             raise ValueError("stored logits are answers to the examples as they are: leave out augment, or upload the teacher")

@@ -17,8 +17,8 @@ class QuantizationAwareTraining(IntegerFields, TrainingRun):
 
     Starts from static quantization (the same operators, ranges and writers) and ends in the same kind of file, whose grid is bit for bit the
     one that was trained: what training sees is what ONNX Runtime computes without integer kernels, up to the order of float additions. The
-    network of least loss on validation examples is kept, the untrained one among them, and none that answers fewer of them right. Weights that are zero stay zero. With `teacher` it
-    learns another network's answers.
+    network of least loss on validation examples is kept, the untrained one among them, and none that answers fewer of them right, or in which one of
+    several outputs loses by itself. Weights that are zero stay zero. With `teacher` it learns another network's answers.
     """
 
     title: ClassVar[str] = "Quantization-aware training"

@@ -11,6 +11,7 @@ from core.errors import NotFound
 from core.jobs import NewEvent, Point, Report, estimates, planning, worker_registry
 from core.operations import health, statistics
 from core.service import Service
+from engine.contract.cost import MASKED_COPIES
 from tests.core.conftest import World
 
 
@@ -129,7 +130,9 @@ def test_the_estimate_grows_with_what_the_job_does(world: World) -> None:
     iterations = _verdict(world, steps=[{"method": "magnitude_pruning", "finetune": {"iterations": 1000, "batch_size": 100}}])["estimate"]
     assert short["duration_seconds"] < tuned["duration_seconds"] < longer["duration_seconds"]
     assert iterations["duration_seconds"] == tuned["duration_seconds"]
-    assert rounds["plan"][0]["duration_seconds"] == pytest.approx(4 * 10 * 10_000 * 3e6 / estimates.RATES[0][1], rel=0.05)
+    computed = 4 * 10 * 10_000 * 3e6 / estimates.RATES[0][1]
+    stepped = 4 * 10 * (10_000 / 64) * MASKED_COPIES * 4 * 50_000 / estimates.STEPPED_BYTES_PER_SECOND
+    assert rounds["plan"][0]["duration_seconds"] == pytest.approx(computed + stepped, rel=0.01)
 
 
 def _peak(world: World, *steps: dict[str, Any], **more: Any) -> int | None:

@@ -12,7 +12,7 @@ from engine.contract.json import JsonObject
 from engine.methods.context import Context
 from engine.training.batches import Examples
 from engine.training.loop import Moment
-from engine.training.losses import Loss, accuracy_of, means
+from engine.training.losses import Loss, Measure, accuracy_of, means, targets_loss
 
 
 @dataclass(frozen=True)
@@ -29,28 +29,30 @@ class Offered:
 
 
 class Best:
-    """Keeps the state of least loss among those that answer no fewer examples right than the first; lives in the memory of the training,
-    so that another attempt goes on with it."""
+    """Keeps the state of least loss among those in which no output answers fewer examples right, or loses more by itself, than in the
+    first; lives in the memory of the training, so that another attempt goes on with it."""
 
     def __init__(self, module: nn.Module, examples: Examples, loss: Loss, context: Context) -> None:
         """`examples` are those on which states are compared; the state of now is the first."""
         self._examples, self._context = examples, context
-        right = accuracy_of(context.trained_heads(examples))
-        self._measures = (loss,) if right is None else (loss, right)
+        heads = context.trained_heads(examples)
+        right = accuracy_of(heads)
+        own = [*[accuracy_of([head]) for head in heads], *[_minus(targets_loss([head])) for head in heads]] if len(heads) > 1 else []
+        self._measures: tuple[Measure, ...] = (loss, *[measure for measure in (right, *own) if measure is not None])
         self.memory: dict[str, Tensor] = {
             "best.loss": torch.tensor(math.inf, dtype=torch.float64),
             "best.right": torch.zeros((), dtype=torch.float64),
-            "best.first_right": torch.zeros((), dtype=torch.float64),
+            "best.least": torch.full((len(self._measures) - 1,), -math.inf, dtype=torch.float64),
             "best.epoch": torch.zeros(()),
         }
         self.memory |= {f"best.state.{name}": value.detach().clone() for name, value in module.state_dict().items()}
+        self._decides = right is not None
         self.first = self.offer(module, 0)
-        self.memory["best.first_right"].copy_(self.memory["best.right"])
 
     @property
     def found(self) -> Offered:
         """Of the best state."""
-        return Offered(float(self.memory["best.loss"]), float(self.memory["best.right"]) if len(self._measures) > 1 else None)
+        return Offered(float(self.memory["best.loss"]), float(self.memory["best.right"]) if self._decides else None)
 
     @property
     def epoch(self) -> int:
@@ -66,9 +68,11 @@ class Best:
         values: list[float] = self._context.replicas.once(
             lambda: means(module, self._examples, self._measures, self._context.input_names, self._context.device)
         )
-        loss, right = values[0], values[1] if len(values) > 1 else None
-        worse = right is not None and right < float(self.memory["best.first_right"])
-        if loss < float(self.memory["best.loss"]) and not worse:
+        loss, others = values[0], torch.tensor(values[1:], dtype=torch.float64)
+        right = values[1] if self._decides else None
+        if epoch == 0:
+            self.memory["best.least"].copy_(others)
+        if loss < float(self.memory["best.loss"]) and bool((others >= self.memory["best.least"]).all()):
             for name, value in (("best.loss", loss), ("best.right", right or 0.0), ("best.epoch", epoch)):
                 self.memory[name].fill_(value)
             for name, value in module.state_dict().items():
@@ -79,3 +83,7 @@ class Best:
         """Put the best state back."""
         start = "best.state."
         module.load_state_dict({name.removeprefix(start): value for name, value in self.memory.items() if name.startswith(start)})
+
+
+def _minus(loss: Loss) -> Measure:
+    return lambda outputs, batch: -loss(outputs, batch)

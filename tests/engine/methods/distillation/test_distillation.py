@@ -343,6 +343,8 @@ def test_the_baseline_on_hard_labels_is_the_same_student_trained_on_labels(world
     ("change", "message"),
     [
         ({"teacher": "logits:big", "augment": {"shift": 1}}, "as they are"),
+        ({"ensemble": "geometric"}, "name several"),
+        ({"target_weight": 2.0}, "target_weight belong to loss: dkd"),
         ({"teacher": ["baseline", "mdl_2"], "teacher_weights": [1.0]}, "1 numbers for 2"),
         ({"teacher": ["baseline", "mdl_2"], "feature_layers": [{"student": "1", "teacher": "1"}]}, "exactly one teacher"),
         ({"loss": "dkd", "augment": {"mixup": 1.0}}, "mixed examples"),

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,7 @@ from pydantic import ValidationError
 from torch import nn
 
 from engine.contract.errors import EngineError
+from engine.contract.heads import Head
 from engine.contract.metadata import ModelMetadata
 from engine.formats.loading import load_network
 from engine.methods.context import Context
@@ -27,6 +30,7 @@ from engine.methods.quantization.quantization_aware_training import EXACT, apply
 from engine.methods.quantization.spec import QuantizationAwareTraining, StaticQuantization
 from engine.networks import masks
 from engine.networks.masks import Mask
+from engine.training.losses import targets_loss
 from tests.engine.conftest import ToyData, ToySplit, cnn, make_split
 from tests.engine.drawn.checks import Split, Splits
 from tests.engine.formats.onnx.exporting import export
@@ -296,3 +300,30 @@ def test_a_state_of_less_loss_that_answers_fewer_right_is_not_kept(world: Callab
     assert offered[0].right == pytest.approx(59 / 60)
     assert best.first.loss > offered[1].loss > offered[0].loss
     assert best.found == offered[1]
+
+
+def test_a_state_in_which_one_output_loses_is_not_kept_for_what_another_gains(world: Callable[..., Any]) -> None:
+    """Two outputs of one value each: the second state gains much of one and loses a little of the other, the third gains less of both."""
+
+    class Values(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.state = nn.Parameter(torch.tensor([2.0, 2.0]))
+
+        def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            """How far either value is from its target, 0."""
+            return self.state[:1].expand(len(images), 1), self.state[1:].expand(len(images), 1)
+
+    module = Values()
+    heads = tuple(Head(name=name, indices=(place,), task="regression", target=name) for place, name in enumerate(("a", "b")))
+    known: Any = SimpleNamespace(heads=heads, unused_targets={})
+    context = replace(world(module).context, known=lambda: known)
+    zeros = np.zeros((30, 1), np.float32)
+    split = ToySplit(np.zeros((30, 1, 8, 8), np.float32), None, extra={"a": zeros, "b": zeros})
+    best = Best(module, split, targets_loss(heads), context)
+    for epoch, state in ((1, (0.0, 2.1)), (2, (1.9, 2.0)), (3, (2.1, 0.0))):
+        module.state.data.copy_(torch.tensor(state))
+        best.offer(module, epoch)
+    assert best.epoch == 2
+    best.restore(module)
+    assert module.state.tolist() == pytest.approx([1.9, 2.0])
