@@ -31,8 +31,11 @@ COPIES = 4
 """Copies of the weights whatever the steps are: two networks, each in a file's form and in the one in which it runs."""
 PROCESS_BYTES, TORCH_BYTES = 120 * 2**20, 300 * 2**20
 """A process that has loaded ONNX Runtime, and what torch takes besides."""
-GRADIENTS = 2
-"""Gradients of the largest layer's input and output that are there at one time, in sizes of these two."""
+BESIDE = 2
+"""What is there at one time beside what is kept, in sizes of the largest layer's input and output: gradients, or values that later layers
+read, and what an allocator holds."""
+ANSWERS = 8
+"""Copies of the outputs while metrics are computed: of baseline and result, some of them in double precision."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,9 @@ class JobFacts:
     outputs_bytes: int = 0
     """Outputs of all layers, for one example."""
     input_bytes: int = 0
-    """One example."""
+    """Inputs of one example."""
+    answer_bytes: int = 0
+    """What the network gives for one example."""
     train_examples: int | None = None
     test_examples: int | None = None
     dataset_bytes: int = 0
@@ -72,6 +77,7 @@ class JobFacts:
         """From the documents of two inspections, empty where one has not ended; `evaluated` is the split."""
         splits = dataset.get("splits")
         counts = None if splits is None else {name: int(split["examples_count"]) for name, split in splits.items()}
+        signature = model.get("signature", {})
         layers = [(layer["input_shape"], layer["output_shape"]) for layer in model.get("layers", ())]
         return cls(
             macs=model.get("macs_count"),
@@ -79,7 +85,8 @@ class JobFacts:
             activation_bytes=model.get("activation_bytes"),
             layer_bytes=max((_bytes(given) + _bytes(made) for given, made in layers), default=0),
             outputs_bytes=sum(_bytes(made) for _, made in layers),
-            input_bytes=sum(_bytes(tensor["shape"]) for tensor in model.get("signature", {}).get("inputs", ())),
+            input_bytes=sum(_bytes(tensor["shape"]) for tensor in signature.get("inputs", ())),
+            answer_bytes=sum(_bytes(tensor["shape"]) for tensor in signature.get("outputs", ())),
             train_examples=None if counts is None else counts.get("train", 0),
             test_examples=None if counts is None else counts.get(evaluated, 0),
             dataset_bytes=dataset_bytes,
@@ -134,8 +141,8 @@ class JobFacts:
         process = PROCESS_BYTES + (TORCH_BYTES if any(step.needs.trainable for step in spec.steps) else 0)
         weights = 4 * self.params * max(COPIES, *(cost.copies for cost in costs))
         calibration = max((min(cost.activation_bytes, cost.calibration_samples * self.outputs_bytes) for cost in costs), default=0)
-        training = max((cost.kept_examples for cost in costs), default=0) * ((self.activation_bytes or 0) + GRADIENTS * self.layer_bytes)
-        evaluation = self._evaluated_together(spec) * self.layer_bytes
+        training = max((cost.kept_examples for cost in costs), default=0) * ((self.activation_bytes or 0) + BESIDE * self.layer_bytes)
+        evaluation = self._evaluated_together(spec) * (BESIDE * self.layer_bytes + ANSWERS * self.answer_bytes)
         return process + weights + 2 * self.dataset_bytes + max(calibration, training, evaluation)
 
     def _evaluated_together(self, spec: Spec) -> int:

@@ -116,7 +116,13 @@ def _inspections(world: World, model: dict[str, Any], dataset: dict[str, Any], d
 
 
 LAYERS = [{"input_shape": [None, 100], "output_shape": [None, 20_000]}, {"input_shape": [None, 20_000], "output_shape": [None, 10]}]
-MODEL = {"macs_count": 1_000_000, "params_count": 50_000, "activation_bytes": 500_000, "layers": LAYERS}
+MODEL = {
+    "signature": {"inputs": [{"name": "x", "shape": [None, 100], "dtype": "float32"}], "outputs": [{"name": "y", "shape": [None, 10]}]},
+    "macs_count": 1_000_000,
+    "params_count": 50_000,
+    "activation_bytes": 500_000,
+    "layers": LAYERS,
+}
 DATASET = {"splits": {"train": {"examples_count": 10_000}, "test": {"examples_count": 1_000}}}
 
 
@@ -142,7 +148,8 @@ def _peak(world: World, *steps: dict[str, Any], **more: Any) -> int | None:
 
 def test_memory_is_estimated_by_what_is_there_at_one_time(world: World) -> None:
     _inspections(world, MODEL, DATASET)
-    one, layer = MODEL["activation_bytes"] + 2 * 4 * 20_100, 4 * 20_100  # of an example in training, in evaluation
+    one = MODEL["activation_bytes"] + 2 * 4 * 20_100  # of an example in training
+    layer = 2 * 4 * 20_100 + 8 * 4 * 10  # in evaluation
     prune = {"method": "magnitude_pruning"}
     tuned = [_peak(world, {**prune, "finetune": {"epochs": 1, "batch_size": size}}) for size in (512, 1024, 100_000 // 4)]
     assert tuned[1] - tuned[0] == 512 * one
