@@ -79,12 +79,18 @@ class JobFacts:
         counts = None if splits is None else {name: int(split["examples_count"]) for name, split in splits.items()}
         signature = model.get("signature", {})
         layers = [(layer["input_shape"], layer["output_shape"]) for layer in model.get("layers", ())]
+        macs, kept, times = model.get("macs_count"), model.get("activation_bytes"), 1.0
+        if (counted := model.get("open_sizes")) is not None:
+            size = _size(counted["inputs"], dataset.get("columns", ()))
+            times = size or 1.0
+            macs = None if size is None or counted["macs_count"] is None else int(times * counted["macs_count"])
+            kept = None if size is None or kept is None else int(times * kept)
         return cls(
-            macs=model.get("macs_count"),
+            macs=macs,
             params=model.get("params_count"),
-            activation_bytes=model.get("activation_bytes"),
-            layer_bytes=max((_bytes(given) + _bytes(made) for given, made in layers), default=0),
-            outputs_bytes=sum(_bytes(made) for _, made in layers),
+            activation_bytes=kept,
+            layer_bytes=int(times * max((_bytes(given) + _bytes(made) for given, made in layers), default=0)),
+            outputs_bytes=int(times * sum(_bytes(made) for _, made in layers)),
             input_bytes=sum(_bytes(tensor["shape"]) for tensor in signature.get("inputs", ())),
             answer_bytes=sum(_bytes(tensor["shape"]) for tensor in signature.get("outputs", ())),
             train_examples=None if counts is None else counts.get("train", 0),
@@ -158,3 +164,14 @@ def rounded(seconds: float) -> float:
 def _bytes(shape: Sequence[int | None] | None) -> int:
     """Of one example in float32; a size that is not known counts as 1."""
     return 4 * math.prod(size or 1 for size in shape[1:]) if shape else 0
+
+
+def _size(counted: Mapping[str, Sequence[int]], columns: Sequence[Mapping[str, Any]]) -> float | None:
+    """How many times as large the dataset's examples are as those that a model of open sizes was counted with; None where that is not known."""
+    shapes = {column["name"]: column["shape"] for column in columns}
+    if len(shapes) == len(counted) == 1:
+        shapes = dict(zip(counted, shapes.values(), strict=True))
+    known = [(shapes.get(name), shape) for name, shape in counted.items()]
+    if any(stored is None or None in stored for stored, _ in known):
+        return None
+    return sum(math.prod(stored or ()) for stored, _ in known) / max(1, sum(math.prod(shape) for _, shape in known))

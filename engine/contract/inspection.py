@@ -67,6 +67,15 @@ class PairInspection(_Found):
     notes: tuple[str, ...]
 
 
+class OpenSizes(_Found):
+    """How a model was counted whose signature leaves sizes open, beside that of the batch."""
+
+    inputs: dict[str, tuple[int, ...]]
+    """Shape of one example of each input."""
+    macs_count: int | None
+    """Multiply-accumulates that it takes."""
+
+
 class ModelInspection(_Found):
     """What stands in a model's file."""
 
@@ -84,12 +93,14 @@ class ModelInspection(_Found):
     settings: tuple[str, ...] | None = None
     """Of a file that this service published with several settings: their names. It is read as the first one, which it runs as; the others
     are promoted to models, or cut out with `modelpress.runtime`."""
+    open_sizes: OpenSizes | None = None
+    """Where sizes are open: those for which layers and activations were counted."""
     pair: PairInspection | None = None
     """Where it was looked at together with a dataset."""
 
     @model_serializer(mode="wrap")
     def _without_dataset(self, write: SerializerFunctionWrapHandler) -> dict[str, object]:
-        return _without(write(self), "pair", "settings")
+        return _without(write(self), "pair", "settings", "open_sizes")
 
 
 class SplitInfo(_Found):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,11 +13,11 @@ import onnx
 
 from engine.contract import limits
 from engine.contract.errors import EngineError
-from engine.contract.inspection import LayerInfo, ModelInspection, SignatureInfo, TensorInfo
+from engine.contract.inspection import LayerInfo, ModelInspection, OpenSizes, SignatureInfo, TensorInfo
 from engine.contract.metadata import ModelMetadata
 from engine.formats.loading import load_network
 from engine.formats.onnx import runtime
-from engine.formats.onnx.counting import counts_of, multiplications
+from engine.formats.onnx.counting import count_operations, counts_of, multiplications
 from engine.formats.onnx.executed import with_repeated
 from engine.formats.onnx.file import is_quantized, narrowed, read_model, signature_of
 from engine.formats.onnx.flat import first_output
@@ -49,7 +50,7 @@ def inspect_model(path: Path, format: str, metadata: ModelMetadata, work: Path) 
             network.signature,
             network.count(),
             layers=with_reasons(network, module_layers(network)),
-            activation_bytes=_kept(network),
+            trained=_trained(network),
             reason=None,
         ),
     )
@@ -66,8 +67,8 @@ def _of_graph(network: Network, path: Path, metadata: ModelMetadata) -> ModelIns
     operators = Counter(
         f"{node.domain}::{node.op_type}" if node.domain not in ("", "ai.onnx") else node.op_type for node in model.graph.node
     )
-    kept = _kept(network) if reason is None else None
-    found = _document(signature_of(model), counts, layers=layers, activation_bytes=kept, reason=reason)
+    trained = _trained(network) if reason is None else {}
+    found = _document(signature_of(model), counts, layers=layers, trained=trained, reason=reason)
     return found.model_copy(update={"opset": opset, "operators": dict(sorted(operators.items())), "settings": settings_of(path)})
 
 
@@ -83,10 +84,19 @@ def _check_runs(path: Path, nodes: int) -> None:
     runtime.open_session(path, threads=1)
 
 
-def _kept(network: Network) -> int | None:
+def _trained(network: Network) -> dict[str, Any]:
+    """What a pass of the module takes: `activation_bytes`, and `open_sizes` where the signature leaves sizes open."""
     from engine.networks.activations import kept_bytes
+    from engine.networks.example_inputs import DOES_NOT_FIT, fitting_inputs
 
-    return kept_bytes(network.module, network.signature)
+    module, signature = network.module, network.signature
+    inputs = fitting_inputs(module, signature, 1)
+    found: dict[str, Any] = {"activation_bytes": kept_bytes(module, inputs)}
+    shapes = {spec.name: tuple(value.shape[1:]) for spec, value in zip(signature.inputs, inputs, strict=True)}
+    if any(size is None for spec in signature.inputs for size in spec.shape[1:]):
+        with suppress(*DOES_NOT_FIT):
+            found["open_sizes"] = OpenSizes(inputs=shapes, macs_count=count_operations(module, signature, shapes))
+    return found
 
 
 def module_layers(network: Network) -> list[LayerInfo]:
@@ -168,7 +178,7 @@ def _untrainable(network: Network, model: onnx.ModelProto) -> str | None:
 
 
 def _document(
-    signature: Signature, counts: Counts, *, layers: list[LayerInfo], activation_bytes: int | None, reason: str | None
+    signature: Signature, counts: Counts, *, layers: list[LayerInfo], trained: dict[str, Any], reason: str | None
 ) -> ModelInspection:
     inputs, outputs = (
         tuple(TensorInfo(name=tensor.name, shape=tensor.shape, dtype=tensor.dtype) for tensor in side)
@@ -177,7 +187,7 @@ def _document(
     return ModelInspection(
         signature=SignatureInfo(inputs=inputs, outputs=outputs),
         **asdict(counts),
-        activation_bytes=activation_bytes,
+        **trained,
         trainable=reason is None,
         untrainable_reason=reason,
         layers=tuple(layers),

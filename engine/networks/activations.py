@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 
 import torch
 from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 
-from engine.networks.example_inputs import DOES_NOT_FIT, fitting_inputs
-from engine.networks.network import Signature
+from engine.networks.example_inputs import DOES_NOT_FIT
 
 
-def kept_bytes(module: nn.Module, signature: Signature) -> int | None:
-    """Bytes of one example that autograd keeps from the forward pass to the backward pass, each tensor once and weights not among them.
+def kept_bytes(module: nn.Module, inputs: Sequence[Tensor]) -> int | None:
+    """Bytes that autograd keeps from the forward pass to the backward pass, each tensor once and weights not among them.
 
     The module runs once, in evaluation mode, and keeps nothing meanwhile. None where it does not run with gradients.
     """
@@ -29,7 +29,7 @@ def kept_bytes(module: nn.Module, signature: Signature) -> int | None:
             kept += value.untyped_storage().nbytes()
 
     trained, frozen = module.training, [item for item in module.parameters() if not item.requires_grad and item.is_floating_point()]
-    inputs = fitting_inputs(module.eval(), signature, 1)
+    module.eval()
     try:
         for item in frozen:
             item.requires_grad_(True)

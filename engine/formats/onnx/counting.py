@@ -57,16 +57,20 @@ def counts_of(weights: Mapping[str, Weight], macs: Mapping[str, int | None]) -> 
 
 def count_module(module: nn.Module, signature: Signature, shapes: Mapping[str, Sequence[int]] | None = None) -> Counts:
     """Count a module without masks and parametrizations; a copy runs once on the meta device, which holds and computes nothing."""
+    return replace(count_weights(module), macs_count=count_operations(module, signature, shapes))
+
+
+def count_operations(module: nn.Module, signature: Signature, shapes: Mapping[str, Sequence[int]] | None = None) -> int:
+    """The MACs of one example; see `count_module`."""
     import torch
 
     from engine.networks.example_inputs import example_inputs
 
-    weights = count_weights(module)
     inputs = example_inputs(signature, 1, torch.device("meta"), shapes=shapes)
     empty = on_meta(module)
     with torch.device("meta"), multiplications(empty) as counter:
         empty(*inputs)
-    return replace(weights, macs_count=int(counter.get_total_flops()) // 2)
+    return int(counter.get_total_flops()) // 2
 
 
 def count_weights(module: nn.Module) -> Counts:

@@ -116,7 +116,7 @@ def _inspections(world: World, model: dict[str, Any], dataset: dict[str, Any], d
 
 
 LAYERS = [{"input_shape": [None, 100], "output_shape": [None, 20_000]}, {"input_shape": [None, 20_000], "output_shape": [None, 10]}]
-MODEL = {
+MODEL: dict[str, Any] = {
     "signature": {"inputs": [{"name": "x", "shape": [None, 100], "dtype": "float32"}], "outputs": [{"name": "y", "shape": [None, 10]}]},
     "macs_count": 1_000_000,
     "params_count": 50_000,
@@ -141,9 +141,8 @@ def test_the_estimate_grows_with_what_the_job_does(world: World) -> None:
     assert rounds["plan"][0]["duration_seconds"] == pytest.approx(computed + stepped, rel=0.01)
 
 
-def _peak(world: World, *steps: dict[str, Any], **more: Any) -> int | None:
-    found: int | None = _verdict(world, steps=list(steps), **more)["estimate"]["peak_memory_bytes"]
-    return found
+def _peak(world: World, *steps: dict[str, Any], **more: Any) -> Any:
+    return _verdict(world, steps=list(steps), **more)["estimate"]["peak_memory_bytes"]
 
 
 def test_memory_is_estimated_by_what_is_there_at_one_time(world: World) -> None:
@@ -162,6 +161,31 @@ def test_memory_is_estimated_by_what_is_there_at_one_time(world: World) -> None:
     static, dynamic = (_peak(world, {"method": f"{kind}_quantization"}, evaluation={"batch_size": 1}) for kind in ("static", "dynamic"))
     assert static - dynamic == min(128 * 2**20, 300 * 4 * 20_010) - layer
     assert untouched[0] - dynamic > 200 * 2**20, "torch is loaded for it"
+
+
+OPEN = {
+    **MODEL,
+    "signature": {**MODEL["signature"], "inputs": [{"name": "x", "shape": [None, None], "dtype": "float32"}]},
+    "macs_count": None,
+    "open_sizes": {"inputs": {"x": [100]}, "macs_count": 1_000_000},
+}
+
+
+def test_open_sizes_are_those_of_the_dataset(world: World) -> None:
+    step = {"method": "train", "epochs": 20}
+
+    def estimate(model: dict[str, Any], size: int | None) -> dict[str, Any]:
+        _inspections(world, model, {**DATASET, "columns": [{"name": "x", "shape": [size], "dtype": "float32"}]})
+        found: dict[str, Any] = _verdict(world, steps=[step])["estimate"]
+        return found
+
+    fixed, same, longer = estimate(MODEL, 100), estimate(OPEN, 100), estimate(OPEN, 300)
+    assert same == fixed
+    whole = longer["duration_seconds"] - 3 * same["duration_seconds"]
+    assert abs(whole) < 0.1 * longer["duration_seconds"] + 3 * 6, "three times the operations, on top of what is there in any case"
+    kept = MODEL["activation_bytes"] + 2 * 4 * 20_100
+    assert longer["peak_memory_bytes"] - same["peak_memory_bytes"] == 2 * 64 * kept
+    assert estimate(OPEN, None) == {"duration_seconds": None, "peak_memory_bytes": None}
 
 
 @pytest.mark.parametrize("missing", ["activation_bytes", "splits"])

@@ -232,3 +232,17 @@ def test_a_graph_of_more_operators_than_are_made_trainable_is_described_in_time(
     assert found["trainable"] is False
     assert f"{count} operators" in found["untrainable_reason"]
     assert (len(found["layers"]), found["params_count"], found["macs_count"]) == (count // 2, 16, 16 * count // 2)
+
+
+def test_a_model_of_open_sizes_is_counted_for_a_size_that_is_stated(tmp_path: Path) -> None:
+    weights = {"a": np.eye(3, 5, dtype=np.float32), "b": np.eye(5, 2, dtype=np.float32)}
+    nodes = [node("MatMul", ["x", "a"], ["u"]), node("Relu", ["u"], ["v"]), node("MatMul", ["v", "b"], ["y"])]
+    proto = model(nodes, {"x": [BATCH, "length", 3]}, ["y"], weights)
+    found = inspect_model(write(tmp_path, proto.SerializeToString()), "onnx", ModelMetadata(), tmp_path)
+    length = found["open_sizes"]["inputs"]["x"][0]
+    assert found["open_sizes"] == {"inputs": {"x": [length, 3]}, "macs_count": length * (3 * 5 + 5 * 2)}
+    assert found["activation_bytes"] == 4 * length * (3 + 5)
+    closed = model(nodes, {"x": [BATCH, 7, 3]}, ["y"], weights)
+    found = inspect_model(write(tmp_path, closed.SerializeToString()), "onnx", ModelMetadata(), tmp_path)
+    assert "open_sizes" not in found
+    assert (found["macs_count"], found["activation_bytes"]) == (7 * (3 * 5 + 5 * 2), 4 * 7 * (3 + 5))
