@@ -114,7 +114,7 @@ class JobFacts:
             computed = self.seconds(left * self.macs * cost.passes(self.known))
             a_byte = cost.tried_files / TRIED_BYTES_PER_SECOND + cost.optimizer_steps * cost.copies / STEPPED_BYTES_PER_SECOND
             found.append(computed + a_byte * 4 * left * (self.params or 0))
-            left *= step.leaves
+            left *= step.share_left
         return found
 
     def duration_seconds(self, spec: Spec) -> float | None:

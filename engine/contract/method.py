@@ -71,7 +71,7 @@ class MethodParams(Params):
         return NOTHING
 
     @property
-    def leaves(self) -> float:
+    def share_left(self) -> float:
         """Share of its operations that the network has after the step, about or at most, where the parameters say it."""
         return 1.0
 

@@ -148,7 +148,7 @@ class StructuredPruning(MethodParams, LayerChoice):
         return sparse + tuned + compared + Cost(read_examples=curves)
 
     @property
-    def leaves(self) -> float:
+    def share_left(self) -> float:
         """The budget, or all but the share that is removed."""
         if self.budget is not None:
             return self.budget.share

@@ -42,7 +42,7 @@ class SoftFilterPruning(MethodParams, LayerChoice, TrainingRun):
     """Tuning of the smaller network after the removal; the paper needs none."""
 
     @property
-    def leaves(self) -> float:
+    def share_left(self) -> float:
         """All but the share that is removed."""
         return 1 - self.pruning_ratio
 

@@ -84,7 +84,7 @@ class NetworkSlimming(MethodParams, LayerChoice, TrainingRun):
     """Tuning of the smaller network after each pass."""
 
     @property
-    def leaves(self) -> float:
+    def share_left(self) -> float:
         """All but the share that is removed."""
         return 1 - self.pruning_ratio
 

@@ -47,7 +47,7 @@ class AutoSlim(MethodParams, SlimmableParams):
     """Training of the found network; needed to begin with new weights."""
 
     @property
-    def leaves(self) -> float:
+    def share_left(self) -> float:
         """The budget."""
         return self.budget.share
 

@@ -86,4 +86,4 @@ def test_activations_are_kept_for_the_examples_of_a_batch(step: dict[str, Any], 
     ],
 )
 def test_a_step_says_what_it_leaves_of_the_network(step: dict[str, Any], left: float) -> None:
-    assert catalogue()[step["method"]].model_validate(step).leaves == pytest.approx(left)
+    assert catalogue()[step["method"]].model_validate(step).share_left == pytest.approx(left)
