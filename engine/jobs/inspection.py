@@ -50,7 +50,7 @@ def inspect_model(path: Path, format: str, metadata: ModelMetadata, work: Path) 
             network.signature,
             network.count(),
             layers=with_reasons(network, module_layers(network)),
-            trained=_trained(network),
+            taken=_pass(network),
             reason=None,
         ),
     )
@@ -67,8 +67,8 @@ def _of_graph(network: Network, path: Path, metadata: ModelMetadata) -> ModelIns
     operators = Counter(
         f"{node.domain}::{node.op_type}" if node.domain not in ("", "ai.onnx") else node.op_type for node in model.graph.node
     )
-    trained = _trained(network) if reason is None else {}
-    found = _document(signature_of(model), counts, layers=layers, trained=trained, reason=reason)
+    taken = _pass(network) if reason is None else _Pass()
+    found = _document(signature_of(model), counts, layers=layers, taken=taken, reason=reason)
     return found.model_copy(update={"opset": opset, "operators": dict(sorted(operators.items())), "settings": settings_of(path)})
 
 
@@ -84,19 +84,27 @@ def _check_runs(path: Path, nodes: int) -> None:
     runtime.open_session(path, threads=1)
 
 
-def _trained(network: Network) -> dict[str, Any]:
-    """What a pass of the module takes: `activation_bytes`, and `open_sizes` where the signature leaves sizes open."""
+@dataclass(frozen=True)
+class _Pass:
+    """What a pass of a trainable module takes."""
+
+    activation_bytes: int | None = None
+    open_sizes: OpenSizes | None = None
+    """Where the signature leaves sizes open."""
+
+
+def _pass(network: Network) -> _Pass:
     from engine.networks.activations import kept_bytes
     from engine.networks.example_inputs import DOES_NOT_FIT, fitting_inputs
 
     module, signature = network.module, network.signature
     inputs = fitting_inputs(module, signature, 1)
-    found: dict[str, Any] = {"activation_bytes": kept_bytes(module, inputs)}
-    shapes = {spec.name: tuple(value.shape[1:]) for spec, value in zip(signature.inputs, inputs, strict=True)}
+    kept, counted = kept_bytes(module, inputs), None
     if any(size is None for spec in signature.inputs for size in spec.shape[1:]):
+        shapes = {spec.name: tuple(value.shape[1:]) for spec, value in zip(signature.inputs, inputs, strict=True)}
         with suppress(*DOES_NOT_FIT):
-            found["open_sizes"] = OpenSizes(inputs=shapes, macs_count=count_operations(module, signature, shapes))
-    return found
+            counted = OpenSizes(inputs=shapes, macs_count=count_operations(module, signature, shapes))
+    return _Pass(kept, counted)
 
 
 def module_layers(network: Network) -> list[LayerInfo]:
@@ -177,9 +185,7 @@ def _untrainable(network: Network, model: onnx.ModelProto) -> str | None:
     return None
 
 
-def _document(
-    signature: Signature, counts: Counts, *, layers: list[LayerInfo], trained: dict[str, Any], reason: str | None
-) -> ModelInspection:
+def _document(signature: Signature, counts: Counts, *, layers: list[LayerInfo], taken: _Pass, reason: str | None) -> ModelInspection:
     inputs, outputs = (
         tuple(TensorInfo(name=tensor.name, shape=tensor.shape, dtype=tensor.dtype) for tensor in side)
         for side in (signature.inputs, signature.outputs)
@@ -187,7 +193,8 @@ def _document(
     return ModelInspection(
         signature=SignatureInfo(inputs=inputs, outputs=outputs),
         **asdict(counts),
-        **trained,
+        activation_bytes=taken.activation_bytes,
+        open_sizes=taken.open_sizes,
         trainable=reason is None,
         untrainable_reason=reason,
         layers=tuple(layers),
