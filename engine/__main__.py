@@ -1,9 +1,11 @@
 """The engine without a service: `python -m engine run` and `python -m engine inspect`."""
 
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 
 INTERRUPTED = 130
 
@@ -16,8 +18,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _end(*_: object) -> None:
-    """Ctrl-C needs no traceback, least of all of a library that is being loaded; what is open is closed on the way."""
-    sys.exit(INTERRUPTED)
+    """End at once and without a traceback. An exception would not do: a library that is being loaded makes an error of its own of it."""
+    scratch = getattr(sys.modules.get("engine.command_line"), "SCRATCH", ())
+    for directory in tuple(scratch):
+        shutil.rmtree(directory, ignore_errors=True)
+    with suppress(Exception):  # it may have been about to write
+        sys.stdout.flush()
+    os._exit(INTERRUPTED)
 
 
 if __name__ == "__main__":

@@ -31,6 +31,8 @@ from engine.reporting.text import summary_table
 
 M = TypeVar("M", ModelMetadata, DatasetMetadata)
 EXIT_FAILED, EXIT_USAGE, EXIT_CONSTRAINTS = 1, 2, 3
+SCRATCH: list[Path] = []
+"""Directories of jobs under way, which go when the program is interrupted."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -134,6 +136,7 @@ def _job(job: Job, out: Path | None, console: "Console") -> int:
     """Run a job in a directory of its own, and copy what it wrote to `out`."""
     with tempfile.TemporaryDirectory(prefix="modelpress-") as name:
         directory = Path(name)
+        SCRATCH.append(directory)
         (directory / FILE_NAME).write_text(job.model_dump_json())
         status = run_job(directory, console)
         if out is not None:
