@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -31,7 +31,7 @@ from engine.jobs.layer_reasons import of_graph, with_reasons
 from engine.networks.network import Counts, Network, Signature
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
     from torch.utils.flop_counter import FlopCounterMode
 
 _QUANTIZABLE = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
@@ -46,13 +46,7 @@ def inspect_model(path: Path, format: str, metadata: ModelMetadata, work: Path) 
     network = load_network(path, format, metadata, work)
     return network.measure(
         on_file=lambda file: _of_graph(network, file, metadata),
-        on_module=lambda module: _document(
-            network.signature,
-            network.count(),
-            layers=with_reasons(network, module_layers(network)),
-            taken=_pass(network),
-            reason=None,
-        ),
+        on_module=lambda module: _document(network.signature, network.count(), *_looked_at(network), reason=None),
     )
 
 
@@ -62,13 +56,15 @@ def _of_graph(network: Network, path: Path, metadata: ModelMetadata) -> ModelIns
     weights, macs = weight_tensors(model), with_repeated(model, node_macs(model))
     counts = counts_of(weights, macs)
     reason = _untrainable(network, model)
-    layers = with_reasons(network, module_layers(network)) if reason is None else of_graph(graph_layers(model, weights, macs), reason)
+    if reason is None:
+        layers, taken = _looked_at(network)
+    else:
+        layers, taken = of_graph(graph_layers(model, weights, macs), reason), _Pass()
     opset = max((item.version for item in model.opset_import if item.domain in ("", "ai.onnx")), default=None)
     operators = Counter(
         f"{node.domain}::{node.op_type}" if node.domain not in ("", "ai.onnx") else node.op_type for node in model.graph.node
     )
-    taken = _pass(network) if reason is None else _Pass()
-    found = _document(signature_of(model), counts, layers=layers, taken=taken, reason=reason)
+    found = _document(signature_of(model), counts, layers, taken, reason=reason)
     return found.model_copy(update={"opset": opset, "operators": dict(sorted(operators.items())), "settings": settings_of(path)})
 
 
@@ -93,12 +89,18 @@ class _Pass:
     """Where the signature leaves sizes open."""
 
 
-def _pass(network: Network) -> _Pass:
-    from engine.networks.activations import kept_bytes
-    from engine.networks.example_inputs import DOES_NOT_FIT, fitting_inputs
+def _looked_at(network: Network) -> tuple[list[LayerInfo], _Pass]:
+    """Layers of a trainable network, and what a pass takes, on the same made-up example."""
+    from engine.networks.example_inputs import fitting_inputs
 
-    module, signature = network.module, network.signature
-    inputs = fitting_inputs(module, signature, 1)
+    inputs = fitting_inputs(network.module, network.signature, 1)
+    return with_reasons(network, module_layers(network.module, inputs)), _pass(network.module, network.signature, inputs)
+
+
+def _pass(module: nn.Module, signature: Signature, inputs: Sequence[Tensor]) -> _Pass:
+    from engine.networks.activations import kept_bytes
+    from engine.networks.example_inputs import DOES_NOT_FIT
+
     kept, counted = kept_bytes(module, inputs), None
     if any(size is None for spec in signature.inputs for size in spec.shape[1:]):
         shapes = {spec.name: tuple(value.shape[1:]) for spec, value in zip(signature.inputs, inputs, strict=True)}
@@ -107,12 +109,10 @@ def _pass(network: Network) -> _Pass:
     return _Pass(kept, counted)
 
 
-def module_layers(network: Network) -> list[LayerInfo]:
+def module_layers(module: nn.Module, inputs: Sequence[Tensor]) -> list[LayerInfo]:
     """Every leaf module that runs, in the order in which it first does: name, type, shapes, parameters, MACs, and what can be done to it."""
-    from engine.networks.example_inputs import fitting_inputs
     from engine.networks.layers import PRUNABLE
 
-    module = network.module
     rows: dict[str, _Seen] = {}
     hooks = []
 
@@ -135,7 +135,7 @@ def module_layers(network: Network) -> list[LayerInfo]:
             for name, layer in module.named_modules():
                 if name and not list(layer.children()):
                     hooks += [layer.register_forward_pre_hook(before(name, counter)), layer.register_forward_hook(after(name, counter))]
-            module.eval()(*fitting_inputs(module, network.signature, 1))
+            module.eval()(*inputs)
     except RuntimeError as error:
         raise EngineError("model_invalid", f"The network does not run on one example: {str(error).splitlines()[0]}.") from error
     finally:
@@ -185,7 +185,7 @@ def _untrainable(network: Network, model: onnx.ModelProto) -> str | None:
     return None
 
 
-def _document(signature: Signature, counts: Counts, *, layers: list[LayerInfo], taken: _Pass, reason: str | None) -> ModelInspection:
+def _document(signature: Signature, counts: Counts, layers: list[LayerInfo], taken: _Pass, *, reason: str | None) -> ModelInspection:
     inputs, outputs = (
         tuple(TensorInfo(name=tensor.name, shape=tensor.shape, dtype=tensor.dtype) for tensor in side)
         for side in (signature.inputs, signature.outputs)
